@@ -1,0 +1,5 @@
+"""`python -m glance`."""
+
+from glance.cli import main
+
+main()

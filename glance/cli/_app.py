@@ -1,0 +1,97 @@
+"""The Typer application: its commands, and the one place where errors become exit codes."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from glance import __version__
+from glance.cli.check import check
+from glance.cli.demo import demo
+from glance.cli.infer import infer
+from glance.cli.schedule import schedule
+from glance.cli.train import train
+from glance.console import Console
+from glance.errors import GlanceError, Stopped
+
+_INTERRUPTED = 130
+
+
+class _Group(TyperGroup):
+    """Turns refusals, failures and signals into stderr text and documented exit codes.
+
+    A bug in glance is none of these and keeps its traceback.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            with _signals_raised():
+                return super().invoke(ctx)
+        except GlanceError as exc:
+            Console.current.error(exc)
+            raise typer.Exit(exc.exit_code) from exc
+        except KeyboardInterrupt as exc:
+            Console.current.stopped(_INTERRUPTED)
+            raise typer.Exit(_INTERRUPTED) from exc
+        except Stopped as exc:
+            Console.current.stopped(exc.exit_code)
+            raise typer.Exit(exc.exit_code) from exc
+        except BrokenPipeError:
+            # whoever read our output has left; keep Python from failing again at its exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    name="glance",
+    cls=_Group,
+    help="One picture and its caption in, two few-step LoRAs out, and pictures in ten steps.",
+    epilog="Start with: glance demo",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help starts in half the time
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (demo, check, schedule, train, infer):
+    app.command()(command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        Console().result(f"glance {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """One picture and its caption in, two few-step LoRAs out, and pictures in ten steps."""
+
+
+@contextmanager
+def _signals_raised() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind like Ctrl-C, so that nothing is left running or half done."""
+
+    def raise_stopped(number: int, _: FrameType | None) -> None:
+        raise Stopped(number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {}
+    with suppress(ValueError):  # not in the main thread: an application runs us
+        before = {number: signal.signal(number, raise_stopped) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

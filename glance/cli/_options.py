@@ -1,0 +1,44 @@
+"""Options that several commands share: same flag, same help, everywhere."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class DeviceChoice(StrEnum):
+    """--device."""
+
+    AUTO = "auto"
+    CUDA = "cuda"
+    MPS = "mps"
+    CPU = "cpu"
+
+
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="One JSON document on stdout, at the end.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Results and errors only.")]
+VerboseOption = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Everything, the trainer's own output too."),
+]
+EventsOption = Annotated[
+    Path | None,
+    typer.Option("--events", help="Append one JSON event a line to this file; - for stdout."),
+]
+FamilyOption = Annotated[str, typer.Option(help="Model family.")]
+CaptionOption = Annotated[
+    str | None,
+    typer.Option(help="What the picture shows. Default: the .txt or .caption file beside it."),
+]
+DeviceOption = Annotated[DeviceChoice, typer.Option(help="Where to run; decides precision.")]
+ScheduleOption = Annotated[str, typer.Option(help="Preset: seed (the guide's) or paper (FLUX's).")]
+SlowTimestepsOption = Annotated[
+    str | None,
+    typer.Option(help="Own list, comma separated: timesteps to 1000, or sigmas all at most 1."),
+]
+FastTimestepsOption = Annotated[
+    str | None, typer.Option(help="Own list for the late, less noisy steps.")
+]

@@ -1,0 +1,59 @@
+"""`glance check`: is this pair fit to train on?"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from glance.cli._options import (
+    CaptionOption,
+    FamilyOption,
+    JsonOption,
+    QuietOption,
+    VerboseOption,
+)
+from glance.console import Console
+from glance.families import find_family
+from glance.sample import Sample, load_sample
+
+
+def check(
+    image: Annotated[Path, typer.Argument(help="The picture to train on.")],
+    caption: CaptionOption = None,
+    family: FamilyOption = "flux",
+    resolution: Annotated[
+        int | None,
+        typer.Option(min=64, help="Training resolution. Default: the family's."),
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Say whether a picture and its caption are fit to train on: every problem, each remedy.
+
+    Example: glance check data/glance.png
+    """
+    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
+    row = find_family(family)
+    found = load_sample(
+        image,
+        caption=caption,
+        resolution=resolution or row.resolution,
+        text_tokens=row.text_tokens,
+    )
+    for warning in found.warnings:
+        console.warn(warning)
+    assert found.sample is not None  # load_sample raises otherwise
+    console.result(f"fit to train on: {image}, {found.sample.width}x{found.sample.height}")
+    console.document(_describe(found.sample, [warning.message for warning in found.warnings]))
+
+
+def _describe(sample: Sample, warnings: list[str]) -> dict[str, Any]:
+    return {
+        "image": str(sample.image),
+        "caption": sample.caption,
+        "width": sample.width,
+        "height": sample.height,
+        "sha256": sample.sha256,
+        "warnings": warnings,
+    }

@@ -1,0 +1,125 @@
+"""`glance train`: from one picture and its caption to two LoRAs."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glance.cli._options import (
+    CaptionOption,
+    DeviceChoice,
+    DeviceOption,
+    EventsOption,
+    FamilyOption,
+    FastTimestepsOption,
+    JsonOption,
+    QuietOption,
+    ScheduleOption,
+    SlowTimestepsOption,
+    VerboseOption,
+)
+from glance.console import Console, format_json
+from glance.schedule import Phase
+
+
+class PhaseChoice(StrEnum):
+    """--phase."""
+
+    BOTH = "both"
+    SLOW = "slow"
+    FAST = "fast"
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases it stands for, in training order."""
+        return tuple(Phase) if self is PhaseChoice.BOTH else (Phase(self.value),)
+
+
+def train(
+    image: Annotated[Path, typer.Option(help="The picture to train on.")],
+    caption: CaptionOption = None,
+    family: FamilyOption = "flux",
+    model: Annotated[
+        str | None,
+        typer.Option(help="Hub id, or folder in diffusers layout. Default: family's."),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="Run folder. Default: runs/ and the picture's name."),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Training steps a phase.")] = 60,
+    rank: Annotated[int, typer.Option(help="LoRA rank; alpha is 4 times it.")] = 32,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Default: the method's for the family, 5e-4 for FLUX."),
+    ] = None,
+    resolution: Annotated[
+        int | None, typer.Option(help="Side of the training area. Default: 1024.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Training seed, at least 1.")] = 1,
+    schedule: ScheduleOption = "seed",
+    slow_timesteps: SlowTimestepsOption = None,
+    fast_timesteps: FastTimestepsOption = None,
+    phase: Annotated[PhaseChoice, typer.Option(help="Which LoRA to train.")] = PhaseChoice.BOTH,
+    device: DeviceOption = DeviceChoice.AUTO,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Further SimpleTuner option; repeatable."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show files and commands, touch nothing.")
+    ] = False,
+    restart: Annotated[
+        bool,
+        typer.Option("--restart", help="Discard what the run has trained, begin anew."),
+    ] = False,
+    events: EventsOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Train the slow and the fast LoRA with SimpleTuner; the same command again continues.
+
+    Examples:
+
+    glance train --image data/glance.png
+
+    glance train --image data/glance.png --device cuda --dry-run
+    """
+    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
+    from glance.training import TrainRequest, plan_training, run_training
+
+    plan = plan_training(
+        TrainRequest(
+            image=image,
+            caption=caption,
+            run=run,
+            family=family,
+            model=model,
+            steps=steps,
+            rank=rank,
+            learning_rate=learning_rate,
+            resolution=resolution,
+            seed=seed,
+            schedule=schedule,
+            slow_timesteps=slow_timesteps,
+            fast_timesteps=fast_timesteps,
+            phases=phase.phases,
+            device=device.value,
+            overrides=tuple(overrides or ()),
+            restart=restart,
+        )
+    )
+    if dry_run:
+        for warning in plan.warnings:
+            console.warn(warning)
+        console.result(format_json(plan.to_json()))
+        console.document(plan.to_json())
+        return
+    with console.progress(events) as on_event:
+        result = run_training(plan, on_event)
+    console.result(str(result.run.path))
+    console.document(result.to_json())
+    if result.manifest.is_finished:
+        console.note(f'next: glance infer --run {result.run.path} --prompt "..."')

@@ -1,0 +1,274 @@
+"""The only writer to the terminal: results to stdout, talk and progress to stderr.
+
+With `--json` stdout holds one document, written at the end, whatever happened. rich is imported
+only where something moves, so that quick commands stay quick.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, ClassVar
+
+from glance.errors import GlanceError, Problem, SetupError, TrainingFailed
+from glance.events import (
+    CheckpointSaved,
+    Event,
+    EventSink,
+    Noted,
+    PhaseFinished,
+    PhaseSkipped,
+    PhaseStarted,
+    StageEntered,
+    StepDone,
+    TrainerSaid,
+)
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+_LINES_A_PHASE = 10  # progress lines where nothing can move
+
+
+class Console:
+    """One command's voice."""
+
+    current: ClassVar["Console"]
+
+    def __init__(
+        self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False
+    ) -> None:
+        """Become the voice of the running command."""
+        self.as_json = as_json
+        self.verbose = verbose
+        self._quiet = quiet
+        self._document: Any = None
+        self._bar: _Bar | None = None
+        Console.current = self
+
+    def result(self, text: str) -> None:
+        """Write what the command was run for; `--json` replaces it."""
+        if not self.as_json:
+            _write(sys.stdout, text)
+
+    def document(self, content: Any) -> None:
+        """Write the JSON document, if `--json` asked for one."""
+        if self.as_json:
+            _write(sys.stdout, json.dumps(content, indent=2))
+
+    def note(self, text: str) -> None:
+        """Say something in passing, unless `--quiet`."""
+        if not self._quiet:
+            self._say(text)
+
+    def warn(self, problem: Problem) -> None:
+        """Say what might go wrong, and what to do about it."""
+        self.note(f"warning: {problem.message}")
+        if problem.hint:
+            self.note(f"  hint: {problem.hint}")
+
+    def error(self, exc: GlanceError) -> None:
+        """Say every problem with its remedy; with `--json`, on stdout too."""
+        for problem in exc.problems:
+            self._say(f"error: {problem.message}")
+            if problem.hint:
+                self._say(f"  hint: {problem.hint}")
+        content: dict[str, Any] = {
+            "exit_code": exc.exit_code,
+            "problems": [{"message": item.message, "hint": item.hint} for item in exc.problems],
+        }
+        if isinstance(exc, TrainingFailed):
+            self._say_tail(exc)
+            content |= {
+                "log": str(exc.log),
+                "returncode": exc.returncode,
+                "tail": list(exc.tail),
+            }
+        self.document({"error": content})
+
+    def stopped(self, exit_code: int) -> None:
+        """Say that somebody ended it."""
+        self._say("stopped: run the same command again to continue")
+        self.document({"error": {"exit_code": exit_code, "problems": [{"message": "stopped"}]}})
+
+    def on_event(self, event: Event) -> None:
+        """Show what long work tells."""
+        match event:
+            case Noted(message):
+                self.note(message)
+            case PhaseStarted(phase, steps):
+                self.note(f"{phase}: training {steps} steps")
+            case PhaseSkipped(phase):
+                self.note(f"{phase}: already done")
+            case StageEntered(phase, label):
+                self._end_bar()
+                self.note(f"{phase}: {label}")
+            case StepDone():
+                self._show_step(event)
+            case CheckpointSaved(phase, path) if self.verbose:
+                self.note(f"{phase}: saved {path}")
+            case PhaseFinished(phase, lora, seconds):
+                self._end_bar()
+                self.note(f"{phase}: done in {_duration(seconds)}, {lora}")
+            case TrainerSaid(_, line) if self.verbose:
+                self.note(f"| {line}")
+            case _:
+                pass
+
+    @contextmanager
+    def progress(self, events: Path | None = None) -> Iterator[EventSink]:
+        """Yield a sink that shows events and, if asked, logs them to the file `events`.
+
+        A moving bar is gone at the end of the block, however that comes.
+        """
+        log = _EventLog(events) if events else None
+
+        def sink(event: Event) -> None:
+            self.on_event(event)
+            if log:
+                log.write(event)
+
+        try:
+            yield sink
+        finally:
+            self._end_bar()
+            if log:
+                log.close()
+
+    def _show_step(self, event: StepDone) -> None:
+        if self._quiet:
+            return
+        if self._bar is None:
+            moves = sys.stderr.isatty() and not self.verbose
+            self._bar = _MovingBar() if moves else _PlainBar(self.note)
+        self._bar.show(event)
+
+    def _end_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.end()
+            self._bar = None
+
+    def _say_tail(self, exc: TrainingFailed) -> None:
+        if exc.tail:
+            self._say("the trainer's last lines:")
+            for line in exc.tail:
+                self._say(f"  | {line}")
+        self._say(f"its whole log: {exc.log}")
+
+    def _say(self, text: str) -> None:
+        _write(sys.stderr, text)
+
+
+class _Bar:
+    """Shows the steps of one phase."""
+
+    def show(self, event: StepDone) -> None:
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Leave the terminal as it was."""
+
+
+class _PlainBar(_Bar):
+    """A line every tenth of the way: for log files and pipes."""
+
+    def __init__(self, write: Any) -> None:
+        self._write = write
+        self._shown = 0
+
+    def show(self, event: StepDone) -> None:
+        tenth = event.step * _LINES_A_PHASE // event.steps
+        if tenth != self._shown or event.steps <= _LINES_A_PHASE:
+            self._shown = tenth
+            self._write(f"{event.phase}: step {event.step} of {event.steps}{_figures(event)}")
+
+
+class _MovingBar(_Bar):
+    """rich's progress bar."""
+
+    def __init__(self) -> None:
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._progress: Progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=RichConsole(stderr=True),
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def show(self, event: StepDone) -> None:
+        if self._task is None:
+            self._progress.start()
+            self._task = self._progress.add_task(event.phase, total=event.steps, figures="")
+        self._progress.update(self._task, completed=event.step, figures=_figures(event))
+
+    def end(self) -> None:
+        self._progress.stop()
+
+
+class _EventLog:
+    """`--events FILE`: one JSON event a line, `-` for stdout."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file for appending; raise SetupError if that fails."""
+        self._path = path
+        self._file: IO[str] | None = None
+        if str(path) != "-":
+            try:
+                self._file = path.open("a", encoding="utf-8")
+            except OSError as exc:
+                raise SetupError(
+                    f"--events {path}: {exc.strerror or exc}",
+                    hint="give a file you may write",
+                ) from exc
+
+    def write(self, event: Event) -> None:
+        """Write one event at once: somebody may be following."""
+        line = json.dumps({"time": round(time.time(), 3), **event.to_json()})
+        _write(self._file or sys.stdout, line)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file:
+            self._file.close()
+
+
+def format_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return right-aligned columns under a header."""
+    table = [list(header), *(list(row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = (
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in table
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def format_json(content: Mapping[str, Any]) -> str:
+    """Return JSON as a person reads it."""
+    return json.dumps(content, indent=2, ensure_ascii=False)
+
+
+def _figures(event: StepDone) -> str:
+    loss = "" if event.loss is None else f"  loss {event.loss:.4f}"
+    eta = "" if event.eta_seconds is None else f"  {_duration(event.eta_seconds)} left"
+    return loss + eta
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _write(stream: IO[str], text: str) -> None:
+    stream.write(text + "\n")
+    stream.flush()
+
+
+Console.current = Console()

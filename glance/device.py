@@ -1,0 +1,63 @@
+"""Which accelerator this machine has, asked of the driver: without importing torch."""
+
+import ctypes
+import platform
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from glance.errors import DeviceUnavailable
+from glance.settings import Device
+
+AUTO = "auto"
+
+
+def resolve_device(name: str) -> Device:
+    """Return the device of `name` ("auto": cuda, then mps, then cpu); it need not be here."""
+    if name != AUTO:
+        return Device(name)
+    return next(
+        (device for device in (Device.CUDA, Device.MPS) if is_present(device)),
+        Device.CPU,
+    )
+
+
+def is_present(device: Device) -> bool:
+    """Whether this machine has the device and the installed torch was built for it."""
+    match device:
+        case Device.CUDA:
+            return _torch_has("libtorch_cuda.so", "torch_cuda.dll") and _cuda_device_count() > 0
+        case Device.MPS:
+            return sys.platform == "darwin" and platform.machine() == "arm64"
+        case Device.CPU:
+            return True
+
+
+def require_device(device: Device) -> None:
+    """Raise DeviceUnavailable unless the device is here."""
+    if not is_present(device):
+        raise DeviceUnavailable(
+            f"device {device}: there is none that torch could use here",
+            hint="drop --device to use what is there, or check the driver with nvidia-smi",
+        )
+
+
+def _torch_has(*libraries: str) -> bool:
+    spec = find_spec("torch")  # finds the package's folder, runs none of its code
+    folders = (
+        [Path(place) / "lib" for place in (spec.submodule_search_locations or ())] if spec else []
+    )
+    return any((folder / library).exists() for folder in folders for library in libraries)
+
+
+def _cuda_device_count() -> int:
+    """Ask the CUDA driver; it honours CUDA_VISIBLE_DEVICES, as torch will."""
+    for name in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            driver = ctypes.CDLL(name)
+        except OSError:
+            continue
+        count = ctypes.c_int(0)
+        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
+            return count.value
+    return 0

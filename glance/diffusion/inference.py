@@ -1,0 +1,150 @@
+"""Sample one image in two phases: slow LoRA, hand-over of the latents, fast LoRA.
+
+One model, one prompt encoding, one forward pass a sigma, one decode.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+
+from glance.diffusion.scheduler import VerbatimEulerScheduler
+from glance.events import EventSink, StepDone
+from glance.families import Family
+from glance.schedule import Phase, PhaseSchedule, Schedule
+from glance.settings import SampleSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """An image, the sigmas its schedulers ran, and what each part took."""
+
+    image: Image.Image
+    sigmas: Mapping[Phase, tuple[float, ...]]
+    seconds: Mapping[str, float]
+
+
+def sample_image(
+    pipeline: Any,
+    family: Family,
+    schedule: Schedule,
+    settings: SampleSettings,
+    on_event: EventSink = lambda _: None,
+) -> Sampled:
+    """Run both phases on `pipeline`, whose adapters are named `slow` and `fast`.
+
+    The noise comes from a CPU generator, so that a seed means the same picture on every device.
+    The pipeline's scheduler is put back afterwards.
+    """
+    original = pipeline.scheduler
+    clock = _Clock()
+    try:
+        with torch.inference_mode():
+            call = _encode(pipeline, family, settings)
+            clock.lap("encode")
+            slow = _run_phase(
+                pipeline,
+                {
+                    **call,
+                    family.guidance_argument: settings.slow_guidance,
+                    "generator": torch.Generator("cpu").manual_seed(settings.seed),
+                    "output_type": "latent",
+                },
+                Phase.SLOW,
+                schedule.phase(Phase.SLOW),
+                on_event,
+            )
+            clock.lap("slow")
+            fast = _run_phase(
+                pipeline,
+                {
+                    **call,
+                    family.guidance_argument: settings.fast_guidance,
+                    "latents": slow.images,
+                    "output_type": "pil",
+                },
+                Phase.FAST,
+                schedule.phase(Phase.FAST),
+                on_event,
+            )
+            clock.lap("fast", until=fast.last_step)
+            clock.lap("decode")
+    finally:
+        pipeline.scheduler = original
+    return Sampled(
+        image=fast.images[0],
+        sigmas={Phase.SLOW: slow.sigmas, Phase.FAST: fast.sigmas},
+        seconds=clock.seconds,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _PhaseResult:
+    images: Any  # latents as the family packs them, FLUX (1, tokens, 64), or a list of pictures
+    sigmas: tuple[float, ...]
+    last_step: float
+
+
+def _encode(pipeline: Any, family: Family, settings: SampleSettings) -> dict[str, Any]:
+    """Encode the prompt once; return it as keyword arguments for both phases."""
+    outputs = pipeline.encode_prompt(settings.prompt, device=pipeline._execution_device)
+    named = zip(family.prompt_outputs, outputs, strict=True)
+    return {
+        **{name: value for name, value in named if name is not None},
+        "width": settings.width,
+        "height": settings.height,
+    }
+
+
+def _run_phase(
+    pipeline: Any,
+    call: Mapping[str, Any],
+    phase: Phase,
+    schedule: PhaseSchedule,
+    on_event: EventSink,
+) -> _PhaseResult:
+    pipeline.scheduler = VerbatimEulerScheduler.ending_at(
+        schedule.end_sigma, like=pipeline.scheduler
+    )
+    pipeline.set_adapters(phase.value)
+    steps = len(schedule.sigmas)
+    last_step = 0.0
+
+    def on_step(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        nonlocal last_step
+        last_step = _finished()
+        on_event(StepDone(phase, step + 1, steps, None, None))
+        return tensors
+
+    output = pipeline(
+        **call,
+        sigmas=list(schedule.sigmas),
+        num_inference_steps=steps,
+        callback_on_step_end=on_step,
+    )
+    # float32's own shortest digits: 0.9791915, not the double next to it
+    used = tuple(float(str(sigma)) for sigma in pipeline.scheduler.sigmas[:-1].cpu().numpy())
+    return _PhaseResult(output.images, used, last_step)
+
+
+class _Clock:
+    """Laps of one piece of work, in seconds."""
+
+    def __init__(self) -> None:
+        self._since = _finished()
+        self.seconds: dict[str, float] = {}
+
+    def lap(self, name: str, *, until: float | None = None) -> None:
+        end = _finished() if until is None else until
+        self.seconds[name] = end - self._since
+        self._since = end
+
+
+def _finished() -> float:
+    """Return the time once the accelerator has done what was asked of it."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,109 @@
+"""Load the base model once, with both LoRAs beside each other."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from glance.errors import InferenceFailed, LoraError, ModelNotFound, Problem
+from glance.families import Family
+from glance.lora import PREFIX, read_lora
+from glance.schedule import Phase
+from glance.settings import Device, Precision
+
+_DTYPES: Mapping[Precision, torch.dtype] = {
+    Precision.BF16: torch.bfloat16,
+    Precision.FP16: torch.float16,
+    Precision.FP32: torch.float32,
+}
+# Weights are most of it, the rest is activations: with less room than this, parts move to the
+# accelerator in turn.
+_ROOM = 1.25
+
+
+def load_pipeline(
+    family: Family,
+    model: str,
+    loras: Mapping[Phase, Path],
+    *,
+    device: Device,
+    dtype: Precision,
+) -> Any:
+    """Return the family's diffusers pipeline on `device`, each LoRA an adapter named as its phase.
+
+    Raises ModelNotFound, LoraError, or InferenceFailed when memory does not suffice.
+    """
+    pipeline_class = getattr(diffusers, family.pipeline)
+    try:
+        pipeline = pipeline_class.from_pretrained(model, torch_dtype=_DTYPES[dtype])
+    except torch.OutOfMemoryError as exc:
+        raise _out_of_memory(exc) from exc
+    except (OSError, ValueError, RuntimeError, KeyError) as exc:
+        raise ModelNotFound(
+            f"the model {model} does not load: {_first_line(exc)}",
+            hint="check --model; for a gated model accept its licence and set HF_TOKEN",
+        ) from exc
+    pipeline.set_progress_bar_config(disable=True)
+    for phase, path in loras.items():
+        _load_lora(pipeline, phase, path)
+    try:
+        _place(pipeline, device)
+    except torch.OutOfMemoryError as exc:
+        raise _out_of_memory(exc) from exc
+    return pipeline
+
+
+def _load_lora(pipeline: Any, phase: Phase, path: Path) -> None:
+    """Load one file as the adapter `phase`; raise LoraError if it does not fit the model."""
+    lora = read_lora(path)
+    known = {name for name, _ in pipeline.transformer.named_modules()}
+    strangers = [
+        module
+        for module in lora.modules
+        if all(key.startswith(PREFIX) for key in lora.tensors) and module not in known
+    ]
+    if strangers:
+        raise LoraError(
+            Problem(
+                f"{path}: the model has no layer {name}",
+                "is it for another base model?",
+            )
+            for name in strangers[:5]
+        )
+    try:
+        pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=phase.value)
+    except (OSError, ValueError, RuntimeError, KeyError) as exc:
+        raise LoraError(
+            f"{path}: it does not fit the model: {_first_line(exc)}",
+            hint="is it for another base model?",
+        ) from exc
+    if phase.value not in pipeline.get_list_adapters().get("transformer", []):
+        raise LoraError(f"{path}: diffusers found nothing in it for the transformer")
+
+
+def _place(pipeline: Any, device: Device) -> None:
+    if device is Device.CUDA:
+        size = sum(
+            tensor.nbytes
+            for part in pipeline.components.values()
+            if isinstance(part, torch.nn.Module)
+            for tensor in part.parameters()
+        )
+        free, _ = torch.cuda.mem_get_info()
+        if size * _ROOM > free:
+            pipeline.enable_model_cpu_offload()
+            return
+    pipeline.to(device.value)
+
+
+def _out_of_memory(exc: Exception) -> InferenceFailed:
+    return InferenceFailed(
+        f"memory does not suffice: {_first_line(exc)}",
+        hint="close other programs that use the device, or use a smaller --width and --height",
+    )
+
+
+def _first_line(exc: Exception) -> str:
+    return next(iter(str(exc).strip().splitlines()), type(exc).__name__)

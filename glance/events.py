@@ -1,0 +1,85 @@
+"""What long work tells the outside while it runs. Plain data: the terminal and files render it."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from glance.schedule import Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """The base of all events."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the event as one flat JSON object whose `event` names its kind."""
+        return {"event": type(self).__name__, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Noted(Event):
+    """Something worth knowing that stops nothing."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseStarted(Event):
+    """A phase's trainer is about to start."""
+
+    phase: Phase
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseSkipped(Event):
+    """A phase was finished by an earlier start."""
+
+    phase: Phase
+
+
+@dataclass(frozen=True, slots=True)
+class StageEntered(Event):
+    """The trainer entered a stage before or after its steps (loading, caching, saving)."""
+
+    phase: Phase
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone(Event):
+    """One training step: `loss` may be unknown; `eta_seconds` is the rest of this phase."""
+
+    phase: Phase
+    step: int
+    steps: int
+    loss: float | None
+    eta_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSaved(Event):
+    """The trainer wrote a checkpoint; `path` is relative to the run folder."""
+
+    phase: Phase
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerSaid(Event):
+    """One line of the trainer's own output."""
+
+    phase: Phase
+    line: str
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseFinished(Event):
+    """A phase's LoRA is written, verified and finalised; `lora` is relative to the run folder."""
+
+    phase: Phase
+    lora: str
+    seconds: float
+
+
+EventSink = Callable[[Event], None]

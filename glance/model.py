@@ -1,0 +1,89 @@
+"""The base model: a Hub id or a folder in diffusers layout. Finds and checks it, loads nothing."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+from glance.errors import ModelNotFound, SettingsError
+from glance.families import Family
+
+INDEX: Final = "model_index.json"
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def locate_model(model: str, *, family: Family, run: Path) -> str:
+    """Return `model` as a run records it: a Hub id as it is, a folder relative to the run.
+
+    Raises ModelNotFound for a folder that is missing, incomplete or of another pipeline, and
+    SettingsError for what is neither a folder nor a Hub id.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        check_folder(folder, family)
+        return Path(os.path.relpath(folder.resolve(), run.resolve())).as_posix()
+    if _HUB_ID.fullmatch(model) and not folder.exists():
+        return model
+    if folder.exists() or _is_path(model):
+        what = "is a file, not a folder in diffusers layout" if folder.exists() else "not found"
+        raise ModelNotFound(
+            f"model {model}: {what}",
+            hint=f"give --model a folder that holds {INDEX}, or a Hub id such as "
+            f"{family.default_model}",
+        )
+    raise SettingsError(
+        f"model {model!r} is neither a folder nor a Hub id",
+        hint=f"a Hub id looks like {family.default_model}",
+    )
+
+
+def recorded_model(model: str, *, family: Family, run: Path) -> str:
+    """Return where a run's recorded model is now: the folder's path, or the Hub id."""
+    folder = run / model
+    if folder.is_dir():
+        check_folder(folder, family)
+        return str(folder)
+    if _HUB_ID.fullmatch(model):
+        return model
+    raise ModelNotFound(
+        f"the run's base model is not at {folder}",
+        hint="was the run or the model moved? say where the model is with --model",
+    )
+
+
+def is_local(model: str, *, run: Path) -> bool:
+    """Whether a recorded model is a folder on this disk."""
+    return (run / model).is_dir()
+
+
+def check_folder(folder: Path, family: Family) -> None:
+    """Raise ModelNotFound unless `folder` holds all parts of one of the family's pipelines."""
+    index = folder / INDEX
+    try:
+        parts = json.loads(index.read_text(encoding="utf-8"))
+        found = parts["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise ModelNotFound(
+            f"model {folder}: there is no readable {INDEX} in it",
+            hint="glance needs a whole model in diffusers layout, not a single file",
+        ) from exc
+    if found != family.pipeline:
+        raise ModelNotFound(
+            f"model {folder} is a {found}, {family.title} needs a {family.pipeline}",
+            hint="give the model that belongs to --family",
+        )
+    missing = [
+        name
+        for name, kind in parts.items()
+        if isinstance(kind, list) and kind[0] is not None and not (folder / name).is_dir()
+    ]
+    if missing:
+        raise ModelNotFound(
+            f"model {folder} lacks {', '.join(missing)}",
+            hint="download or copy it again, whole",
+        )
+
+
+def _is_path(model: str) -> bool:
+    return model.startswith((".", "/", "~")) or "\\" in model or model.count("/") > 1

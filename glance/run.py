@@ -1,0 +1,229 @@
+"""The run folder: where everything lies, and glance.json, its manifest.
+
+A run is what people keep, move and share: no path in it leaves it, but for a base model that
+lies beside it. Only this module reads or writes glance.json.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from glance import __version__
+from glance.errors import RunError, ScheduleError
+from glance.files import write_text
+from glance.schedule import Phase, Schedule
+from glance.settings import TrainSettings
+
+RUNS = Path("runs")
+SCHEMA_VERSION = 1
+LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The layout of one run. Making the object touches nothing."""
+
+    path: Path
+
+    @property
+    def manifest(self) -> Path:
+        """glance.json."""
+        return self.path / "glance.json"
+
+    @property
+    def data(self) -> Path:
+        """The staged pair."""
+        return self.path / "data"
+
+    @property
+    def images(self) -> Path:
+        """Sampled pictures."""
+        return self.path / "images"
+
+    @property
+    def model(self) -> Path:
+        """A base model that travels with the run; most runs have none."""
+        return self.path / "model"
+
+    def output(self, phase: Phase) -> Path:
+        """What SimpleTuner writes for one phase."""
+        return self.path / "output" / environment(phase)
+
+    def lora(self, phase: Phase) -> Path:
+        """The finished LoRA of one phase."""
+        return self.output(phase) / LORA_FILE
+
+    def log(self, phase: Phase) -> Path:
+        """Everything the trainer said in one phase."""
+        return self.path / "logs" / f"{environment(phase)}.log"
+
+
+def environment(phase: Phase) -> str:
+    """SimpleTuner's name for one phase: its config folder, its output folder, its log."""
+    return f"glance-{phase}"
+
+
+class PhaseState(StrEnum):
+    """How far a phase is. A crash leaves `training` behind: it counts as unfinished."""
+
+    PENDING = "pending"
+    TRAINING = "training"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    DONE = "done"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LoraRecord(_Record):
+    """The finished file of a phase."""
+
+    path: str = Field(description="Relative to the run folder.")
+    sha256: str
+    bytes: int
+    rank: int
+
+
+class Attempt(_Record):
+    """One start of a phase's trainer."""
+
+    started: datetime
+    ended: datetime | None = None
+    returncode: int | None = Field(default=None, description="Of SimpleTuner; None: it was ended.")
+
+
+class PhaseRecord(_Record):
+    """One phase of a run."""
+
+    state: PhaseState = PhaseState.PENDING
+    attempts: tuple[Attempt, ...] = ()
+    lora: LoraRecord | None = None
+
+
+class SampleRecord(_Record):
+    """The pair that the run holds."""
+
+    image: str = Field(description="Staged copy, relative to the run folder.")
+    caption: str = Field(description="Staged copy, relative to the run folder.")
+    width: int
+    height: int
+    sha256: str = Field(description="Of the upright RGB pixels and the caption.")
+
+
+class ScheduleRecord(_Record):
+    """The schedule that the pair is trained for; the sigmas are there for the reader."""
+
+    name: str
+    slow: Mapping[str, tuple[float, ...]]
+    fast: Mapping[str, tuple[float, ...]]
+
+
+class Manifest(_Record):
+    """glance.json."""
+
+    schema_version: int = SCHEMA_VERSION
+    glance: str = __version__
+    created: datetime = Field(default_factory=lambda: now())
+    sample: SampleRecord
+    settings: TrainSettings
+    schedule: ScheduleRecord
+    versions: Mapping[str, str] = Field(description="Of the packages that trained it.")
+    phases: Mapping[Phase, PhaseRecord] = Field(
+        default_factory=lambda: {phase: PhaseRecord() for phase in Phase}
+    )
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether both LoRAs are done."""
+        return all(self.phases[phase].state is PhaseState.DONE for phase in Phase)
+
+    def resolve_schedule(self) -> Schedule:
+        """Return the schedule as the object that checks its rules."""
+        return Schedule(
+            self.schedule.name,
+            self.schedule.slow["timesteps"],
+            self.schedule.fast["timesteps"],
+        )
+
+    def with_phase(self, phase: Phase, **changes: Any) -> Self:
+        """Return a copy in which one phase's record has changed."""
+        record = self.phases[phase].model_copy(update=changes)
+        return self.model_copy(update={"phases": {**self.phases, phase: record}})
+
+    def save(self, run: RunFolder) -> None:
+        """Write glance.json atomically."""
+        write_text(run.manifest, self.model_dump_json(indent=2) + "\n")
+
+
+def record_schedule(schedule: Schedule) -> ScheduleRecord:
+    """Return the manifest's form of a schedule."""
+    return ScheduleRecord.model_validate({"name": schedule.name, **schedule.to_json()})
+
+
+def load_manifest(run: RunFolder) -> Manifest:
+    """Read glance.json; raise RunError if it is missing, damaged or from a newer glance."""
+    try:
+        document = json.loads(run.manifest.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise RunError(
+            f"not a run folder: {run.path} ({exc.strerror or exc} at {run.manifest.name})",
+            hint="give --run the folder that `glance train` named",
+        ) from exc
+    except ValueError as exc:
+        raise RunError(f"{run.manifest}: it is damaged ({exc})", hint=_RESTART) from exc
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version != SCHEMA_VERSION:
+        raise RunError(
+            f"{run.manifest}: schema version {version!r}, this glance reads {SCHEMA_VERSION}",
+            hint="use the glance that wrote it, or train again in another --run folder",
+        )
+    try:
+        manifest = Manifest.model_validate(document)
+        manifest.resolve_schedule()
+    except (ValidationError, KeyError, ScheduleError) as exc:
+        raise RunError(
+            f"{run.manifest}: it is damaged ({_first_line(exc)})", hint=_RESTART
+        ) from exc
+    return manifest
+
+
+def find_newest_run(runs: Path = RUNS) -> RunFolder | None:
+    """Return the finished run under `runs` whose training ended last."""
+    finished = [(_ended(manifest), run) for run, manifest in _runs(runs) if manifest.is_finished]
+    return max(finished, key=lambda item: item[0])[1] if finished else None
+
+
+def now() -> datetime:
+    """Return this second, in UTC."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+_RESTART = "train again with --restart, or in another --run folder"
+
+
+def _runs(runs: Path) -> Iterator[tuple[RunFolder, Manifest]]:
+    for path in sorted(runs.glob("*/glance.json")):
+        with suppress(RunError):  # a damaged neighbour must not hide a sound run
+            run = RunFolder(path.parent)
+            yield run, load_manifest(run)
+
+
+def _ended(manifest: Manifest) -> datetime:
+    ends = [attempt.ended for record in manifest.phases.values() for attempt in record.attempts]
+    return max((end for end in ends if end is not None), default=manifest.created)
+
+
+def _first_line(exc: Exception) -> str:
+    if isinstance(exc, ValidationError):
+        first = exc.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(exc).splitlines()[0] if str(exc) else type(exc).__name__

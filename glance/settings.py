@@ -1,0 +1,177 @@
+"""What the user asked for, resolved once: one frozen object for training, one for sampling.
+
+They speak glance's words; `simpletuner/` translates. Every default is decided here or in the
+family's row, never further down.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from glance.errors import Problem, SettingsError
+from glance.families import Family, find_family
+from glance.schedule import Phase
+
+DEFAULT_FAMILY = "flux"
+DEFAULT_SCHEDULE = "seed"
+
+
+class Device(StrEnum):
+    """Where the model runs. It decides precision: bf16 on cuda, float32 elsewhere."""
+
+    CUDA = "cuda"
+    MPS = "mps"
+    CPU = "cpu"
+
+
+class Precision(StrEnum):
+    """The data type that a model is sampled in."""
+
+    BF16 = "bf16"
+    FP16 = "fp16"
+    FP32 = "fp32"
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def checked(cls, **values: Any) -> Self:
+        """Build from `values`; raise SettingsError with every value that is out of range."""
+        try:
+            return cls(**values)
+        except ValidationError as exc:
+            raise SettingsError(
+                Problem(f"{'.'.join(map(str, item['loc']))}: {item['input']!r}: {item['msg']}")
+                for item in exc.errors()
+            ) from exc
+
+
+class TrainSettings(_Settings):
+    """Everything that decides what the two LoRAs will be, besides the pair and the schedule."""
+
+    family: str = Field(description="Model family, a row of families.py.")
+    model: str = Field(
+        min_length=1,
+        description="Base model: a Hub id, or a folder in diffusers layout relative to the run.",
+    )
+    device: Device = Field(description="Where to train; decides precision.")
+    steps: int = Field(
+        ge=1,
+        le=1_000_000,
+        description="Optimizer steps a phase. The guide's and the method's: 60.",
+    )
+    rank: int = Field(ge=1, le=4096, description="LoRA rank. The guide's: 32.")
+    learning_rate: float = Field(
+        gt=0,
+        le=1,
+        description="The method's published value for the family. SimpleTuner's own default, "
+        "4e-7, changes nothing that anyone could see in 60 steps.",
+    )
+    resolution: int = Field(
+        ge=64,
+        le=8192,
+        multiple_of=64,
+        description="Training area: pictures are resized to about this many pixels squared.",
+    )
+    seed: int = Field(
+        ge=1,
+        le=2**32 - 1,
+        description="SimpleTuner takes 0 for 'no seed', so it starts at 1.",
+    )
+    overrides: Mapping[str, bool | int | float | str] = Field(
+        default_factory=dict, description="Further SimpleTuner options, from --set."
+    )
+
+    @property
+    def alpha(self) -> int:
+        """LoRA alpha: 4 x rank, with which the published learning rates go."""
+        return 4 * self.rank
+
+
+def resolve_train_settings(
+    *,
+    device: Device,
+    family: str | None = None,
+    model: str | None = None,
+    steps: int = 60,
+    rank: int = 32,
+    learning_rate: float | None = None,
+    resolution: int | None = None,
+    seed: int = 1,
+    overrides: Mapping[str, bool | int | float | str] | None = None,
+) -> TrainSettings:
+    """Fill what was not given from the family's row; raise SettingsError on bad values."""
+    row = find_family(family or DEFAULT_FAMILY)
+    return TrainSettings.checked(
+        family=row.name,
+        model=model or row.default_model,
+        device=device,
+        steps=steps,
+        rank=rank,
+        learning_rate=row.learning_rate if learning_rate is None else learning_rate,
+        resolution=row.resolution if resolution is None else resolution,
+        seed=seed,
+        overrides=dict(overrides or {}),
+    )
+
+
+class SampleSettings(_Settings):
+    """Everything that decides one picture, besides the model, the LoRAs and the schedule."""
+
+    prompt: str = Field(description="What to paint.")
+    seed: int = Field(ge=0, le=2**63 - 1, description="Seed of the initial noise.")
+    slow_guidance: Annotated[float, Field(ge=0, le=100)] = Field(description="Slow phase.")
+    fast_guidance: Annotated[float, Field(ge=0, le=100)] = Field(description="Fast phase.")
+    width: int = Field(ge=16, le=8192, description="Pixels.")
+    height: int = Field(ge=16, le=8192, description="Pixels.")
+
+    def guidance(self, phase: Phase) -> float:
+        """Return the guidance of one phase."""
+        match phase:
+            case Phase.SLOW:
+                return self.slow_guidance
+            case Phase.FAST:
+                return self.fast_guidance
+
+
+def resolve_sample_settings(
+    family: Family,
+    *,
+    prompt: str,
+    seed: int = 0,
+    slow_guidance: float | None = None,
+    fast_guidance: float | None = None,
+    width: int | None = None,
+    height: int | None = None,
+    resolution: int | None = None,
+) -> SampleSettings:
+    """Fill what was not given: guidance from the family, size from the run's resolution.
+
+    Raises SettingsError on bad values, sizes that the family cannot make among them.
+    """
+    side = resolution or family.resolution
+    settings = SampleSettings.checked(
+        prompt=prompt,
+        seed=seed,
+        slow_guidance=family.slow_guidance if slow_guidance is None else slow_guidance,
+        fast_guidance=family.fast_guidance if fast_guidance is None else fast_guidance,
+        width=side if width is None else width,
+        height=side if height is None else height,
+    )
+    step = family.size_multiple
+    odd = [
+        Problem(
+            f"{name}: {value} is not a multiple of {step}",
+            f"use --{name} {max(step, round(value / step) * step)}",
+        )
+        for name, value in (("width", settings.width), ("height", settings.height))
+        if value % step
+    ]
+    if not prompt.strip():
+        odd.append(Problem("prompt: it is empty", "describe the picture in --prompt"))
+    if odd:
+        raise SettingsError(odd)
+    return settings

@@ -1,0 +1,1 @@
+"""Everything glance knows about SimpleTuner. It runs as a process of its own, always."""

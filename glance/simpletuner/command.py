@@ -1,0 +1,122 @@
+"""How SimpleTuner is started: the command line, and an environment of our own making.
+
+The user's environment would leak into the trainer in many ways (a personal accelerate config,
+CONFIG_PATH, MIXED_PRECISION, TRAINING_NUM_PROCESSES and their like). So the child gets what is
+listed here and nothing else.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from glance.errors import SimpleTunerNotFound
+from glance.run import environment
+from glance.schedule import Phase
+from glance.settings import Device
+from glance.simpletuner.config import ACCELERATE_FILE, WEBHOOK_VARIABLE
+
+PROGRAM: Final = "simpletuner"
+_SHIM: Final = Path(__file__).parent / "cpu_shim"
+
+_PASSED: Final = frozenset(
+    {
+        # who and where
+        "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP",
+        "PATH", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",
+        # the network and its certificates
+        "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy",
+        "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+        # the Hub
+        "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_TOKEN_PATH", "HF_ENDPOINT",
+        "HF_XET_CACHE", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT",
+        "HUGGINGFACE_HUB_CACHE", "HUGGING_FACE_HUB_TOKEN",
+        # compilers and caches
+        "TORCH_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CC", "CXX",
+    }
+)  # fmt: skip
+_PASSED_PREFIXES: Final = (
+    "LC_",
+    "XDG_",
+    "CUDA_",
+    "NVIDIA_",
+    "PYTORCH_",
+    "OMP_",
+    "MKL_",
+)
+_SECRETS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+def build_command(phase: Phase) -> list[str]:
+    """Return the command line of one phase; it runs in the run folder."""
+    return [PROGRAM, "train", "--env", environment(phase)]
+
+
+def find_simpletuner(search_path: str | None = None) -> Path:
+    """Return the `simpletuner` command: from PATH, else from beside our own interpreter.
+
+    Raises SimpleTunerNotFound.
+    """
+    scripts = Path(sys.executable).parent
+    found = shutil.which(PROGRAM, path=search_path) or shutil.which(PROGRAM, path=str(scripts))
+    if found is None:
+        raise SimpleTunerNotFound(
+            f"there is no `{PROGRAM}` command on PATH or in {scripts}",
+            hint="install glance with its dependencies: pip install glance-lora (Python 3.12)",
+        )
+    return Path(found)
+
+
+def build_environment(
+    user: Mapping[str, str],
+    *,
+    device: Device,
+    mixed_precision: str,
+    program: Path,
+    webhook: str,
+    is_local_model: bool,
+) -> dict[str, str]:
+    """Return the whole environment of the trainer.
+
+    `user` is the environment that glance itself runs in; `program` the simpletuner command,
+    whose folder goes first on PATH because it starts `accelerate` by name.
+    """
+    child = {
+        key: value
+        for key, value in user.items()
+        if key in _PASSED or key.startswith(_PASSED_PREFIXES)
+    }
+    child |= {
+        "PATH": _joined(str(program.parent), user.get("PATH")),
+        # progress must not travel through a proxy
+        "NO_PROXY": _joined("127.0.0.1,localhost", user.get("NO_PROXY"), ","),
+        "no_proxy": _joined("127.0.0.1,localhost", user.get("no_proxy"), ","),
+        "CONFIG_BACKEND": "json",
+        "ACCELERATE_CONFIG_PATH": ACCELERATE_FILE,
+        "MIXED_PRECISION": mixed_precision,
+        "TRAINING_NUM_PROCESSES": "1",
+        "TRAINING_NUM_MACHINES": "1",
+        "TRAINING_DYNAMO_BACKEND": "no",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "SIMPLETUNER_DISABLE_COLORS": "1",
+        "PYTHONUNBUFFERED": "1",
+        WEBHOOK_VARIABLE: webhook,
+    }
+    if is_local_model:
+        child["HF_HUB_OFFLINE"] = "1"  # everything it needs is on the disk
+    if device is Device.CPU:
+        child["CUDA_VISIBLE_DEVICES"] = ""  # else an accelerator that is there would be taken
+        child["PYTHONPATH"] = _joined(str(_SHIM), user.get("PYTHONPATH"))
+    return child
+
+
+def find_secrets(user: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the tokens in the environment: they must not reach a log."""
+    return tuple(user[name] for name in _SECRETS if user.get(name))
+
+
+def _joined(first: str, rest: str | None, separator: str = os.pathsep) -> str:
+    return first + separator + rest if rest else first

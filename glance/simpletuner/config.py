@@ -1,0 +1,154 @@
+"""SimpleTuner's words: the files that its trainer reads, as models. No decisions are made here.
+
+Each field's description says why it is set. `render.py` fills them in.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DATA_BACKEND_FILE = "config/multidatabackend.json"
+ACCELERATE_FILE = "config/accelerate.json"
+WEBHOOK_VARIABLE = "GLANCE_WEBHOOK"
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the file's content; what is None is left out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+class TrainerConfig(_File):
+    """config/<environment>/config.json: one phase's options, by SimpleTuner's names."""
+
+    model_type: Literal["lora"] = Field(default="lora", description="The guide's.")
+    model_family: str = Field(description="SimpleTuner's name of the family.")
+    pretrained_model_name_or_path: str = Field(
+        description="The base model: a Hub id, or a folder relative to the run."
+    )
+    data_backend_config: str = Field(default=DATA_BACKEND_FILE, description="One for both phases.")
+    train_batch_size: Literal[1] = Field(
+        default=1, description="One sample: the guide's and the method's."
+    )
+    max_train_steps: int = Field(description="Optimizer steps. The guide's and the method's: 60.")
+    num_train_epochs: Literal[0] = Field(
+        default=0, description="0 lets max_train_steps alone decide."
+    )
+    lora_type: Literal["standard"] = Field(
+        default="standard", description="PEFT; diffusers loads it."
+    )
+    lora_rank: int = Field(description="The guide's: 32.")
+    lora_alpha: float = Field(
+        description="4 x rank: the method's published learning rates go with it. Folded into "
+        "the finished file, because SimpleTuner's loses it."
+    )
+    lora_dropout: float = Field(
+        default=0.0,
+        description="SimpleTuner's 0.1 regularises a data set; here there is one sample.",
+    )
+    output_dir: str = Field(description="The guide's: output/glance-slow, output/glance-fast.")
+    flow_custom_timesteps: str = Field(
+        description="The phase's list. It replaces the usual sampling and bypasses the shift."
+    )
+    flow_timesteps_mode: str = Field(
+        default="round-robin",
+        description="Each value gets the same share of the steps; SimpleTuner's 'fixed-list' "
+        "draws at random, and with 60 draws some values get twice as many as others.",
+    )
+    learning_rate: float = Field(
+        description="The method's published value; SimpleTuner's default is 4e-7."
+    )
+    lr_scheduler: str = Field(default="constant_with_warmup", description="The method's: constant.")
+    lr_warmup_steps: int = Field(description="The method's: 10 of 60; fewer in shorter runs.")
+    optimizer: str = Field(
+        description="cuda: adamw_bf16, SimpleTuner's default, made for bf16 weights. Elsewhere "
+        "optimi-adamw, which keeps the LoRA in float32."
+    )
+    mixed_precision: str = Field(description="bf16 on cuda, no (float32) elsewhere.")
+    base_model_precision: str = Field(
+        description="int8-quanto on cuda: a bit over 18 GB for a FLUX LoRA of every component "
+        "(SimpleTuner's documentation), so a 24 GB card holds it; unquantised over 30 GB."
+    )
+    quantize_via: str | None = Field(
+        default=None,
+        description="cpu on cuda, as in SimpleTuner's FLUX example: FLUX in bf16 (23.8 GB) does "
+        "not fit on a 24 GB card to be quantised there. It takes about 50 GB of system memory; "
+        "with a larger card use --set quantize_via=accelerator.",
+    )
+    vae_dtype: str = Field(description="The precision that the one image is encoded in.")
+    gradient_checkpointing: bool = Field(default=True, description="Memory for a little time.")
+    caption_dropout_probability: float = Field(
+        default=0.0,
+        description="SimpleTuner's 0.1 would hide the one caption in a tenth of the steps.",
+    )
+    resolution: int = Field(description="With pixel_area: the side of a square of that area.")
+    resolution_type: Literal["pixel_area"] = Field(
+        default="pixel_area", description="Memory does not depend on the picture's aspect."
+    )
+    minimum_image_size: Literal[0] = Field(
+        default=0, description="glance has checked the size itself."
+    )
+    seed: int = Field(description="At least 1: SimpleTuner takes 0 for 'no seed'.")
+    checkpoint_step_interval: int = Field(
+        description="A tenth of the steps: SimpleTuner's 500 would never write one in 60."
+    )
+    checkpoints_total_limit: int = Field(default=2, description="The newest, and one in reserve.")
+    resume_from_checkpoint: Literal["latest"] = Field(
+        default="latest", description="If there is one."
+    )
+    validation_disable: bool = Field(default=True, description="`glance infer` shows the result.")
+    disable_benchmark: bool = Field(
+        default=True, description="No picture of the base before training."
+    )
+    report_to: str = Field(default="none", description="No tracker, no account, no upload.")
+    push_to_hub: Literal[False] = Field(default=False, description="Nothing leaves the machine.")
+    webhook_config: str = Field(
+        default="{env:" + WEBHOOK_VARIABLE + "}",
+        description="Where glance listens for progress; empty when started by hand, which "
+        "SimpleTuner takes for 'none'.",
+    )
+
+
+class ImageBackend(_File):
+    """The one image and its caption, in multidatabackend.json."""
+
+    id: str = "glance"
+    type: Literal["local"] = "local"
+    dataset_type: Literal["image"] = "image"
+    instance_data_dir: str = Field(default="data", description="Relative: a run may be moved.")
+    caption_strategy: Literal["textfile"] = "textfile"
+    disable_multiline_split: bool = Field(
+        default=True, description="Else a caption of several lines becomes several captions."
+    )
+    resolution: int
+    resolution_type: Literal["pixel_area"] = "pixel_area"
+    minimum_image_size: Literal[0] = 0
+    crop: bool = Field(default=False, description="The whole picture, in its own aspect.")
+    cache_dir_vae: str = "cache/vae"
+    metadata_backend: Literal["json"] = "json"
+    repeats: int = Field(description="One epoch holds the whole phase: no rebuild in between.")
+
+
+class TextBackend(_File):
+    """The cache of the caption's embedding, in multidatabackend.json."""
+
+    id: str = "text"
+    type: Literal["local"] = "local"
+    dataset_type: Literal["text_embeds"] = "text_embeds"
+    default: bool = True
+    cache_dir: str = "cache/text"
+
+
+class AccelerateConfig(_File):
+    """config/accelerate.json: stands in front of whatever the user's own one says."""
+
+    compute_environment: Literal["LOCAL_MACHINE"] = "LOCAL_MACHINE"
+    distributed_type: Literal["NO"] = "NO"
+    mixed_precision: str
+    use_cpu: bool
+    num_processes: Literal[1] = 1
+    num_machines: Literal[1] = 1
+    machine_rank: Literal[0] = 0
+    debug: bool = False

@@ -1,0 +1,116 @@
+"""`--set key=value`: further SimpleTuner options, checked before its long start.
+
+SimpleTuner's only check is its own parser, after about 13 s of imports. The list of the pinned
+version's options is recorded in options.json (scripts/record_options.py).
+"""
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any, Final
+
+from glance.errors import Problem, SettingsError
+
+type OptionValue = bool | int | float | str
+
+# What makes it a Glance run: option -> what to do instead.
+_OWNED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "model_family": "use --family",
+        "pretrained_model_name_or_path": "use --model",
+        "max_train_steps": "use --steps",
+        "lora_rank": "use --rank",
+        "learning_rate": "use --learning-rate",
+        "resolution": "use --resolution",
+        "seed": "use --seed",
+        "flow_custom_timesteps": "use --schedule, --slow-timesteps or --fast-timesteps",
+        "mixed_precision": "use --device: it decides precision",
+        "model_type": "glance trains LoRAs",
+        "lora_type": "only 'standard' loads everywhere",
+        "lora_format": "glance finalises SimpleTuner's diffusers format",
+        "peft_lora_mode": "only 'standard' loads everywhere",
+        "output_dir": "the run folder decides it: use --run",
+        "data_backend_config": "glance writes it for the one pair",
+        "train_batch_size": "there is one sample",
+        "num_train_epochs": "--steps alone decides the length",
+        "resolution_type": "glance trains by area",
+        "minimum_image_size": "glance has checked the size itself",
+        "resume_from_checkpoint": "glance resumes by itself; --restart begins anew",
+        "webhook_config": "glance listens there for progress",
+        "push_to_hub": "a run stays on this machine",
+        "delete_invalid_checkpoints": "glance never deletes checkpoints",
+        "accelerate_config": "glance writes its own",
+        "accelerate_extra_args": "glance trains in one process on one machine",
+        "num_processes": "glance trains in one process on one machine",
+        "num_machines": "glance trains in one process on one machine",
+    }
+)
+_TRUE: Final = ("true", "yes", "on", "1")
+_FALSE: Final = ("false", "no", "off", "0")
+
+
+def parse_overrides(pairs: Sequence[str]) -> dict[str, OptionValue]:
+    """Read `key=value` pairs; keys may be spelled with leading dashes or inner hyphens.
+
+    Raises SettingsError naming every pair that is malformed, unknown to the pinned SimpleTuner,
+    of the wrong type, or not the user's to set in a Glance run.
+    """
+    known = _recorded()
+    problems: list[Problem] = []
+    overrides: dict[str, OptionValue] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        name = key.strip().lstrip("-").replace("-", "_")
+        if not equals or not name:
+            problems.append(Problem(f"--set {pair}: there is no '='", "write --set key=value"))
+        elif name in _OWNED:
+            problems.append(Problem(f"--set {name}: it makes this a Glance run", _OWNED[name]))
+        elif name not in known["options"]:
+            problems.append(_unknown(name, known))
+        else:
+            try:
+                overrides[name] = _convert(text.strip(), known["options"][name])
+            except ValueError as exc:
+                problems.append(Problem(f"--set {name}: {text!r} is not {exc}"))
+    if problems:
+        raise SettingsError(problems)
+    return overrides
+
+
+def _recorded() -> Mapping[str, Any]:
+    text = files("glance.simpletuner").joinpath("options.json").read_text(encoding="utf-8")
+    recorded: Mapping[str, Any] = json.loads(text)
+    return recorded
+
+
+def _unknown(name: str, known: Mapping[str, Any]) -> Problem:
+    near = difflib.get_close_matches(name, known["options"], n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see `simpletuner train --help`"
+    return Problem(f"--set {name}: SimpleTuner {known['simpletuner']} has no such option", hint)
+
+
+def _convert(text: str, option: Mapping[str, Any]) -> OptionValue:
+    """Return the value in the option's type; a ValueError says what it should have been."""
+    choices = option.get("choices")
+    if choices and text not in choices:
+        raise ValueError(f"one of {', '.join(choices)}")
+    match option["type"]:
+        case "bool":
+            if text.lower() not in _TRUE + _FALSE:
+                raise ValueError("true or false")
+            return text.lower() in _TRUE
+        case "int":
+            return _number(int, text, "a whole number")
+        case "float":
+            return _number(float, text, "a number")
+        case _:
+            return text
+
+
+def _number[N: (int, float)](kind: type[N], text: str, name: str) -> N:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(name) from None

@@ -1,0 +1,93 @@
+"""From glance's settings to SimpleTuner's files. Pure: nothing is read or written."""
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from glance.families import find_family
+from glance.run import environment
+from glance.schedule import Phase, PhaseSchedule, Schedule
+from glance.settings import Device, TrainSettings
+from glance.simpletuner.config import (
+    ACCELERATE_FILE,
+    DATA_BACKEND_FILE,
+    AccelerateConfig,
+    ImageBackend,
+    TextBackend,
+    TrainerConfig,
+)
+
+
+class _Precision(NamedTuple):
+    mixed_precision: str
+    base_model_precision: str
+    quantize_via: str | None
+    vae_dtype: str
+    optimizer: str
+
+
+_FLOAT32 = _Precision("no", "no_change", None, "fp32", "optimi-adamw")
+_PRECISION: Mapping[Device, _Precision] = MappingProxyType(
+    {
+        Device.CUDA: _Precision("bf16", "int8-quanto", "cpu", "bf16", "adamw_bf16"),
+        Device.MPS: _FLOAT32,
+        Device.CPU: _FLOAT32,
+    }
+)
+
+
+def render_files(settings: TrainSettings, schedule: Schedule) -> dict[str, Any]:
+    """Return every config file of a run: path within the run -> JSON content."""
+    return {
+        DATA_BACKEND_FILE: [
+            ImageBackend(resolution=settings.resolution, repeats=settings.steps).to_json(),
+            TextBackend().to_json(),
+        ],
+        ACCELERATE_FILE: AccelerateConfig(
+            mixed_precision=_PRECISION[settings.device].mixed_precision,
+            use_cpu=settings.device is Device.CPU,
+        ).to_json(),
+        **{
+            config_file(phase): render_trainer_config(settings, phase, schedule.phase(phase))
+            for phase in Phase
+        },
+    }
+
+
+def config_file(phase: Phase) -> str:
+    """Return where SimpleTuner looks for one phase's options, within the run."""
+    return f"config/{environment(phase)}/config.json"
+
+
+def render_trainer_config(
+    settings: TrainSettings, phase: Phase, schedule: PhaseSchedule
+) -> dict[str, Any]:
+    """Return one phase's config.json: ours, the family's own options, then the user's --set."""
+    family = find_family(settings.family)
+    config = TrainerConfig(
+        model_family=family.simpletuner_name,
+        pretrained_model_name_or_path=settings.model,
+        max_train_steps=settings.steps,
+        lora_rank=settings.rank,
+        lora_alpha=settings.alpha,
+        output_dir=f"output/{environment(phase)}",
+        flow_custom_timesteps=render_timesteps(schedule),
+        learning_rate=settings.learning_rate,
+        lr_warmup_steps=min(10, settings.steps // 6),
+        resolution=settings.resolution,
+        seed=settings.seed,
+        checkpoint_step_interval=math.ceil(settings.steps / 10),
+        **_PRECISION[settings.device]._asdict(),
+    )
+    return {**config.to_json(), **family.training_options, **settings.overrides}
+
+
+def render_timesteps(schedule: PhaseSchedule) -> str:
+    """Return the list as SimpleTuner reads it, spelled as the guide spells it.
+
+    SimpleTuner takes a list whose values are all at most 1 for sigmas, so timesteps that small
+    are handed over as the sigmas they are.
+    """
+    values = schedule.timesteps if max(schedule.timesteps) > 1 else schedule.sigmas
+    return ",".join("1000" if value == 1000 else repr(value) for value in values)

@@ -1,0 +1,225 @@
+"""Run the trainer, phase by phase: verify, finalise and record what it made."""
+
+import os
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glance.device import require_device
+from glance.errors import DeviceUnavailable, LoraError, SetupError, TrainingFailed
+from glance.events import (
+    EventSink,
+    Noted,
+    PhaseFinished,
+    PhaseSkipped,
+    PhaseStarted,
+    StageEntered,
+    TrainerSaid,
+)
+from glance.families import find_family
+from glance.lora import finalise_lora, hash_file, is_final, read_lora
+from glance.model import is_local
+from glance.run import Attempt, LoraRecord, Manifest, PhaseState, RunFolder, now
+from glance.schedule import Phase
+from glance.settings import Device
+from glance.simpletuner.command import (
+    build_command,
+    build_environment,
+    find_secrets,
+    find_simpletuner,
+)
+from glance.simpletuner.failures import diagnose
+from glance.simpletuner.runner import Job, ProcessRunner, Runner
+from glance.simpletuner.webhook import listening
+from glance.training.prepare import prepare_run, tidy_run, writing
+from glance.training.request import TrainingPlan
+
+_REMEMBERED_LINES = 400
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """A run after training."""
+
+    run: RunFolder
+    manifest: Manifest
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `glance train --json` prints."""
+        phases = {
+            phase.value: record.model_dump(mode="json", include={"state", "lora"})
+            for phase, record in self.manifest.phases.items()
+        }
+        return {"run": str(self.run.path), "phases": phases}
+
+
+def run_training(
+    plan: TrainingPlan, on_event: EventSink, *, runner: Runner | None = None
+) -> TrainingResult:
+    """Train those phases of `plan` that are not done.
+
+    Raises SetupError, before anything is written, when the machine lacks something, and
+    TrainingFailed when a phase ends without its LoRA. Whatever interrupts it, the manifest says
+    how far it came, and the same call continues.
+    """
+    program = _require_machine(plan)
+    manifest = prepare_run(plan)
+    for warning in plan.warnings:
+        on_event(Noted(warning.message))
+    for phase in plan.phases:
+        if _is_done(plan.run, manifest, phase):
+            on_event(PhaseSkipped(phase))
+        else:
+            trainer = _Trainer(plan, phase, program, runner or ProcessRunner(), on_event)
+            manifest = trainer.train(manifest)
+    if manifest.is_finished:
+        tidy_run(plan.run)
+    return TrainingResult(plan.run, manifest)
+
+
+def _require_machine(plan: TrainingPlan) -> Path:
+    """Return the simpletuner command; raise SetupError for whatever is missing here."""
+    if os.name != "posix":
+        raise SetupError(
+            "training needs POSIX processes", hint="on Windows run glance inside WSL 2"
+        )
+    settings = plan.settings
+    require_device(settings.device)
+    if settings.device is Device.MPS and not find_family(settings.family).trains_on_mps:
+        raise DeviceUnavailable(
+            f"SimpleTuner does not train {settings.family} on Apple GPUs",
+            hint="use --device cpu (slow), or a machine with an NVIDIA GPU",
+        )
+    return find_simpletuner()
+
+
+def _is_done(run: RunFolder, manifest: Manifest, phase: Phase) -> bool:
+    """Whether the phase is recorded as done and its file is still the one it was."""
+    record = manifest.phases[phase]
+    path = run.lora(phase)
+    if record.state is not PhaseState.DONE or record.lora is None or not path.is_file():
+        return False
+    return hash_file(path) == record.lora.sha256
+
+
+@dataclass(frozen=True, slots=True)
+class _Trainer:
+    """One start of SimpleTuner for one phase."""
+
+    plan: TrainingPlan
+    phase: Phase
+    program: Path
+    runner: Runner
+    on_event: EventSink
+
+    def train(self, manifest: Manifest) -> Manifest:
+        """Bring the phase to its finished LoRA, and record how it went either way."""
+        run, phase = self.plan.run, self.phase
+        earlier = manifest.phases[phase].attempts
+        attempt = Attempt(started=now())
+        manifest = manifest.with_phase(
+            phase, state=PhaseState.TRAINING, attempts=(*earlier, attempt), lora=None
+        )
+        with writing(run.path):
+            manifest.save(run)
+        began = time.monotonic()
+        self.on_event(PhaseStarted(phase, self.plan.settings.steps))
+        outcome: dict[str, Any] = {"state": PhaseState.STOPPED}
+        code: int | None = None
+        try:
+            if not is_final(run.lora(phase)):  # else: ended between finalising and recording it
+                code = self._run_simpletuner()
+            outcome = {"state": PhaseState.DONE, "lora": self._finalise()}
+        except TrainingFailed as exc:
+            outcome, code = {"state": PhaseState.FAILED}, exc.returncode
+            raise
+        finally:
+            ended = attempt.model_copy(update={"ended": now(), "returncode": code})
+            manifest = manifest.with_phase(phase, attempts=(*earlier, ended), **outcome)
+            manifest.save(run)
+        path = run.lora(phase).relative_to(run.path).as_posix()
+        self.on_event(PhaseFinished(phase, path, time.monotonic() - began))
+        return manifest
+
+    def _run_simpletuner(self) -> int:
+        """Start it and wait; raise TrainingFailed unless it returns 0."""
+        run, phase = self.plan.run, self.phase
+        run.lora(phase).unlink(missing_ok=True)  # a stale file must not pass for the new one
+        lines: deque[str] = deque(maxlen=_REMEMBERED_LINES)
+
+        def on_line(line: str) -> None:
+            lines.append(line)
+            self.on_event(TrainerSaid(phase, line))
+
+        self.on_event(StageEntered(phase, "Starting SimpleTuner"))
+        try:
+            with listening(phase, self.on_event) as webhook:
+                code = self.runner.run(self._job(webhook), on_line)
+        finally:
+            _keep_debug_log(run, phase)
+        if code:
+            found = diagnose(tuple(lines), code)
+            cause = f": {found.cause}" if found.cause else ""
+            raise TrainingFailed(
+                f"the {phase} phase failed (SimpleTuner returned {code}){cause}",
+                hint=found.remedy,
+                returncode=code,
+                log=run.log(phase),
+                tail=found.tail,
+            )
+        return code
+
+    def _job(self, webhook: str) -> Job:
+        plan, phase = self.plan, self.phase
+        return Job(
+            command=[str(self.program), *build_command(phase)[1:]],
+            folder=plan.run.path,
+            environment=build_environment(
+                os.environ,
+                device=plan.settings.device,
+                mixed_precision=plan.trainer_config(phase)["mixed_precision"],
+                program=self.program,
+                webhook=webhook,
+                is_local_model=is_local(plan.settings.model, run=plan.run.path),
+            ),
+            log=plan.run.log(phase),
+            secrets=find_secrets(os.environ),
+        )
+
+    def _finalise(self) -> LoraRecord:
+        """Verify and finalise the file; raise TrainingFailed if it is not what it should be."""
+        run, phase = self.plan.run, self.phase
+        config = self.plan.trainer_config(phase)
+        path = run.lora(phase)
+        try:
+            finalise_lora(
+                path,
+                rank=config["lora_rank"],
+                alpha=config["lora_alpha"],
+                phase=phase,
+                schedule=self.plan.schedule.phase(phase),
+                family=self.plan.settings.family,
+            )
+            rank = read_lora(path).rank
+        except LoraError as exc:
+            raise TrainingFailed(
+                f"the {phase} phase left no sound LoRA, though SimpleTuner returned 0: {exc}",
+                hint=exc.problems[0].hint or "the trainer's log may say why",
+                returncode=0,
+                log=run.log(phase),
+            ) from exc
+        return LoraRecord(
+            path=path.relative_to(run.path).as_posix(),
+            sha256=hash_file(path),
+            bytes=path.stat().st_size,
+            rank=rank,
+        )
+
+
+def _keep_debug_log(run: RunFolder, phase: Phase) -> None:
+    """SimpleTuner writes debug.log where it runs, and empties it at each start."""
+    debug_log = run.path / "debug.log"
+    if debug_log.exists():
+        debug_log.replace(run.log(phase).with_suffix(".debug.log"))

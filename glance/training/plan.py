@@ -1,0 +1,116 @@
+"""Decide a training: check everything that can be known before the trainer's long start."""
+
+from collections.abc import Callable, Mapping
+
+from glance.device import resolve_device
+from glance.errors import InputError, Problem
+from glance.families import find_family
+from glance.model import locate_model
+from glance.run import RUNS, RunFolder
+from glance.sample import load_sample, safe_name
+from glance.schedule import Phase, Schedule, resolve_schedule
+from glance.settings import TrainSettings, resolve_train_settings
+from glance.simpletuner.options import parse_overrides
+from glance.simpletuner.render import render_trainer_config
+from glance.training.prepare import check_run
+from glance.training.request import TrainingPlan, TrainRequest
+
+
+def plan_training(request: TrainRequest) -> TrainingPlan:
+    """Check the request and decide the rest. Reads the pair, writes nothing.
+
+    Raises InputError with all problems of pair, schedule, settings and options together,
+    ModelNotFound, or RunError when the run folder holds something else.
+    """
+    run = RunFolder(request.run or RUNS / safe_name(request.image))
+    family = find_family(request.family)
+    checks = _Checks()
+    overrides = checks.make(lambda: parse_overrides(request.overrides))
+    schedule = checks.make(lambda: _resolve_schedule(request))
+    settings = checks.make(lambda: _resolve_settings(request, overrides or {}))
+    examined = checks.make(
+        lambda: load_sample(
+            request.image,
+            caption=request.caption,
+            resolution=settings.resolution if settings else None,
+            text_tokens=family.text_tokens,
+        )
+    )
+    if settings is None or schedule is None or examined is None or examined.sample is None:
+        raise checks.refusal()
+    model = locate_model(settings.model, family=family, run=run.path)
+    settings = settings.model_copy(update={"model": model})
+    plan = TrainingPlan(
+        run=run,
+        sample=examined.sample,
+        settings=settings,
+        schedule=schedule,
+        phases=request.phases,
+        restart=request.restart,
+        warnings=(*examined.warnings, *_warnings(settings, schedule)),
+    )
+    check_run(plan)
+    return plan
+
+
+class _Checks:
+    """Runs independent checks and keeps their refusals, so that all are reported at once."""
+
+    def __init__(self) -> None:
+        self._refusals: list[InputError] = []
+
+    def make[T](self, make: Callable[[], T]) -> T | None:
+        try:
+            return make()
+        except InputError as exc:
+            self._refusals.append(exc)
+            return None
+
+    def refusal(self) -> InputError:
+        if len(self._refusals) == 1:
+            return self._refusals[0]
+        return InputError(item for refusal in self._refusals for item in refusal.problems)
+
+
+def _resolve_schedule(request: TrainRequest) -> Schedule:
+    return resolve_schedule(
+        request.schedule,
+        slow_timesteps=request.slow_timesteps,
+        fast_timesteps=request.fast_timesteps,
+    )
+
+
+def _resolve_settings(
+    request: TrainRequest, overrides: Mapping[str, bool | int | float | str]
+) -> TrainSettings:
+    return resolve_train_settings(
+        device=resolve_device(request.device),
+        family=request.family,
+        model=request.model,
+        steps=request.steps,
+        rank=request.rank,
+        learning_rate=request.learning_rate,
+        resolution=request.resolution,
+        seed=request.seed,
+        overrides=overrides,
+    )
+
+
+def _warnings(settings: TrainSettings, schedule: Schedule) -> list[Problem]:
+    """Say aloud what an override replaces, and what a short run leaves out."""
+    plain = settings.model_copy(update={"overrides": {}})
+    ours = render_trainer_config(plain, Phase.SLOW, schedule.phase(Phase.SLOW))
+    warnings = [
+        Problem(f"--set {name}={value}: replaces glance's {ours[name]}")
+        for name, value in settings.overrides.items()
+        if name in ours and ours[name] != value
+    ]
+    for phase in Phase:
+        count = len(schedule.phase(phase).timesteps)
+        if settings.steps < count:
+            warnings.append(
+                Problem(
+                    f"{settings.steps} steps cannot visit the {phase} phase's {count} timesteps"
+                )
+            )
+    return warnings

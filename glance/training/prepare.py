@@ -1,0 +1,176 @@
+"""The run folder before and after training: may it be used, fill it, tidy it."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+from glance.errors import Problem, RunError, SetupError
+from glance.files import write_json
+from glance.run import (
+    Manifest,
+    PhaseRecord,
+    RunFolder,
+    SampleRecord,
+    load_manifest,
+    record_schedule,
+)
+from glance.sample import stage_sample
+from glance.schedule import Phase
+from glance.training.request import TrainingPlan
+
+_PACKAGES = ("simpletuner", "torch", "diffusers", "transformers", "peft", "accelerate")
+
+
+def check_run(plan: TrainingPlan) -> None:
+    """Raise RunError when the run folder holds something that `plan` must not touch.
+
+    That is a folder which is no run, or a run of another sample, schedule or other settings,
+    unless all its trained phases are to be restarted.
+    """
+    run = plan.run
+    if not run.path.exists():
+        return
+    if not run.path.is_dir():
+        raise RunError(f"{run.path} is not a folder", hint="give --run another path")
+    if not run.manifest.exists():
+        strangers = sorted(path.name for path in run.path.iterdir())
+        if strangers in ([], [run.model.name]):
+            return
+        raise RunError(
+            f"{run.path} is no run folder: it holds {', '.join(strangers[:3])}, no glance.json",
+            hint="give --run another path",
+        )
+    manifest = load_manifest(run)
+    differences = _differences(manifest, plan)
+    kept = [
+        phase for phase in Phase if phase not in plan.phases and manifest.phases[phase].attempts
+    ]
+    if differences and not (plan.restart and not kept):
+        raise RunError(
+            Problem(f"run {run.path} was trained with other settings: {item}")
+            for item in differences
+        )
+
+
+def prepare_run(plan: TrainingPlan) -> Manifest:
+    """Make or continue the run folder and return its manifest. Safe to repeat.
+
+    Raises SetupError when the folder cannot be written.
+    """
+    with writing(plan.run.path):
+        manifest = _open_manifest(plan)
+        manifest.save(plan.run)
+        stage_sample(plan.sample, plan.run.data)
+        for name, content in plan.files.items():
+            write_json(plan.run.path / name, content)
+        _forget_old_place(plan.run)
+    return manifest
+
+
+def tidy_run(run: RunFolder) -> None:
+    """Remove SimpleTuner's bookkeeping of a finished run: it holds absolute paths."""
+    for path in _bookkeeping(run):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(run.path / "cache" / "vae", ignore_errors=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failing write into a SetupError that names the folder."""
+    try:
+        yield
+    except OSError as exc:
+        raise SetupError(
+            f"cannot write {exc.filename or path}: {exc.strerror or exc}",
+            hint="choose a place for --run that you may write to and that has space left",
+        ) from exc
+
+
+def _open_manifest(plan: TrainingPlan) -> Manifest:
+    fresh = Manifest(
+        sample=SampleRecord(
+            image=f"data/{plan.sample.name}.png",
+            caption=f"data/{plan.sample.name}.txt",
+            width=plan.sample.width,
+            height=plan.sample.height,
+            sha256=plan.sample.sha256,
+        ),
+        settings=plan.settings,
+        schedule=record_schedule(plan.schedule),
+        versions=_versions(),
+    )
+    if not plan.run.manifest.exists():
+        return fresh
+    found = load_manifest(plan.run)
+    if not plan.restart:
+        return found
+    for phase in plan.phases:
+        shutil.rmtree(plan.run.output(phase), ignore_errors=True)
+    if set(plan.phases) == set(Phase):
+        for folder in ("cache", "data", "config"):
+            shutil.rmtree(plan.run.path / folder, ignore_errors=True)
+    kept = {
+        phase: PhaseRecord() if phase in plan.phases else found.phases[phase] for phase in Phase
+    }
+    return fresh.model_copy(update={"phases": kept, "created": found.created})
+
+
+def _differences(manifest: Manifest, plan: TrainingPlan) -> list[str]:
+    """Return what of the recorded run is not what is asked now, value by value."""
+    there: dict[str, Any] = {
+        "sample": manifest.sample.sha256[:12],
+        "schedule": manifest.resolve_schedule().to_json(),
+        **manifest.settings.model_dump(mode="json"),
+    }
+    asked: dict[str, Any] = {
+        "sample": plan.sample.sha256[:12],
+        "schedule": plan.schedule.to_json(),
+        **plan.settings.model_dump(mode="json"),
+    }
+    return [
+        f"{name}: {_shown(there[name])} there, {_shown(asked[name])} asked"
+        for name in asked
+        if there[name] != asked[name]
+    ]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict) and "slow" in value:
+        return " | ".join(",".join(f"{t:g}" for t in part["timesteps"]) for part in value.values())
+    return str(value)
+
+
+def _forget_old_place(run: RunFolder) -> None:
+    """Drop bookkeeping that a move made wrong; SimpleTuner rebuilds it in no time.
+
+    The latents' cache repeats the run's absolute path below itself: a moved run's is stale.
+    """
+    for path in _bookkeeping(run):
+        path.unlink(missing_ok=True)
+    cache = run.path / "cache" / "vae"
+    if not (cache / run.path.resolve().relative_to("/")).exists():
+        shutil.rmtree(cache, ignore_errors=True)
+
+
+def _bookkeeping(run: RunFolder) -> list[Path]:
+    patterns = (
+        "data/aspect_ratio_bucket_*.json",
+        "output/*/all_*_files*.json",
+        "output/*/aspect_resolution_map*.json",
+        "output/*/checkpoint-*/training_state-*.json",
+    )
+    return [path for pattern in patterns for path in run.path.glob(pattern)]
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

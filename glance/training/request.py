@@ -1,0 +1,69 @@
+"""What is asked of a training, and what was decided: two plain objects."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glance.device import AUTO
+from glance.errors import Problem
+from glance.run import RunFolder
+from glance.sample import Sample
+from glance.schedule import Phase, Schedule
+from glance.settings import DEFAULT_FAMILY, DEFAULT_SCHEDULE, TrainSettings
+from glance.simpletuner.command import build_command
+from glance.simpletuner.render import render_files, render_trainer_config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainRequest:
+    """What the user typed, unchecked. None: the family's or the guide's default."""
+
+    image: Path
+    caption: str | None = None
+    run: Path | None = None
+    family: str = DEFAULT_FAMILY
+    model: str | None = None
+    steps: int = 60
+    rank: int = 32
+    learning_rate: float | None = None
+    resolution: int | None = None
+    seed: int = 1
+    schedule: str = DEFAULT_SCHEDULE
+    slow_timesteps: str | None = None
+    fast_timesteps: str | None = None
+    phases: tuple[Phase, ...] = tuple(Phase)
+    device: str = AUTO
+    overrides: Sequence[str] = ()
+    restart: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """Everything decided: what will be written, and what will be run."""
+
+    run: RunFolder
+    sample: Sample
+    settings: TrainSettings
+    schedule: Schedule
+    phases: tuple[Phase, ...]
+    restart: bool
+    warnings: tuple[Problem, ...]
+
+    @property
+    def files(self) -> dict[str, Any]:
+        """Every config file: path within the run -> JSON content."""
+        return render_files(self.settings, self.schedule)
+
+    def trainer_config(self, phase: Phase) -> Mapping[str, Any]:
+        """SimpleTuner's options for one phase, as its config.json holds them."""
+        return render_trainer_config(self.settings, phase, self.schedule.phase(phase))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `--dry-run --json` prints."""
+        return {
+            "run": str(self.run.path),
+            "schedule": self.schedule.to_json(),
+            "files": self.files,
+            "commands": [build_command(phase) for phase in self.phases],
+        }
