@@ -5,6 +5,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
+from glance.device import Device
 from glance.events import EventSink, Noted
 from glance.generation import (
     GenerationResult,
@@ -12,8 +13,7 @@ from glance.generation import (
     plan_generation,
     run_generation,
 )
-from glance.run import RunFolder
-from glance.settings import Device
+from glance.run import RUNS, RunFolder
 from glance.training import TrainingResult, TrainRequest, plan_training, run_training
 
 PROMPT = "a lighthouse on a green hill above the sea at sunset"
@@ -38,20 +38,20 @@ class DemoResult:
         return {**self.training.to_json(), **self.generation.to_json()}
 
 
-def run_demo(output: Path, *, steps: int, on_event: EventSink) -> DemoResult:
+def run_demo(output: Path | None, *, steps: int, on_event: EventSink) -> DemoResult:
     """Make the tiny model, train both LoRAs of it on the packaged pair, sample one picture.
 
-    Everything lands in `output`, an ordinary run folder. Raises what training and generation
-    raise.
+    Everything lands in `output` (default: runs/demo), an ordinary run folder. Raises what
+    training and generation raise.
     """
-    run = RunFolder(output)
+    run = RunFolder(output or RUNS / "demo")
     if not run.model.exists():
         _make_model(run, on_event)
     with as_file(files("glance") / "assets") as assets:
         plan = plan_training(
             TrainRequest(
                 image=assets / "lighthouse.png",
-                run=output,
+                run=run.path,
                 model=str(run.model),
                 steps=steps,
                 rank=_RANK,
@@ -60,7 +60,7 @@ def run_demo(output: Path, *, steps: int, on_event: EventSink) -> DemoResult:
             )
         )
         training = run_training(plan, on_event)
-    request = InferRequest(prompt=PROMPT, run=output, device=Device.CPU)
+    request = InferRequest(prompt=PROMPT, run=run.path, device=Device.CPU)
     return DemoResult(training, run_generation(plan_generation(request), on_event))
 
 

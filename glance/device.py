@@ -1,15 +1,31 @@
-"""Which accelerator this machine has, asked of the driver: without importing torch."""
+"""Where a model runs, and which accelerator this machine has: torch is not asked."""
 
 import ctypes
 import platform
 import sys
+from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 
 from glance.errors import DeviceUnavailable
-from glance.settings import Device
 
 AUTO = "auto"
+
+
+class Device(StrEnum):
+    """Where the model runs. It decides precision: bf16 on cuda, float32 elsewhere."""
+
+    CUDA = "cuda"
+    MPS = "mps"
+    CPU = "cpu"
+
+
+class Precision(StrEnum):
+    """The data type that a model is sampled in."""
+
+    BF16 = "bf16"
+    FP16 = "fp16"
+    FP32 = "fp32"
 
 
 def resolve_device(name: str) -> Device:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glance.device import AUTO, require_device, resolve_device
+from glance.device import AUTO, Device, Precision, require_device, resolve_device
 from glance.errors import (
     InferenceFailed,
     InputError,
@@ -35,8 +35,6 @@ from glance.schedule import Phase, Schedule, resolve_schedule
 from glance.settings import (
     DEFAULT_FAMILY,
     DEFAULT_SCHEDULE,
-    Device,
-    Precision,
     SampleSettings,
     resolve_sample_settings,
 )

@@ -93,7 +93,7 @@ def read_lora(path: Path) -> Lora:
     return Lora(
         {
             key: Tensor(str(value["dtype"]), tuple(value["shape"]), value["data"])
-            for key, value in content
+            for key, value in sorted(content)  # they come in a random order
         },
         metadata,
     )
@@ -166,10 +166,11 @@ def hash_file(path: Path) -> str:
 
 def _write(lora: Lora, path: Path) -> None:
     """Write the file by hand: safetensors' own writer orders the metadata anew at each run, and
-    equal LoRAs should be equal files."""
+    equal LoRAs should be equal files. Like it, the widest types come first: all stay aligned."""
     header: dict[str, Any] = {"__metadata__": dict(sorted(lora.metadata.items()))}
     offset = 0
-    for key, tensor in lora.tensors.items():
+    tensors = dict(sorted(lora.tensors.items(), key=lambda item: -int(item[1].dtype[-2:])))
+    for key, tensor in tensors.items():
         end = offset + len(tensor.data)
         header[key] = {
             "dtype": tensor.dtype,
@@ -181,7 +182,7 @@ def _write(lora: Lora, path: Path) -> None:
     encoded += b" " * (-len(encoded) % 8)  # the format aligns the tensors to 8 bytes
     with path.open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
-        file.writelines(tensor.data for tensor in lora.tensors.values())
+        file.writelines(tensor.data for tensor in tensors.values())
 
 
 def _adapter_metadata(lora: Lora) -> dict[str, Any]:

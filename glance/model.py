@@ -19,19 +19,20 @@ def locate_model(model: str, *, family: Family, run: Path) -> str:
     Raises ModelNotFound for a folder that is missing, incomplete or of another pipeline, and
     SettingsError for what is neither a folder nor a Hub id.
     """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
+    try:
+        folder = Path(model).expanduser()
+        is_folder, exists = folder.is_dir(), folder.exists()
+    except (OSError, RuntimeError) as exc:  # out of reach, or in the home of nobody
+        reason = str(getattr(exc, "strerror", None) or exc)
+        raise ModelNotFound(f"model {model}: {reason}", hint=_hint(family)) from exc
+    if is_folder:
         check_folder(folder, family)
         return Path(os.path.relpath(folder.resolve(), run.resolve())).as_posix()
-    if _HUB_ID.fullmatch(model) and not folder.exists():
+    if _HUB_ID.fullmatch(model) and not exists:
         return model
-    if folder.exists() or _is_path(model):
-        what = "is a file, not a folder in diffusers layout" if folder.exists() else "not found"
-        raise ModelNotFound(
-            f"model {model}: {what}",
-            hint=f"give --model a folder that holds {INDEX}, or a Hub id such as "
-            f"{family.default_model}",
-        )
+    if exists or _is_path(model):
+        what = "is a file, not a folder in diffusers layout" if exists else "not found"
+        raise ModelNotFound(f"model {model}: {what}", hint=_hint(family))
     raise SettingsError(
         f"model {model!r} is neither a folder nor a Hub id",
         hint=f"a Hub id looks like {family.default_model}",
@@ -63,7 +64,7 @@ def check_folder(folder: Path, family: Family) -> None:
     try:
         parts = json.loads(index.read_text(encoding="utf-8"))
         found = parts["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError) as exc:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
         raise ModelNotFound(
             f"model {folder}: there is no readable {INDEX} in it",
             hint="glance needs a whole model in diffusers layout, not a single file",
@@ -76,13 +77,17 @@ def check_folder(folder: Path, family: Family) -> None:
     missing = [
         name
         for name, kind in parts.items()
-        if isinstance(kind, list) and kind[0] is not None and not (folder / name).is_dir()
+        if isinstance(kind, list) and any(kind) and not (folder / name).is_dir()
     ]
     if missing:
         raise ModelNotFound(
             f"model {folder} lacks {', '.join(missing)}",
             hint="download or copy it again, whole",
         )
+
+
+def _hint(family: Family) -> str:
+    return f"give --model a folder that holds {INDEX}, or a Hub id such as {family.default_model}"
 
 
 def _is_path(model: str) -> bool:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from glance import __version__
 from glance.errors import RunError, ScheduleError
@@ -96,8 +96,8 @@ class LoraRecord(_Record):
 class Attempt(_Record):
     """One start of a phase's trainer."""
 
-    started: datetime
-    ended: datetime | None = None
+    started: AwareDatetime
+    ended: AwareDatetime | None = None
     returncode: int | None = Field(default=None, description="Of SimpleTuner; None: it was ended.")
 
 
@@ -132,13 +132,14 @@ class Manifest(_Record):
 
     schema_version: int = SCHEMA_VERSION
     glance: str = __version__
-    created: datetime = Field(default_factory=lambda: now())
+    created: AwareDatetime = Field(default_factory=lambda: now())
     sample: SampleRecord
     settings: TrainSettings
     schedule: ScheduleRecord
     versions: Mapping[str, str] = Field(description="Of the packages that trained it.")
     phases: Mapping[Phase, PhaseRecord] = Field(
-        default_factory=lambda: {phase: PhaseRecord() for phase in Phase}
+        default_factory=lambda: {phase: PhaseRecord() for phase in Phase},
+        min_length=len(Phase),
     )
 
     @property
@@ -178,7 +179,7 @@ def load_manifest(run: RunFolder) -> Manifest:
             f"not a run folder: {run.path} ({exc.strerror or exc} at {run.manifest.name})",
             hint="give --run the folder that `glance train` named",
         ) from exc
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise RunError(f"{run.manifest}: it is damaged ({exc})", hint=_RESTART) from exc
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:

@@ -98,17 +98,13 @@ def parse_list(text: str, *, name: str) -> tuple[float, ...]:
         try:
             numbers.append(Decimal(part))
         except InvalidOperation:
-            shown = part or "nothing"
             problems.append(
-                Problem(
-                    f"{name}[{place}]: {shown!r} is not a number",
-                    "write 1000,979.2,957.5",
-                )
+                Problem(f"{name}[{place}]: {part!r} is not a number", "write 1000,979.2,957.5")
             )
     if problems:
         raise ScheduleError(problems)
-    are_sigmas = all(number.is_nan() or number <= 1 for number in numbers)
-    return tuple(_as_float(number * 1000 if are_sigmas else number) for number in numbers)
+    are_sigmas = all(number.is_nan() or number.copy_abs() <= 1 for number in numbers)
+    return tuple(_as_float(number, is_sigma=are_sigmas) for number in numbers)
 
 
 def resolve_schedule(
@@ -134,11 +130,15 @@ def resolve_schedule(
     return Schedule("custom", slow, fast)
 
 
-def _as_float(number: Decimal) -> float:
-    try:
-        return float(number)
-    except (OverflowError, ValueError):  # sNaN, or beyond what a float holds
+def _as_float(number: Decimal, *, is_sigma: bool) -> float:
+    if number.is_nan():  # computing with a signalling one raises
         return math.nan
+    return float(number * 1000 if is_sigma else number)
+
+
+def _shown(value: float) -> str:
+    """Return every digit of the user's own value: 1000.0001 must not become 1000."""
+    return repr(value).removesuffix(".0")
 
 
 def _problems(slow: Sequence[float], fast: Sequence[float]) -> list[Problem]:
@@ -155,7 +155,7 @@ def _problems(slow: Sequence[float], fast: Sequence[float]) -> list[Problem]:
         elif not 0 < value <= MAX_TIMESTEP:
             problems.append(
                 Problem(
-                    f"{where}: {value:g} is outside 0-1000",
+                    f"{where}: {_shown(value)} is outside 0-1000",
                     "timesteps lie above 0 and at most at 1000; a list of sigmas lies above 0 "
                     "and at most at 1",
                 )
@@ -166,7 +166,7 @@ def _problems(slow: Sequence[float], fast: Sequence[float]) -> list[Problem]:
         if value >= higher:
             problems.append(
                 Problem(
-                    f"{where}: {value:g} is not below {before} = {higher:g}",
+                    f"{where}: {_shown(value)} is not below {before} = {_shown(higher)}",
                     "both lists together run strictly downwards, slow first",
                 )
             )

@@ -5,33 +5,17 @@ family's row, never further down.
 """
 
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from glance.device import Device
 from glance.errors import Problem, SettingsError
 from glance.families import Family, find_family
 from glance.schedule import Phase
 
 DEFAULT_FAMILY = "flux"
 DEFAULT_SCHEDULE = "seed"
-
-
-class Device(StrEnum):
-    """Where the model runs. It decides precision: bf16 on cuda, float32 elsewhere."""
-
-    CUDA = "cuda"
-    MPS = "mps"
-    CPU = "cpu"
-
-
-class Precision(StrEnum):
-    """The data type that a model is sampled in."""
-
-    BF16 = "bf16"
-    FP16 = "fp16"
-    FP32 = "fp32"
 
 
 class _Settings(BaseModel):

@@ -83,7 +83,7 @@ def draw_water(pen: ImageDraw.ImageDraw) -> None:
 def draw_hill(pen: ImageDraw.ImageDraw) -> None:
     """Draw the headland at the left."""
     xs = np.linspace(0, 1250, 200)
-    ys = 1010 + 1040 * (xs / 1250) ** 2.6 + 24 * np.sin(xs / 90)
+    ys = 1010 + 1040 * (xs / 1250) ** 3.6 + 24 * np.sin(xs / 90)
     pen.polygon([*zip(xs, ys, strict=True), (1250, SIZE), (0, SIZE)], fill=(30, 62, 52))
     front = 1330 + 760 * (xs / 1250) ** 2.2 + 18 * np.sin(xs / 60 + 1)
     pen.polygon([*zip(xs, front, strict=True), (1250, SIZE), (0, SIZE)], fill=(20, 44, 42))

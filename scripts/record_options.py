@@ -1,11 +1,12 @@
 """Record the options of the installed SimpleTuner in glance/simpletuner/options.json.
 
-Run it after changing SimpleTuner's pin: `uv run python scripts/record_options.py`. It imports
-SimpleTuner, so it is a process of its own and no part of the package.
+Run it after changing SimpleTuner's pin: `uv run python scripts/record_options.py`; `--print`
+shows them instead. It imports SimpleTuner, so it is a process of its own, outside the package.
 """
 
 import argparse
 import json
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def describe(action: argparse.Action) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Write the file."""
+    """Write or print the file."""
     options = {
         action.dest: describe(action)
         for action in sorted(get_argument_parser()._actions, key=lambda action: action.dest)
@@ -35,7 +36,10 @@ def main() -> None:
     rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in options.items())
     recorded = json.dumps(version("simpletuner"))
     text = f'{{\n "simpletuner": {recorded},\n "options": {{\n{rows}\n }}\n}}\n'
-    TARGET.write_text(text, encoding="utf-8")
+    if "--print" in sys.argv[1:]:
+        sys.stdout.write(text)
+    else:
+        TARGET.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """`glance check`: is this pair fit to train on?"""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +14,9 @@ from glance.cli._options import (
 )
 from glance.console import Console
 from glance.families import find_family
-from glance.sample import Sample, load_sample
+
+if TYPE_CHECKING:
+    from glance.sample import Sample
 
 
 def check(
@@ -34,6 +36,8 @@ def check(
     Example: glance check data/glance.png
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
+    from glance.sample import load_sample
+
     row = find_family(family)
     found = load_sample(
         image,
@@ -48,7 +52,7 @@ def check(
     console.document(_describe(found.sample, [warning.message for warning in found.warnings]))
 
 
-def _describe(sample: Sample, warnings: list[str]) -> dict[str, Any]:
+def _describe(sample: "Sample", warnings: list[str]) -> dict[str, Any]:
     return {
         "image": str(sample.image),
         "caption": sample.caption,

@@ -7,11 +7,12 @@ import typer
 
 from glance.cli._options import EventsOption, JsonOption, QuietOption, VerboseOption
 from glance.console import Console
-from glance.run import RUNS
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Run folder of the demo.")] = RUNS / "demo",
+    output: Annotated[
+        Path | None, typer.Option(help="Run folder of the demo. Default: runs/demo.")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Training steps a phase.")] = 60,
     events: EventsOption = None,
     as_json: JsonOption = False,

@@ -16,7 +16,7 @@ from glance.cli._options import (
     VerboseOption,
 )
 from glance.console import Console
-from glance.settings import Precision
+from glance.device import Precision
 
 
 def infer(

@@ -7,11 +7,11 @@ from typing import Any
 import diffusers
 import torch
 
+from glance.device import Device, Precision
 from glance.errors import InferenceFailed, LoraError, ModelNotFound, Problem
 from glance.families import Family
 from glance.lora import PREFIX, read_lora
 from glance.schedule import Phase
-from glance.settings import Device, Precision
 
 _DTYPES: Mapping[Precision, torch.dtype] = {
     Precision.BF16: torch.bfloat16,

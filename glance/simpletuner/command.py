@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from glance.device import Device
 from glance.errors import SimpleTunerNotFound
 from glance.run import environment
 from glance.schedule import Phase
-from glance.settings import Device
 from glance.simpletuner.config import ACCELERATE_FILE, WEBHOOK_VARIABLE
 
 PROGRAM: Final = "simpletuner"
@@ -66,7 +66,7 @@ def find_simpletuner(search_path: str | None = None) -> Path:
             f"there is no `{PROGRAM}` command on PATH or in {scripts}",
             hint="install glance with its dependencies: pip install glance-lora (Python 3.12)",
         )
-    return Path(found)
+    return Path(found).absolute()  # it is started in another folder
 
 
 def build_environment(

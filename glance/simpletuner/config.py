@@ -122,7 +122,7 @@ class ImageBackend(_File):
     disable_multiline_split: bool = Field(
         default=True, description="Else a caption of several lines becomes several captions."
     )
-    resolution: int
+    resolution: int = Field(description="The trainer's own, again.")
     resolution_type: Literal["pixel_area"] = "pixel_area"
     minimum_image_size: Literal[0] = 0
     crop: bool = Field(default=False, description="The whole picture, in its own aspect.")
@@ -146,8 +146,8 @@ class AccelerateConfig(_File):
 
     compute_environment: Literal["LOCAL_MACHINE"] = "LOCAL_MACHINE"
     distributed_type: Literal["NO"] = "NO"
-    mixed_precision: str
-    use_cpu: bool
+    mixed_precision: str = Field(description="The trainer's own.")
+    use_cpu: bool = Field(description="On the CPU, whatever else the machine has.")
     num_processes: Literal[1] = 1
     num_machines: Literal[1] = 1
     machine_rank: Literal[0] = 0

@@ -6,6 +6,7 @@ version's options is recorded in options.json (scripts/record_options.py).
 
 import difflib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from types import MappingProxyType
@@ -64,7 +65,9 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, OptionValue]:
         key, equals, text = pair.partition("=")
         name = key.strip().lstrip("-").replace("-", "_")
         if not equals or not name:
-            problems.append(Problem(f"--set {pair}: there is no '='", "write --set key=value"))
+            problems.append(
+                Problem(f"--set {pair}: it is not key=value", "write --set lora_dropout=0.1")
+            )
         elif name in _OWNED:
             problems.append(Problem(f"--set {name}: it makes this a Glance run", _OWNED[name]))
         elif name not in known["options"]:
@@ -104,13 +107,16 @@ def _convert(text: str, option: Mapping[str, Any]) -> OptionValue:
         case "int":
             return _number(int, text, "a whole number")
         case "float":
-            return _number(float, text, "a number")
+            return _number(float, text, "a finite number")
         case _:
             return text
 
 
 def _number[N: (int, float)](kind: type[N], text: str, name: str) -> N:
     try:
-        return kind(text)
+        number = kind(text)
     except ValueError:
         raise ValueError(name) from None
+    if not -math.inf < number < math.inf:
+        raise ValueError(name)
+    return number

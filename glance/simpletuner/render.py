@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from glance.device import Device
 from glance.families import find_family
 from glance.run import environment
 from glance.schedule import Phase, PhaseSchedule, Schedule
-from glance.settings import Device, TrainSettings
+from glance.settings import TrainSettings
 from glance.simpletuner.config import (
     ACCELERATE_FILE,
     DATA_BACKEND_FILE,

@@ -1,6 +1,7 @@
 """Progress, as SimpleTuner posts it: its structured events over loopback, no log scraping."""
 
 import json
+import math
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -45,7 +46,7 @@ def listening(phase: Phase, on_event: Callable[[Event], None]) -> Iterator[str]:
     def receive(body: bytes) -> None:
         try:
             event = parse_event(json.loads(body), phase)
-        except ValueError:
+        except (ValueError, RecursionError):
             return
         with turn:
             if event is not None and [event] != last:
@@ -55,7 +56,7 @@ def listening(phase: Phase, on_event: Callable[[Event], None]) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             length = self.headers.get("Content-Length", "")
-            if not secrets.compare_digest(self.path, path):
+            if not secrets.compare_digest(self.path.encode(), path.encode()):
                 self.send_error(404)
             elif not length.isdecimal() or int(length) > _LONGEST_BODY:
                 self.send_error(413)
@@ -83,13 +84,13 @@ def listening(phase: Phase, on_event: Callable[[Event], None]) -> Iterator[str]:
 
 
 def _parse_step(progress: Mapping[str, Any], phase: Phase) -> Event | None:
-    step, steps = _number(progress.get("current")), _number(progress.get("total"))
-    if not step or not steps:  # step 0 is the announcement before the first one
+    step, steps = (int(_number(progress.get(key)) or 0) for key in ("current", "total"))
+    if step < 1 or steps < 1:  # step 0 is the announcement before the first one
         return None
     return StepDone(
         phase,
-        int(step),
-        int(steps),
+        step,
+        steps,
         _number(_mapping(progress, "metrics").get("loss")),
         _number(progress.get("eta_seconds")),
     )
@@ -101,4 +102,9 @@ def _mapping(holder: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    """Return a finite number; Python's JSON also holds NaN, infinity and integers without end."""
+    try:
+        number = float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

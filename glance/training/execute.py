@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glance.device import require_device
+from glance.device import Device, require_device
 from glance.errors import DeviceUnavailable, LoraError, SetupError, TrainingFailed
 from glance.events import (
     EventSink,
@@ -23,7 +23,6 @@ from glance.lora import finalise_lora, hash_file, is_final, read_lora
 from glance.model import is_local
 from glance.run import Attempt, LoraRecord, Manifest, PhaseState, RunFolder, now
 from glance.schedule import Phase
-from glance.settings import Device
 from glance.simpletuner.command import (
     build_command,
     build_environment,

@@ -1,0 +1,38 @@
+"""Render configs/ anew: for each family, what `glance train --dry-run` shows for data/glance.png.
+
+`uv run python scripts/render_configs.py`. A test holds the folder to it.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from glance.device import Device
+from glance.families import FAMILIES
+from glance.files import write_json
+from glance.training import TrainRequest, plan_training
+
+ROOT = Path(__file__).parents[1]
+
+
+def render() -> Iterator[tuple[Path, Any]]:
+    """Yield each file's path below configs/ and its content; the same on every machine."""
+    for family in FAMILIES:
+        request = TrainRequest(
+            image=ROOT / "data/glance.png", family=family, device=Device.CUDA, restart=True
+        )
+        for name, content in plan_training(request).files.items():
+            yield Path(family) / name, content
+
+
+def main() -> None:
+    """Write configs/."""
+    target = ROOT / "configs"
+    shutil.rmtree(target, ignore_errors=True)
+    for path, content in render():
+        write_json(target / path, content)
+
+
+if __name__ == "__main__":
+    main()

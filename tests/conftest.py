@@ -1,0 +1,79 @@
+"""Every test runs in an empty folder, offline, with nothing of the user's environment."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+_LEAKS = ("GLANCE", "HF_", "HUGGING", "SIMPLETUNER", "ACCELERATE", "TRAINING_", "CONFIG_", "MIXED")
+
+
+@pytest.fixture(autouse=True)
+def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(_LEAKS):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    connect = socket.socket.connect
+
+    def connect_nearby(self: socket.socket, address: Any) -> None:
+        if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test tried to reach {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_nearby)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ran to its end."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def glance() -> Callable[..., Finished]:
+    """Run `glance` as users do: a process of its own. A traceback is never acceptable."""
+
+    def run(*arguments: object, **environment: str) -> Finished:
+        done = subprocess.run(
+            [sys.executable, "-m", "glance", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **environment},
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Path:
+    """A sound 64x64 picture, its caption beside it."""
+    image = tmp_path / "work" / "cat.png"
+    Image.radial_gradient("L").resize((64, 64)).convert("RGB").save(image)
+    image.with_suffix(".txt").write_text("a grey circle\n", encoding="utf-8")
+    return image

@@ -1,0 +1,90 @@
+"""Tiny random models and LoRAs, made once a session."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.torch)
+            # torch, diffusers and their friends warn about each other's deprecations
+            item.add_marker(pytest.mark.filterwarnings("ignore"))
+
+
+@pytest.fixture(scope="session")
+def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from glance.diffusion.quiet import hush
+
+    hush()
+    from glance.diffusion.tiny import build_tiny_flux
+
+    return build_tiny_flux(tmp_path_factory.mktemp("tiny") / "model", seed=1)
+
+
+@pytest.fixture(scope="session")
+def loras(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two random LoRAs, strong enough to be seen, with the keys that SimpleTuner writes."""
+    import torch
+    from diffusers import FluxTransformer2DModel
+    from safetensors.torch import save_file
+
+    transformer = FluxTransformer2DModel.from_pretrained(tiny_flux / "transformer")
+    targets = {
+        name: module
+        for name, module in transformer.named_modules()
+        if name.endswith(("attn.to_q", "attn.to_k", "attn.to_v"))
+    }
+    paths: dict[str, Path] = {}
+    for seed, phase in enumerate(("slow", "fast")):
+        generator = torch.Generator().manual_seed(seed)
+        tensors: dict[str, Any] = {}
+        for name, module in targets.items():
+            key = f"transformer.{name}"
+            tensors[f"{key}.lora_A.weight"] = torch.randn(
+                4, module.in_features, generator=generator
+            )
+            tensors[f"{key}.lora_B.weight"] = 0.3 * torch.randn(
+                module.out_features, 4, generator=generator
+            )
+        folder = tmp_path_factory.mktemp(phase)
+        paths[phase] = folder / "pytorch_lora_weights.safetensors"
+        save_file(tensors, paths[phase], metadata={"format": "pt"})
+    return paths
+
+
+@pytest.fixture
+def run_folder(tiny_flux: Path, loras: dict[str, Path], tmp_path: Path) -> Path:
+    """A finished run, as `glance train` leaves it, without having trained it."""
+    import shutil
+
+    from glance.run import RunFolder
+    from glance.schedule import Phase
+
+    run = RunFolder(tmp_path / "work" / "runs" / "made")
+    shutil.copytree(tiny_flux, run.model)
+    for phase in Phase:
+        run.output(phase).mkdir(parents=True)
+        shutil.copy(loras[phase], run.lora(phase))
+    run.manifest.write_text(json.dumps(_manifest()), encoding="utf-8")
+    return run.path
+
+
+def _manifest() -> dict[str, Any]:
+    from glance.run import Manifest, PhaseRecord, PhaseState, SampleRecord, record_schedule
+    from glance.schedule import PRESETS, Phase
+    from glance.settings import resolve_train_settings
+
+    manifest = Manifest(
+        sample=SampleRecord(
+            image="data/x.png", caption="data/x.txt", width=64, height=64, sha256="0"
+        ),
+        settings=resolve_train_settings(device="cpu", model="model", rank=4, resolution=64),
+        schedule=record_schedule(PRESETS["seed"].schedule),
+        versions={},
+        phases={phase: PhaseRecord(state=PhaseState.DONE) for phase in Phase},
+    )
+    return manifest.model_dump(mode="json")

@@ -1,0 +1,99 @@
+"""`glance infer` as users run it: processes, files, exit codes."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+SEED_SIGMAS = {
+    "slow": [1.0, 0.9791915, 0.9575157, 0.9349171, 0.9113354],
+    "fast": [0.8867053, 0.7450728, 0.5629505, 0.3200802, 0.02],
+}
+
+
+def test_the_newest_finished_run_is_used_and_named(glance: Callable, run_folder: Path) -> None:
+    done = glance("infer", "--prompt", "A lighthouse, twice", "--json")
+
+    assert done.code == 0, done.err
+    (image,) = done.document["images"]
+    assert image == "runs/made/images/a-lighthouse-twice-0.png"
+    assert Image.open(image).size == (64, 64)
+    assert "using the newest finished run, runs/made" in done.err
+    assert done.document["sigmas"] == SEED_SIGMAS
+    assert list(done.document["seconds"]) == ["load", "encode", "slow", "fast", "decode"]
+
+
+def test_lora_files_and_a_model_do_without_a_run(
+    glance: Callable, tiny_flux: Path, loras: dict[str, Path]
+) -> None:
+    by_hand = ("--slow-lora", loras["slow"].parent, "--fast-lora", loras["fast"])
+    size = ("--model", tiny_flux, "--width", 64, "--height", 128)
+
+    done = glance("infer", "--prompt", "x", *by_hand, *size, "--output", "y.png", "--quiet")
+
+    assert (done.code, done.out) == (0, "y.png\n"), done.err
+    assert Image.open("y.png").size == (64, 128)
+
+
+def test_the_same_seed_is_the_same_picture(run_folder: Path, in_process: Callable) -> None:
+    first, again, other = (in_process(seed=seed) for seed in (5, 5, 6))
+
+    assert first.image != again.image
+    assert first.image.read_bytes() == again.image.read_bytes() != other.image.read_bytes()
+
+
+def test_the_users_own_lists_are_run(run_folder: Path, in_process: Callable) -> None:
+    result = in_process(slow_timesteps="1,0.9", fast_timesteps="500")
+
+    assert [list(values) for values in result.sigmas.values()] == [[1.0, 0.9], [0.5]]
+
+
+def test_bf16_runs_too(run_folder: Path, in_process: Callable) -> None:
+    from glance.device import Precision
+
+    assert in_process(dtype=Precision.BF16).image.exists()
+
+
+def test_a_lora_of_another_base_is_refused_by_name(
+    run_folder: Path, in_process: Callable, lora_with_stranger: Path
+) -> None:
+    from glance.errors import LoraError
+
+    shutil.copy(lora_with_stranger, run_folder / "output/glance-fast")
+
+    with pytest.raises(LoraError, match="no layer transformer_blocks.99"):
+        in_process()
+
+
+def test_a_moved_run_still_samples(run_folder: Path, in_process: Callable) -> None:
+    moved = run_folder.rename(run_folder.parents[1] / "elsewhere")
+
+    assert in_process(run=moved).image.is_relative_to(moved)
+
+
+@pytest.fixture
+def in_process() -> Callable[..., Any]:
+    """Plan and run in this process: starting a new one costs ten seconds of imports."""
+    from glance.generation import InferRequest, plan_generation, run_generation
+
+    def run(**changes: Any) -> Any:
+        request = InferRequest(**{"prompt": "a hill", **changes})
+        return run_generation(plan_generation(request), lambda _: None)
+
+    return run
+
+
+@pytest.fixture
+def lora_with_stranger(tmp_path: Path) -> Path:
+    import torch
+    from safetensors.torch import save_file
+
+    key = "transformer.transformer_blocks.99.attn.to_q"
+    path = tmp_path / "pytorch_lora_weights.safetensors"
+    save_file(
+        {f"{key}.lora_A.weight": torch.ones(4, 32), f"{key}.lora_B.weight": torch.ones(32, 4)}, path
+    )
+    return path

@@ -1,0 +1,78 @@
+"""Ending a real training: nothing is left running, and the next start continues."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from PIL import Image
+
+STEPS = 120
+CHECKPOINT = 12
+
+
+class Training:
+    """`glance train --phase slow` in a folder of its own."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.folder = folder
+        self.events = folder / "events.jsonl"
+        arguments = ["--image", "x.png", "--model", str(model), "--phase", "slow"]
+        arguments += ["--steps", str(STEPS), "--rank", "4", "--resolution", "64"]
+        arguments += ["--device", "cpu", "--events", str(self.events), "--quiet"]
+        self._command = [sys.executable, "-m", "glance", "train", *arguments]
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        self.events.unlink(missing_ok=True)
+        return subprocess.Popen(self._command, cwd=self.folder, stdout=subprocess.DEVNULL)
+
+    def steps(self) -> list[int]:
+        """The steps done since the last start."""
+        if not self.events.exists():
+            return []
+        events = map(json.loads, self.events.read_text().splitlines())
+        return [event["step"] for event in events if event["event"] == "StepDone"]
+
+    def slow(self) -> Any:
+        manifest = json.loads((self.folder / "runs/x/glance.json").read_text())
+        return manifest["phases"]["slow"]
+
+
+@pytest.fixture
+def training(tmp_path: Path, tiny_flux: Path) -> Iterator[Training]:
+    Image.radial_gradient("L").resize((64, 64)).convert("RGB").save(tmp_path / "x.png")
+    (tmp_path / "x.txt").write_text("a circle\n")
+    yield Training(tmp_path, tiny_flux)
+
+
+def test_sigterm_leaves_nothing_behind_and_the_next_start_continues(training: Training) -> None:
+    process = training.start()
+    wait_until(lambda: len(training.steps()) > CHECKPOINT + 3, process)
+    tree = psutil.Process(process.pid).children(recursive=True)
+    assert any("train.py" in " ".join(child.cmdline()) for child in tree)
+
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(timeout=60) == 143
+    assert [child for child in tree if child.is_running()] == []
+    assert training.slow()["state"] == "stopped"
+
+    assert training.start().wait(timeout=300) == 0
+    assert min(training.steps()) > CHECKPOINT, "it began again at the first step"
+    assert max(training.steps()) == STEPS
+    record = training.slow()
+    assert (record["state"], len(record["attempts"])) == ("done", 2)
+
+
+def wait_until(condition: Any, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None, "it ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
