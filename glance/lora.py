@@ -105,9 +105,7 @@ def verify_lora(lora: Lora, *, path: Path, rank: int | None = None) -> None:
     Every key is half of a lora_A / lora_B pair of the transformer, every pair has `rank` (if
     given), every value is finite, and lora_B, which starts at zero, moved.
     """
-    problems = [*_key_problems(lora), *_shape_problems(lora, rank)]
-    if not problems:
-        problems = _value_problems(lora)
+    problems = _key_problems(lora) or _shape_problems(lora, rank) or _value_problems(lora)
     if problems:
         raise LoraError(Problem(f"{path.name}: {item.message}", item.hint) for item in problems)
 

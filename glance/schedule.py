@@ -120,9 +120,21 @@ def resolve_schedule(
             f"schedule {name!r} is not known",
             hint=f"choose one of: {', '.join(PRESETS)}",
         )
+    return replace_lists(
+        preset.schedule, slow_timesteps=slow_timesteps, fast_timesteps=fast_timesteps
+    )
+
+
+def replace_lists(
+    schedule: Schedule, *, slow_timesteps: str | None = None, fast_timesteps: str | None = None
+) -> Schedule:
+    """Return `schedule` with either list replaced by the user's own.
+
+    Raises ScheduleError: a list that does not parse, or a rule broken.
+    """
     if slow_timesteps is None and fast_timesteps is None:
-        return preset.schedule
-    slow, fast = preset.schedule.slow_timesteps, preset.schedule.fast_timesteps
+        return schedule
+    slow, fast = schedule.slow_timesteps, schedule.fast_timesteps
     if slow_timesteps is not None:
         slow = parse_list(slow_timesteps, name=Phase.SLOW)
     if fast_timesteps is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from glance.diffusion.memory import explaining_lack_of_memory
 from glance.diffusion.scheduler import VerbatimEulerScheduler
 from glance.events import EventSink, StepDone
 from glance.families import Family
@@ -37,12 +38,14 @@ def sample_image(
     """Run both phases on `pipeline`, whose adapters are named `slow` and `fast`.
 
     The noise comes from a CPU generator, so that a seed means the same picture on every device.
-    The pipeline's scheduler is put back afterwards.
+    The pipeline's scheduler is put back afterwards. Raises InferenceFailed when memory does not
+    suffice.
     """
     original = pipeline.scheduler
     clock = _Clock()
     try:
-        with torch.inference_mode():
+        size = f"{settings.width}x{settings.height} pixels"
+        with torch.inference_mode(), explaining_lack_of_memory(size):
             call = _encode(pipeline, family, settings)
             clock.lap("encode")
             slow = _run_phase(

@@ -8,7 +8,8 @@ import diffusers
 import torch
 
 from glance.device import Device, Precision
-from glance.errors import InferenceFailed, LoraError, ModelNotFound, Problem
+from glance.diffusion.memory import explaining_lack_of_memory
+from glance.errors import LoraError, ModelNotFound, Problem
 from glance.families import Family
 from glance.lora import PREFIX, read_lora
 from glance.schedule import Phase
@@ -37,9 +38,8 @@ def load_pipeline(
     """
     pipeline_class = getattr(diffusers, family.pipeline)
     try:
-        pipeline = pipeline_class.from_pretrained(model, torch_dtype=_DTYPES[dtype])
-    except torch.OutOfMemoryError as exc:
-        raise _out_of_memory(exc) from exc
+        with explaining_lack_of_memory(f"loading {model}"):
+            pipeline = pipeline_class.from_pretrained(model, torch_dtype=_DTYPES[dtype])
     except (OSError, ValueError, RuntimeError, KeyError) as exc:
         raise ModelNotFound(
             f"the model {model} does not load: {_first_line(exc)}",
@@ -48,10 +48,8 @@ def load_pipeline(
     pipeline.set_progress_bar_config(disable=True)
     for phase, path in loras.items():
         _load_lora(pipeline, phase, path)
-    try:
+    with explaining_lack_of_memory(f"moving {model} to {device}"):
         _place(pipeline, device)
-    except torch.OutOfMemoryError as exc:
-        raise _out_of_memory(exc) from exc
     return pipeline
 
 
@@ -96,13 +94,6 @@ def _place(pipeline: Any, device: Device) -> None:
             pipeline.enable_model_cpu_offload()
             return
     pipeline.to(device.value)
-
-
-def _out_of_memory(exc: Exception) -> InferenceFailed:
-    return InferenceFailed(
-        f"memory does not suffice: {_first_line(exc)}",
-        hint="close other programs that use the device, or use a smaller --width and --height",
-    )
 
 
 def _first_line(exc: Exception) -> str:

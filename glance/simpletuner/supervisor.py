@@ -11,7 +11,7 @@ running. So somebody has to end the whole tree, also when glance itself is kille
   gone, however that came about.
 
 SIGTERM: ask the tree to end, kill what is left after the grace. A second SIGTERM: kill at once.
-The exit code is the command's own.
+The exit code is the command's own; 127 if it cannot be started.
 """
 
 import contextlib
@@ -29,6 +29,7 @@ GRACE_SECONDS = 10.0
 _TICK_SECONDS = 0.05
 _HURRY = 2  # asked this often, there is no more grace
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_CANNOT_START = 127  # as shells say it
 
 
 class _Tree:
@@ -64,13 +65,18 @@ class _Asked:
 def main(command: list[str]) -> int:
     """Run the command to its end, or to ours."""
     asked = _Asked()
-    _become_subreaper()
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    inherits_orphans = _become_subreaper()
+    try:
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    except OSError as exc:
+        sys.stderr.write(f"cannot start {command[0]}: {exc.strerror}\n")
+        return _CANNOT_START
     threading.Thread(target=_watch_lifeline, daemon=True).start()
     tree = _Tree()
     while child.poll() is None and not asked.times:
         time.sleep(_TICK_SECONDS)
-        tree.look()
+        if not inherits_orphans:  # looking reads every process of the machine
+            tree.look()
     _end(tree, child, asked)
     code = 128 + signal.SIGTERM if asked.times else child.returncode
     return code if code >= 0 else 128 - code
@@ -80,21 +86,22 @@ def _end(tree: _Tree, child: "subprocess.Popen[bytes]", asked: _Asked) -> None:
     """End what is left: after a normal end that is nothing, or a forgotten worker."""
     tree.send(signal.SIGTERM)
     deadline = time.monotonic() + GRACE_SECONDS
-    while tree.look() and time.monotonic() < deadline and asked.times < _HURRY:
-        _reap(child)
+    while _is_left(tree, child) and time.monotonic() < deadline and asked.times < _HURRY:
         time.sleep(_TICK_SECONDS)
-    while tree.look():
+    while _is_left(tree, child):
         tree.send(signal.SIGKILL)
-        _reap(child)
         time.sleep(_TICK_SECONDS)
-    _reap(child)
 
 
-def _reap(child: "subprocess.Popen[bytes]") -> None:
+def _is_left(tree: _Tree, child: "subprocess.Popen[bytes]") -> bool:
+    """Reap what has ended; tell whether anything has not."""
     child.poll()  # before waitpid takes its exit code away
-    with contextlib.suppress(ChildProcessError):
+    try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
+    except ChildProcessError:
+        return bool(tree.look())
+    return True
 
 
 def _is_alive(process: psutil.Process) -> bool:
@@ -110,9 +117,10 @@ def _watch_lifeline() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _become_subreaper() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+def _become_subreaper() -> bool:
+    if sys.platform != "linux":
+        return False
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def listening(phase: Phase, on_event: Callable[[Event], None]) -> Iterator[str]:
 
 def _parse_step(progress: Mapping[str, Any], phase: Phase) -> Event | None:
     step, steps = (int(_number(progress.get(key)) or 0) for key in ("current", "total"))
-    if step < 1 or steps < 1:  # step 0 is the announcement before the first one
+    if step < 1 or steps < 1 or progress.get("label"):  # labelled: announced, not done
         return None
     return StepDone(
         phase,

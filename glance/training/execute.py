@@ -1,15 +1,18 @@
 """Run the trainer, phase by phase: verify, finalise and record what it made."""
 
 import os
+import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from glance.device import Device, require_device
 from glance.errors import DeviceUnavailable, LoraError, SetupError, TrainingFailed
 from glance.events import (
+    Event,
     EventSink,
     Noted,
     PhaseFinished,
@@ -30,7 +33,7 @@ from glance.simpletuner.command import (
     find_simpletuner,
 )
 from glance.simpletuner.failures import diagnose
-from glance.simpletuner.runner import Job, ProcessRunner, Runner
+from glance.simpletuner.runner import Job, ProcessRunner, Runner, mask
 from glance.simpletuner.webhook import listening
 from glance.training.prepare import prepare_run, tidy_run, writing
 from glance.training.request import TrainingPlan
@@ -74,7 +77,8 @@ def run_training(
             trainer = _Trainer(plan, phase, program, runner or ProcessRunner(), on_event)
             manifest = trainer.train(manifest)
     if manifest.is_finished:
-        tidy_run(plan.run)
+        with writing(plan.run.path):
+            tidy_run(plan.run)
     return TrainingResult(plan.run, manifest)
 
 
@@ -112,6 +116,7 @@ class _Trainer:
     program: Path
     runner: Runner
     on_event: EventSink
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_LINES))
 
     def train(self, manifest: Manifest) -> Manifest:
         """Bring the phase to its finished LoRA, and record how it went either way."""
@@ -123,21 +128,28 @@ class _Trainer:
         )
         with writing(run.path):
             manifest.save(run)
+
+        def record(code: int | None, **outcome: Any) -> Manifest:
+            ended = attempt.model_copy(update={"ended": now(), "returncode": code})
+            recorded = manifest.with_phase(phase, attempts=(*earlier, ended), **outcome)
+            recorded.save(run)
+            return recorded
+
         began = time.monotonic()
-        self.on_event(PhaseStarted(phase, self.plan.settings.steps))
-        outcome: dict[str, Any] = {"state": PhaseState.STOPPED}
         code: int | None = None
         try:
-            if not is_final(run.lora(phase)):  # else: ended between finalising and recording it
-                code = self._run_simpletuner()
-            outcome = {"state": PhaseState.DONE, "lora": self._finalise()}
-        except TrainingFailed as exc:
-            outcome, code = {"state": PhaseState.FAILED}, exc.returncode
+            self.on_event(PhaseStarted(phase, self.plan.settings.steps))
+            with writing(run.path):
+                if not is_final(run.lora(phase)):  # else: ended before this could be recorded
+                    code = self._run_simpletuner()
+                manifest = record(code, state=PhaseState.DONE, lora=self._finalise())
+        except BaseException as exc:
+            state = PhaseState.STOPPED
+            if isinstance(exc, TrainingFailed):
+                state, code = PhaseState.FAILED, exc.returncode
+            with suppress(OSError):  # a full disk must not hide what else went wrong
+                record(code, state=state)
             raise
-        finally:
-            ended = attempt.model_copy(update={"ended": now(), "returncode": code})
-            manifest = manifest.with_phase(phase, attempts=(*earlier, ended), **outcome)
-            manifest.save(run)
         path = run.lora(phase).relative_to(run.path).as_posix()
         self.on_event(PhaseFinished(phase, path, time.monotonic() - began))
         return manifest
@@ -146,20 +158,22 @@ class _Trainer:
         """Start it and wait; raise TrainingFailed unless it returns 0."""
         run, phase = self.plan.run, self.phase
         run.lora(phase).unlink(missing_ok=True)  # a stale file must not pass for the new one
-        lines: deque[str] = deque(maxlen=_REMEMBERED_LINES)
+        relay = _Relay(self.on_event)
 
         def on_line(line: str) -> None:
-            lines.append(line)
-            self.on_event(TrainerSaid(phase, line))
+            self.lines.append(line)
+            relay.send(TrainerSaid(phase, line))
 
-        self.on_event(StageEntered(phase, "Starting SimpleTuner"))
+        relay.send(StageEntered(phase, "Starting SimpleTuner"))
         try:
-            with listening(phase, self.on_event) as webhook:
+            with listening(phase, relay.send_from_thread) as webhook:
                 code = self.runner.run(self._job(webhook), on_line)
         finally:
+            relay.close()
             _keep_debug_log(run, phase)
+        relay.check()
         if code:
-            found = diagnose(tuple(lines), code)
+            found = diagnose(tuple(self.lines), code)
             cause = f": {found.cause}" if found.cause else ""
             raise TrainingFailed(
                 f"the {phase} phase failed (SimpleTuner returned {code}){cause}",
@@ -203,11 +217,15 @@ class _Trainer:
             )
             rank = read_lora(path).rank
         except LoraError as exc:
+            first, more = exc.problems[0], len(exc.problems) - 1
+            found = diagnose(tuple(self.lines), 0)
             raise TrainingFailed(
-                f"the {phase} phase left no sound LoRA, though SimpleTuner returned 0: {exc}",
-                hint=exc.problems[0].hint or "the trainer's log may say why",
+                f"the {phase} phase left no sound LoRA, though SimpleTuner returned 0: "
+                f"{first.message}{f' (and {more} more)' if more else ''}",
+                hint=first.hint or found.remedy or "the trainer's log may say why",
                 returncode=0,
                 log=run.log(phase),
+                tail=found.tail,
             ) from exc
         return LoraRecord(
             path=path.relative_to(run.path).as_posix(),
@@ -217,8 +235,47 @@ class _Trainer:
         )
 
 
+class _Relay:
+    """Hands on events that come from several threads: one at a time, and none after the end.
+
+    A sink that fails on one of the webhook's threads does so in the main thread, with the next
+    event there: only then it ends the training.
+    """
+
+    def __init__(self, sink: EventSink) -> None:
+        self._sink = sink
+        self._turn = threading.Lock()
+        self._failure: Exception | None = None
+        self._is_open = True
+
+    def send(self, event: Event) -> None:
+        with self._turn:
+            self.check()
+            self._sink(event)
+
+    def send_from_thread(self, event: Event) -> None:
+        with self._turn:
+            if self._is_open and not self._failure:
+                try:
+                    self._sink(event)
+                except Exception as exc:  # noqa: BLE001 - raised where it can be handled
+                    self._failure = exc
+
+    def close(self) -> None:
+        with self._turn:
+            self._is_open = False
+
+    def check(self) -> None:
+        """Raise what the sink raised on another thread."""
+        if self._failure:
+            raise self._failure
+
+
 def _keep_debug_log(run: RunFolder, phase: Phase) -> None:
     """SimpleTuner writes debug.log where it runs, and empties it at each start."""
     debug_log = run.path / "debug.log"
     if debug_log.exists():
+        secrets = find_secrets(os.environ)
+        if secrets:
+            debug_log.write_bytes(mask(debug_log.read_bytes(), secrets))
         debug_log.replace(run.log(phase).with_suffix(".debug.log"))

@@ -18,7 +18,7 @@ from glance.run import (
     load_manifest,
     record_schedule,
 )
-from glance.sample import stage_sample
+from glance.sample import Sample, stage_sample
 from glance.schedule import Phase
 from glance.training.request import TrainingPlan
 
@@ -31,29 +31,20 @@ def check_run(plan: TrainingPlan) -> None:
     That is a folder which is no run, or a run of another sample, schedule or other settings,
     unless all its trained phases are to be restarted.
     """
-    run = plan.run
-    if not run.path.exists():
+    with writing(plan.run.path):
+        manifest = _find_manifest(plan.run)
+    if manifest is None:
         return
-    if not run.path.is_dir():
-        raise RunError(f"{run.path} is not a folder", hint="give --run another path")
-    if not run.manifest.exists():
-        strangers = sorted(path.name for path in run.path.iterdir())
-        if strangers in ([], [run.model.name]):
-            return
-        raise RunError(
-            f"{run.path} is no run folder: it holds {', '.join(strangers[:3])}, no glance.json",
-            hint="give --run another path",
-        )
-    manifest = load_manifest(run)
     differences = _differences(manifest, plan)
-    kept = [
-        phase for phase in Phase if phase not in plan.phases and manifest.phases[phase].attempts
-    ]
-    if differences and not (plan.restart and not kept):
-        raise RunError(
-            Problem(f"run {run.path} was trained with other settings: {item}")
-            for item in differences
+    kept = _kept_phases(manifest, plan)
+    if differences and (kept or not plan.restart):
+        *others, last = (
+            f"run {plan.run.path} was trained with other settings: {item}" for item in differences
         )
+        hint = "give another --run, or discard what this one has trained: --restart"
+        if plan.restart:
+            hint = f"give another --run, or restart the {kept[0]} phase too: --phase both"
+        raise RunError([*map(Problem, others), Problem(last, hint)])
 
 
 def prepare_run(plan: TrainingPlan) -> Manifest:
@@ -64,7 +55,7 @@ def prepare_run(plan: TrainingPlan) -> Manifest:
     with writing(plan.run.path):
         manifest = _open_manifest(plan)
         manifest.save(plan.run)
-        stage_sample(plan.sample, plan.run.data)
+        _stage_alone(plan.sample, plan.run.data)
         for name, content in plan.files.items():
             write_json(plan.run.path / name, content)
         _forget_old_place(plan.run)
@@ -83,11 +74,50 @@ def writing(path: Path) -> Iterator[None]:
     """Turn a failing write into a SetupError that names the folder."""
     try:
         yield
+    except BrokenPipeError:  # not the folder: whoever read our output has left
+        raise
     except OSError as exc:
         raise SetupError(
             f"cannot write {exc.filename or path}: {exc.strerror or exc}",
             hint="choose a place for --run that you may write to and that has space left",
         ) from exc
+
+
+def _find_manifest(run: RunFolder) -> Manifest | None:
+    """Return the manifest, None where a run may begin; raise RunError for a stranger's folder."""
+    if not run.path.exists():
+        return None
+    if not run.path.is_dir():
+        raise RunError(f"{run.path} is not a folder", hint="give --run another path")
+    if run.manifest.exists():
+        return load_manifest(run)
+    strangers = sorted(path.name for path in run.path.iterdir())
+    if strangers in ([], [run.model.name]):
+        return None
+    raise RunError(
+        f"{run.path} is no run folder: it holds {', '.join(strangers[:3])}, no glance.json",
+        hint="give --run another path",
+    )
+
+
+def _kept_phases(manifest: Manifest, plan: TrainingPlan) -> list[Phase]:
+    """Return the phases that have been trained, and that `plan` leaves alone."""
+    return [
+        phase for phase in Phase if phase not in plan.phases and manifest.phases[phase].attempts
+    ]
+
+
+def _stage_alone(sample: Sample, data: Path) -> None:
+    """Stage the pair, and remove what an earlier one left: SimpleTuner trains on all it finds.
+
+    The pair may be staged from that very folder, so the user's own files stay.
+    """
+    stage_sample(sample, data)
+    stays = {(data / f"{sample.name}{suffix}").resolve() for suffix in (".png", ".txt")}
+    stays |= {path.resolve() for path in (sample.image, sample.caption_file) if path}
+    for path in data.iterdir():
+        if path.is_file() and path.resolve() not in stays:
+            path.unlink()
 
 
 def _open_manifest(plan: TrainingPlan) -> Manifest:
@@ -107,11 +137,11 @@ def _open_manifest(plan: TrainingPlan) -> Manifest:
         return fresh
     found = load_manifest(plan.run)
     if not plan.restart:
-        return found
+        return found.model_copy(update={"sample": fresh.sample})  # it may have another name
     for phase in plan.phases:
         shutil.rmtree(plan.run.output(phase), ignore_errors=True)
-    if set(plan.phases) == set(Phase):
-        for folder in ("cache", "data", "config"):
+    if not _kept_phases(found, plan):
+        for folder in ("cache", "config"):
             shutil.rmtree(plan.run.path / folder, ignore_errors=True)
     kept = {
         phase: PhaseRecord() if phase in plan.phases else found.phases[phase] for phase in Phase

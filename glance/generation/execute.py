@@ -1,0 +1,44 @@
+"""Sample: load the model with both LoRAs, run both phases, write the picture."""
+
+import time
+
+from glance.errors import SetupError
+from glance.events import EventSink, Noted
+from glance.files import replacing
+from glance.generation.request import GenerationPlan, GenerationResult
+
+
+def run_generation(plan: GenerationPlan, on_event: EventSink) -> GenerationResult:
+    """Load the model with both LoRAs, sample one image, write it.
+
+    Raises ModelNotFound, LoraError, InferenceFailed, SetupError (the image cannot be written).
+    """
+    from glance.diffusion.quiet import hush
+
+    for note in plan.notes:
+        on_event(Noted(note))
+    on_event(Noted(f"loading {plan.model}"))
+    hush()
+    from glance.diffusion.inference import sample_image
+    from glance.diffusion.pipeline import load_pipeline
+
+    began = time.perf_counter()
+    pipeline = load_pipeline(
+        plan.family, plan.model, plan.loras, device=plan.device, dtype=plan.dtype
+    )
+    load_seconds = time.perf_counter() - began
+    sampled = sample_image(pipeline, plan.family, plan.schedule, plan.settings, on_event)
+    try:
+        with replacing(plan.output) as temporary:
+            sampled.image.save(temporary)
+    except OSError as exc:
+        raise SetupError(
+            f"cannot write {plan.output}: {exc.strerror or exc}",
+            hint="give --output another path",
+        ) from exc
+    return GenerationResult(
+        image=plan.output,
+        seed=plan.settings.seed,
+        sigmas=sampled.sigmas,
+        seconds={"load": load_seconds, **sampled.seconds},
+    )

@@ -1,0 +1,174 @@
+"""The shape of the code, held by tests: layers, the torch island, one writer, one starter."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "glance"
+
+# From the bottom up: a module imports only what stands above it in this list, or in its own room.
+LAYERS = (
+    "errors",
+    "schedule",
+    "events",
+    "files",
+    "pixels",
+    "sample",
+    "families",
+    "device",
+    "settings",
+    "run",
+    "model",
+    "lora",
+    "simpletuner",
+    "diffusion",
+    "training",
+    "generation",
+    "demo",
+    "console",
+    "cli",
+    "__main__",
+)
+HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "simpletuner", "safetensors")
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if "cpu_shim" not in path.parts:  # Python's own hook, it runs in the trainer
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            yield name.removesuffix(".__init__"), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layer(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_every_room_has_its_place_in_the_layers() -> None:
+    assert {layer(name) for name, _ in modules()} - {""} == set(LAYERS)
+
+
+def test_imports_only_go_down() -> None:
+    upward = [
+        f"{name} imports {target}"
+        for name, tree in modules()
+        for target in imports(tree)
+        if layer(name) and target.startswith("glance.") and layer(target) in LAYERS
+        if LAYERS.index(layer(target)) > LAYERS.index(layer(name))
+    ]
+
+    assert upward == []
+
+
+def test_torch_lives_on_its_island() -> None:
+    outside = [
+        name
+        for name, tree in modules()
+        if not name.startswith("glance.diffusion")
+        for target in imports(tree)
+        if target.split(".")[0] in ("torch", "diffusers", "transformers", "peft", "accelerate")
+    ]
+
+    assert outside == []
+
+
+def test_simpletuner_is_never_imported() -> None:
+    assert [
+        n for n, tree in modules() if any(t.startswith("simpletuner") for t in imports(tree))
+    ] == []
+
+
+def test_only_the_runner_and_its_supervisor_start_processes() -> None:
+    starters = [name for name, tree in modules() if "subprocess" in set(imports(tree))]
+
+    assert starters == ["glance.simpletuner.runner", "glance.simpletuner.supervisor"]
+
+
+def test_only_the_console_writes_to_the_terminal() -> None:
+    writers = {
+        name
+        for name, tree in modules()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in ("stdout", "stderr")
+        if isinstance(node.value, ast.Name) and node.value.id == "sys"
+    }
+
+    assert writers == {
+        "glance.cli",
+        "glance.cli._app",
+        "glance.console",
+        "glance.simpletuner.supervisor",
+    }
+
+
+def test_no_file_but_the_table_names_a_family() -> None:
+    rooms = {"glance.families", "glance.diffusion.tiny", "glance.settings"}
+    naming = [
+        name
+        for name, tree in modules()
+        for node in ast.walk(tree)
+        if name not in rooms and isinstance(node, ast.Compare) and '"flux"' in ast.unparse(node)
+    ]
+
+    assert naming == []
+
+
+def test_every_module_says_what_it_owns() -> None:
+    assert [name for name, tree in modules() if not ast.get_docstring(tree)] == []
+
+
+def test_files_stay_short() -> None:
+    long = [p.name for p in PACKAGE.rglob("*.py") if len(p.read_text().splitlines()) > 300]
+
+    assert long == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["check", "x.png"],
+        ["schedule"],
+        ["train", "--image", "x.png", "--device", "cuda", "--dry-run"],
+        ["infer", "--prompt", "x"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_quick_commands_do_not_import_torch(arguments: list[str], pair: Path) -> None:
+    script = (
+        "import sys\nfrom glance.cli import app\n"
+        f"try:\n    app({arguments!r})\nexcept SystemExit:\n    pass\n"
+        f"heavy = {{name.split('.')[0] for name in sys.modules}} & set({HEAVY[:6]!r})\n"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_commands_help_needs_pydantic_or_pillow() -> None:
+    script = (
+        "import sys, glance.cli; sys.exit(bool({'pydantic', 'PIL', 'rich'} & set(sys.modules)))"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
