@@ -12,4 +12,4 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A file name may hold bytes that are no text: shown escaped, never a traceback.
             stream.reconfigure(errors="backslashreplace")
-    app()
+    app(prog_name="glance")  # also for `python -m glance`

@@ -31,7 +31,9 @@ def check(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Say whether a picture and its caption are fit to train on: every problem, each remedy.
+    """Say whether a picture and its caption are fit to train on.
+
+    Every problem is reported at once, each with its remedy.
 
     Example: glance check data/glance.png
     """

@@ -19,10 +19,11 @@ def demo(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Train both LoRAs of a tiny model with real SimpleTuner and sample a picture with them.
+    """Run the whole line, offline and on the CPU.
 
-    Needs no accelerator and no network. The tiny model's weights are random, so its picture is
-    noise: the demo shows that the line works, not how it looks.
+    Trains both LoRAs of a tiny model with real SimpleTuner and samples a picture with them. The
+    tiny model's weights are random, so its picture is noise: the demo shows that the line works,
+    not how it looks.
 
     Example: glance demo
     """

@@ -60,7 +60,10 @@ def infer(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Sample a picture with both LoRAs along the schedule they were trained on.
+    """Sample a picture with both LoRAs, in ten steps.
+
+    The slow LoRA runs first and hands its latents to the fast one, along exactly the sigmas that
+    they were trained on.
 
     Examples:
 

@@ -30,7 +30,9 @@ def schedule(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Show the timesteps and sigmas of both phases, and where they come from.
+    """Show the timesteps and sigmas of both phases.
+
+    They are those of a preset, whose source is named, or your own, which are checked.
 
     Example: glance schedule --schedule paper
     """

@@ -79,7 +79,10 @@ def train(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Train the slow and the fast LoRA with SimpleTuner; the same command again continues.
+    """Train the slow and the fast LoRA with SimpleTuner.
+
+    Everything lands in a run folder. The same command again continues where it stopped and skips
+    what is done.
 
     Examples:
 

@@ -1,0 +1,46 @@
+from collections.abc import Callable
+from pathlib import Path
+
+
+def test_a_sound_pair_is_exit_0(glance: Callable, pair: Path) -> None:
+    done = glance("check", "cat.png", "--resolution", 64)
+
+    assert (done.code, done.out, done.err) == (0, "fit to train on: cat.png, 64x64\n", "")
+
+
+def test_its_document_describes_the_pair(glance: Callable, pair: Path) -> None:
+    document = glance("check", "cat.png", "--resolution", 64, "--json").document
+
+    assert len(document.pop("sha256")) == 64
+    assert document == {
+        "image": "cat.png",
+        "caption": "a grey circle",
+        "width": 64,
+        "height": 64,
+        "warnings": [],
+    }
+
+
+def test_all_problems_come_together_each_with_its_remedy(glance: Callable, pair: Path) -> None:
+    pair.with_suffix(".txt").write_bytes(b"\xff\xfe\x00")
+
+    done = glance("check", "cat.png")
+
+    assert done.code == 4
+    assert done.err.count("error: ") == 2
+    assert done.err.count("hint: ") == 2
+    assert "--resolution 64" in done.err
+
+
+def test_quiet_says_nothing_but_the_result(glance: Callable, pair: Path) -> None:
+    pair.with_suffix(".caption").write_text("another")
+
+    assert glance("check", "cat.png", "--resolution", 64).err.startswith("warning: ")
+    assert glance("check", "cat.png", "--resolution", 64, "--quiet").err == ""
+
+
+def test_an_unknown_family_is_refused_with_the_known_ones(glance: Callable, pair: Path) -> None:
+    done = glance("check", "cat.png", "--family", "sdxl")
+
+    assert done.code == 4
+    assert done.err == "error: family 'sdxl' is not supported\n  hint: choose one of: flux\n"

@@ -1,0 +1,81 @@
+"""What the documents say is true now: drift is a failing test."""
+
+import importlib.util
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from glance import __version__
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^uv run (glance (?:check|schedule|train)\b[^#\n]*)", README, re.MULTILINE)
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_configs_are_what_dry_run_renders(monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered = dict(script("render_configs").render())
+
+    found = {
+        path.relative_to(ROOT / "configs"): json.loads(path.read_text())
+        for path in (ROOT / "configs").rglob("*.json")
+    }
+    assert found == rendered
+
+
+def test_the_command_line_page_is_what_help_says() -> None:
+    assert (ROOT / "docs/cli.md").read_text() == script("render_docs").render()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_readmes_commands_work(
+    glance: Callable, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    arguments = shlex.split(command)[1:]
+    dry = ["--dry-run"] if arguments[0] == "train" and "--dry-run" not in arguments else []
+
+    assert glance(*arguments, *dry).code == 0
+
+
+def test_the_readme_has_commands_to_try() -> None:
+    assert len(COMMANDS) >= 3
+
+
+def test_the_readmes_tree_names_every_room() -> None:
+    tree = README.split("## Where things are")[1]
+    rooms = {path.name for path in (ROOT / "glance").iterdir()} - {
+        "__init__.py", "__main__.py", "__pycache__", "py.typed", "assets",
+    }  # fmt: skip
+
+    assert [room for room in sorted(rooms) if not re.search(rf"^  {room}[/ ]", tree, re.M)] == []
+
+
+def test_the_readme_is_short_enough_to_read() -> None:
+    assert len(README.splitlines()) <= 200
+    assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) <= 80
+
+
+def test_the_changelogs_newest_version_is_this_one() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+
+    assert re.findall(r"^## \[(\d[^]]*)\]", changelog, re.M)[0] == __version__
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    links = re.findall(r"\]\((?!http)([^)#]+)\)|src=\"([^\"]+)\"", README)
+
+    assert [link for pair in links for link in pair if link and not (ROOT / link).exists()] == []
