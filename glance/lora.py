@@ -102,8 +102,8 @@ def read_lora(path: Path) -> Lora:
 def verify_lora(lora: Lora, *, path: Path, rank: int | None = None) -> None:
     """Raise LoraError unless the tensors are a LoRA that was trained.
 
-    Every key is half of a lora_A / lora_B pair of the transformer, every pair has `rank` (if
-    given), every value is finite, and lora_B, which starts at zero, moved.
+    Every key is half of a lora_A / lora_B pair of the transformer, every pair has `rank` (the
+    first one's, if not given), every value is finite, and lora_B, which starts at zero, moved.
     """
     problems = _key_problems(lora) or _shape_problems(lora, rank) or _value_problems(lora)
     if problems:
@@ -140,6 +140,7 @@ def finalise_lora(
         "glance.version": __version__,
         "glance.family": family,
         "glance.phase": phase.value,
+        "glance.timesteps": json.dumps(schedule.timesteps),
         "glance.sigmas": json.dumps(schedule.sigmas),
         "glance.end_sigma": json.dumps(schedule.end_sigma),
         _FOLDED: json.dumps(factor),
@@ -219,7 +220,8 @@ def _shape_problems(lora: Lora, rank: int | None) -> list[Problem]:
             problems.append(Problem(f"{key} has shape {tensor.shape}, not two dimensions"))
         else:
             found = tensor.shape[0] if key.endswith(_A) else tensor.shape[1]
-            if rank is not None and found != rank:
+            rank = found if rank is None else rank
+            if found != rank:
                 problems.append(Problem(f"{key} has rank {found}, not {rank}"))
     return problems
 

@@ -1,5 +1,6 @@
 """The base model: a Hub id or a folder in diffusers layout. Finds and checks it, loads nothing."""
 
+import hashlib
 import json
 import os
 import re
@@ -51,6 +52,58 @@ def recorded_model(model: str, *, family: Family, run: Path) -> str:
         f"the run's base model is not at {folder}",
         hint="was the run or the model moved? say where the model is with --model",
     )
+
+
+def require_access(model: str) -> None:
+    """Raise ModelNotFound unless the Hub model is in the cache or may be fetched.
+
+    This is asked before the trainer's long start; it takes one small request, or none.
+    """
+    from huggingface_hub import auth_check, constants, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    if isinstance(try_to_load_from_cache(model, INDEX), str):
+        return
+    if constants.is_offline_mode():
+        raise ModelNotFound(
+            f"model {model} is not in the cache, and HF_HUB_OFFLINE forbids fetching it",
+            hint=f"unset HF_HUB_OFFLINE, or fetch it elsewhere: hf download {model}",
+        )
+    # HfHubHTTPError's bases: those of whatever HTTP client the Hub's library uses
+    transport_errors: tuple[type[BaseException], ...] = (OSError, *HfHubHTTPError.__bases__)
+    try:
+        auth_check(model)
+    except GatedRepoError as exc:
+        raise ModelNotFound(
+            f"model {model} is gated, and there is no token with a right to it",
+            hint="accept its licence on its Hub page, then `hf auth login` or set HF_TOKEN",
+        ) from exc
+    except RepositoryNotFoundError as exc:
+        raise ModelNotFound(
+            f"the Hub has no model {model}, or it is private",
+            hint="check --model; for a private model set HF_TOKEN",
+        ) from exc
+    except transport_errors as exc:
+        raise ModelNotFound(
+            f"model {model} is not in the cache, and the Hub does not answer: {exc}",
+            hint=f"check the network, or fetch it elsewhere: hf download {model}",
+        ) from exc
+
+
+def fingerprint(model: str, *, run: Path) -> str:
+    """Return what tells one base model from another: a Hub id, or a hash over a folder's files.
+
+    Of the weights only names and sizes are read, so it takes no time; of the rest, everything.
+    """
+    folder = run / model
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{file.relative_to(folder).as_posix()} {file.stat().st_size}\n".encode())
+        if file.suffix == ".json":
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def is_local(model: str, *, run: Path) -> bool:

@@ -91,7 +91,7 @@ def resolve_train_settings(
     row = find_family(family or DEFAULT_FAMILY)
     return TrainSettings.checked(
         family=row.name,
-        model=model or row.default_model,
+        model=row.default_model if model is None else model,
         device=device,
         steps=steps,
         rank=rank,

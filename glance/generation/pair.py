@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from glance.errors import LoraError, RunError, UsageError
+from glance.errors import LoraError, RunError, ScheduleError, UsageError
 from glance.families import Family, find_family
 from glance.generation.request import InferRequest
 from glance.lora import read_lora, read_metadata, verify_lora
@@ -19,8 +19,8 @@ from glance.run import (
     find_newest_run,
     load_manifest,
 )
-from glance.schedule import Phase, Schedule, resolve_schedule
-from glance.settings import DEFAULT_FAMILY, DEFAULT_SCHEDULE
+from glance.schedule import Phase, Schedule
+from glance.settings import DEFAULT_FAMILY
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,19 +143,15 @@ def _given_model(model: str, family: Family) -> str:
 
 
 def _schedule_of_headers(headers: Mapping[Phase, Mapping[str, str]]) -> Schedule | None:
-    lists = {phase: header.get("glance.sigmas") for phase, header in headers.items()}
-    if None in lists.values():
+    """Return what the LoRAs say they were trained on; None when one of them does not say."""
+    texts = {phase: header.get("glance.timesteps") for phase, header in headers.items()}
+    if None in texts.values():
         return None
     try:
-        values = {
-            phase: ",".join(map(str, json.loads(text or ""))) for phase, text in lists.items()
-        }
-    except (ValueError, TypeError) as exc:
+        lists = {phase: tuple(map(float, json.loads(text or ""))) for phase, text in texts.items()}
+        return Schedule("trained", lists[Phase.SLOW], lists[Phase.FAST])
+    except (ValueError, TypeError, ScheduleError) as exc:
         raise LoraError(
-            "the LoRAs' headers hold no readable sigmas", hint="give --schedule"
+            f"the LoRAs' headers hold no schedule: {exc}",
+            hint="are they one pair? else say the lists with --slow-timesteps, --fast-timesteps",
         ) from exc
-    return resolve_schedule(
-        DEFAULT_SCHEDULE,
-        slow_timesteps=values[Phase.SLOW],
-        fast_timesteps=values[Phase.FAST],
-    )

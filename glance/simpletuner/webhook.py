@@ -3,6 +3,7 @@
 import json
 import math
 import secrets
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 from glance.events import CheckpointSaved, Event, StageEntered, StepDone
 from glance.schedule import Phase
 
+_CHECKPOINT_STAGE = "checkpoint_save"  # `training.checkpoint` follows, which says more
 _LONGEST_BODY = 4 * 1024 * 1024  # a validation image may travel with an event
 
 
@@ -23,8 +25,10 @@ def parse_event(payload: object, phase: Phase) -> Event | None:
         case "training.status":
             return _parse_step(_mapping(payload, "progress"), phase)
         case "lifecycle.stage":
-            label = _mapping(payload, "stage").get("label")
-            return StageEntered(phase, str(label)) if label else None
+            stage = _mapping(payload, "stage")
+            if not stage.get("label") or stage.get("key") == _CHECKPOINT_STAGE:
+                return None
+            return StageEntered(phase, str(stage["label"]))
         case "training.checkpoint":
             path = _mapping(payload, "checkpoint").get("path")
             return CheckpointSaved(phase, str(path)) if path else None
@@ -37,11 +41,13 @@ def listening(phase: Phase, on_event: Callable[[Event], None]) -> Iterator[str]:
     """Receive events while the block runs; yields SimpleTuner's `webhook_config` as JSON.
 
     Listens on loopback only, on a port of the system's choice, under a secret path; bodies are
-    bounded. Events arrive on threads of their own, one at a time. Repeats are dropped.
+    bounded. Events arrive on threads of their own, one at a time, before the trainer goes on, and
+    none after the block. Repeats are dropped.
     """
     path = f"/{secrets.token_urlsafe(24)}"
     turn = threading.Lock()
     last: list[Event] = []
+    over = threading.Event()
 
     def receive(body: bytes) -> None:
         try:
@@ -49,7 +55,7 @@ def listening(phase: Phase, on_event: Callable[[Event], None]) -> Iterator[str]:
         except (ValueError, RecursionError):
             return
         with turn:
-            if event is not None and [event] != last:
+            if event is not None and [event] != last and not over.is_set():
                 last[:] = [event]
                 on_event(event)
 
@@ -61,16 +67,14 @@ def listening(phase: Phase, on_event: Callable[[Event], None]) -> Iterator[str]:
             elif not length.isdecimal() or int(length) > _LONGEST_BODY:
                 self.send_error(413)
             else:
-                body = self.rfile.read(int(length))
+                receive(self.rfile.read(int(length)))
                 self.send_response(204)
                 self.end_headers()
-                receive(body)
 
         def log_message(self, *_: object) -> None:
             """Say nothing: the terminal is not ours here."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(
         target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True
     )
@@ -79,8 +83,19 @@ def listening(phase: Phase, on_event: Callable[[Event], None]) -> Iterator[str]:
         url = f"http://127.0.0.1:{server.server_port}{path}"
         yield json.dumps({"webhook_type": "raw", "callback_url": url, "log_level": "debug"})
     finally:
+        with turn:
+            over.set()
         server.shutdown()
         server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing about a trainer that ended in the middle of a post."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def _parse_step(progress: Mapping[str, Any], phase: Phase) -> Event | None:

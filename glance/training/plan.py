@@ -36,7 +36,9 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
             text_tokens=family.text_tokens,
         )
     )
-    if settings is None or schedule is None or examined is None or examined.sample is None:
+    if overrides is None or settings is None or schedule is None or examined is None:
+        raise checks.refusal()
+    if examined.sample is None:
         raise checks.refusal()
     model = locate_model(settings.model, family=family, run=run.path)
     settings = settings.model_copy(update={"model": model})

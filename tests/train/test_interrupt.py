@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +44,10 @@ class Training:
 
 
 @pytest.fixture
-def training(tmp_path: Path, tiny_flux: Path) -> Iterator[Training]:
+def training(tmp_path: Path, tiny_flux: Path) -> Training:
     Image.radial_gradient("L").resize((64, 64)).convert("RGB").save(tmp_path / "x.png")
     (tmp_path / "x.txt").write_text("a circle\n")
-    yield Training(tmp_path, tiny_flux)
+    return Training(tmp_path, tiny_flux)
 
 
 def test_sigterm_leaves_nothing_behind_and_the_next_start_continues(training: Training) -> None:

@@ -7,6 +7,7 @@ model is given it, times 1000, and the number of caption tokens that are not pad
 import importlib.util
 import sys
 from importlib.abc import MetaPathFinder
+from pathlib import Path
 
 _MODULE = "simpletuner.helpers.models.flux.transformer"
 
@@ -31,7 +32,7 @@ def _watch(transformer):
     forward = transformer.forward
 
     def noting_forward(self, *args, **kwargs):
-        with open("probe.txt", "a", encoding="utf-8") as notes:
+        with Path("probe.txt").open("a", encoding="utf-8") as notes:
             for timestep in kwargs["timestep"].flatten().tolist():
                 notes.write(f"{timestep * 1000:.4f}\n")
         return forward(self, *args, **kwargs)

@@ -1,0 +1,256 @@
+"""Where a base model is: on the Hub, in a folder, or not where it was."""
+
+import json
+import os
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from glance.errors import ModelNotFound, SettingsError
+from glance.families import find_family
+from glance.model import check_folder, fingerprint, is_local, locate_model, recorded_model
+
+FLUX = find_family("flux")
+PARTS = ("scheduler", "transformer", "vae")
+HINT = "give --model a folder that holds model_index.json, or a Hub id such as " + (
+    FLUX.default_model
+)
+
+
+def make_model(folder: Path, **index: Any) -> Path:
+    parts = {name: ["diffusers", name.title()] for name in PARTS}
+    optional = {"image_encoder": [None, None], "force_zeros": True, "odd": []}
+    folder.mkdir(parents=True)
+    content = {"_class_name": "FluxPipeline", **parts, **optional, **index}
+    (folder / "model_index.json").write_text(json.dumps(content))
+    for name in PARTS:
+        (folder / name).mkdir()
+    return folder
+
+
+def locate(model: str, run: Path = Path("runs/cat")) -> str:
+    return locate_model(model, family=FLUX, run=run)
+
+
+# --- what the user gives -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["black-forest-labs/FLUX.1-dev", "me/my_model-2.0"])
+def test_hub_id_is_recorded_as_it_is(model: str) -> None:
+    assert locate(model) == model
+
+
+@pytest.mark.parametrize("given", ["model", "./model", "../work/model"])
+def test_folder_is_recorded_relative_to_the_run(given: str) -> None:
+    make_model(Path("model"))
+    assert locate(given) == "../../model"
+
+
+def test_folder_within_the_run_is_recorded_without_leaving_it() -> None:
+    make_model(Path("runs/cat/model"))
+    assert locate("runs/cat/model") == "model"
+
+
+def test_folder_in_the_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make_model(tmp_path / "flux")
+    assert locate("~/flux", Path("run")) == "../../flux"
+
+
+def test_folder_goes_before_a_hub_id_of_the_same_name() -> None:
+    make_model(Path("me/mine"))
+    assert locate("me/mine") == "../../me/mine"
+
+
+@pytest.mark.parametrize("model", ["./flux", "/no/flux", "~/flux", "a/b/c", "..\\flux"])
+def test_missing_folder_is_not_taken_for_a_hub_id(model: str) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        locate(model)
+    [problem] = caught.value.problems
+    assert (problem.message, problem.hint) == (f"model {model}: not found", HINT)
+
+
+@pytest.mark.parametrize("model", ["flux.safetensors", "me/flux.safetensors"])
+def test_single_file_is_refused(model: str) -> None:
+    Path("me").mkdir()
+    Path(model).touch()
+    with pytest.raises(ModelNotFound, match=f"^model {model}: is a file, not a folder in"):
+        locate(model)
+
+
+@pytest.mark.parametrize("model", ["flux", "flux dev", "me/", "-me/x", "a\0b"])
+def test_what_is_neither_folder_nor_hub_id_is_refused(model: str) -> None:
+    with pytest.raises(SettingsError, match="is neither a folder nor a Hub id") as caught:
+        locate(model)
+    assert caught.value.problems[0].hint == f"a Hub id looks like {FLUX.default_model}"
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("~nobody-here/flux", "Could not determine home directory."),
+        ("x" * 300, "File name too long"),
+    ],
+)
+def test_path_that_the_system_refuses_is_refused_with_its_reason(model: str, reason: str) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        locate(model)
+    assert caught.value.problems[0].message == f"model {model}: {reason}"
+
+
+# --- what is in the folder -----------------------------------------------------------------------
+
+
+def test_whole_model_is_accepted(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "flux")
+    check_folder(folder, FLUX)
+    (folder / "vae").rmdir()
+    with pytest.raises(ModelNotFound, match=f"^model {folder} lacks vae$"):
+        check_folder(folder, FLUX)
+
+
+def test_all_missing_parts_are_named(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "flux", text_encoder=["transformers", "CLIPTextModel"])
+    (folder / "transformer").rmdir()
+    with pytest.raises(ModelNotFound, match=r"lacks transformer, text_encoder$"):
+        check_folder(folder, FLUX)
+
+
+def test_model_of_another_family_is_refused(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "sd", _class_name="StableDiffusionPipeline")
+    with pytest.raises(ModelNotFound, match=r"is a StableDiffusionPipeline, FLUX\.1 needs a Flux"):
+        check_folder(folder, FLUX)
+
+
+@pytest.mark.parametrize("index", [None, b"", b"\xff", b"{}", b"[]", b'"flux"', b"[" * 10_000])
+def test_folder_without_readable_index_is_refused(tmp_path: Path, index: bytes | None) -> None:
+    if index is not None:
+        (tmp_path / "model_index.json").write_bytes(index)
+    with pytest.raises(ModelNotFound, match=r"there is no readable model_index\.json in it$"):
+        check_folder(tmp_path, FLUX)
+
+
+# --- what a run recorded -------------------------------------------------------------------------
+
+
+def test_recorded_folder_is_found_again_from_the_run(tmp_path: Path) -> None:
+    make_model(tmp_path / "flux")
+    run = tmp_path / "moved" / "cat"
+    run.mkdir(parents=True)
+    assert recorded_model("../../flux", family=FLUX, run=run) == str(run / "../../flux")
+    assert is_local("../../flux", run=run)
+
+
+def test_recorded_folder_is_found_again_through_a_link(tmp_path: Path) -> None:
+    make_model(Path("flux"))
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    Path("runs").symlink_to(tmp_path / "disk" / "deep")
+    run = Path("runs/cat")
+    recorded = locate("flux", run)
+    run.mkdir()
+    assert Path(recorded_model(recorded, family=FLUX, run=run)).samefile("flux")
+
+
+def test_recorded_hub_id_stays_one(tmp_path: Path) -> None:
+    assert recorded_model(FLUX.default_model, family=FLUX, run=tmp_path) == FLUX.default_model
+    assert not is_local(FLUX.default_model, run=tmp_path)
+
+
+def test_recorded_folder_that_is_gone_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match=r"^the run's base model is not at") as caught:
+        recorded_model("../../flux", family=FLUX, run=tmp_path)
+    assert "--model" in (caught.value.problems[0].hint or "")
+
+
+class Hub:
+    """A Hub of one answer, on loopback; `huggingface_hub` talks to it for real."""
+
+    def __init__(self, status: int, error_code: str = "") -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status)
+                if error_code:
+                    self.send_header("X-Error-Code", error_code)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        Thread(target=self._server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def ask_for_access(endpoint: str, *, offline: str = "0") -> "subprocess.CompletedProcess[str]":
+    """In a process of its own: huggingface_hub reads its environment once, at import."""
+    script = "from glance.model import require_access; require_access('some/model')"
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": offline},
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "error_code", "message"),
+    [
+        (401, "GatedRepo", "some/model is gated, and there is no token with a right to it"),
+        (404, "RepoNotFound", "the Hub has no model some/model"),
+        (500, "", "the Hub does not answer"),
+    ],
+)
+def test_a_model_that_may_not_be_fetched_is_refused_early(
+    status: int, error_code: str, message: str
+) -> None:
+    hub = Hub(status, error_code)
+
+    done = ask_for_access(hub.url)
+
+    hub.close()
+    assert done.returncode == 1
+    assert message in done.stderr
+
+
+def test_a_model_that_may_be_fetched_is_accepted() -> None:
+    hub = Hub(200)
+
+    assert ask_for_access(hub.url).returncode == 0
+    hub.close()
+
+
+def test_no_hub_and_no_cache_is_said() -> None:
+    assert "the Hub does not answer" in ask_for_access("http://127.0.0.1:9").stderr
+    assert "HF_HUB_OFFLINE forbids" in ask_for_access("http://127.0.0.1:9", offline="1").stderr
+
+
+def test_a_model_in_the_cache_needs_no_hub() -> None:
+    cached = Path(os.environ["HF_HOME"]) / "hub/models--some--model"
+    (cached / "snapshots/abc").mkdir(parents=True)
+    (cached / "snapshots/abc/model_index.json").write_text("{}")
+    (cached / "refs").mkdir()
+    (cached / "refs/main").write_text("abc")
+
+    assert ask_for_access("http://127.0.0.1:9").returncode == 0
+
+
+def test_a_fingerprint_moves_with_the_folder_and_changes_with_it(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model")
+    before = fingerprint("model", run=tmp_path)
+    moved = model.rename(model.with_name("moved"))
+    assert fingerprint(moved.name, run=moved.parent) == before
+
+    (moved / "model_index.json").write_text("{}")
+
+    assert fingerprint(moved.name, run=moved.parent) != before

@@ -1,0 +1,148 @@
+"""What the defaults are, and which values are refused."""
+
+from typing import Any
+
+import pytest
+
+from glance.errors import Problem, SettingsError
+from glance.families import find_family
+from glance.schedule import Phase
+from glance.settings import (
+    Device,
+    SampleSettings,
+    TrainSettings,
+    resolve_sample_settings,
+    resolve_train_settings,
+)
+
+
+def train_problems(**values: Any) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        resolve_train_settings(device=Device.CPU, **values)
+    return [problem.message for problem in caught.value.problems]
+
+
+def sample_settings(prompt: str = "a cat", **values: Any) -> SampleSettings:
+    return resolve_sample_settings(find_family("flux"), prompt=prompt, **values)
+
+
+# --- training ------------------------------------------------------------------------------------
+
+
+def test_defaults_of_training_are_the_guides_and_the_methods() -> None:
+    assert resolve_train_settings(device=Device.CUDA).model_dump() == {
+        "family": "flux",
+        "model": "black-forest-labs/FLUX.1-dev",
+        "device": "cuda",
+        "steps": 60,
+        "rank": 32,
+        "learning_rate": 5e-4,
+        "resolution": 1024,
+        "seed": 1,
+        "overrides": {},
+    }
+
+
+def test_given_values_replace_the_defaults() -> None:
+    given = {"family": "flux", "model": "me/mine", "device": Device.CPU, "steps": 7, "rank": 4}
+    given |= {"learning_rate": 0.1, "resolution": 64, "seed": 9, "overrides": {"noise_offset": 0.5}}
+    assert resolve_train_settings(**given).model_dump() == given
+
+
+@pytest.mark.parametrize("rank", [1, 32, 100])
+def test_alpha_is_four_times_the_rank(rank: int) -> None:
+    assert resolve_train_settings(device=Device.CPU, rank=rank).alpha == 4 * rank
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("steps", 0, "greater than or equal to 1"),
+        ("steps", 1_000_001, "less than or equal to 1000000"),
+        ("rank", 0, "greater than or equal to 1"),
+        ("rank", 4097, "less than or equal to 4096"),
+        ("learning_rate", 0.0, "greater than 0"),
+        ("learning_rate", 1.5, "less than or equal to 1"),
+        ("learning_rate", float("nan"), "a finite number"),
+        ("resolution", 0, "greater than or equal to 64"),
+        ("resolution", 1000, "a multiple of 64"),
+        ("resolution", 8256, "less than or equal to 8192"),
+        ("seed", 0, "greater than or equal to 1"),
+        ("seed", 2**32, "less than or equal to 4294967295"),
+    ],
+)
+def test_value_out_of_range_is_named(name: str, value: float, reason: str) -> None:
+    [message] = train_problems(**{name: value})
+    assert message == f"{name}: {value!r}: Input should be {reason}"
+
+
+def test_all_bad_values_are_named_at_once() -> None:
+    problems = train_problems(steps=0, rank=0, seed=0)
+    assert [problem.split(":")[0] for problem in problems] == ["steps", "rank", "seed"]
+
+
+def test_unknown_setting_is_refused() -> None:
+    with pytest.raises(SettingsError, match="colour: 'red': Extra inputs are not permitted"):
+        TrainSettings.checked(**resolve_train_settings(device="cpu").model_dump(), colour="red")
+
+
+def test_unknown_family_is_refused() -> None:
+    assert train_problems(family="sd1") == ["family 'sd1' is not supported"]
+
+
+@pytest.mark.parametrize("value", [True, 1, 1.0, 0.5, "1", "true"])
+def test_override_keeps_its_type(value: bool | float | str) -> None:
+    settings = resolve_train_settings(device=Device.CPU, overrides={"option": value})
+    restored = TrainSettings.model_validate_json(settings.model_dump_json())
+    assert [type(item.overrides["option"]) for item in (settings, restored)] == [type(value)] * 2
+
+
+# --- sampling ------------------------------------------------------------------------------------
+
+
+def test_defaults_of_sampling_are_the_guides() -> None:
+    assert sample_settings().model_dump() == {
+        "prompt": "a cat",
+        "seed": 0,
+        "slow_guidance": 3.5,
+        "fast_guidance": 1.0,
+        "width": 1024,
+        "height": 1024,
+    }
+
+
+def test_each_phase_has_its_own_guidance() -> None:
+    settings = sample_settings(slow_guidance=2.0, fast_guidance=0.0)
+    assert [settings.guidance(phase) for phase in Phase] == [2.0, 0.0]
+
+
+def test_size_follows_the_runs_resolution() -> None:
+    settings = sample_settings(resolution=512, height=256)
+    assert (settings.width, settings.height) == (512, 256)
+
+
+def test_size_that_the_family_cannot_make_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(SettingsError) as caught:
+        sample_settings(width=1000, height=17, prompt=" \n")
+    assert caught.value.problems == (
+        Problem("width: 1000 is not a multiple of 16", "use --width 992"),
+        Problem("height: 17 is not a multiple of 16", "use --height 16"),
+        Problem("prompt: it is empty", "describe the picture in --prompt"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", -1),
+        ("seed", 2**63),
+        ("slow_guidance", -0.1),
+        ("fast_guidance", 101.0),
+        ("fast_guidance", float("inf")),
+        ("width", 0),
+        ("height", 8208),
+    ],
+)
+def test_sampling_value_out_of_range_is_named(name: str, value: float) -> None:
+    with pytest.raises(SettingsError, match=f"^{name}: {value!r}: Input should be"):
+        sample_settings(**{name: value})
