@@ -235,7 +235,7 @@ def _value_problems(lora: Lora) -> list[Problem]:
             problems.append(
                 Problem(
                     f"{key} holds NaN or infinity",
-                    "train again with a smaller --learning-rate",
+                    "train again with --restart and a smaller --learning-rate",
                 )
             )
         moved = moved or (key.endswith(_B) and bool(values.any()))

@@ -42,7 +42,7 @@ def locate_model(model: str, *, family: Family, run: Path) -> str:
 
 def recorded_model(model: str, *, family: Family, run: Path) -> str:
     """Return where a run's recorded model is now: the folder's path, or the Hub id."""
-    folder = run / model
+    folder = _folder(model, run)
     if folder.is_dir():
         check_folder(folder, family)
         return str(folder)
@@ -54,21 +54,19 @@ def recorded_model(model: str, *, family: Family, run: Path) -> str:
     )
 
 
-def require_access(model: str) -> None:
-    """Raise ModelNotFound unless the Hub model is in the cache or may be fetched.
+def check_access(model: str) -> str | None:
+    """Ask, before anything long starts, whether a Hub model can be had.
 
-    This is asked before the trainer's long start; it takes one small request, or none.
+    It takes one small request, or none when the model is in the cache. Raises ModelNotFound when
+    the Hub says no; returns a warning when nobody can say.
     """
     from huggingface_hub import auth_check, constants, try_to_load_from_cache
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
     if isinstance(try_to_load_from_cache(model, INDEX), str):
-        return
+        return None
     if constants.is_offline_mode():
-        raise ModelNotFound(
-            f"model {model} is not in the cache, and HF_HUB_OFFLINE forbids fetching it",
-            hint=f"unset HF_HUB_OFFLINE, or fetch it elsewhere: hf download {model}",
-        )
+        return f"model {model} is not in the cache, and HF_HUB_OFFLINE forbids fetching it"
     # HfHubHTTPError's bases: those of whatever HTTP client the Hub's library uses
     transport_errors: tuple[type[BaseException], ...] = (OSError, *HfHubHTTPError.__bases__)
     try:
@@ -84,10 +82,8 @@ def require_access(model: str) -> None:
             hint="check --model; for a private model set HF_TOKEN",
         ) from exc
     except transport_errors as exc:
-        raise ModelNotFound(
-            f"model {model} is not in the cache, and the Hub does not answer: {exc}",
-            hint=f"check the network, or fetch it elsewhere: hf download {model}",
-        ) from exc
+        return f"model {model} is not in the cache, and the Hub does not answer: {exc}"
+    return None
 
 
 def fingerprint(model: str, *, run: Path) -> str:
@@ -95,7 +91,7 @@ def fingerprint(model: str, *, run: Path) -> str:
 
     Of the weights only names and sizes are read, so it takes no time; of the rest, everything.
     """
-    folder = run / model
+    folder = _folder(model, run)
     if not folder.is_dir():
         return model
     digest = hashlib.sha256()
@@ -108,7 +104,7 @@ def fingerprint(model: str, *, run: Path) -> str:
 
 def is_local(model: str, *, run: Path) -> bool:
     """Whether a recorded model is a folder on this disk."""
-    return (run / model).is_dir()
+    return _folder(model, run).is_dir()
 
 
 def check_folder(folder: Path, family: Family) -> None:
@@ -141,6 +137,11 @@ def check_folder(folder: Path, family: Family) -> None:
 
 def _hint(family: Family) -> str:
     return f"give --model a folder that holds {INDEX}, or a Hub id such as {family.default_model}"
+
+
+def _folder(model: str, run: Path) -> Path:
+    """Return where a recorded folder is; the run's own need not exist yet."""
+    return Path(os.path.normpath(run.resolve() / model))
 
 
 def _is_path(model: str) -> bool:

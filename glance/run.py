@@ -135,6 +135,7 @@ class Manifest(_Record):
     created: AwareDatetime = Field(default_factory=lambda: now())
     sample: SampleRecord
     settings: TrainSettings
+    base_model: str = Field(description="Hub id, or a folder's fingerprint: it may be moved.")
     schedule: ScheduleRecord
     versions: Mapping[str, str] = Field(description="Of the packages that trained it.")
     phases: Mapping[Phase, PhaseRecord] = Field(
@@ -180,7 +181,7 @@ def load_manifest(run: RunFolder) -> Manifest:
             hint="give --run the folder that `glance train` named",
         ) from exc
     except (ValueError, RecursionError) as exc:
-        raise RunError(f"{run.manifest}: it is damaged ({exc})", hint=_RESTART) from exc
+        raise RunError(f"{run.manifest}: it is damaged ({exc})", hint=_ANOTHER) from exc
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
         raise RunError(
@@ -192,7 +193,7 @@ def load_manifest(run: RunFolder) -> Manifest:
         manifest.resolve_schedule()
     except (ValidationError, KeyError, ScheduleError) as exc:
         raise RunError(
-            f"{run.manifest}: it is damaged ({_first_line(exc)})", hint=_RESTART
+            f"{run.manifest}: it is damaged ({_first_line(exc)})", hint=_ANOTHER
         ) from exc
     return manifest
 
@@ -208,7 +209,7 @@ def now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-_RESTART = "train again with --restart, or in another --run folder"
+_ANOTHER = "train again in another --run folder, or remove this one"
 
 
 def _runs(runs: Path) -> Iterator[tuple[RunFolder, Manifest]]:

@@ -1,10 +1,13 @@
 """Every test runs in an empty folder, offline, with nothing of the user's environment."""
 
+import atexit
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +20,32 @@ ROOT = Path(__file__).parents[1]
 _LEAKS = ("GLANCE", "HF_", "HUGGING", "SIMPLETUNER", "ACCELERATE", "TRAINING_", "CONFIG_", "MIXED")
 
 
+def _make_hub() -> dict[str, str]:
+    """A Hub's cache that holds one model, acme/tiny, and no way out.
+
+    huggingface_hub reads its environment once, when it is imported: so this stands before that.
+    """
+    home = Path(tempfile.mkdtemp(prefix="glance-tests-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    model = home / "hub/models--acme--tiny"
+    (model / "snapshots/1").mkdir(parents=True)
+    (model / "snapshots/1/model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    (model / "refs").mkdir()
+    (model / "refs/main").write_text("1")
+    return {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+
+
+_HUB = _make_hub()
+os.environ.update(_HUB)
+
+
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(_LEAKS):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name, value in _HUB.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
     work = tmp_path / "work"

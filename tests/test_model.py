@@ -142,7 +142,7 @@ def test_recorded_folder_is_found_again_from_the_run(tmp_path: Path) -> None:
     make_model(tmp_path / "flux")
     run = tmp_path / "moved" / "cat"
     run.mkdir(parents=True)
-    assert recorded_model("../../flux", family=FLUX, run=run) == str(run / "../../flux")
+    assert recorded_model("../../flux", family=FLUX, run=run) == str(tmp_path / "flux")
     assert is_local("../../flux", run=run)
 
 
@@ -191,9 +191,11 @@ class Hub:
         self._server.server_close()
 
 
-def ask_for_access(endpoint: str, *, offline: str = "0") -> "subprocess.CompletedProcess[str]":
+def ask_for_access(
+    endpoint: str, *, offline: str = "0", model: str = "some/model"
+) -> "subprocess.CompletedProcess[str]":
     """In a process of its own: huggingface_hub reads its environment once, at import."""
-    script = "from glance.model import require_access; require_access('some/model')"
+    script = f"from glance.model import check_access; print(check_access({model!r}))"
     return subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,
@@ -208,7 +210,6 @@ def ask_for_access(endpoint: str, *, offline: str = "0") -> "subprocess.Complete
     [
         (401, "GatedRepo", "some/model is gated, and there is no token with a right to it"),
         (404, "RepoNotFound", "the Hub has no model some/model"),
-        (500, "", "the Hub does not answer"),
     ],
 )
 def test_a_model_that_may_not_be_fetched_is_refused_early(
@@ -226,23 +227,17 @@ def test_a_model_that_may_not_be_fetched_is_refused_early(
 def test_a_model_that_may_be_fetched_is_accepted() -> None:
     hub = Hub(200)
 
-    assert ask_for_access(hub.url).returncode == 0
+    assert ask_for_access(hub.url).stdout == "None\n"
     hub.close()
 
 
-def test_no_hub_and_no_cache_is_said() -> None:
-    assert "the Hub does not answer" in ask_for_access("http://127.0.0.1:9").stderr
-    assert "HF_HUB_OFFLINE forbids" in ask_for_access("http://127.0.0.1:9", offline="1").stderr
+def test_what_nobody_can_say_is_a_warning() -> None:
+    assert "the Hub does not answer" in ask_for_access("http://127.0.0.1:9").stdout
+    assert "HF_HUB_OFFLINE forbids" in ask_for_access("http://127.0.0.1:9", offline="1").stdout
 
 
 def test_a_model_in_the_cache_needs_no_hub() -> None:
-    cached = Path(os.environ["HF_HOME"]) / "hub/models--some--model"
-    (cached / "snapshots/abc").mkdir(parents=True)
-    (cached / "snapshots/abc/model_index.json").write_text("{}")
-    (cached / "refs").mkdir()
-    (cached / "refs/main").write_text("abc")
-
-    assert ask_for_access("http://127.0.0.1:9").returncode == 0
+    assert ask_for_access("http://127.0.0.1:9", model="acme/tiny").stdout == "None\n"
 
 
 def test_a_fingerprint_moves_with_the_folder_and_changes_with_it(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def make_manifest(**overrides: Any) -> Manifest:
             image="data/cat.png", caption="data/cat.txt", width=64, height=64, sha256="0" * 64
         ),
         settings=resolve_train_settings(device=Device.CPU, overrides=overrides),
+        base_model="acme/tiny",
         schedule=record_schedule(resolve_schedule("seed")),
         versions={"simpletuner": "4.10.1"},
     )

@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -125,4 +126,4 @@ def train(
     console.result(str(result.run.path))
     console.document(result.to_json())
     if result.manifest.is_finished:
-        console.note(f'next: glance infer --run {result.run.path} --prompt "..."')
+        console.note(f'next: glance infer --run {quote(str(result.run.path))} --prompt "..."')

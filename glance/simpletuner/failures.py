@@ -17,6 +17,11 @@ class Diagnosis:
     tail: tuple[str, ...]
 
 
+_OUT_OF_SYSTEM_MEMORY: Final = (
+    "it was killed, most likely because the system ran out of memory",
+    "close other programs, or use a smaller --resolution",
+)
+
 # First match wins: the more telling failures stand above those that follow from them.
 _KNOWN: Final[tuple[tuple[str, str, str], ...]] = (
     (
@@ -50,6 +55,10 @@ _KNOWN: Final[tuple[tuple[str, str, str], ...]] = (
         "layout; and whether HF_HUB_OFFLINE is set",
     ),
     (
+        r"died with <Signals\.SIGKILL",  # accelerate's words
+        *_OUT_OF_SYSTEM_MEMORY,
+    ),
+    (
         r"unrecognized arguments|error: argument --|invalid choice",
         "SimpleTuner did not accept an option",
         "check the --set options",
@@ -74,9 +83,5 @@ def diagnose(lines: Sequence[str], returncode: int) -> Diagnosis:
         if re.search(pattern, text):
             return Diagnosis(cause, remedy, tail)
     if returncode == _KILLED:
-        return Diagnosis(
-            "it was killed, most likely because the system ran out of memory",
-            "close other programs, or use a smaller --resolution",
-            tail,
-        )
+        return Diagnosis(*_OUT_OF_SYSTEM_MEMORY, tail)
     return Diagnosis(None, None, tail)

@@ -41,13 +41,12 @@ def listening(phase: Phase, on_event: Callable[[Event], None]) -> Iterator[str]:
     """Receive events while the block runs; yields SimpleTuner's `webhook_config` as JSON.
 
     Listens on loopback only, on a port of the system's choice, under a secret path; bodies are
-    bounded. Events arrive on threads of their own, one at a time, before the trainer goes on, and
-    none after the block. Repeats are dropped.
+    bounded. Events arrive on threads of their own, one at a time, before the trainer
+    goes on. Repeats are dropped.
     """
     path = f"/{secrets.token_urlsafe(24)}"
     turn = threading.Lock()
     last: list[Event] = []
-    over = threading.Event()
 
     def receive(body: bytes) -> None:
         try:
@@ -55,7 +54,7 @@ def listening(phase: Phase, on_event: Callable[[Event], None]) -> Iterator[str]:
         except (ValueError, RecursionError):
             return
         with turn:
-            if event is not None and [event] != last and not over.is_set():
+            if event is not None and [event] != last:
                 last[:] = [event]
                 on_event(event)
 
@@ -83,8 +82,6 @@ def listening(phase: Phase, on_event: Callable[[Event], None]) -> Iterator[str]:
         url = f"http://127.0.0.1:{server.server_port}{path}"
         yield json.dumps({"webhook_type": "raw", "callback_url": url, "log_level": "debug"})
     finally:
-        with turn:
-            over.set()
         server.shutdown()
         server.server_close()
 

@@ -1,44 +1,23 @@
-"""Run the trainer, phase by phase: verify, finalise and record what it made."""
+"""Train the phases of a plan that are not done, on a machine that can."""
 
 import os
-import threading
-import time
-from collections import deque
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from glance.device import Device, require_device
-from glance.errors import DeviceUnavailable, LoraError, SetupError, TrainingFailed
-from glance.events import (
-    Event,
-    EventSink,
-    Noted,
-    PhaseFinished,
-    PhaseSkipped,
-    PhaseStarted,
-    StageEntered,
-    TrainerSaid,
-)
+from glance.errors import DeviceUnavailable, SetupError
+from glance.events import EventSink, Noted, PhaseSkipped
 from glance.families import find_family
-from glance.lora import finalise_lora, hash_file, is_final, read_lora
-from glance.model import is_local
-from glance.run import Attempt, LoraRecord, Manifest, PhaseState, RunFolder, now
+from glance.lora import hash_file
+from glance.model import check_access, is_local
+from glance.run import Manifest, PhaseState, RunFolder, load_manifest
 from glance.schedule import Phase
-from glance.simpletuner.command import (
-    build_command,
-    build_environment,
-    find_secrets,
-    find_simpletuner,
-)
-from glance.simpletuner.failures import diagnose
-from glance.simpletuner.runner import Job, ProcessRunner, Runner, mask
-from glance.simpletuner.webhook import listening
+from glance.simpletuner.command import find_simpletuner
+from glance.simpletuner.runner import ProcessRunner, Runner
+from glance.training.phase import PhaseTrainer
 from glance.training.prepare import prepare_run, tidy_run, writing
 from glance.training.request import TrainingPlan
-
-_REMEMBERED_LINES = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +46,18 @@ def run_training(
     how far it came, and the same call continues.
     """
     program = _require_machine(plan)
+    if _is_anything_to_do(plan) and not is_local(plan.settings.model, run=plan.run.path):
+        doubt = check_access(plan.settings.model)
+        if doubt:
+            on_event(Noted(f"warning: {doubt}"))
     manifest = prepare_run(plan)
     for warning in plan.warnings:
-        on_event(Noted(warning.message))
+        on_event(Noted(f"warning: {warning.message}"))
     for phase in plan.phases:
         if _is_done(plan.run, manifest, phase):
             on_event(PhaseSkipped(phase))
         else:
-            trainer = _Trainer(plan, phase, program, runner or ProcessRunner(), on_event)
+            trainer = PhaseTrainer(plan, phase, program, runner or ProcessRunner(), on_event)
             manifest = trainer.train(manifest)
     if manifest.is_finished:
         with writing(plan.run.path):
@@ -89,13 +72,21 @@ def _require_machine(plan: TrainingPlan) -> Path:
             "training needs POSIX processes", hint="on Windows run glance inside WSL 2"
         )
     settings = plan.settings
+    program = find_simpletuner()
     require_device(settings.device)
     if settings.device is Device.MPS and not find_family(settings.family).trains_on_mps:
         raise DeviceUnavailable(
             f"SimpleTuner does not train {settings.family} on Apple GPUs",
             hint="use --device cpu (slow), or a machine with an NVIDIA GPU",
         )
-    return find_simpletuner()
+    return program
+
+
+def _is_anything_to_do(plan: TrainingPlan) -> bool:
+    if plan.restart or not plan.run.manifest.exists():
+        return True
+    manifest = load_manifest(plan.run)
+    return not all(_is_done(plan.run, manifest, phase) for phase in plan.phases)
 
 
 def _is_done(run: RunFolder, manifest: Manifest, phase: Phase) -> bool:
@@ -105,177 +96,3 @@ def _is_done(run: RunFolder, manifest: Manifest, phase: Phase) -> bool:
     if record.state is not PhaseState.DONE or record.lora is None or not path.is_file():
         return False
     return hash_file(path) == record.lora.sha256
-
-
-@dataclass(frozen=True, slots=True)
-class _Trainer:
-    """One start of SimpleTuner for one phase."""
-
-    plan: TrainingPlan
-    phase: Phase
-    program: Path
-    runner: Runner
-    on_event: EventSink
-    lines: deque[str] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_LINES))
-
-    def train(self, manifest: Manifest) -> Manifest:
-        """Bring the phase to its finished LoRA, and record how it went either way."""
-        run, phase = self.plan.run, self.phase
-        earlier = manifest.phases[phase].attempts
-        attempt = Attempt(started=now())
-        manifest = manifest.with_phase(
-            phase, state=PhaseState.TRAINING, attempts=(*earlier, attempt), lora=None
-        )
-        with writing(run.path):
-            manifest.save(run)
-
-        def record(code: int | None, **outcome: Any) -> Manifest:
-            ended = attempt.model_copy(update={"ended": now(), "returncode": code})
-            recorded = manifest.with_phase(phase, attempts=(*earlier, ended), **outcome)
-            recorded.save(run)
-            return recorded
-
-        began = time.monotonic()
-        code: int | None = None
-        try:
-            self.on_event(PhaseStarted(phase, self.plan.settings.steps))
-            with writing(run.path):
-                if not is_final(run.lora(phase)):  # else: ended before this could be recorded
-                    code = self._run_simpletuner()
-                manifest = record(code, state=PhaseState.DONE, lora=self._finalise())
-        except BaseException as exc:
-            state = PhaseState.STOPPED
-            if isinstance(exc, TrainingFailed):
-                state, code = PhaseState.FAILED, exc.returncode
-            with suppress(OSError):  # a full disk must not hide what else went wrong
-                record(code, state=state)
-            raise
-        path = run.lora(phase).relative_to(run.path).as_posix()
-        self.on_event(PhaseFinished(phase, path, time.monotonic() - began))
-        return manifest
-
-    def _run_simpletuner(self) -> int:
-        """Start it and wait; raise TrainingFailed unless it returns 0."""
-        run, phase = self.plan.run, self.phase
-        run.lora(phase).unlink(missing_ok=True)  # a stale file must not pass for the new one
-        relay = _Relay(self.on_event)
-
-        def on_line(line: str) -> None:
-            self.lines.append(line)
-            relay.send(TrainerSaid(phase, line))
-
-        relay.send(StageEntered(phase, "Starting SimpleTuner"))
-        try:
-            with listening(phase, relay.send_from_thread) as webhook:
-                code = self.runner.run(self._job(webhook), on_line)
-        finally:
-            relay.close()
-            _keep_debug_log(run, phase)
-        relay.check()
-        if code:
-            found = diagnose(tuple(self.lines), code)
-            cause = f": {found.cause}" if found.cause else ""
-            raise TrainingFailed(
-                f"the {phase} phase failed (SimpleTuner returned {code}){cause}",
-                hint=found.remedy,
-                returncode=code,
-                log=run.log(phase),
-                tail=found.tail,
-            )
-        return code
-
-    def _job(self, webhook: str) -> Job:
-        plan, phase = self.plan, self.phase
-        return Job(
-            command=[str(self.program), *build_command(phase)[1:]],
-            folder=plan.run.path,
-            environment=build_environment(
-                os.environ,
-                device=plan.settings.device,
-                mixed_precision=plan.trainer_config(phase)["mixed_precision"],
-                program=self.program,
-                webhook=webhook,
-                is_local_model=is_local(plan.settings.model, run=plan.run.path),
-            ),
-            log=plan.run.log(phase),
-            secrets=find_secrets(os.environ),
-        )
-
-    def _finalise(self) -> LoraRecord:
-        """Verify and finalise the file; raise TrainingFailed if it is not what it should be."""
-        run, phase = self.plan.run, self.phase
-        config = self.plan.trainer_config(phase)
-        path = run.lora(phase)
-        try:
-            finalise_lora(
-                path,
-                rank=config["lora_rank"],
-                alpha=config["lora_alpha"],
-                phase=phase,
-                schedule=self.plan.schedule.phase(phase),
-                family=self.plan.settings.family,
-            )
-            rank = read_lora(path).rank
-        except LoraError as exc:
-            first, more = exc.problems[0], len(exc.problems) - 1
-            found = diagnose(tuple(self.lines), 0)
-            raise TrainingFailed(
-                f"the {phase} phase left no sound LoRA, though SimpleTuner returned 0: "
-                f"{first.message}{f' (and {more} more)' if more else ''}",
-                hint=first.hint or found.remedy or "the trainer's log may say why",
-                returncode=0,
-                log=run.log(phase),
-                tail=found.tail,
-            ) from exc
-        return LoraRecord(
-            path=path.relative_to(run.path).as_posix(),
-            sha256=hash_file(path),
-            bytes=path.stat().st_size,
-            rank=rank,
-        )
-
-
-class _Relay:
-    """Hands on events that come from several threads: one at a time, and none after the end.
-
-    A sink that fails on one of the webhook's threads does so in the main thread, with the next
-    event there: only then it ends the training.
-    """
-
-    def __init__(self, sink: EventSink) -> None:
-        self._sink = sink
-        self._turn = threading.Lock()
-        self._failure: Exception | None = None
-        self._is_open = True
-
-    def send(self, event: Event) -> None:
-        with self._turn:
-            self.check()
-            self._sink(event)
-
-    def send_from_thread(self, event: Event) -> None:
-        with self._turn:
-            if self._is_open and not self._failure:
-                try:
-                    self._sink(event)
-                except Exception as exc:  # noqa: BLE001 - raised where it can be handled
-                    self._failure = exc
-
-    def close(self) -> None:
-        with self._turn:
-            self._is_open = False
-
-    def check(self) -> None:
-        """Raise what the sink raised on another thread."""
-        if self._failure:
-            raise self._failure
-
-
-def _keep_debug_log(run: RunFolder, phase: Phase) -> None:
-    """SimpleTuner writes debug.log where it runs, and empties it at each start."""
-    debug_log = run.path / "debug.log"
-    if debug_log.exists():
-        secrets = find_secrets(os.environ)
-        if secrets:
-            debug_log.write_bytes(mask(debug_log.read_bytes(), secrets))
-        debug_log.replace(run.log(phase).with_suffix(".debug.log"))

@@ -10,6 +10,7 @@ from typing import Any
 
 from glance.errors import Problem, RunError, SetupError
 from glance.files import write_json
+from glance.model import fingerprint
 from glance.run import (
     Manifest,
     PhaseRecord,
@@ -130,6 +131,7 @@ def _open_manifest(plan: TrainingPlan) -> Manifest:
             sha256=plan.sample.sha256,
         ),
         settings=plan.settings,
+        base_model=fingerprint(plan.settings.model, run=plan.run.path),
         schedule=record_schedule(plan.schedule),
         versions=_versions(),
     )
@@ -137,7 +139,8 @@ def _open_manifest(plan: TrainingPlan) -> Manifest:
         return fresh
     found = load_manifest(plan.run)
     if not plan.restart:
-        return found.model_copy(update={"sample": fresh.sample})  # it may have another name
+        # the picture may have another name, the model another place
+        return found.model_copy(update={"sample": fresh.sample, "settings": fresh.settings})
     for phase in plan.phases:
         shutil.rmtree(plan.run.output(phase), ignore_errors=True)
     if not _kept_phases(found, plan):
@@ -161,6 +164,10 @@ def _differences(manifest: Manifest, plan: TrainingPlan) -> list[str]:
         "schedule": plan.schedule.to_json(),
         **plan.settings.model_dump(mode="json"),
     }
+    if manifest.base_model == fingerprint(plan.settings.model, run=plan.run.path):
+        there["model"] = asked["model"]  # the same one, wherever it or the run is now
+    elif there["model"] == asked["model"]:
+        there["model"] += " as it was"
     return [
         f"{name}: {_shown(there[name])} there, {_shown(asked[name])} asked"
         for name in asked
@@ -170,7 +177,7 @@ def _differences(manifest: Manifest, plan: TrainingPlan) -> list[str]:
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict) and "slow" in value:
-        return " | ".join(",".join(f"{t:g}" for t in part["timesteps"]) for part in value.values())
+        return " | ".join(",".join(map(str, part["timesteps"])) for part in value.values())
     return str(value)
 
 

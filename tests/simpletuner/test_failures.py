@@ -93,3 +93,11 @@ def test_noise_is_kept_from_the_tail(noise: str) -> None:
 def test_tail_is_the_last_telling_lines() -> None:
     lines = [f"line {number}" for number in range(100)]
     assert diagnose(lines, 1).tail == tuple(lines[-12:])
+
+
+def test_a_kill_that_accelerate_reports_is_known_too() -> None:
+    line = "subprocess.CalledProcessError: Command '[...]' died with <Signals.SIGKILL: 9>."
+
+    found = diagnose((line,), 1)
+
+    assert found.cause == "it was killed, most likely because the system ran out of memory"

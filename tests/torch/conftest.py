@@ -83,6 +83,7 @@ def _manifest() -> dict[str, Any]:
             image="data/x.png", caption="data/x.txt", width=64, height=64, sha256="0"
         ),
         settings=resolve_train_settings(device="cpu", model="model", rank=4, resolution=64),
+        base_model="unknown",
         schedule=record_schedule(PRESETS["seed"].schedule),
         versions={},
         phases={phase: PhaseRecord(state=PhaseState.DONE) for phase in Phase},

@@ -1,0 +1,163 @@
+"""One start of SimpleTuner for one phase: run it, verify, finalise and record what it made."""
+
+import os
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from glance.errors import LoraError, TrainingFailed
+from glance.events import EventSink, PhaseFinished, PhaseStarted, StageEntered, TrainerSaid
+from glance.lora import finalise_lora, hash_file, is_final, read_lora
+from glance.model import is_local
+from glance.run import Attempt, LoraRecord, Manifest, PhaseState, RunFolder, now
+from glance.schedule import Phase
+from glance.simpletuner.command import build_command, build_environment, find_secrets
+from glance.simpletuner.failures import diagnose
+from glance.simpletuner.runner import Job, Runner, mask
+from glance.simpletuner.webhook import listening
+from glance.training.prepare import writing
+from glance.training.relay import Relay
+from glance.training.request import TrainingPlan
+
+_REMEMBERED_LINES = 400
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseTrainer:
+    """One start of SimpleTuner for one phase."""
+
+    plan: TrainingPlan
+    phase: Phase
+    program: Path
+    runner: Runner
+    on_event: EventSink
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_LINES))
+
+    def train(self, manifest: Manifest) -> Manifest:
+        """Bring the phase to its finished LoRA, and record how it went either way."""
+        run, phase = self.plan.run, self.phase
+        earlier = manifest.phases[phase].attempts
+        attempt = Attempt(started=now())
+        manifest = manifest.with_phase(
+            phase, state=PhaseState.TRAINING, attempts=(*earlier, attempt), lora=None
+        )
+        with writing(run.path):
+            manifest.save(run)
+
+        def record(code: int | None, **outcome: Any) -> Manifest:
+            ended = attempt.model_copy(update={"ended": now(), "returncode": code})
+            recorded = manifest.with_phase(phase, attempts=(*earlier, ended), **outcome)
+            recorded.save(run)
+            return recorded
+
+        began = time.monotonic()
+        code: int | None = None
+        try:
+            self.on_event(PhaseStarted(phase, self.plan.settings.steps))
+            with writing(run.path):
+                if not is_final(run.lora(phase)):  # else: ended before this could be recorded
+                    code = self._run_simpletuner()
+                manifest = record(code, state=PhaseState.DONE, lora=self._finalise())
+        except BaseException as exc:
+            state = PhaseState.STOPPED
+            if isinstance(exc, TrainingFailed):
+                state, code = PhaseState.FAILED, exc.returncode
+            with suppress(OSError):  # a full disk must not hide what else went wrong
+                record(code, state=state)
+            raise
+        path = run.lora(phase).relative_to(run.path).as_posix()
+        self.on_event(PhaseFinished(phase, path, time.monotonic() - began))
+        return manifest
+
+    def _run_simpletuner(self) -> int:
+        """Start it and wait; raise TrainingFailed unless it returns 0."""
+        run, phase = self.plan.run, self.phase
+        run.lora(phase).unlink(missing_ok=True)  # a stale file must not pass for the new one
+        relay = Relay(self.on_event)
+
+        def on_line(line: str) -> None:
+            self.lines.append(line)
+            relay.send(TrainerSaid(phase, line))
+
+        relay.send(StageEntered(phase, "Starting SimpleTuner"))
+        try:
+            with listening(phase, relay.send_from_thread) as webhook:
+                code = self.runner.run(self._job(webhook), on_line)
+        finally:
+            relay.close()
+            _keep_debug_log(run, phase)
+        relay.check()
+        if code:
+            found = diagnose(tuple(self.lines), code)
+            cause = f": {found.cause}" if found.cause else ""
+            raise TrainingFailed(
+                f"the {phase} phase failed (SimpleTuner returned {code}){cause}",
+                hint=found.remedy,
+                returncode=code,
+                log=run.log(phase),
+                tail=found.tail,
+            )
+        return code
+
+    def _job(self, webhook: str) -> Job:
+        plan, phase = self.plan, self.phase
+        return Job(
+            command=[str(self.program), *build_command(phase)[1:]],
+            folder=plan.run.path,
+            environment=build_environment(
+                os.environ,
+                device=plan.settings.device,
+                mixed_precision=plan.trainer_config(phase)["mixed_precision"],
+                program=self.program,
+                webhook=webhook,
+                is_local_model=is_local(plan.settings.model, run=plan.run.path),
+            ),
+            log=plan.run.log(phase),
+            secrets=find_secrets(os.environ),
+        )
+
+    def _finalise(self) -> LoraRecord:
+        """Verify and finalise the file; raise TrainingFailed if it is not what it should be."""
+        run, phase = self.plan.run, self.phase
+        config = self.plan.trainer_config(phase)
+        path = run.lora(phase)
+        try:
+            finalise_lora(
+                path,
+                rank=config["lora_rank"],
+                alpha=config["lora_alpha"],
+                phase=phase,
+                schedule=self.plan.schedule.phase(phase),
+                family=self.plan.settings.family,
+            )
+            rank = read_lora(path).rank
+        except LoraError as exc:
+            first, more = exc.problems[0], len(exc.problems) - 1
+            found = diagnose(tuple(self.lines), 0)
+            raise TrainingFailed(
+                f"the {phase} phase left no sound LoRA, though SimpleTuner returned 0: "
+                f"{first.message}{f' (and {more} more)' if more else ''}",
+                hint=first.hint or found.remedy or "the trainer's log may say why",
+                returncode=0,
+                log=run.log(phase),
+                tail=found.tail,
+            ) from exc
+        return LoraRecord(
+            path=path.relative_to(run.path).as_posix(),
+            sha256=hash_file(path),
+            bytes=path.stat().st_size,
+            rank=rank,
+        )
+
+
+def _keep_debug_log(run: RunFolder, phase: Phase) -> None:
+    """SimpleTuner writes debug.log where it runs, and empties it at each start."""
+    debug_log = run.path / "debug.log"
+    if debug_log.exists():
+        secrets = find_secrets(os.environ)
+        if secrets:
+            debug_log.write_bytes(mask(debug_log.read_bytes(), secrets))
+        debug_log.replace(run.log(phase).with_suffix(".debug.log"))

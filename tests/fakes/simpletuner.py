@@ -1,0 +1,280 @@
+"""Stands in for SimpleTuner: all that glance can see of it, in no time and with every misfortune.
+
+Started as `simpletuner train --env glance-slow` in a run folder. `behaviour.json` beside this file
+says, per phase, what happens; `starts.jsonl` and the file `ready` beside it say what did. Standard
+library only: it starts for nearly every test.
+"""
+# ruff: noqa: T201
+
+import array
+import json
+import math
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).absolute().parent
+LORA = "pytorch_lora_weights.safetensors"
+MODULES = ("transformer_blocks.0.attn.to_q", "single_transformer_blocks.0.attn.to_k")
+LORA_B = 0.25
+
+FAILURES = {
+    "out of memory": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 72.00 MiB.",
+    "gated": "huggingface_hub.errors.GatedRepoError: 403 Client Error. Access is restricted",
+    "disk full": "OSError: [Errno 28] No space left on device: 'output/pytorch_lora_weights'",
+    "unknown": "Traceback (most recent call last):\nRuntimeError: the flux capacitor is missing",
+}
+
+
+class Trainer:
+    """One start."""
+
+    def __init__(self, environment: str) -> None:
+        self.environment = environment
+        self.phase = environment.removeprefix("glance-")
+        self.config = json.loads(Path("config", environment, "config.json").read_bytes())
+        self.output = Path(self.config["output_dir"])
+        self.steps = self.config["max_train_steps"]
+        self.webhook = json.loads(os.environ["GLANCE_WEBHOOK"])
+
+    def record(self) -> None:
+        start = {
+            "phase": self.phase,
+            "argv": sys.argv,
+            "cwd": str(Path.cwd()),
+            "environment": dict(os.environ),
+            "config": self.config,
+            "data": sorted(path.name for path in Path("data").iterdir()),
+            "resumed": self.newest_checkpoint(),
+        }
+        with (HERE / "starts.jsonl").open("a") as file:
+            file.write(json.dumps(start) + "\n")
+
+    def newest_checkpoint(self) -> int:
+        steps = [int(path.name.rpartition("-")[2]) for path in self.output.glob("checkpoint-*")]
+        return max(steps, default=0)
+
+    def post(self, kind: str, **content: Any) -> None:
+        """Post one event as SimpleTuner does; a receiver that is gone stops nothing."""
+        _, _, address, path = self.webhook["callback_url"].split("/")
+        host, port = address.split(":")
+        body = json.dumps({"type": kind, **content}).encode()
+        head = f"POST /{path} HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n"
+        try:
+            with socket.create_connection((host, int(port)), timeout=5) as connection:
+                connection.sendall(head.encode() + body)
+                while connection.recv(4096):
+                    pass
+        except OSError:
+            print("webhook: nobody there")
+
+    def train(self) -> None:
+        """What a sound run does: stages, steps, a checkpoint, bookkeeping, the LoRA."""
+        print(f"Using environment: {self.environment}")
+        self.post("lifecycle.stage", stage={"key": "init", "label": "Loading the model"})
+        self.keep_books()
+        for step in range(self.newest_checkpoint() + 1, self.steps + 1):
+            self.take_step(step)
+        self.save(self.output)
+        print("Training complete")
+
+    def take_step(self, step: int) -> None:
+        progress = {"current": step, "total": self.steps, "eta_seconds": self.steps - step}
+        self.post("training.status", progress={**progress, "metrics": {"loss": 1 / step}})
+        print(f"Epoch 1/1, Steps:  {step}/{self.steps}", end="\r", flush=True)
+        if step % self.config["checkpoint_step_interval"] == 0:
+            self.checkpoint(step)
+
+    def checkpoint(self, step: int) -> None:
+        folder = self.output / f"checkpoint-{step}"
+        self.save(folder)
+        (folder / "training_state-glance.json").write_text(json.dumps({"at": str(Path.cwd())}))
+        self.post("training.checkpoint", checkpoint={"path": f"{self.output}/{folder.name}"})
+
+    def keep_books(self) -> None:
+        """Leave absolute paths behind, and a debug.log, as SimpleTuner does."""
+        here = json.dumps({"at": str(Path.cwd())})
+        latents = Path("cache/vae", str(Path.cwd()).lstrip("/"), "latents.pt")
+        self.output.mkdir(parents=True, exist_ok=True)
+        latents.parent.mkdir(parents=True, exist_ok=True)
+        latents.write_text("latents")
+        Path("data/aspect_ratio_bucket_indices_glance.json").write_text(here)
+        (self.output / "all_image_files_glance.json").write_text(here)
+        Path("debug.log").write_text("everything, twice\n")
+
+    def save(self, folder: Path, *, rank: int | None = None, lora_b: float = LORA_B) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / LORA).write_bytes(pack_lora(rank or self.config["lora_rank"], lora_b))
+
+
+def pack_lora(rank: int, lora_b: float) -> bytes:
+    """Return a LoRA of width 8 in the safetensors format."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    data = b""
+    for module in MODULES:
+        for half, shape, value in (("A", [rank, 8], 0.5), ("B", [8, rank], lora_b)):
+            content = array.array("f", [value] * (8 * rank)).tobytes()
+            header[f"transformer.{module}.lora_{half}.weight"] = {
+                "dtype": "F32",
+                "shape": shape,
+                "data_offsets": [len(data), len(data) + len(content)],
+            }
+            data += content
+    encoded = json.dumps(header).encode()
+    return struct.pack("<Q", len(encoded)) + encoded + data
+
+
+def fail(message: str) -> Callable[[Trainer], None]:
+    def behave(trainer: Trainer) -> None:
+        trainer.keep_books()
+        trainer.take_step(1)
+        print("loading weights", flush=True)
+        print(message, file=sys.stderr)
+        sys.exit(1)
+
+    return behave
+
+
+def leave_nothing(trainer: Trainer) -> None:
+    trainer.train()
+    (trainer.output / LORA).unlink()
+
+
+def leave_truncated(trainer: Trainer) -> None:
+    trainer.train()
+    path = trainer.output / LORA
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def leave_nan(trainer: Trainer) -> None:
+    trainer.train()
+    trainer.save(trainer.output, lora_b=math.nan)
+
+
+def leave_zero(trainer: Trainer) -> None:
+    trainer.train()
+    trainer.save(trainer.output, lora_b=0.0)
+
+
+def leave_wrong_rank(trainer: Trainer) -> None:
+    trainer.train()
+    trainer.save(trainer.output, rank=trainer.config["lora_rank"] + 1)
+
+
+def die_killed(trainer: Trainer) -> None:
+    trainer.take_step(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def tell_secret(trainer: Trainer) -> None:
+    token = os.environ["HF_TOKEN"]
+    print(f"logging in with {token}")
+    Path("debug.log").write_text(f"Authorization: Bearer {token}\n")
+    fail(f"401 Client Error for token={token}")(trainer)
+
+
+def break_manifest(trainer: Trainer) -> None:
+    """Make glance.json unwritable for everybody, as a full disk does."""
+    Path("glance.json").unlink()
+    Path("glance.json").mkdir()
+    fail(FAILURES["disk full"])(trainer)
+
+
+def hang(trainer: Trainer) -> None:
+    """Half the steps, then wait for ever, with a worker in a session of its own, as accelerate."""
+    start_worker("")
+    wait_for_ever(trainer)
+
+
+def hang_stubbornly(trainer: Trainer) -> None:
+    """The same, and neither the trainer nor its worker ends on SIGTERM."""
+
+    def take_time(*_: object) -> None:
+        (HERE / "asked").touch()
+        time.sleep(6)
+        (HERE / "still there").touch()
+
+    signal.signal(signal.SIGTERM, take_time)
+    start_worker("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); ")
+    wait_for_ever(trainer)
+
+
+def die_slowly(trainer: Trainer) -> None:
+    """On SIGTERM write something first, and much of it."""
+
+    def last_words(*_: object) -> None:
+        for number in range(5000):
+            print(f"saving what there is, part {number} of 5000")
+        (HERE / "said goodbye").touch()
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, last_words)
+    wait_for_ever(trainer)
+
+
+def rave(trainer: Trainer) -> None:
+    """Bytes that are no text, a line without end, and a flood; then all goes well."""
+    sys.stdout.buffer.write(b"\xff\xfe caf\xe9\n" + b"=" * 1_000_000 + b"\n")
+    for _ in range(50):
+        sys.stdout.buffer.write((b"the same warning again" * 50 + b"\n") * 1000)
+    trainer.train()
+
+
+def start_worker(prelude: str) -> None:
+    import subprocess  # takes time, and is seldom needed
+
+    code = f"{prelude}import time; print('up', flush=True); time.sleep(600)"
+    # The folder in its arguments is how a test finds it among all processes.
+    worker = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", code, HERE],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert worker.stdout is not None
+    worker.stdout.readline()
+
+
+def wait_for_ever(trainer: Trainer) -> None:
+    trainer.keep_books()
+    for step in range(1, trainer.steps // 2 + 1):
+        trainer.take_step(step)
+    (HERE / "ready").touch()
+    while True:
+        time.sleep(600)
+
+
+BEHAVIOURS: dict[str, Callable[[Trainer], None]] = {
+    "ok": Trainer.train,
+    **{name: fail(message) for name, message in FAILURES.items()},
+    "no file": leave_nothing,
+    "truncated": leave_truncated,
+    "nan": leave_nan,
+    "zero": leave_zero,
+    "wrong rank": leave_wrong_rank,
+    "killed": die_killed,
+    "secret": tell_secret,
+    "broken manifest": break_manifest,
+    "hang": hang,
+    "stubborn": hang_stubbornly,
+    "slow death": die_slowly,
+    "raving": rave,
+}
+
+
+def main() -> None:
+    command, flag, environment = sys.argv[1:]
+    assert (command, flag) == ("train", "--env")
+    trainer = Trainer(environment)
+    trainer.record()
+    behaviours = json.loads((HERE / "behaviour.json").read_bytes())
+    BEHAVIOURS[behaviours.get(trainer.phase, "ok")](trainer)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The fake `simpletuner` from a test's side: what shall happen, what did, and what still runs."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PATIENCE = 30.0  # seconds until a test that waits for something fails
+
+
+class FakeSimpleTuner:
+    """A folder that holds the executable, its orders and its records."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+        source = Path(__file__).with_name("simpletuner.py").read_text(encoding="utf-8")
+        program = folder / "simpletuner"
+        program.write_text(f"#!{sys.executable} -S\n{source}", encoding="utf-8")
+        program.chmod(0o755)
+        self.behave()
+
+    def behave(self, **behaviours: str) -> None:
+        """Say what happens in the phases `slow` and `fast`; else all goes well."""
+        (self.folder / "behaviour.json").write_text(json.dumps(behaviours), encoding="utf-8")
+
+    @property
+    def starts(self) -> list[dict[str, Any]]:
+        """Every start so far: phase, argv, cwd, environment, config, data, resumed."""
+        record = self.folder / "starts.jsonl"
+        lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
+        return [json.loads(line) for line in lines]
+
+    @property
+    def phases(self) -> list[str]:
+        return [start["phase"] for start in self.starts]
+
+    def wait_until_ready(self) -> None:
+        wait_for(lambda: (self.folder / "ready").exists())
+
+    def processes(self) -> list[psutil.Process]:
+        """Supervisor, trainer and workers that are alive: all have the folder in their argv."""
+        return find_processes(str(self.folder))
+
+
+def find_processes(marker: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if any(marker in argument for argument in process.cmdline()):
+                found.append(process)
+    return found
+
+
+def wait_for(happens: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not happens():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+class RunningGlance:
+    """A `glance` that is at work."""
+
+    def __init__(self, arguments: tuple[object, ...]) -> None:
+        # Where the tests run in the background SIGINT is ignored, and children inherit that.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "glance", *map(str, arguments)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=os.environ.copy(),
+            )
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def stop_reading(self) -> None:
+        """Read one line of its stdout, then close it."""
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
+        self._process.stdout.close()
+        self._process.stdout = None
+
+    def finish(self) -> tuple[int, str]:
+        """Wait for its end; return its exit code and stderr."""
+        _, err = self._process.communicate(timeout=PATIENCE)
+        assert "Traceback" not in err, err
+        return self._process.returncode, err
+
+    def discard(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
