@@ -23,7 +23,7 @@ from glance.run import (
 from glance.schedule import Phase, resolve_schedule
 from glance.settings import Device, resolve_train_settings
 
-RESTART = "train again with --restart, or in another --run folder"
+RESTART = "train again in another --run folder, or remove this one"
 TEN, ELEVEN, NOON = (datetime(2026, 5, 1, hour, tzinfo=UTC) for hour in (10, 11, 12))
 
 
