@@ -61,6 +61,26 @@ def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", connect_nearby)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The folder is the tier."""
+    for item in items:
+        for tier in {"torch", "train"} & set(item.path.parent.parts):
+            item.add_marker(tier)
+            # torch, diffusers and their friends warn of each other's deprecations
+            item.add_marker(pytest.mark.filterwarnings("ignore"))
+
+
+@pytest.fixture(scope="session")
+def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole FLUX with random weights, in diffusers layout."""
+    from glance.diffusion.quiet import hush
+
+    hush()
+    from glance.diffusion.tiny import build_tiny_flux
+
+    return build_tiny_flux(tmp_path_factory.mktemp("tiny") / "model", seed=1)
+
+
 @dataclass(frozen=True)
 class Finished:
     """A command that ran to its end."""

@@ -1,28 +1,10 @@
-"""Tiny random models and LoRAs, made once a session."""
+"""Random LoRAs for the tiny model, and a run that looks trained; made once a session."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.torch)
-            # torch, diffusers and their friends warn about each other's deprecations
-            item.add_marker(pytest.mark.filterwarnings("ignore"))
-
-
-@pytest.fixture(scope="session")
-def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from glance.diffusion.quiet import hush
-
-    hush()
-    from glance.diffusion.tiny import build_tiny_flux
-
-    return build_tiny_flux(tmp_path_factory.mktemp("tiny") / "model", seed=1)
 
 
 @pytest.fixture(scope="session")

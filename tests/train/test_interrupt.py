@@ -26,10 +26,13 @@ class Training:
         arguments += ["--steps", str(STEPS), "--rank", "4", "--resolution", "64"]
         arguments += ["--device", "cpu", "--events", str(self.events), "--quiet"]
         self._command = [sys.executable, "-m", "glance", "train", *arguments]
+        self.run = folder / "runs/x"
 
     def start(self) -> "subprocess.Popen[bytes]":
         self.events.unlink(missing_ok=True)
-        return subprocess.Popen(self._command, cwd=self.folder, stdout=subprocess.DEVNULL)
+        return subprocess.Popen(
+            [*self._command, "--run", str(self.run)], cwd=self.folder, stdout=subprocess.DEVNULL
+        )
 
     def steps(self) -> list[int]:
         """The steps done since the last start."""
@@ -39,7 +42,7 @@ class Training:
         return [event["step"] for event in events if event["event"] == "StepDone"]
 
     def slow(self) -> Any:
-        manifest = json.loads((self.folder / "runs/x/glance.json").read_text())
+        manifest = json.loads((self.run / "glance.json").read_text())
         return manifest["phases"]["slow"]
 
 
@@ -50,7 +53,7 @@ def training(tmp_path: Path, tiny_flux: Path) -> Training:
     return Training(tmp_path, tiny_flux)
 
 
-def test_sigterm_leaves_nothing_behind_and_the_next_start_continues(training: Training) -> None:
+def test_sigterm_leaves_nothing_behind_and_a_moved_run_continues(training: Training) -> None:
     process = training.start()
     wait_until(lambda: len(training.steps()) > CHECKPOINT + 3, process)
     tree = psutil.Process(process.pid).children(recursive=True)
@@ -62,9 +65,12 @@ def test_sigterm_leaves_nothing_behind_and_the_next_start_continues(training: Tr
     assert [child for child in tree if child.is_running()] == []
     assert training.slow()["state"] == "stopped"
 
+    # somebody moves the run, to another depth even: it goes on from where it was all the same
+    training.run = training.run.rename(training.folder / "moved")
     assert training.start().wait(timeout=300) == 0
     assert min(training.steps()) > CHECKPOINT, "it began again at the first step"
     assert max(training.steps()) == STEPS
+    assert not any((training.run / "cache/vae").rglob("runs")), "latents of the old place"
     record = training.slow()
     assert (record["state"], len(record["attempts"])) == ("done", 2)
 
