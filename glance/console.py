@@ -24,6 +24,7 @@ from glance.events import (
     StageEntered,
     StepDone,
     TrainerSaid,
+    Warned,
 )
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ class Console:
         match event:
             case Noted(message):
                 self.note(message)
+            case Warned(message, hint):
+                self.warn(Problem(message, hint))
             case PhaseStarted(phase, steps):
                 self.note(f"{phase}: training {steps} steps")
             case PhaseSkipped(phase):

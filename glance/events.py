@@ -24,6 +24,14 @@ class Noted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Warned(Event):
+    """Something that may go wrong, and what to do about it."""
+
+    message: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PhaseStarted(Event):
     """A phase's trainer is about to start."""
 

@@ -19,7 +19,7 @@ from glance.errors import (
     SimpleTunerNotFound,
     TrainingFailed,
 )
-from glance.events import CheckpointSaved, Event, Noted, PhaseSkipped, StageEntered, StepDone
+from glance.events import CheckpointSaved, Event, PhaseSkipped, StageEntered, StepDone, Warned
 from glance.lora import read_lora
 from glance.run import PhaseState, RunFolder, load_manifest
 from glance.schedule import Phase
@@ -179,11 +179,11 @@ def test_a_model_folder_is_recorded_relative_to_the_run(
 def test_what_an_override_replaces_is_said(train: Train, simpletuner: FakeSimpleTuner) -> None:
     events = train(overrides=("lora_dropout=0.1", "lora_alpha=4"), steps=4, phases=(SLOW,))
 
-    assert [event.message for event in events if isinstance(event, Noted)] == [
-        "warning: --set lora_dropout=0.1: replaces glance's 0.0",
-        "warning: --set lora_alpha=4.0: replaces glance's 16.0",
-        "warning: 4 steps cannot visit the slow phase's 5 timesteps",
-        "warning: 4 steps cannot visit the fast phase's 5 timesteps",
+    assert [event.message for event in events if isinstance(event, Warned)] == [
+        "--set lora_dropout=0.1: replaces glance's 0.0",
+        "--set lora_alpha=4.0: replaces glance's 16.0",
+        "4 steps cannot visit the slow phase's 5 timesteps",
+        "4 steps cannot visit the fast phase's 5 timesteps",
     ]
     assert simpletuner.starts[0]["config"]["lora_dropout"] == 0.1
     assert read_lora(RUN.lora(SLOW)).metadata["glance.folded_scale"] == "1.0"

@@ -7,7 +7,7 @@ from typing import Any
 
 from glance.device import Device, require_device
 from glance.errors import DeviceUnavailable, SetupError
-from glance.events import EventSink, Noted, PhaseSkipped
+from glance.events import EventSink, PhaseSkipped, Warned
 from glance.families import find_family
 from glance.lora import hash_file
 from glance.model import check_access, is_local
@@ -49,10 +49,10 @@ def run_training(
     if _is_anything_to_do(plan) and not is_local(plan.settings.model, run=plan.run.path):
         doubt = check_access(plan.settings.model)
         if doubt:
-            on_event(Noted(f"warning: {doubt}"))
+            on_event(Warned(doubt))
     manifest = prepare_run(plan)
     for warning in plan.warnings:
-        on_event(Noted(f"warning: {warning.message}"))
+        on_event(Warned(warning.message, warning.hint))
     for phase in plan.phases:
         if _is_done(plan.run, manifest, phase):
             on_event(PhaseSkipped(phase))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from glance.device import resolve_device
+from glance.device import AUTO, Device, resolve_device
 from glance.errors import InputError, Problem
 from glance.families import find_family
 from glance.model import locate_model
@@ -49,7 +49,11 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
         schedule=schedule,
         phases=request.phases,
         restart=request.restart,
-        warnings=(*examined.warnings, *_warnings(settings, schedule)),
+        warnings=(
+            *examined.warnings,
+            *_device_warnings(request, settings),
+            *_warnings(settings, schedule),
+        ),
     )
     check_run(plan)
     return plan
@@ -96,6 +100,17 @@ def _resolve_settings(
         seed=request.seed,
         overrides=overrides,
     )
+
+
+def _device_warnings(request: TrainRequest, settings: TrainSettings) -> list[Problem]:
+    if request.device != AUTO or settings.device is not Device.CPU:
+        return []
+    return [
+        Problem(
+            "there is no accelerator: this trains on the CPU, in reasonable time only small models",
+            "--device cpu says that it is meant",
+        )
+    ]
 
 
 def _warnings(settings: TrainSettings, schedule: Schedule) -> list[Problem]:
