@@ -7,14 +7,13 @@ from typing import Any
 
 from glance.device import Device
 from glance.events import EventSink, Noted
-from glance.generation import (
-    GenerationResult,
-    InferRequest,
-    plan_generation,
-    run_generation,
-)
+from glance.generation.execute import run_generation
+from glance.generation.plan import plan_generation
+from glance.generation.request import GenerationResult, InferRequest
 from glance.run import RUNS, RunFolder
-from glance.training import TrainingResult, TrainRequest, plan_training, run_training
+from glance.training.execute import TrainingResult, run_training
+from glance.training.plan import plan_training
+from glance.training.request import TrainRequest
 
 PROMPT = "a lighthouse on a green hill above the sea at sunset"
 _RANK = 4

@@ -11,7 +11,8 @@ from typing import Any
 from glance.device import Device
 from glance.families import FAMILIES
 from glance.files import write_json
-from glance.training import TrainRequest, plan_training
+from glance.training.plan import plan_training
+from glance.training.request import TrainRequest
 
 ROOT = Path(__file__).parents[1]
 

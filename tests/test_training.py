@@ -23,7 +23,7 @@ from glance.events import CheckpointSaved, Event, PhaseSkipped, StageEntered, St
 from glance.lora import read_lora
 from glance.run import PhaseState, RunFolder, load_manifest
 from glance.schedule import Phase
-from glance.training import run_training
+from glance.training.execute import run_training
 
 pytest_plugins = ["fakes.plugin"]
 

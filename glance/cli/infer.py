@@ -72,7 +72,9 @@ def infer(
     glance infer --run runs/glance --prompt "a harbour" --seed 7 --output harbour.png
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.generation import InferRequest, plan_generation, run_generation
+    from glance.generation.execute import run_generation
+    from glance.generation.plan import plan_generation
+    from glance.generation.request import InferRequest
 
     plan = plan_generation(
         InferRequest(

@@ -92,7 +92,8 @@ def train(
     glance train --image data/glance.png --device cuda --dry-run
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.training import TrainRequest, plan_training, run_training
+    from glance.training.plan import plan_training
+    from glance.training.request import TrainRequest
 
     plan = plan_training(
         TrainRequest(
@@ -121,6 +122,8 @@ def train(
         console.result(format_json(plan.to_json()))
         console.document(plan.to_json())
         return
+    from glance.training.execute import run_training
+
     with console.progress(events) as on_event:
         result = run_training(plan, on_event)
     console.result(str(result.run.path))

@@ -13,7 +13,9 @@ from PIL import Image
 from glance.events import Event
 from glance.run import RunFolder
 from glance.schedule import Phase
-from glance.training import TrainingPlan, TrainRequest, plan_training, run_training
+from glance.training.execute import run_training
+from glance.training.plan import plan_training
+from glance.training.request import TrainingPlan, TrainRequest
 
 RUN = RunFolder(Path("runs/cat"))
 

@@ -77,7 +77,9 @@ def test_a_moved_run_still_samples(run_folder: Path, in_process: Callable) -> No
 @pytest.fixture
 def in_process() -> Callable[..., Any]:
     """Plan and run in this process: starting a new one costs ten seconds of imports."""
-    from glance.generation import InferRequest, plan_generation, run_generation
+    from glance.generation.execute import run_generation
+    from glance.generation.plan import plan_generation
+    from glance.generation.request import InferRequest
 
     def run(**changes: Any) -> Any:
         request = InferRequest(**{"prompt": "a hill", **changes})

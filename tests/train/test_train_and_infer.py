@@ -124,7 +124,9 @@ def test_sampling_with_both_equals_a_plain_loop(run: Path) -> None:
     import torch
 
     from glance.device import Device
-    from glance.generation import InferRequest, plan_generation, run_generation
+    from glance.generation.execute import run_generation
+    from glance.generation.plan import plan_generation
+    from glance.generation.request import InferRequest
 
     plan = plan_generation(InferRequest(prompt="a slope", run=run, device=Device.CPU, seed=3))
     image = Image.open(run_generation(plan, lambda _: None).image)
