@@ -29,6 +29,7 @@ LAYERS = (
     "diffusion",
     "training",
     "generation",
+    "compare",
     "demo",
     "console",
     "cli",

@@ -4,7 +4,7 @@ One model, one prompt encoding, one forward pass a sigma, one decode.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +34,15 @@ def sample_image(
     schedule: Schedule,
     settings: SampleSettings,
     on_event: EventSink = lambda _: None,
+    *,
+    loras: Collection[Phase] = tuple(Phase),
 ) -> Sampled:
     """Run both phases on `pipeline`, whose adapters are named `slow` and `fast`.
 
-    The noise comes from a CPU generator, so that a seed means the same picture on every device.
-    The pipeline's scheduler is put back afterwards. Raises InferenceFailed when memory does not
-    suffice.
+    `loras` says in which phases its LoRA is used: without any it is the base model along the
+    same sigmas, for comparison. The noise comes from a CPU generator, so that a seed means the
+    same picture on every device. The pipeline's scheduler is put back afterwards. Raises
+    InferenceFailed when memory does not suffice.
     """
     original = pipeline.scheduler
     clock = _Clock()
@@ -59,6 +62,7 @@ def sample_image(
                 Phase.SLOW,
                 schedule.phase(Phase.SLOW),
                 on_event,
+                is_adapted=Phase.SLOW in loras,
             )
             clock.lap("slow")
             fast = _run_phase(
@@ -72,6 +76,7 @@ def sample_image(
                 Phase.FAST,
                 schedule.phase(Phase.FAST),
                 on_event,
+                is_adapted=Phase.FAST in loras,
             )
             clock.lap("fast", until=fast.last_step)
             clock.lap("decode")
@@ -82,6 +87,28 @@ def sample_image(
         sigmas={Phase.SLOW: slow.sigmas, Phase.FAST: fast.sigmas},
         seconds=clock.seconds,
     )
+
+
+def sample_base(pipeline: Any, family: Family, settings: SampleSettings, *, steps: int) -> Sampled:
+    """Sample with the base model alone, as diffusers does it: its own schedule of `steps`.
+
+    The same seed starts from the same noise as in `sample_image`; the slow phase's guidance is
+    used throughout.
+    """
+    clock = _Clock()
+    size = f"{settings.width}x{settings.height} pixels"
+    with torch.inference_mode(), explaining_lack_of_memory(size):
+        call = _encode(pipeline, family, settings)
+        clock.lap("encode")
+        _use_lora(pipeline, None)
+        output = pipeline(
+            **call,
+            **{family.guidance_argument: settings.slow_guidance},
+            generator=torch.Generator("cpu").manual_seed(settings.seed),
+            num_inference_steps=steps,
+        )
+        clock.lap("base")
+    return Sampled(image=output.images[0], sigmas={}, seconds=clock.seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +135,13 @@ def _run_phase(
     phase: Phase,
     schedule: PhaseSchedule,
     on_event: EventSink,
+    *,
+    is_adapted: bool,
 ) -> _PhaseResult:
     pipeline.scheduler = VerbatimEulerScheduler.ending_at(
         schedule.end_sigma, like=pipeline.scheduler
     )
-    pipeline.set_adapters(phase.value)
+    _use_lora(pipeline, phase if is_adapted else None)
     steps = len(schedule.sigmas)
     last_step = 0.0
 
@@ -131,6 +160,14 @@ def _run_phase(
     # float32's own shortest digits: 0.9791915, not the double next to it
     used = tuple(float(str(sigma)) for sigma in pipeline.scheduler.sigmas[:-1].cpu().numpy())
     return _PhaseResult(output.images, used, last_step)
+
+
+def _use_lora(pipeline: Any, phase: Phase | None) -> None:
+    if phase is None:
+        pipeline.disable_lora()
+    else:
+        pipeline.enable_lora()
+        pipeline.set_adapters(phase.value)
 
 
 class _Clock:
