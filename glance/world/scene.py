@@ -62,9 +62,9 @@ def objects_on(ground: str) -> tuple[str, ...]:
 def all_facts() -> Iterator[Scene]:
     """Yield one scene for every possible combination of facts."""
     free = [ATTRIBUTES[name] for name in ("time", "size", "height", "place", "ground", "relief")]
-    for values in product(*free):
-        for thing in objects_on(values[4]):
-            yield Scene(*values, thing)
+    for time, size, height, place, ground, relief in product(*free):
+        for thing in objects_on(ground):
+            yield Scene(time, size, height, place, ground, relief, thing)
 
 
 def is_held_out(scene: Scene) -> bool:
@@ -74,12 +74,13 @@ def is_held_out(scene: Scene) -> bool:
 
 def random_scene(random: np.random.Generator) -> Scene:
     """Draw a scene, every value of every attribute alike."""
-    values = [
+    time, size, height, place, ground, relief = (
         str(random.choice(ATTRIBUTES[name]))
         for name in ("time", "size", "height", "place", "ground", "relief")
-    ]
-    thing = str(random.choice(objects_on(values[4])))
-    return Scene(*values, thing, detail=int(random.integers(2**31)))
+    )
+    thing = str(random.choice(objects_on(ground)))
+    detail = int(random.integers(2**31))
+    return Scene(time, size, height, place, ground, relief, thing, detail)
 
 
 def training_scene(random: np.random.Generator) -> Scene:

@@ -43,13 +43,15 @@ def build_transformer() -> FluxTransformer2DModel:
 
 def pack(latents: Tensor) -> Tensor:
     """Return (count, 16, 8, 8) latents as (count, 16, 64) tokens."""
-    return FluxPipeline._pack_latents(latents, len(latents), *latents.shape[1:])
+    packed: Tensor = FluxPipeline._pack_latents(latents, len(latents), *latents.shape[1:])
+    return packed
 
 
 def unpack(tokens: Tensor) -> Tensor:
     """Return tokens as (count, 16, 8, 8) latents."""
     side = 2 * math.isqrt(tokens.shape[1])
-    return FluxPipeline._unpack_latents(tokens, side * 8, side * 8, 8)
+    latents: Tensor = FluxPipeline._unpack_latents(tokens, side * 8, side * 8, 8)
+    return latents
 
 
 def predict(
@@ -62,7 +64,7 @@ def predict(
     """Return the velocity that the transformer sees."""
     side = math.isqrt(tokens.shape[1])
     hidden, pooled = text
-    return transformer(
+    velocity: Tensor = transformer(
         hidden_states=tokens,
         timestep=sigmas,
         guidance=guidance,
@@ -72,6 +74,7 @@ def predict(
         img_ids=FluxPipeline._prepare_latent_image_ids(1, side, side, "cpu", torch.float32),
         return_dict=False,
     )[0]
+    return velocity
 
 
 @torch.no_grad()
@@ -101,14 +104,18 @@ def sample(
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Return pictures, (count, 64, 64, 3) bytes."""
     scaled = latents / vae.config.scaling_factor + vae.config.shift_factor
-    pictures = vae.decode(scaled).sample
+    pictures: Tensor = vae.decode(scaled).sample
     return ((pictures / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1)
 
 
 def write_pipeline(
     folder: Path, *, vae: AutoencoderKL, text: Text, transformer: FluxTransformer2DModel
 ) -> None:
-    """Write everything in diffusers layout, in half precision."""
+    """Write everything in diffusers layout: codec and transformer in half precision.
+
+    The text encoders are small and stay in float32: transformers loads what it finds, diffusers
+    loads float32, and a pipeline loaded without a word about precision must agree with itself.
+    """
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(  # FLUX.1-dev's
             base_shift=0.5,
@@ -118,11 +125,11 @@ def write_pipeline(
             shift=3.0,
             use_dynamic_shifting=True,
         ),
-        vae=vae,
+        vae=vae.half(),
         text_encoder=text.clip,
         tokenizer=text.clip_tokenizer,
         text_encoder_2=text.t5,
         tokenizer_2=text.t5_tokenizer,
-        transformer=transformer,
+        transformer=transformer.half(),
     )
-    pipeline.to(torch.bfloat16).save_pretrained(folder)
+    pipeline.save_pretrained(folder)

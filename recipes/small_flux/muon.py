@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Keller Jordan's coefficients
 _STEPS = 5
@@ -58,8 +59,8 @@ def make_optimizers(
 def _orthogonalise(batch: Tensor) -> Tensor:
     a, b, c = _NEWTON_SCHULZ
     tall = batch.shape[1] > batch.shape[2]
-    x = batch.mT if tall else batch
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x: Tensor = batch.mT if tall else batch
+    x = functional.normalize(x.flatten(1), dim=1).reshape(x.shape)
     for _ in range(_STEPS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x

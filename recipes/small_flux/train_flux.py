@@ -60,15 +60,15 @@ class Learner(nn.Module):
 class Examples:
     """Scenes with their latents; captions are worded anew each time."""
 
-    def __init__(self, work: Path, vae: AutoencoderKL, count: int) -> None:
-        """Draw and encode, or read what an earlier session encoded."""
+    def __init__(self, work: Path, vae: AutoencoderKL, count: int, *, seed: int) -> None:
+        """Draw and encode, or read what an earlier session encoded; `seed` is the order's."""
         random = np.random.default_rng(SEED)
         self.scenes = [training_scene(random) for _ in range(count)]
         path = work / f"latents-{count}.pt"
         if not path.exists():
             save_checkpoint(path, {"latents": _encode(vae, self.scenes)})
         self.latents = (load_checkpoint(path) or {})["latents"]
-        self.random = np.random.default_rng()
+        self.random = np.random.default_rng(seed)
 
     def batch(self, size: int, *, dropout: float) -> tuple[Tensor, list[str]]:
         """Return tokens and captions."""
@@ -92,12 +92,13 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     log = Log(arguments.work / "flux.jsonl")
     vae = AutoencoderKL.from_pretrained(arguments.work / "vae", torch_dtype=torch.float32).eval()
-    learner = _build(arguments.warm)
+    learner = build_learner(arguments.warm)
     state = load_checkpoint(arguments.work / "flux.pt")
+    seed = SEED + (state["step"] if state else 0)  # a resumed session sees other batches
     if state:
         learner.load_state_dict(state["model"])
-        torch.manual_seed(SEED + state["step"])
-    examples = Examples(arguments.work, vae, arguments.pictures)
+        torch.manual_seed(seed)
+    examples = Examples(arguments.work, vae, arguments.pictures, seed=seed)
     log.write(
         event="start",
         stage="distil" if arguments.distil else "train",
@@ -176,7 +177,7 @@ class _Stage:
         if self.step % 8 == 7:
             length, size = (512, BATCH // 8) if self.step % 16 == 15 else (128, BATCH // 2)
         loss = self._loss(size, length)
-        loss.backward()
+        torch.autograd.backward(loss)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -265,7 +266,8 @@ def _encode(vae: AutoencoderKL, scenes: list[Scene]) -> Tensor:
     return torch.cat(batches).half()
 
 
-def _build(warm: Path | None) -> Learner:
+def build_learner(warm: Path | None) -> Learner:
+    """Return fresh parts, or those of a model folder."""
     text, transformer = build_text(), build_transformer()
     if warm is not None:
         transformer = FluxTransformer2DModel.from_pretrained(warm / "transformer").float()

@@ -98,7 +98,7 @@ def _train(vae: AutoencoderKL, pictures: Tensor, arguments: Any, log: Log) -> No
             optimizer.param_groups[0]["lr"] = rate * clock.schedule()
         batch = as_input(pictures[torch.randint(len(pictures), (BATCH,))])
         loss, parts = _loss(vae, batch)
-        loss.backward()
+        torch.autograd.backward(loss)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -133,7 +133,8 @@ def _loss(vae: AutoencoderKL, batch: Tensor) -> tuple[Tensor, dict[str, float]]:
     # from the row they lie in, which is sky or ground
     unusual = (batch - batch.median(dim=3, keepdim=True).values).abs().mean(1, keepdim=True)
     weight = 1 + 2 * (unusual > 0.15).float()
-    edges = sum(functional.l1_loss(rebuilt.diff(dim=side), batch.diff(dim=side)) for side in (2, 3))
+    across = functional.l1_loss(rebuilt.diff(dim=3), batch.diff(dim=3))
+    edges = across + functional.l1_loss(rebuilt.diff(dim=2), batch.diff(dim=2))
     kl = posterior.kl().mean() / posterior.mean[0].numel()
     loss = (weight * away).mean() + EDGE_WEIGHT * edges + KL_WEIGHT * kl
     return loss, {
@@ -146,7 +147,7 @@ def _loss(vae: AutoencoderKL, batch: Tensor) -> tuple[Tensor, dict[str, float]]:
 @torch.no_grad()
 def _set_latent_scale(vae: AutoencoderKL, pictures: Tensor) -> None:
     """Make the model's latents zero on average and of unit variance."""
-    means = torch.cat([vae.encode(as_input(p)).latent_dist.mean for p in pictures.split(64)])
+    means = torch.cat([vae.encode(as_input(p)).latent_dist.mean for p in torch.split(pictures, 64)])
     vae.register_to_config(
         scaling_factor=round(float(1 / means.std()), 5), shift_factor=round(float(means.mean()), 5)
     )
