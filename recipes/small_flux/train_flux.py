@@ -16,24 +16,19 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
-from flux import SHIFT, build_transformer, pack, predict
+from examples import SEED, Examples
+from flux import SHIFT, build_transformer, predict
 from measure import measure
 from muon import make_optimizers
 from session import Average, Clock, Log, load_checkpoint, save_checkpoint
 from text import Text, build_text
 from torch import Tensor, nn
 from torch.nn import functional
-from train_vae import as_input
 from transformers import CLIPTextModel, T5EncoderModel
 
-from glance.world.captions import describe, describe_loosely
-from glance.world.draw import draw
-from glance.world.scene import Scene, training_scene
-
-SEED = 1
 BATCH = 64
 MUON_RATE, ADAM_RATE = 2.5e-3, 1.5e-3
-FULL_SHARE, EMPTY_SHARE = 0.55, 0.1
+EMPTY_SHARE = 0.1
 GUIDANCE_LIMIT = 4.0
 MEASURE_EVERY = 480.0
 SAVE_EVERY = 120.0
@@ -55,34 +50,6 @@ class Learner(nn.Module):
     ) -> Tensor:
         """Predict the velocity (in float32: at this width bf16 is slower on a CPU)."""
         return predict(self.transformer, tokens, sigmas, words, guidance)
-
-
-class Examples:
-    """Scenes with their latents; captions are worded anew each time."""
-
-    def __init__(self, work: Path, vae: AutoencoderKL, count: int, *, seed: int) -> None:
-        """Draw and encode, or read what an earlier session encoded; `seed` is the order's."""
-        random = np.random.default_rng(SEED)
-        self.scenes = [training_scene(random) for _ in range(count)]
-        path = work / f"latents-{count}.pt"
-        if not path.exists():
-            save_checkpoint(path, {"latents": _encode(vae, self.scenes)})
-        self.latents = (load_checkpoint(path) or {})["latents"]
-        self.random = np.random.default_rng(seed)
-
-    def batch(self, size: int, *, dropout: float) -> tuple[Tensor, list[str]]:
-        """Return tokens and captions."""
-        numbers = self.random.integers(len(self.scenes), size=size)
-        captions = [self._caption(self.scenes[number], dropout) for number in numbers]
-        return pack(self.latents[numbers].float()), captions
-
-    def _caption(self, scene: Scene, dropout: float) -> str:
-        draw_ = self.random.random()
-        if draw_ < dropout:
-            return ""
-        if draw_ < dropout + FULL_SHARE:
-            return describe(scene, self.random)
-        return describe_loosely(scene, self.random)
 
 
 def main() -> None:
@@ -124,6 +91,7 @@ class _Stage:
     ) -> None:
         self.learner, self.vae, self.examples, self.log = learner, vae, examples, log
         self.path = arguments.work / "flux.pt"
+        self.captions = arguments.captions
         self.named = dict(learner.named_parameters())
         self.optimizers = make_optimizers(*_split(self.named), lr=MUON_RATE, rest_lr=ADAM_RATE)
         self.average = Average(self.named)
@@ -205,7 +173,11 @@ class _Stage:
         self.learner.eval()
         for guidance in (1.0, 3.5) if self.teacher else (1.0,):
             result = measure(
-                self.learner.text, self.learner.transformer, self.vae, guidance=guidance
+                self.learner.text,
+                self.learner.transformer,
+                self.vae,
+                guidance=guidance,
+                count=self.captions,
             )
             self.log.write(event="measure", step=self.step, guidance=guidance, **result)
         self.learner.load_state_dict(kept, strict=False)
@@ -255,17 +227,6 @@ def _split(named: dict[str, nn.Parameter]) -> tuple[list[nn.Parameter], list[nn.
     return [named[n] for n in matrices], [v for n, v in named.items() if n not in matrices]
 
 
-@torch.no_grad()
-def _encode(vae: AutoencoderKL, scenes: list[Scene]) -> Tensor:
-    batches = []
-    for start in range(0, len(scenes), 64):
-        drawn = np.stack([draw(scene) for scene in scenes[start : start + 64]])
-        pictures = as_input(torch.from_numpy(drawn).permute(0, 3, 1, 2))
-        means = vae.encode(pictures).latent_dist.mean
-        batches.append((means - vae.config.shift_factor) * vae.config.scaling_factor)
-    return torch.cat(batches).half()
-
-
 def build_learner(warm: Path | None) -> Learner:
     """Return fresh parts, or those of a model folder."""
     text, transformer = build_text(), build_transformer()
@@ -287,6 +248,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--distil", action="store_true", help="distil guidance")
     parser.add_argument("--warm", type=Path, help="start from this model folder")
     parser.add_argument("--pictures", type=int, default=12_000)
+    parser.add_argument("--captions", type=int, default=50, help="how many to measure with")
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 
