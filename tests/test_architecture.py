@@ -18,6 +18,7 @@ LAYERS = (
     "events",
     "files",
     "pixels",
+    "world",
     "sample",
     "families",
     "device",
