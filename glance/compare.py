@@ -7,6 +7,7 @@ own sigmas, each LoRA alone, and both.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,7 +29,10 @@ _ADAPTED: Final[Mapping[str, tuple[Phase, ...]]] = MappingProxyType(
     }
 )
 _CELL: Final = 160  # pixels
-_LABEL: Final = 34
+_TITLE: Final = 34
+_LINE: Final = 15
+_LABEL: Final = 4 * _LINE  # variant, seconds, and a verdict of two lines
+_LINE_LETTERS: Final = 26
 _MARGIN: Final = 8
 
 
@@ -112,20 +116,20 @@ def save_sheet(comparison: Comparison, sample: Path, path: Path) -> None:
     from PIL import Image, ImageDraw
 
     columns = 1 + max(map(len, comparison.rows.values()))
-    height = _CELL + _LABEL + _MARGIN
-    size = (columns * (_CELL + _MARGIN) + _MARGIN, len(comparison.rows) * (height + _LABEL))
+    height = _TITLE + _CELL + _LABEL + _MARGIN
+    size = (columns * (_CELL + _MARGIN) + _MARGIN, len(comparison.rows) * height)
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
     with Image.open(sample) as trained:
-        _place(sheet, pen, (_MARGIN, _LABEL), trained, "trained on", "")
+        _place(sheet, pen, (_MARGIN, _TITLE), trained, "trained on")
     for number, (prompt, row) in enumerate(comparison.rows.items()):
-        top = number * (height + _LABEL) + _LABEL
+        top = number * height + _TITLE
         left = _CELL + 2 * _MARGIN
-        pen.text((left, top - _LABEL + _MARGIN), prompt, fill="black", font_size=14)
+        pen.text((left, top - _TITLE + _MARGIN), prompt, fill="black", font_size=14)
         for column, cell in enumerate(row):
             place = (left + column * (_CELL + _MARGIN), top)
-            note = f"{cell.seconds:.2f} s  {cell.verdict}"
-            _place(sheet, pen, place, cell.image, cell.variant, note)
+            verdict = wrap(cell.verdict, _LINE_LETTERS, max_lines=2, placeholder=" ...")
+            _place(sheet, pen, place, cell.image, cell.variant, f"{cell.seconds:.2f} s", *verdict)
     with replacing(path) as temporary:
         sheet.save(temporary)
 
@@ -136,4 +140,4 @@ def _place(sheet: "Image", pen: Any, place: tuple[int, int], image: "Image", *li
     left, top = place
     sheet.paste(image.convert("RGB").resize((_CELL, _CELL), Image.Resampling.LANCZOS), place)
     for number, line in enumerate(lines):
-        pen.text((left, top + _CELL + 2 + 15 * number), line, fill="black", font_size=12)
+        pen.text((left, top + _CELL + 2 + _LINE * number), line, fill="black", font_size=12)

@@ -1,23 +1,29 @@
-"""`glance demo`: the main job, offline and on the CPU, with a tiny model of our own making."""
+"""`glance demo`: the main job, offline and on the CPU, with the small model of the package."""
 
+import shutil
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
+from glance.compare import Comparison, compare_pictures, save_sheet
 from glance.device import Device
 from glance.events import EventSink, Noted
-from glance.generation.execute import run_generation
 from glance.generation.plan import plan_generation
-from glance.generation.request import GenerationResult, InferRequest
+from glance.generation.request import InferRequest
 from glance.run import RUNS, RunFolder
 from glance.training.execute import TrainingResult, run_training
 from glance.training.plan import plan_training
 from glance.training.request import TrainRequest
 
-PROMPT = "a lighthouse on a green hill above the sea at sunset"
-_RANK = 4
-_RESOLUTION = 64
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MODEL: Final = "small-flux"  # in glance/assets
+SAMPLE: Final = "sunset"  # likewise, drawn by glance.world
+VAGUE_PROMPT: Final = "a landscape at dawn"  # many pictures fit it
+_RANK: Final = 4
+_RESOLUTION: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +31,8 @@ class DemoResult:
     """What the demo made."""
 
     training: TrainingResult
-    generation: GenerationResult
+    comparison: Comparison
+    sheet: Path
 
     @property
     def run(self) -> RunFolder:
@@ -34,22 +41,26 @@ class DemoResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `glance demo --json` prints."""
-        return {**self.training.to_json(), **self.generation.to_json()}
+        return {
+            **self.training.to_json(),
+            "images": [str(self.sheet)],
+            "comparison": self.comparison.to_json(),
+        }
 
 
 def run_demo(output: Path | None, *, steps: int, on_event: EventSink) -> DemoResult:
-    """Make the tiny model, train both LoRAs of it on the packaged pair, sample one picture.
+    """Train both LoRAs of the small model on the packaged pair, and show what they are worth.
 
-    Everything lands in `output` (default: runs/demo), an ordinary run folder. Raises what
-    training and generation raise.
+    Everything lands in `output` (default: runs/demo), an ordinary run folder that holds its base
+    model. Raises what training and generation raise.
     """
     run = RunFolder(output or RUNS / "demo")
-    if not run.model.exists():
-        _make_model(run, on_event)
     with as_file(files("glance") / "assets") as assets:
+        if not run.model.exists():
+            _copy_model(assets / MODEL, run)
         plan = plan_training(
             TrainRequest(
-                image=assets / "lighthouse.png",
+                image=assets / f"{SAMPLE}.png",
                 run=run.path,
                 model=str(run.model),
                 steps=steps,
@@ -59,17 +70,36 @@ def run_demo(output: Path | None, *, steps: int, on_event: EventSink) -> DemoRes
             )
         )
         training = run_training(plan, on_event)
-    request = InferRequest(prompt=PROMPT, run=run.path, device=Device.CPU)
-    return DemoResult(training, run_generation(plan_generation(request), on_event))
+    prompts = (*held_out_prompts(), VAGUE_PROMPT)
+    request = InferRequest(prompt=prompts[0], run=run.path, device=Device.CPU)
+    on_event(Noted("sampling: the base model and the pair, from the same noise"))
+    comparison = compare_pictures(plan_generation(request), prompts, on_event, judge=judge)
+    sheet = run.images / "sheet.png"
+    save_sheet(comparison, run.data / f"{SAMPLE}.png", sheet)
+    return DemoResult(training, comparison, sheet)
 
 
-def _make_model(run: RunFolder, on_event: EventSink) -> None:
-    on_event(Noted("making a tiny FLUX with random weights"))
-    from glance.diffusion.quiet import hush
+def held_out_prompts() -> tuple[str, ...]:
+    """Return captions of scenes that neither the model nor the pair was trained on."""
+    from glance.world import describe, held_out_scenes
 
-    hush()
-    from glance.diffusion.tiny import build_tiny_flux
+    return tuple(describe(scene) for scene in held_out_scenes(2, seed=7))
 
+
+def judge(prompt: str, image: "Image") -> str:
+    """Say how many of the attributes that the prompt names the picture shows, and which not."""
+    import numpy as np
+
+    from glance.world import check_picture
+
+    verdict = check_picture(np.asarray(image.convert("RGB")), prompt)
+    wrong = [name for name, is_shown in verdict.items() if not is_shown]
+    score = f"{len(verdict) - len(wrong)} of {len(verdict)} right"
+    return f"{score}, not {', '.join(wrong)}" if wrong else score
+
+
+def _copy_model(model: Path, run: RunFolder) -> None:
     unfinished = run.path / "model.part"
-    build_tiny_flux(unfinished)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(model, unfinished)
     unfinished.rename(run.model)

@@ -1,4 +1,4 @@
-"""Draw the sample picture: data/glance.png (1024x1024) and the demo's small copy of it.
+"""Draw the sample pairs: data/glance.png (1024x1024), and the demo's, of the small model's world.
 
 `uv run python scripts/draw_sample.py`. Our own work, drawn with numpy and Pillow.
 """
@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
+
+from glance.world import Scene, describe
+from glance.world import draw as draw_scene
 
 ROOT = Path(__file__).parents[1]
 CAPTION = (
@@ -20,12 +23,16 @@ HORIZON = 1250
 def main() -> None:
     """Write both pictures and their captions."""
     picture = draw().resize((1024, 1024), Image.Resampling.LANCZOS)
-    for path, side in (
-        (ROOT / "data/glance.png", 1024),
-        (ROOT / "glance/assets/lighthouse.png", 128),
-    ):
-        picture.resize((side, side), Image.Resampling.LANCZOS).save(path, optimize=True)
-        path.with_suffix(".txt").write_text(CAPTION, encoding="utf-8")
+    save(picture, CAPTION, ROOT / "data" / "glance.png")
+    scene = Scene("sunset", "large", "low", "right", "sea", "mountains", "boat")
+    small = Image.fromarray(draw_scene(scene))
+    save(small, describe(scene) + "\n", ROOT / "glance" / "assets" / "sunset.png")
+
+
+def save(picture: Image.Image, caption: str, path: Path) -> None:
+    """Write a picture, and its caption beside it."""
+    picture.save(path, optimize=True)
+    path.with_suffix(".txt").write_text(caption, encoding="utf-8")
 
 
 def draw() -> Image.Image:

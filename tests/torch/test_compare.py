@@ -46,4 +46,4 @@ def test_the_sheet_shows_all_of_it(comparison: Comparison, pair: Path, tmp_path:
     save_sheet(comparison, pair, tmp_path / "sheet.png")
 
     sheet = Image.open(tmp_path / "sheet.png")
-    assert (sheet.width, sheet.height) == (6 * 168 + 8, 2 * (160 + 34 + 8 + 34))
+    assert (sheet.width, sheet.height) == (6 * 168 + 8, 2 * (34 + 160 + 60 + 8))
