@@ -18,9 +18,7 @@ for path in sys.argv[1:]:
 
 
 def run_python(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, check=False
-    )
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
 
 
 def test_its_parser_accepts_the_rendered_configs() -> None:
