@@ -116,6 +116,7 @@ def write_pipeline(
     The text encoders are small and stay in float32: transformers loads what it finds, diffusers
     loads float32, and a pipeline loaded without a word about precision must agree with itself.
     """
+    vae.register_to_config(_name_or_path="")  # where it lay while it was made
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(  # FLUX.1-dev's
             base_shift=0.5,
