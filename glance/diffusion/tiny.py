@@ -1,7 +1,7 @@
 """A FLUX-shaped model with random weights, a few hundred kilobytes, made in seconds.
 
-It exists so that real SimpleTuner and real diffusers can run where no checkpoint and no
-accelerator is: in the tests and in `glance demo`. Its pictures are noise.
+It exists so that tests can run real SimpleTuner and real diffusers where no checkpoint and no
+accelerator is. Its pictures are noise; the model in `glance/assets` paints.
 """
 
 import string

@@ -14,7 +14,9 @@ def test_the_demo_trains_and_samples_offline(glance: Callable) -> None:
     document = done.document
     assert document["run"] == "runs/demo"
     assert [phase["state"] for phase in document["phases"].values()] == ["done", "done"]
-    assert Image.open(document["images"][0]).size == (64, 64)
+    assert document["images"] == ["runs/demo/images/sheet.png"]
+    assert Image.open("runs/demo/images/sheet.png").width == 6 * 168 + 8
+    assert {len(row) for row in document["comparison"].values()} == {5}
     manifest = json.loads(Path("runs/demo/glance.json").read_text())
     assert manifest["settings"]["model"] == "model"
 
