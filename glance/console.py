@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, ClassVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Protocol
 
 from glance.errors import GlanceError, Problem, SetupError, TrainingFailed
 from glance.events import (
@@ -164,17 +164,16 @@ class Console:
         _write(sys.stderr, text)
 
 
-class _Bar:
+class _Bar(Protocol):
     """Shows the steps of one phase."""
 
-    def show(self, event: StepDone) -> None:
-        raise NotImplementedError
+    def show(self, event: StepDone) -> None: ...
 
     def end(self) -> None:
         """Leave the terminal as it was."""
 
 
-class _PlainBar(_Bar):
+class _PlainBar:
     """A line every tenth of the way: for log files and pipes."""
 
     def __init__(self, write: Any) -> None:
@@ -187,8 +186,11 @@ class _PlainBar(_Bar):
             self._shown = tenth
             self._write(f"{event.phase}: step {event.step} of {event.steps}{_figures(event)}")
 
+    def end(self) -> None:
+        """Lines stay."""
 
-class _MovingBar(_Bar):
+
+class _MovingBar:
     """rich's progress bar."""
 
     def __init__(self) -> None:

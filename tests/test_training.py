@@ -106,12 +106,12 @@ def test_a_hostile_environment_does_not_reach_the_trainer(
     train: Train, simpletuner: FakeSimpleTuner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hostile = {
-        "ACCELERATE_CONFIG_FILE": "/tmp/theirs.yaml",
-        "ACCELERATE_CONFIG_PATH": "/tmp/theirs.yaml",
+        "ACCELERATE_CONFIG_FILE": "/nonexistent/theirs.yaml",
+        "ACCELERATE_CONFIG_PATH": "/nonexistent/theirs.yaml",
         "ACCELERATE_EXTRA_ARGS": "--multi_gpu",
         "ACCELERATE_MIXED_PRECISION": "fp8",
         "CONFIG_BACKEND": "toml",
-        "CONFIG_PATH": "/tmp/theirs",
+        "CONFIG_PATH": "/nonexistent/theirs",
         "ENV": "theirs",
         "GLANCE_WEBHOOK": "[]",
         "MIXED_PRECISION": "fp8",
