@@ -45,7 +45,6 @@ class Console:
         self.as_json = as_json
         self.verbose = verbose
         self._quiet = quiet
-        self._document: Any = None
         self._bar: _Bar | None = None
         Console.current = self
 
@@ -222,7 +221,6 @@ class _EventLog:
 
     def __init__(self, path: Path) -> None:
         """Open the file for appending; raise SetupError if that fails."""
-        self._path = path
         self._file: IO[str] | None = None
         if str(path) != "-":
             try:

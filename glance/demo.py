@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from glance.compare import Comparison, compare_pictures, save_sheet
 from glance.device import Device
+from glance.errors import Problem, RunError
 from glance.events import EventSink, Noted
 from glance.generation.plan import plan_generation
 from glance.generation.request import InferRequest
 from glance.run import RUNS, RunFolder
 from glance.training.execute import TrainingResult, run_training
 from glance.training.plan import plan_training
-from glance.training.request import TrainRequest
+from glance.training.prepare import find_manifest, writing
+from glance.training.request import TrainingPlan, TrainRequest
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,20 +58,7 @@ def run_demo(output: Path | None, *, steps: int, on_event: EventSink) -> DemoRes
     """
     run = RunFolder(output or RUNS / "demo")
     with as_file(files("glance") / "assets") as assets:
-        if not run.model.exists():
-            _copy_model(assets / MODEL, run)
-        plan = plan_training(
-            TrainRequest(
-                image=assets / f"{SAMPLE}.png",
-                run=run.path,
-                model=str(run.model),
-                steps=steps,
-                rank=_RANK,
-                resolution=_RESOLUTION,
-                device=Device.CPU,
-            )
-        )
-        training = run_training(plan, on_event)
+        training = run_training(_plan(run, assets, steps), on_event)
     prompts = (*held_out_prompts(), VAGUE_PROMPT)
     request = InferRequest(prompt=prompts[0], run=run.path, device=Device.CPU)
     on_event(Noted("sampling: the base model and the pair, from the same noise"))
@@ -98,8 +87,31 @@ def judge(prompt: str, image: "Image") -> str:
     return f"{score}, not {', '.join(wrong)}" if wrong else score
 
 
+def _plan(run: RunFolder, assets: Path, steps: int) -> TrainingPlan:
+    """Plan the training; refuse a folder that is not ours before anything is copied into it."""
+    try:
+        with writing(run.path):
+            if find_manifest(run) is None and not run.model.exists():
+                _copy_model(assets / MODEL, run)
+        return plan_training(
+            TrainRequest(
+                image=assets / f"{SAMPLE}.png",
+                run=run.path,
+                model=str(run.model),
+                steps=steps,
+                rank=_RANK,
+                resolution=_RESOLUTION,
+                device=Device.CPU,
+            )
+        )
+    except RunError as exc:  # its remedies are flags of `glance train`
+        *others, last = (item.message for item in exc.problems)
+        raise RunError(
+            [*map(Problem, others), Problem(last, "give --output another folder")]
+        ) from exc
+
+
 def _copy_model(model: Path, run: RunFolder) -> None:
-    unfinished = run.path / "model.part"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.copytree(model, unfinished)
-    unfinished.rename(run.model)
+    shutil.rmtree(run.unfinished_model, ignore_errors=True)
+    shutil.copytree(model, run.unfinished_model)
+    run.unfinished_model.rename(run.model)

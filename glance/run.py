@@ -52,6 +52,11 @@ class RunFolder:
         """A base model that travels with the run; most runs have none."""
         return self.path / "model"
 
+    @property
+    def unfinished_model(self) -> Path:
+        """Where that model is copied to until it is whole."""
+        return self.path / "model.part"
+
     def output(self, phase: Phase) -> Path:
         """What SimpleTuner writes for one phase."""
         return self.path / "output" / environment(phase)

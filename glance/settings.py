@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from glance.device import Device
 from glance.errors import Problem, SettingsError
 from glance.families import Family, find_family
-from glance.schedule import Phase
 
 DEFAULT_FAMILY = "flux"
 DEFAULT_SCHEDULE = "seed"
@@ -111,14 +110,6 @@ class SampleSettings(_Settings):
     fast_guidance: Annotated[float, Field(ge=0, le=100)] = Field(description="Fast phase.")
     width: int = Field(ge=16, le=8192, description="Pixels.")
     height: int = Field(ge=16, le=8192, description="Pixels.")
-
-    def guidance(self, phase: Phase) -> float:
-        """Return the guidance of one phase."""
-        match phase:
-            case Phase.SLOW:
-                return self.slow_guidance
-            case Phase.FAST:
-                return self.fast_guidance
 
 
 def resolve_sample_settings(

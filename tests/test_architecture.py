@@ -1,6 +1,7 @@
 """The shape of the code, held by tests: layers, the torch island, one writer, one starter."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,6 +62,14 @@ def layer(module: str) -> str:
 
 def test_every_room_has_its_place_in_the_layers() -> None:
     assert {layer(name) for name, _ in modules()} - {""} == set(LAYERS)
+
+
+def test_the_readmes_list_has_their_order() -> None:
+    tree = (ROOT / "README.md").read_text().split("## Where things are")[1]
+
+    listed = re.findall(r"^  (\w+)[/.]", tree, re.MULTILINE)
+
+    assert listed == [name for name in LAYERS if name != "__main__"]
 
 
 def test_imports_only_go_down() -> None:

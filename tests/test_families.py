@@ -26,7 +26,7 @@ def test_defaults_of_the_family_are_valid_settings(family: Family) -> None:
     training = resolve_train_settings(device=Device.CUDA, family=family.name)
     sampling = resolve_sample_settings(family, prompt="a cat", resolution=training.resolution)
     assert training.model == family.default_model
-    assert sampling.guidance("slow") == family.slow_guidance
+    assert sampling.slow_guidance == family.slow_guidance
 
 
 @every_family

@@ -6,7 +6,6 @@ import pytest
 
 from glance.errors import Problem, SettingsError
 from glance.families import find_family
-from glance.schedule import Phase
 from glance.settings import (
     Device,
     SampleSettings,
@@ -113,7 +112,7 @@ def test_defaults_of_sampling_are_the_guides() -> None:
 
 def test_each_phase_has_its_own_guidance() -> None:
     settings = sample_settings(slow_guidance=2.0, fast_guidance=0.0)
-    assert [settings.guidance(phase) for phase in Phase] == [2.0, 0.0]
+    assert (settings.slow_guidance, settings.fast_guidance) == (2.0, 0.0)
 
 
 def test_size_follows_the_runs_resolution() -> None:

@@ -33,7 +33,7 @@ def check_run(plan: TrainingPlan) -> None:
     unless all its trained phases are to be restarted.
     """
     with writing(plan.run.path):
-        manifest = _find_manifest(plan.run)
+        manifest = find_manifest(plan.run)
     if manifest is None:
         return
     differences = _differences(manifest, plan)
@@ -84,7 +84,7 @@ def writing(path: Path) -> Iterator[None]:
         ) from exc
 
 
-def _find_manifest(run: RunFolder) -> Manifest | None:
+def find_manifest(run: RunFolder) -> Manifest | None:
     """Return the manifest, None where a run may begin; raise RunError for a stranger's folder."""
     if not run.path.exists():
         return None
@@ -93,7 +93,7 @@ def _find_manifest(run: RunFolder) -> Manifest | None:
     if run.manifest.exists():
         return load_manifest(run)
     strangers = sorted(path.name for path in run.path.iterdir())
-    if strangers in ([], [run.model.name]):
+    if set(strangers) <= {run.model.name, run.unfinished_model.name}:
         return None
     raise RunError(
         f"{run.path} is no run folder: it holds {', '.join(strangers[:3])}, no glance.json",

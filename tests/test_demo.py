@@ -1,0 +1,36 @@
+"""What `glance demo` refuses; that it works is in tests/train."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from glance.demo import held_out_prompts, judge
+
+
+def test_a_strangers_folder_is_refused_and_left_as_it_was(glance: Callable) -> None:
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("years of work")
+
+    done = glance("demo", "--output", "mine")
+
+    assert done.code == 4
+    assert "mine is no run folder: it holds thesis.txt" in done.err
+    assert done.err.endswith("hint: give --output another folder\n")
+    assert [path.name for path in Path("mine").iterdir()] == ["thesis.txt"]
+
+
+def test_the_judge_names_what_is_not_shown() -> None:
+    from PIL import Image
+
+    from glance.world import Scene, describe, draw
+
+    scene = Scene("sunset", "large", "low", "right", "sea", "mountains", "boat")
+    picture = Image.fromarray(draw(scene))
+
+    assert judge(describe(scene), picture) == "8 of 8 right"
+    assert judge("a landscape at night", picture) == "0 of 1 right, not time"
+
+
+def test_its_prompts_are_held_out() -> None:
+    from glance.world import describe, held_out_scenes
+
+    assert set(held_out_prompts()) <= {describe(scene) for scene in held_out_scenes(1000)}
