@@ -76,9 +76,9 @@ def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from glance.diffusion.quiet import hush
 
     hush()
-    from glance.diffusion.tiny import build_tiny_flux
+    from tiny_models import build_tiny
 
-    return build_tiny_flux(tmp_path_factory.mktemp("tiny") / "model", seed=1)
+    return build_tiny("flux", tmp_path_factory.mktemp("tiny") / "model", seed=1)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@ import json
 from pathlib import Path
 
 import torch
+from tiny_models import build_tiny
 
-from glance.diffusion.tiny import build_tiny_flux
 from glance.families import find_family
 from glance.model import check_folder
 
@@ -13,14 +13,14 @@ def weights(folder: Path) -> bytes:
 
 
 def test_the_same_seed_builds_the_same_model(tiny_flux: Path, tmp_path: Path) -> None:
-    assert weights(build_tiny_flux(tmp_path / "again", seed=1)) == weights(tiny_flux)
-    assert weights(build_tiny_flux(tmp_path / "other", seed=2)) != weights(tiny_flux)
+    assert weights(build_tiny("flux", tmp_path / "again", seed=1)) == weights(tiny_flux)
+    assert weights(build_tiny("flux", tmp_path / "other", seed=2)) != weights(tiny_flux)
 
 
 def test_building_leaves_the_random_state_alone(tmp_path: Path) -> None:
     before = torch.get_rng_state()
 
-    build_tiny_flux(tmp_path / "model")
+    build_tiny("flux", tmp_path / "model")
 
     assert torch.equal(torch.get_rng_state(), before)
 
