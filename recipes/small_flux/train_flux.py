@@ -3,13 +3,14 @@
     python recipes/small_flux/train_flux.py --work DIR --minutes 30
     python recipes/small_flux/train_flux.py --work DIR --minutes 8 --distil
 
-Needs DIR/vae (train_vae.py). The first line trains by flow matching with caption dropout, at
+Needs DIR/vae (train_vae.py, or the one of --warm). The first line trains by flow matching with caption dropout, at
 guidance 1; the second distils classifier-free guidance from 1 to GUIDANCE_LIMIT into the
 guidance embedding, as FLUX.1-dev has it. Both resume from DIR/flux.pt, or start from --warm.
 """
 
 import argparse
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,10 @@ def main() -> None:
     torch.manual_seed(SEED)
     torch.set_num_threads(arguments.threads)
     log = Log(arguments.work / "flux.jsonl")
-    vae = AutoencoderKL.from_pretrained(arguments.work / "vae", torch_dtype=torch.float32).eval()
+    codec = arguments.work / "vae"
+    if arguments.warm and not codec.exists():
+        shutil.copytree(arguments.warm / "vae", codec)
+    vae = AutoencoderKL.from_pretrained(codec, torch_dtype=torch.float32).eval()
     learner = build_learner(arguments.warm)
     state = load_checkpoint(arguments.work / "flux.pt")
     seed = SEED + (state["step"] if state else 0)  # a resumed session sees other batches
