@@ -8,10 +8,33 @@ from pathlib import Path
 from typing import Final
 
 from glance.errors import ModelNotFound, SettingsError
-from glance.families import Family
+from glance.families import DEFAULT_FAMILY, FAMILIES, Family, family_of_pipeline, find_family
 
 INDEX: Final = "model_index.json"
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def resolve_family(name: str | None, model: str | None) -> Family:
+    """Return the family that is named, else the model's, else the default one.
+
+    Raises SettingsError for a name that is not known, or a model of no supported family.
+    """
+    if name is not None:
+        return find_family(name)
+    return (model and detect_family(model)) or find_family(DEFAULT_FAMILY)
+
+
+def detect_family(model: str) -> Family | None:
+    """Return the family that a model's index names: a folder's, a cached one's, or the Hub's.
+
+    None when the index cannot be read; why that is, locate_model and check_access say better.
+    Raises SettingsError for a pipeline of no supported family.
+    """
+    for family in FAMILIES.values():
+        if model == family.default_model:
+            return family
+    pipeline = _pipeline_of(model)
+    return None if pipeline is None else family_of_pipeline(pipeline)
 
 
 def locate_model(model: str, *, family: Family, run: Path) -> str:
@@ -61,14 +84,12 @@ def check_access(model: str) -> str | None:
     the Hub says no; returns a warning when nobody can say.
     """
     from huggingface_hub import auth_check, constants, try_to_load_from_cache
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     if isinstance(try_to_load_from_cache(model, INDEX), str):
         return None
     if constants.is_offline_mode():
         return f"model {model} is not in the cache, and HF_HUB_OFFLINE forbids fetching it"
-    # HfHubHTTPError's bases: those of whatever HTTP client the Hub's library uses
-    transport_errors: tuple[type[BaseException], ...] = (OSError, *HfHubHTTPError.__bases__)
     try:
         auth_check(model)
     except GatedRepoError as exc:
@@ -81,7 +102,7 @@ def check_access(model: str) -> str | None:
             f"the Hub has no model {model}, or it is private",
             hint="check --model; for a private model set HF_TOKEN",
         ) from exc
-    except transport_errors as exc:
+    except _transport_errors() as exc:
         return f"model {model} is not in the cache, and the Hub does not answer: {exc}"
     return None
 
@@ -133,6 +154,43 @@ def check_folder(folder: Path, family: Family) -> None:
             f"model {folder} lacks {', '.join(missing)}",
             hint="download or copy it again, whole",
         )
+
+
+def _pipeline_of(model: str) -> str | None:
+    """Return the pipeline class that the model's index names; None when it cannot be read."""
+    try:
+        text = _read_index(model)
+        name = json.loads(text)["_class_name"] if text is not None else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, RuntimeError):
+        return None
+    return name if isinstance(name, str) else None
+
+
+def _read_index(model: str) -> str | None:
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return (folder / INDEX).read_text(encoding="utf-8")
+    if not _HUB_ID.fullmatch(model):
+        return None
+    from huggingface_hub import HfFileSystem, constants, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(model, INDEX)
+    if isinstance(cached, str):
+        return Path(cached).read_text(encoding="utf-8")
+    if constants.is_offline_mode():
+        return None
+    try:
+        text: str = HfFileSystem().read_text(f"{model}/{INDEX}", encoding="utf-8")
+    except _transport_errors():
+        return None
+    return text
+
+
+def _transport_errors() -> tuple[type[BaseException], ...]:
+    """Return what a request to the Hub raises: the bases are those of its HTTP client, any."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return (OSError, *HfHubHTTPError.__bases__)
 
 
 def _hint(family: Family) -> str:

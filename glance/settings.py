@@ -11,9 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from glance.device import Device
 from glance.errors import Problem, SettingsError
-from glance.families import Family, find_family
+from glance.families import DEFAULT_FAMILY, Family, find_family
 
-DEFAULT_FAMILY = "flux"
 DEFAULT_SCHEDULE = "seed"
 
 
@@ -131,8 +130,8 @@ def resolve_sample_settings(
     settings = SampleSettings.checked(
         prompt=prompt,
         seed=seed,
-        slow_guidance=family.slow_guidance if slow_guidance is None else slow_guidance,
-        fast_guidance=family.fast_guidance if fast_guidance is None else fast_guidance,
+        slow_guidance=family.guidance.slow if slow_guidance is None else slow_guidance,
+        fast_guidance=family.guidance.fast if fast_guidance is None else fast_guidance,
         width=side if width is None else width,
         height=side if height is None else height,
     )

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+pytest.register_assert_rewrite("real_training")
+
 ROOT = Path(__file__).parents[1]
 _LEAKS = ("GLANCE", "HF_", "HUGGING", "SIMPLETUNER", "ACCELERATE", "TRAINING_", "CONFIG_", "MIXED")
 

@@ -126,7 +126,7 @@ def test_only_the_console_writes_to_the_terminal() -> None:
 
 
 def test_no_file_but_the_table_names_a_family() -> None:
-    rooms = {"glance.families", "glance.settings"}
+    rooms = {"glance.families"}
     naming = [
         name
         for name, tree in modules()

@@ -26,7 +26,7 @@ def test_defaults_of_the_family_are_valid_settings(family: Family) -> None:
     training = resolve_train_settings(device=Device.CUDA, family=family.name)
     sampling = resolve_sample_settings(family, prompt="a cat", resolution=training.resolution)
     assert training.model == family.default_model
-    assert sampling.slow_guidance == family.slow_guidance
+    assert sampling.slow_guidance == family.guidance.slow
 
 
 @every_family
@@ -37,11 +37,16 @@ def test_training_options_of_the_family_are_simpletuners(family: Family) -> None
 
 @every_family
 def test_prompt_embedding_is_among_the_outputs(family: Family) -> None:
-    assert "prompt_embeds" in family.prompt_outputs
+    assert "prompt_embeds" in family.text.outputs
+
+
+@every_family
+def test_guidance_is_on_in_the_slow_phase_and_off_in_the_fast_one(family: Family) -> None:
+    assert family.guidance.slow > family.guidance.off == family.guidance.fast
 
 
 def test_flux_is_trained_and_sampled_as_the_guide_and_the_method_say() -> None:
     flux = find_family("flux")
     assert (flux.default_model, flux.pipeline) == ("black-forest-labs/FLUX.1-dev", "FluxPipeline")
-    assert (flux.learning_rate, flux.slow_guidance, flux.fast_guidance) == (5e-4, 3.5, 1.0)
+    assert (flux.learning_rate, flux.guidance.slow, flux.guidance.fast) == (5e-4, 3.5, 1.0)
     assert flux.training_options["flux_guidance_value"] == 1.0

@@ -12,8 +12,16 @@ from typing import Any
 import pytest
 
 from glance.errors import ModelNotFound, SettingsError
-from glance.families import find_family
-from glance.model import check_folder, fingerprint, is_local, locate_model, recorded_model
+from glance.families import FAMILIES, Family, find_family
+from glance.model import (
+    check_folder,
+    detect_family,
+    fingerprint,
+    is_local,
+    locate_model,
+    recorded_model,
+    resolve_family,
+)
 
 FLUX = find_family("flux")
 PARTS = ("scheduler", "transformer", "vae")
@@ -249,3 +257,51 @@ def test_a_fingerprint_moves_with_the_folder_and_changes_with_it(tmp_path: Path)
     (moved / "model_index.json").write_text("{}")
 
     assert fingerprint(moved.name, run=moved.parent) != before
+
+
+class TestDetection:
+    def test_a_folder_says_its_own(self, tmp_path: Path) -> None:
+        for name, pipeline in (("sd3", "StableDiffusion3Pipeline"), ("flux", "FluxPipeline")):
+            folder = tmp_path / name
+            folder.mkdir()
+            (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+
+            assert detect_family(str(folder)) is find_family(name)
+
+    def test_a_cached_hub_model_says_its_own(self) -> None:
+        assert detect_family("acme/tiny") is FLUX  # in the tests' own cache
+
+    @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+    def test_the_default_models_are_known_without_looking(self, family: Family) -> None:
+        assert detect_family(family.default_model) is family
+
+    def test_nobody_can_say_offline(self) -> None:
+        assert detect_family("acme/unseen") is None
+
+    @pytest.mark.parametrize(
+        ("pipeline", "words"),
+        [
+            ("StableDiffusionXLPipeline", "SDXL .* is no flow model: it predicts noise"),
+            ("StableDiffusionPipeline", "Stable Diffusion 1.5 and 2 .* is no flow model"),
+            ("SanaPipeline", "models of SanaPipeline are not supported"),
+        ],
+    )
+    def test_what_cannot_work_is_refused_with_the_reason(
+        self, pipeline: str, words: str, tmp_path: Path
+    ) -> None:
+        (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+
+        with pytest.raises(SettingsError, match=words):
+            detect_family(str(tmp_path))
+
+    @pytest.mark.parametrize("text", ["", "[]", '{"_class_name": 3}', "\x00"])
+    def test_a_broken_index_is_no_answer(self, text: str, tmp_path: Path) -> None:
+        (tmp_path / "model_index.json").write_text(text)
+
+        assert detect_family(str(tmp_path)) is None
+        assert resolve_family(None, str(tmp_path)).name == "flux"
+
+    def test_a_name_goes_before_the_model(self, tmp_path: Path) -> None:
+        assert resolve_family("sd3", "acme/tiny").name == "sd3"
+        assert resolve_family(None, "acme/tiny").name == "flux"
+        assert resolve_family(None, None).name == "flux"

@@ -45,7 +45,7 @@ def check(
         image,
         caption=caption,
         resolution=resolution or row.resolution,
-        text_tokens=row.text_tokens,
+        text_tokens=row.text.tokens,
     )
     for warning in found.warnings:
         console.warn(warning)

@@ -35,10 +35,10 @@ def infer(
     family: Annotated[str | None, typer.Option(help="Model family. Default: the run's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     slow_guidance: Annotated[
-        float | None, typer.Option(help="Default: the family's, 3.5 for FLUX.")
+        float | None, typer.Option(help="Default: the family's; 3.5 for FLUX.")
     ] = None,
     fast_guidance: Annotated[
-        float | None, typer.Option(help="Default: the family's, 1.0 for FLUX.")
+        float | None, typer.Option(help="Default: the family's; 1.0 for FLUX.")
     ] = None,
     width: Annotated[int | None, typer.Option(help="Default: the run's resolution.")] = None,
     height: Annotated[int | None, typer.Option(help="Default: the run's resolution.")] = None,

@@ -12,7 +12,6 @@ from glance.cli._options import (
     DeviceChoice,
     DeviceOption,
     EventsOption,
-    FamilyOption,
     FastTimestepsOption,
     JsonOption,
     QuietOption,
@@ -40,7 +39,9 @@ class PhaseChoice(StrEnum):
 def train(
     image: Annotated[Path, typer.Option(help="The picture to train on.")],
     caption: CaptionOption = None,
-    family: FamilyOption = "flux",
+    family: Annotated[
+        str | None, typer.Option(help="Model family. Default: the model's; flux.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="Hub id, or folder in diffusers layout. Default: family's."),
@@ -53,7 +54,7 @@ def train(
     rank: Annotated[int, typer.Option(help="LoRA rank; alpha is 4 times it.")] = 32,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="Default: the method's for the family, 5e-4 for FLUX."),
+        typer.Option(help="Default: the method's for the family."),
     ] = None,
     resolution: Annotated[
         int | None, typer.Option(help="Side of the training area. Default: 1024.")

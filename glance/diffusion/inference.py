@@ -14,7 +14,7 @@ from PIL import Image
 from glance.diffusion.memory import explaining_lack_of_memory
 from glance.diffusion.scheduler import VerbatimEulerScheduler
 from glance.events import EventSink, StepDone
-from glance.families import Family
+from glance.families import Family, Negative
 from glance.schedule import Phase, PhaseSchedule, Schedule
 from glance.settings import SampleSettings
 
@@ -55,7 +55,7 @@ def sample_image(
                 pipeline,
                 {
                     **call,
-                    family.guidance_argument: settings.slow_guidance,
+                    family.guidance.argument: settings.slow_guidance,
                     "generator": torch.Generator("cpu").manual_seed(settings.seed),
                     "output_type": "latent",
                 },
@@ -69,8 +69,8 @@ def sample_image(
                 pipeline,
                 {
                     **call,
-                    family.guidance_argument: settings.fast_guidance,
-                    "latents": slow.images,
+                    family.guidance.argument: settings.fast_guidance,
+                    "latents": slow.latents,
                     "output_type": "pil",
                 },
                 Phase.FAST,
@@ -103,7 +103,7 @@ def sample_base(pipeline: Any, family: Family, settings: SampleSettings, *, step
         _use_lora(pipeline, None)
         output = pipeline(
             **call,
-            **{family.guidance_argument: settings.slow_guidance},
+            **{family.guidance.argument: settings.slow_guidance},
             generator=torch.Generator("cpu").manual_seed(settings.seed),
             num_inference_steps=steps,
         )
@@ -113,20 +113,28 @@ def sample_base(pipeline: Any, family: Family, settings: SampleSettings, *, step
 
 @dataclass(frozen=True, slots=True)
 class _PhaseResult:
-    images: Any  # latents as the family packs them, FLUX (1, tokens, 64), or a list of pictures
+    images: Any  # a list of pictures, after the fast phase
+    latents: Any  # as the family packs them: FLUX (1, tokens, 64), SD3 (1, 16, height/8, width/8)
     sigmas: tuple[float, ...]
     last_step: float
 
 
 def _encode(pipeline: Any, family: Family, settings: SampleSettings) -> dict[str, Any]:
-    """Encode the prompt once; return it as keyword arguments for both phases."""
-    outputs = pipeline.encode_prompt(settings.prompt, device=pipeline._execution_device)
-    named = zip(family.prompt_outputs, outputs, strict=True)
-    return {
-        **{name: value for name, value in named if name is not None},
-        "width": settings.width,
-        "height": settings.height,
-    }
+    """Encode the prompt once, and the empty one if needed, as keyword arguments for both phases."""
+
+    def encode(prompt: str) -> dict[str, Any]:
+        outputs = pipeline.encode_prompt(
+            prompt=prompt, device=pipeline._execution_device, **family.text.arguments
+        )
+        named = zip(family.text.outputs, outputs, strict=True)
+        return {name: value for name, value in named if name is not None}
+
+    call = encode(settings.prompt)
+    strongest = max(settings.slow_guidance, settings.fast_guidance)
+    if family.text.negative is Negative.APART and strongest > family.guidance.off:
+        call |= {f"negative_{name}": value for name, value in encode("").items()}
+    size = {"width": settings.width, "height": settings.height}
+    return {**call, **size, **family.sampling_options}
 
 
 def _run_phase(
@@ -143,11 +151,11 @@ def _run_phase(
     )
     _use_lora(pipeline, phase if is_adapted else None)
     steps = len(schedule.sigmas)
-    last_step = 0.0
+    last_step, latents = 0.0, None
 
     def on_step(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        nonlocal last_step
-        last_step = _finished()
+        nonlocal last_step, latents
+        last_step, latents = _finished(), tensors["latents"]
         on_event(StepDone(phase, step + 1, steps, None, None))
         return tensors
 
@@ -159,7 +167,7 @@ def _run_phase(
     )
     # float32's own shortest digits: 0.9791915, not the double next to it
     used = tuple(float(str(sigma)) for sigma in pipeline.scheduler.sigmas[:-1].cpu().numpy())
-    return _PhaseResult(output.images, used, last_step)
+    return _PhaseResult(output.images, latents, used, last_step)
 
 
 def _use_lora(pipeline: Any, phase: Phase | None) -> None:

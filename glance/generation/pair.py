@@ -9,7 +9,7 @@ from glance.errors import LoraError, RunError, ScheduleError, UsageError
 from glance.families import Family, find_family
 from glance.generation.request import InferRequest
 from glance.lora import read_lora, read_metadata, verify_lora
-from glance.model import locate_model, recorded_model
+from glance.model import locate_model, recorded_model, resolve_family
 from glance.run import (
     LORA_FILE,
     RUNS,
@@ -20,7 +20,6 @@ from glance.run import (
     load_manifest,
 )
 from glance.schedule import Phase, Schedule
-from glance.settings import DEFAULT_FAMILY
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +116,7 @@ def _pair_by_hand(request: InferRequest) -> Pair:
         if "glance.phase" in header:
             verify_lora(read_lora(loras[phase]), path=loras[phase])
     known = headers[Phase.SLOW].get("glance.family")
-    family = find_family(request.family or known or DEFAULT_FAMILY)
+    family = resolve_family(request.family or known, request.model)
     silent = [loras[phase] for phase, header in headers.items() if "glance.phase" not in header]
     return Pair(
         _given_model(request.model or family.default_model, family),

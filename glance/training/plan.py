@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 
 from glance.device import AUTO, Device, resolve_device
 from glance.errors import InputError, Problem
-from glance.families import find_family
-from glance.model import locate_model
+from glance.families import Family
+from glance.model import locate_model, resolve_family
 from glance.run import RUNS, RunFolder
 from glance.sample import load_sample, safe_name
 from glance.schedule import Phase, Schedule, resolve_schedule
@@ -23,17 +23,17 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
     ModelNotFound, or RunError when the run folder holds something else.
     """
     run = RunFolder(request.run or RUNS / safe_name(request.image))
-    family = find_family(request.family)
+    family = resolve_family(request.family, request.model)
     checks = _Checks()
     overrides = checks.make(lambda: parse_overrides(request.overrides))
     schedule = checks.make(lambda: _resolve_schedule(request))
-    settings = checks.make(lambda: _resolve_settings(request, overrides or {}))
+    settings = checks.make(lambda: _resolve_settings(request, family, overrides or {}))
     examined = checks.make(
         lambda: load_sample(
             request.image,
             caption=request.caption,
             resolution=settings.resolution if settings else None,
-            text_tokens=family.text_tokens,
+            text_tokens=family.text.tokens,
         )
     )
     if overrides is None or settings is None or schedule is None or examined is None:
@@ -87,11 +87,11 @@ def _resolve_schedule(request: TrainRequest) -> Schedule:
 
 
 def _resolve_settings(
-    request: TrainRequest, overrides: Mapping[str, bool | int | float | str]
+    request: TrainRequest, family: Family, overrides: Mapping[str, bool | int | float | str]
 ) -> TrainSettings:
     return resolve_train_settings(
         device=resolve_device(request.device),
-        family=request.family,
+        family=family.name,
         model=request.model,
         steps=request.steps,
         rank=request.rank,

@@ -10,19 +10,19 @@ from glance.errors import Problem
 from glance.run import RunFolder
 from glance.sample import Sample
 from glance.schedule import Phase, Schedule
-from glance.settings import DEFAULT_FAMILY, DEFAULT_SCHEDULE, TrainSettings
+from glance.settings import DEFAULT_SCHEDULE, TrainSettings
 from glance.simpletuner.command import build_command
 from glance.simpletuner.render import render_files, render_trainer_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainRequest:
-    """What the user typed, unchecked. None: the family's or the guide's default."""
+    """What the user typed, unchecked. None: the model's, the family's or the guide's."""
 
     image: Path
     caption: str | None = None
     run: Path | None = None
-    family: str = DEFAULT_FAMILY
+    family: str | None = None
     model: str | None = None
     steps: int = 60
     rank: int = 32

@@ -43,4 +43,7 @@ def test_an_unknown_family_is_refused_with_the_known_ones(glance: Callable, pair
     done = glance("check", "cat.png", "--family", "sdxl")
 
     assert done.code == 4
-    assert done.err == "error: family 'sdxl' is not supported\n  hint: choose one of: flux\n"
+    assert (
+        done.err
+        == "error: family 'sdxl' is not supported\n  hint: choose one of: flux, sd3, qwen_image\n"
+    )

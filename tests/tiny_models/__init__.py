@@ -2,7 +2,7 @@
 
 Real SimpleTuner and real diffusers run on them where no checkpoint and no accelerator is. Their
 pictures are noise; the model in `glance/assets` paints. One module a family, with `make()`; what
-families share is in `parts`.
+families share is in `parts` and `vocabularies`.
 """
 
 from importlib import import_module

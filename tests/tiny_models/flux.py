@@ -2,15 +2,8 @@
 
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
-from tiny_models.parts import (
-    LATENT_CHANNELS,
-    TEXT_WIDTH,
-    clip,
-    clip_tokenizer,
-    t5,
-    t5_tokenizer,
-    vae,
-)
+from tiny_models.parts import LATENT_CHANNELS, TEXT_WIDTH, clip, t5, vae
+from tiny_models.vocabularies import clip_tokenizer, t5_tokenizer
 
 
 def make() -> FluxPipeline:

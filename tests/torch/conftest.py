@@ -9,33 +9,10 @@ import pytest
 
 @pytest.fixture(scope="session")
 def loras(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two random LoRAs, strong enough to be seen, with the keys that SimpleTuner writes."""
-    import torch
-    from diffusers import FluxTransformer2DModel
-    from safetensors.torch import save_file
+    """Two random LoRAs for it."""
+    from tiny_models.adapters import make_loras
 
-    transformer = FluxTransformer2DModel.from_pretrained(tiny_flux / "transformer")
-    targets = {
-        name: module
-        for name, module in transformer.named_modules()
-        if name.endswith(("attn.to_q", "attn.to_k", "attn.to_v"))
-    }
-    paths: dict[str, Path] = {}
-    for seed, phase in enumerate(("slow", "fast")):
-        generator = torch.Generator().manual_seed(seed)
-        tensors: dict[str, Any] = {}
-        for name, module in targets.items():
-            key = f"transformer.{name}"
-            tensors[f"{key}.lora_A.weight"] = torch.randn(
-                4, module.in_features, generator=generator
-            )
-            tensors[f"{key}.lora_B.weight"] = 0.3 * torch.randn(
-                module.out_features, 4, generator=generator
-            )
-        folder = tmp_path_factory.mktemp(phase)
-        paths[phase] = folder / "pytorch_lora_weights.safetensors"
-        save_file(tensors, paths[phase], metadata={"format": "pt"})
-    return paths
+    return make_loras(tiny_flux, tmp_path_factory.mktemp("loras"))
 
 
 @pytest.fixture

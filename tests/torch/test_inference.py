@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline as _Flux
+from plain_loops import sample
 
 SLOW = [t / 1000.0 for t in (1000.0, 979.1915, 957.5157, 934.9171, 911.3354)]
 FAST = [t / 1000.0 for t in (886.7053, 745.0728, 562.9505, 320.0802, 20.0)]
@@ -19,31 +20,6 @@ def load_plainly(model: Path, loras: dict[str, Path]) -> FluxPipeline:
     for name, path in loras.items():
         pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name)
     return pipeline
-
-
-@torch.inference_mode()
-def sample_plainly(pipeline: FluxPipeline, *, seed: int) -> torch.Tensor:
-    """x += (next sigma - sigma) * v, by hand; returns the packed latents (1, tokens, 64)."""
-    embeds, pooled, text_ids = pipeline.encode_prompt(PROMPT, None)
-    generator = torch.Generator("cpu").manual_seed(seed)
-    noise = torch.randn(1, 16, SIDE // 8, SIDE // 8, generator=generator)
-    x = _Flux._pack_latents(noise, 1, 16, SIDE // 8, SIDE // 8)
-    image_ids = _Flux._prepare_latent_image_ids(1, SIDE // 16, SIDE // 16, "cpu", torch.float32)
-    sigmas = torch.tensor([*SLOW, *FAST, 0.0], dtype=torch.float32)
-    for step in range(10):
-        pipeline.set_adapters("slow" if step < 5 else "fast")
-        v = pipeline.transformer(
-            hidden_states=x,
-            timestep=sigmas[step : step + 1] * 1000 / 1000,
-            guidance=torch.tensor([3.5 if step < 5 else 1.0]),
-            pooled_projections=pooled,
-            encoder_hidden_states=embeds,
-            txt_ids=text_ids,
-            img_ids=image_ids,
-            return_dict=False,
-        )[0]
-        x = x + (sigmas[step + 1] - sigmas[step]) * v
-    return x
 
 
 def decode_plainly(pipeline: FluxPipeline, latents: torch.Tensor) -> torch.Tensor:
@@ -101,7 +77,7 @@ def test_two_phases_equal_a_plain_euler_loop_to_the_bit(
 ) -> None:
     plain = load_plainly(tiny_flux, loras)
 
-    latents = sample_plainly(plain, seed=3)
+    latents = sample("flux", plain, PROMPT, seed=3, guidance=(3.5, 1.0))
 
     assert torch.equal(sampled["decode"].given, decode_plainly(plain, latents))
 
@@ -126,7 +102,8 @@ def test_the_pipelines_own_scheduler_is_put_back(sampled: dict[str, Any]) -> Non
 def test_the_guides_snippet_does_not_run_the_trained_schedule(
     tiny_flux: Path, loras: dict[str, Path]
 ) -> None:
-    plain = sample_plainly(load_plainly(tiny_flux, loras), seed=3)
+    pipeline = load_plainly(tiny_flux, loras)
+    plain = sample("flux", pipeline, PROMPT, seed=3, guidance=(3.5, 1.0))
     generator = torch.Generator("cpu").manual_seed(3)
     common = {"prompt": PROMPT, "generator": generator, "width": SIDE, "height": SIDE}
 

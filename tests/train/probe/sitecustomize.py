@@ -1,28 +1,37 @@
 """Runs inside the trainer's own process: notes every noise level that reaches the transformer.
 
 One line a forward pass in ./probe.txt (the trainer works in the run folder): the timestep as the
-model is given it, times 1000, and the number of caption tokens that are not padding, if known.
+transformer is given it, in whatever unit its family has.
 """
 
 import importlib.util
+import re
 import sys
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 
-_MODULE = "simpletuner.helpers.models.flux.transformer"
+_MODULE = re.compile(r"simpletuner\.helpers\.models\.\w+\.transformer")
 
 
 class _Finder(MetaPathFinder):
+    busy = False
+
     def find_spec(self, name, path=None, target=None):
-        if name != _MODULE:
+        if self.busy or not _MODULE.fullmatch(name):
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self.busy = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.busy = False
         run_module = spec.loader.exec_module
 
         def exec_module(module):
             run_module(module)
-            _watch(module.FluxTransformer2DModel)
+            for found in list(vars(module).values()):
+                is_its_own = isinstance(found, type) and found.__module__ == name
+                if is_its_own and found.__name__.endswith("Transformer2DModel"):
+                    _watch(found)
 
         spec.loader.exec_module = exec_module
         return spec
@@ -34,7 +43,7 @@ def _watch(transformer):
     def noting_forward(self, *args, **kwargs):
         with Path("probe.txt").open("a", encoding="utf-8") as notes:
             for timestep in kwargs["timestep"].flatten().tolist():
-                notes.write(f"{timestep * 1000:.4f}\n")
+                notes.write(f"{timestep:.7f}\n")
         return forward(self, *args, **kwargs)
 
     transformer.forward = noting_forward

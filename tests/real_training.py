@@ -1,0 +1,99 @@
+"""Real `glance train` with real SimpleTuner, a probe in the trainer's process."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from plain_loops import FAST, SLOW
+
+from glance.lora import read_lora
+
+STEPS = 10
+_PROBE = Path(__file__).parent / "train" / "probe"
+_UNITS: Mapping[str, float] = {"flux": 1000.0, "sd3": 1.0, "qwen_image": 1000.0}
+"""What makes a timestep (0-1000) of the number that SimpleTuner gives the family's transformer."""
+
+
+def arguments(family: str, model: Path) -> list[str]:
+    """Return the command line but for the picture."""
+    given = ["--family", family, "--model", str(model), "--steps", str(STEPS), "--rank", "4"]
+    return [*given, "--resolution", "64", "--device", "cpu"]
+
+
+def train(family: str, model: Path, folder: Path, environment: Mapping[str, str]) -> Path:
+    """Train a tiny model on a picture in `folder` and return the run."""
+    picture = Image.linear_gradient("L").resize((96, 64)).convert("RGB")
+    picture.save(folder / "two lines.png")
+    (folder / "two lines.txt").write_text("a grey slope\nfrom dark to light\n")
+    command = [*arguments(family, model), "--json", "--events", "events.jsonl"]
+    done = subprocess.run(
+        [sys.executable, "-m", "glance", "train", "--image", "two lines.png", *command],
+        cwd=folder,
+        env={**os.environ, **environment, "PYTHONPATH": str(_PROBE)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    document = json.loads(done.stdout)
+    assert [phase["state"] for phase in document["phases"].values()] == ["done", "done"]
+    return folder / document["run"]
+
+
+def check_noise_levels(family: str, run: Path) -> None:
+    """Exactly the phase's noise levels reached the transformer, each as often as the others."""
+    unit = _UNITS[family]
+    levels = [round(float(line) * unit, 3) for line in (run / "probe.txt").read_text().split()]
+    # gradient checkpointing may run a forward pass twice; a phase's steps stand together
+    half = len(levels) // 2
+    for expected, seen in ((SLOW, levels[:half]), (FAST, levels[half:])):
+        counted = Counter(seen)
+        assert sorted(counted, reverse=True) == pytest.approx(expected, abs=0.01)
+        assert len(set(counted.values())) == 1, "each value has the same share of the steps"
+
+
+def check_strength(run: Path, phase: str) -> None:
+    """The finished LoRA, at scale 1, does what the last checkpoint does at alpha / rank."""
+    output = run / f"output/glance-{phase}"
+    final = read_lora(output / "pytorch_lora_weights.safetensors")
+    last = read_lora(output / f"checkpoint-{STEPS}/pytorch_lora_weights.safetensors")
+    alpha = json.loads(last.metadata["lora_adapter_metadata"])["transformer.lora_alpha"]
+    assert alpha == 4 * final.rank
+    for key, tensor in final.tensors.items():
+        factor = alpha / final.rank if ".lora_B." in key else 1.0
+        assert (tensor.to_float() == last.tensors[key].to_float() * factor).all()
+
+
+def check_sampling(family: str, run: Path, *, guidance: Sequence[float]) -> None:
+    """`glance infer` paints what a plain loop with the same two files paints, to the bit."""
+    from diffusers import DiffusionPipeline
+    from plain_loops import paint
+
+    from glance.device import Device
+    from glance.generation.execute import run_generation
+    from glance.generation.plan import plan_generation
+    from glance.generation.request import InferRequest
+
+    slow, fast = guidance
+    plan = plan_generation(
+        InferRequest(
+            prompt="a slope",
+            run=run,
+            device=Device.CPU,
+            seed=3,
+            slow_guidance=slow,
+            fast_guidance=fast,
+        )
+    )
+    image = Image.open(run_generation(plan, lambda _: None).image)
+    pipeline = DiffusionPipeline.from_pretrained(plan.model)
+    for phase in ("slow", "fast"):
+        pipeline.load_lora_weights(run / f"output/glance-{phase}", adapter_name=phase)
+    plain = paint(family, pipeline, "a slope", seed=3, guidance=(slow, fast))
+    assert image.tobytes() == plain.tobytes()

@@ -1,0 +1,38 @@
+"""The whole line for every family but FLUX, which has a file of its own."""
+
+from pathlib import Path
+
+import pytest
+from real_training import check_noise_levels, check_sampling, check_strength, train
+from tiny_models import build_tiny
+
+from glance.families import FAMILIES
+
+OTHERS = [name for name in FAMILIES if name != "flux"]
+
+
+@pytest.fixture(scope="module", params=OTHERS)
+def trained(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
+    """A family and a run of `glance train` on its tiny model."""
+    folder = tmp_path_factory.mktemp(request.param)
+    model = build_tiny(request.param, folder / "model", seed=1)
+    return request.param, train(request.param, model, folder, {"HF_HOME": str(folder / "hf")})
+
+
+def test_exactly_the_phases_noise_levels_reached_the_transformer(
+    trained: tuple[str, Path],
+) -> None:
+    check_noise_levels(*trained)
+
+
+@pytest.mark.parametrize("phase", ["slow", "fast"])
+def test_the_finished_lora_has_the_last_checkpoints_effect(
+    trained: tuple[str, Path], phase: str
+) -> None:
+    check_strength(trained[1], phase)
+
+
+def test_sampling_with_both_equals_a_plain_loop(trained: tuple[str, Path]) -> None:
+    check_sampling(*trained, guidance=(3.0, 1.0))
