@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 MODEL: Final = "small-flux"  # in glance/assets
 SAMPLE: Final = "sunset"  # likewise, drawn by glance.world
 VAGUE_PROMPT: Final = "a landscape at dawn"  # many pictures fit it
-_RANK: Final = 4
+_RANK: Final = 4  # this and the rate: what docs/evidence.md advises for this model
+_LEARNING_RATE: Final = 1e-4
 _RESOLUTION: Final = 64
 
 
@@ -100,6 +101,7 @@ def _plan(run: RunFolder, assets: Path, steps: int) -> TrainingPlan:
                 model=str(run.model),
                 steps=steps,
                 rank=_RANK,
+                learning_rate=_LEARNING_RATE,
                 resolution=_RESOLUTION,
                 device=Device.CPU,
             )

@@ -1,0 +1,1 @@
+"""What things cost, and what a pair is worth: measured, never asserted."""

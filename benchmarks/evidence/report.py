@@ -1,0 +1,159 @@
+"""The committed figures as tables, put between the markers of docs/evidence.md."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from benchmarks.evidence.pairs import PUBLISHED, QUESTIONS, Recipe
+
+RESULTS = Path(__file__).parent / "results.json"
+PAGE = Path(__file__).parents[2] / "docs" / "evidence.md"
+_MARKED = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_BENCHES = ("3.5/1.0", "1.0/1.0")
+
+Figures = Mapping[str, Any]
+
+
+def load() -> Figures:
+    """Return the committed figures."""
+    figures: Figures = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return figures
+
+
+def fill(page: str, figures: Figures) -> str:
+    """Return `page` with every table made anew; raise KeyError for a table nobody knows."""
+
+    def replace(match: re.Match[str]) -> str:
+        begin, name, end = match.groups()
+        return f"{begin}{TABLES[name](figures)}\n{end}"
+
+    return _MARKED.sub(replace, page)
+
+
+def _base(figures: Figures, wording: str, guidance: str) -> str:
+    found = figures["benches"][wording][guidance]["base"]
+    return _table(
+        ("sigmas", "steps", "met, %", "against 50 steps", "whole, %", "distance"),
+        (
+            (
+                *_way(way),
+                _percent(one["met"]),
+                _points(one["loss"]),
+                _percent(one["readable"]),
+                _plain(one["distance"]),
+            )
+            for way, one in found.items()
+        ),
+    )
+
+
+def _pairs(figures: Figures, wording: str, kind: str = "pairs") -> str:
+    rows = []
+    for guidance in _BENCHES:
+        bench = figures["benches"][wording][guidance]
+        for name, one in bench[kind].items():
+            rows.append((guidance, f"`{name}`", *_pair(one)))
+        if kind == "pairs":
+            rows.append((guidance, "`seed-10`, uncorrected", *_pair(bench["uncorrected"])))
+    return _table(("guidance", "list", *_PAIR_HEADS), rows)
+
+
+_PAIR_HEADS = ("base, %", "pair, %", "gain", "retention, %", "further from base-50", "pull")
+
+
+def _pair(one: Figures) -> tuple[str, ...]:
+    return (
+        _percent(one["base"]),
+        _percent(one["met"]),
+        _points(one["gain"]),
+        _percent(one["retention"]),
+        _signed(one["further"]),
+        _points(one["pull"]) if "pull" in one else "",
+    )
+
+
+def _question(figures: Figures, question: str) -> str:
+    rows = []
+    for recipe in QUESTIONS[question]:
+        cells: list[str] = []
+        for guidance in _BENCHES:
+            one = figures["benches"]["loose"][guidance]["questions"][question][recipe.name]
+            cells += [_points(one["gain"]), _signed(one["further"]), _points(one["pull"])]
+        rows.append((_described(recipe, question), *cells))
+    heads = [f"{head}, {guidance}" for guidance in _BENCHES for head in ("gain", "further", "pull")]
+    return _table((question, *heads), rows)
+
+
+def _described(recipe: Recipe, question: str) -> str:
+    match question:
+        case "learning rate":
+            value = f"{recipe.learning_rate:g}"
+        case "picture and caption":
+            value = f"{recipe.source}, {recipe.wording} caption"
+        case "alpha":
+            value = f"{recipe.alpha_per_rank} x rank"
+        case "rank":
+            value = f"{recipe.rank}"
+        case "steps":
+            value = f"{recipe.steps}"
+        case "order of the list":
+            value = recipe.order
+        case _:
+            value = f"{recipe.samples}"
+    return f"{value} (the centre)" if recipe.changes == PUBLISHED.changes else value
+
+
+def _padding(figures: Figures) -> str:
+    rows = ((tokens, *_pair(one)) for tokens, one in figures["padding"].items())
+    return _table(("T5 padded to", *_PAIR_HEADS), rows)
+
+
+def _way(way: str) -> tuple[str, str]:
+    if way == "50":
+        return "shifted (the model's own)", "50"
+    kind, _, steps = way.rpartition("-")
+    return (kind if kind in ("shifted", "uniform") else f"`{way}`"), steps
+
+
+def _percent(figure: Sequence[float]) -> str:
+    value, low, high = (100 * one for one in figure)
+    return f"{value:.1f} ({low:.1f} to {high:.1f})"
+
+
+def _points(figure: Sequence[float]) -> str:
+    value, low, high = (100 * one for one in figure)
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def _plain(figure: Sequence[float]) -> str:
+    value, low, high = figure
+    return f"{value:.1f} ({low:.1f} to {high:.1f})"
+
+
+def _signed(figure: Sequence[float]) -> str:
+    value, low, high = figure
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+TABLES: Mapping[str, Callable[[Figures], str]] = MappingProxyType(
+    {
+        "base 3.5": lambda figures: _base(figures, "loose", "3.5/1.0"),
+        "base 1.0": lambda figures: _base(figures, "loose", "1.0/1.0"),
+        "pairs": lambda figures: _pairs(figures, "loose"),
+        "pairs, full captions": lambda figures: _pairs(figures, "full"),
+        "gentle": lambda figures: _pairs(figures, "loose", "gentle"),
+        "padding": _padding,
+        **{
+            question: lambda figures, question=question: _question(figures, question)  # type: ignore[misc]
+            for question in QUESTIONS
+        },
+    }
+)

@@ -1,0 +1,134 @@
+"""Train the pairs with glance and real SimpleTuner, several at once; what is trained is kept."""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.evidence.pairs import FEW, Recipe, Source, Wording
+from benchmarks.evidence.schedules import SCHEDULES
+from benchmarks.evidence.workshop import Workshop
+from glance.simpletuner.runner import Job, ProcessRunner
+from glance.training.execute import run_training
+from glance.training.plan import plan_training
+from glance.training.request import TrainRequest
+from glance.world import describe, describe_loosely, draw, training_scene
+
+_SEED = 11
+_TEACHER_STEPS = 50
+_TEACHER_GUIDANCE = 3.5
+
+
+def make_samples(shop: Workshop) -> None:
+    """Draw every training picture, and sample it from the base model with the same caption."""
+    random = np.random.default_rng(_SEED)
+    pipeline = shop.load()
+    (shop.path / "samples").mkdir(parents=True, exist_ok=True)
+    for number in range(FEW):
+        scene = training_scene(random)
+        captions = {Wording.FULL: describe(scene), Wording.LOOSE: describe_loosely(scene, random)}
+        for wording, caption in captions.items():
+            for source in Source:
+                path = shop.picture(source, wording, number)
+                if path.exists():
+                    continue
+                image = (
+                    Image.fromarray(draw(scene))
+                    if source is Source.DRAWN
+                    else _sample(pipeline, caption, seed=number)
+                )
+                path.with_suffix(".txt").write_text(caption + "\n", encoding="utf-8")
+                image.save(path)
+
+
+def train_all(shop: Workshop, pairs: Sequence[tuple[Recipe, int]], *, jobs: int) -> None:
+    """Train the pairs that are not there yet."""
+    with ProcessPoolExecutor(jobs) as pool:
+        for name in pool.map(_train, [(shop, *pair) for pair in pairs]):
+            print(name, flush=True)  # noqa: T201 - a command's progress
+
+
+def _sample(pipeline: Any, caption: str, *, seed: int) -> Image.Image:
+    import torch
+
+    image: Image.Image = pipeline(
+        caption,
+        width=64,
+        height=64,
+        num_inference_steps=_TEACHER_STEPS,
+        guidance_scale=_TEACHER_GUIDANCE,
+        generator=torch.Generator("cpu").manual_seed(seed),
+    ).images[0]
+    return image
+
+
+def _train(task: tuple[Workshop, Recipe, int]) -> str:
+    shop, recipe, number = task
+    os.environ["OMP_NUM_THREADS"] = "1"  # several run beside each other
+    schedule = SCHEDULES[recipe.schedule]
+    plan = plan_training(
+        TrainRequest(
+            image=shop.picture(recipe.source, recipe.wording, number),
+            run=shop.run(recipe, number).path,
+            model=str(shop.model),
+            steps=recipe.steps,
+            rank=recipe.rank,
+            learning_rate=recipe.learning_rate,
+            resolution=64,
+            seed=number + 1,
+            slow_timesteps=_listed(schedule.slow_timesteps),
+            fast_timesteps=_listed(schedule.fast_timesteps),
+            device="cpu",
+            overrides=(
+                f"lora_alpha={recipe.rank * recipe.alpha_per_rank}",
+                f"flow_timesteps_mode={recipe.order}",
+                "gradient_checkpointing=false",  # for the sake of time; it changes no number
+            ),
+        )
+    )
+    others = [
+        shop.picture(recipe.source, recipe.wording, (number + step) % FEW)
+        for step in range(1, recipe.samples)
+    ]
+    run_training(plan, lambda _: None, runner=_Direct(others))
+    return f"trained {recipe.name}-{number}"
+
+
+class _Direct(ProcessRunner):
+    """Starts SimpleTuner's train.py without its two launchers, which cost half of a short run.
+
+    `others` are laid beside the pair first: SimpleTuner trains on all that it finds.
+    """
+
+    def __init__(self, others: Sequence[Path]) -> None:
+        self._others = others
+
+    def run(self, job: Job, on_line: Callable[[str], None]) -> int:
+        """See Runner."""
+        for picture in self._others:
+            for path in (picture, picture.with_suffix(".txt")):
+                shutil.copyfile(path, job.folder / "data" / path.name)
+        package = find_spec("simpletuner")
+        assert package is not None
+        assert package.origin is not None
+        program = Path(package.origin).parent / "train.py"
+        python = Path(job.command[0]).parent / "python"
+        environment = {
+            **job.environment,
+            "ENV": job.command[-1],
+            "ACCELERATE_MIXED_PRECISION": job.environment["MIXED_PRECISION"],
+        }
+        return super().run(
+            replace(job, command=[str(python), str(program)], environment=environment), on_line
+        )
+
+
+def _listed(timesteps: Sequence[float]) -> str:
+    return ",".join(map(str, timesteps))

@@ -1,0 +1,47 @@
+"""Where everything lies between sessions, and the model it is all about."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.evidence.pairs import Recipe, Source, Wording
+from glance.device import Device, Precision
+from glance.families import find_family
+from glance.run import RunFolder
+from glance.schedule import Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """The work folder's layout, and how its models are loaded."""
+
+    path: Path
+    model: Path
+
+    def picture(self, source: Source, wording: Wording, number: int) -> Path:
+        """Return where one training picture lies, its caption beside it."""
+        return self.path / "samples" / f"{source}-{wording}-{number}.png"
+
+    def run(self, recipe: Recipe, number: int) -> RunFolder:
+        """Return the run folder of one pair."""
+        return RunFolder(self.path / "runs" / recipe.name / str(number))
+
+    def caption(self, recipe: Recipe, number: int) -> str:
+        """Return the caption that a pair was trained on."""
+        picture = self.picture(recipe.source, recipe.wording, number)
+        return picture.with_suffix(".txt").read_text(encoding="utf-8").strip()
+
+    def load(self, run: RunFolder | None = None) -> Any:
+        """Return the model's pipeline, with both LoRAs of `run`."""
+        from glance.diffusion.quiet import hush
+
+        hush()
+        from glance.diffusion.pipeline import load_pipeline
+
+        return load_pipeline(
+            find_family("flux"),
+            str(self.model),
+            {} if run is None else {phase: run.lora(phase) for phase in Phase},
+            device=Device.CPU,
+            dtype=Precision.FP32,
+        )
