@@ -3,9 +3,10 @@
     python recipes/small_flux/train_flux.py --work DIR --minutes 30
     python recipes/small_flux/train_flux.py --work DIR --minutes 8 --distil
 
-Needs DIR/vae (train_vae.py, or the one of --warm). The first line trains by flow matching with caption dropout, at
-guidance 1; the second distils classifier-free guidance from 1 to GUIDANCE_LIMIT into the
-guidance embedding, as FLUX.1-dev has it. Both resume from DIR/flux.pt, or start from --warm.
+Needs DIR/vae (train_vae.py, or the one of --warm). The first line trains by flow matching with
+caption dropout, at guidance 1; the second distils classifier-free guidance from 1 to
+GUIDANCE_LIMIT into the guidance embedding, as FLUX.1-dev has it. Both resume from DIR/flux.pt, or
+start from --warm.
 """
 
 import argparse
