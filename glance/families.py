@@ -143,6 +143,58 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
                 # The pipeline cuts given embeddings at 512 otherwise.
                 sampling_options=MappingProxyType({"max_sequence_length": 1024}),
             ),
+            Family(
+                name="z_image",
+                title="Z-Image",
+                simpletuner_name="z_image",
+                pipeline="ZImagePipeline",
+                default_model="Tongyi-MAI/Z-Image",
+                text=Text(
+                    tokens=512,
+                    outputs=("prompt_embeds", "negative_prompt_embeds"),
+                    negative=Negative.TOGETHER,
+                ),
+                # cond + scale x (cond - uncond): 0 is none. The slow one is diffusers' default.
+                guidance=Guidance("guidance_scale", slow=5.0, fast=0.0, off=0.0),
+                learning_rate=5e-4,  # nobody has published one: FLUX's
+                trains_on_mps=True,
+            ),
+            Family(
+                name="lumina2",
+                title="Lumina-Image 2",
+                simpletuner_name="lumina2",
+                pipeline="Lumina2Pipeline",
+                default_model="Alpha-VLLM/Lumina-Image-2.0",
+                text=Text(
+                    tokens=256,
+                    outputs=(
+                        "prompt_embeds",
+                        "prompt_attention_mask",
+                        "negative_prompt_embeds",
+                        "negative_prompt_attention_mask",
+                    ),
+                    negative=Negative.TOGETHER,
+                ),
+                guidance=Guidance("guidance_scale", slow=4.0, fast=1.0),  # diffusers' default; none
+                learning_rate=5e-4,  # nobody has published one: FLUX's
+                trains_on_mps=True,
+            ),
+            Family(
+                name="krea2",
+                title="Krea 2",
+                simpletuner_name="krea2",
+                pipeline="Krea2Pipeline",
+                default_model="krea/Krea-2-Raw",
+                text=Text(
+                    tokens=512,
+                    outputs=("prompt_embeds", "prompt_embeds_mask"),
+                    negative=Negative.APART,
+                ),
+                # As Z-Image's.
+                guidance=Guidance("guidance_scale", slow=4.5, fast=0.0, off=0.0),
+                learning_rate=5e-4,  # nobody has published one: FLUX's
+                trains_on_mps=False,  # SimpleTuner's KREA2.md
+            ),
         )
     }
 )

@@ -145,15 +145,25 @@ def check_folder(folder: Path, family: Family) -> None:
             hint="give the model that belongs to --family",
         )
     missing = [
-        name
-        for name, kind in parts.items()
-        if isinstance(kind, list) and any(kind) and not (folder / name).is_dir()
+        name for name, kind in parts.items() if _is_part(kind) and not (folder / name).is_dir()
     ]
     if missing:
         raise ModelNotFound(
             f"model {folder} lacks {', '.join(missing)}",
             hint="download or copy it again, whole",
         )
+
+
+def _is_part(value: object) -> bool:
+    """Whether an entry of the index is [library, class]: pipelines keep lists of their own there.
+
+    An optional part that is not there is [null, null].
+    """
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(word, str) and word for word in value)
+    )
 
 
 def _pipeline_of(model: str) -> str | None:

@@ -120,6 +120,72 @@ def _qwen_image(pipeline: Any, prompt: str, generator: torch.Generator) -> tuple
     return pipeline._pack_latents(noise, 1, 16, SIDE // 8, SIDE // 8), velocity
 
 
+def _z_image(pipeline: Any, prompt: str, generator: torch.Generator) -> tuple[Tensor, Velocity]:
+    embeds, negative = pipeline.encode_prompt(prompt)  # lists
+
+    def velocity(x: Tensor, sigma: Tensor, guidance: float) -> Tensor:
+        if guidance <= 0:
+            return forward(x, sigma, embeds)
+        with_, without = forward(torch.cat([x, x]), sigma.expand(2), embeds + negative).chunk(2)
+        return with_ + guidance * (with_ - without)
+
+    def forward(x: Tensor, sigma: Tensor, embeds: list[Tensor]) -> Tensor:
+        time = (1000 - sigma * 1000) / 1000  # 0 is noise
+        frames = list(x.unsqueeze(2).unbind(0))
+        return -torch.stack(pipeline.transformer(frames, time, embeds, return_dict=False)[0])[
+            :, :, 0
+        ]
+
+    return torch.randn(1, 16, SIDE // 8, SIDE // 8, generator=generator), velocity
+
+
+def _lumina2(pipeline: Any, prompt: str, generator: torch.Generator) -> tuple[Tensor, Velocity]:
+    embeds, mask, negative, negative_mask = pipeline.encode_prompt(prompt)
+
+    def velocity(x: Tensor, sigma: Tensor, guidance: float) -> Tensor:
+        with_ = forward(x, sigma, embeds, mask)
+        if guidance <= 1:
+            return -with_
+        without = forward(x, sigma, negative, negative_mask)
+        guided = without + guidance * (with_ - without)
+        return -guided * (with_.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
+
+    def forward(x: Tensor, sigma: Tensor, embeds: Tensor, mask: Tensor) -> Tensor:
+        return pipeline.transformer(
+            hidden_states=x,
+            timestep=1 - sigma * 1000 / 1000,  # 0 is noise
+            encoder_hidden_states=embeds,
+            encoder_attention_mask=mask,
+            return_dict=False,
+        )[0]
+
+    return torch.randn(1, 16, SIDE // 8, SIDE // 8, generator=generator), velocity
+
+
+def _krea2(pipeline: Any, prompt: str, generator: torch.Generator) -> tuple[Tensor, Velocity]:
+    said, unsaid = pipeline.encode_prompt(prompt), pipeline.encode_prompt("")
+    noise = torch.randn(1, 16, SIDE // 8, SIDE // 8, generator=generator)
+    places = pipeline.prepare_position_ids(said[0].shape[1], SIDE // 16, SIDE // 16, "cpu")
+
+    def velocity(x: Tensor, sigma: Tensor, guidance: float) -> Tensor:
+        with_ = forward(x, sigma, *said)
+        if guidance <= 0:
+            return with_
+        return with_ + guidance * (with_ - forward(x, sigma, *unsaid))
+
+    def forward(x: Tensor, sigma: Tensor, embeds: Tensor, mask: Tensor) -> Tensor:
+        return pipeline.transformer(
+            hidden_states=x,
+            encoder_hidden_states=embeds,
+            timestep=sigma * 1000 / 1000,
+            position_ids=places,
+            encoder_attention_mask=mask,
+            return_dict=False,
+        )[0]
+
+    return pipeline._pack_latents(noise, 1, 16, SIDE // 8, SIDE // 8), velocity
+
+
 def _unscaled(pipeline: Any, latents: Tensor) -> Tensor:
     config = pipeline.vae.config
     return latents / config.scaling_factor + config.shift_factor
@@ -131,9 +197,18 @@ def _unpacked(pipeline: Any, latents: Tensor) -> Tensor:
     )
 
 
-def _unnormalised(pipeline: Any, latents: Tensor) -> Tensor:
+def _unpacked_unnormalised(pipeline: Any, latents: Tensor) -> Tensor:
+    return _unnormalised(
+        pipeline, pipeline._unpack_latents(latents, SIDE, SIDE, pipeline.vae_scale_factor)
+    )
+
+
+def _krea2_unpacked(pipeline: Any, latents: Tensor) -> Tensor:
+    return _unnormalised(pipeline, pipeline._unpack_latents(latents, SIDE, SIDE))
+
+
+def _unnormalised(pipeline: Any, unpacked: Tensor) -> Tensor:
     config = pipeline.vae.config
-    unpacked = pipeline._unpack_latents(latents, SIDE, SIDE, pipeline.vae_scale_factor)
     mean, std = (
         torch.tensor(values).view(1, -1, 1, 1, 1)
         for values in (config.latents_mean, config.latents_std)
@@ -141,6 +216,20 @@ def _unnormalised(pipeline: Any, latents: Tensor) -> Tensor:
     return unpacked / (1.0 / std) + mean  # as diffusers rounds it
 
 
-_BEGUN = {"flux": _flux, "sd3": _sd3, "qwen_image": _qwen_image}
-_DECODED = {"flux": _unpacked, "sd3": _unscaled, "qwen_image": _unnormalised}
+_BEGUN = {
+    "flux": _flux,
+    "sd3": _sd3,
+    "qwen_image": _qwen_image,
+    "z_image": _z_image,
+    "lumina2": _lumina2,
+    "krea2": _krea2,
+}
+_DECODED = {
+    "flux": _unpacked,
+    "sd3": _unscaled,
+    "qwen_image": _unpacked_unnormalised,
+    "z_image": _unscaled,
+    "lumina2": _unscaled,
+    "krea2": _krea2_unpacked,
+}
 FAMILIES = tuple(_BEGUN)

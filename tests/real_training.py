@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,15 @@ from glance.lora import read_lora
 
 STEPS = 10
 _PROBE = Path(__file__).parent / "train" / "probe"
-_UNITS: Mapping[str, float] = {"flux": 1000.0, "sd3": 1.0, "qwen_image": 1000.0}
-"""What makes a timestep (0-1000) of the number that SimpleTuner gives the family's transformer."""
+_TIMESTEPS: Mapping[str, Callable[[float], float]] = {
+    "flux": lambda told: 1000 * told,
+    "sd3": lambda told: told,
+    "qwen_image": lambda told: 1000 * told,
+    "z_image": lambda told: 1000 * (1 - told),
+    "lumina2": lambda told: 1000 * (1 - told),
+    "krea2": lambda told: 1000 * told,
+}
+"""The timestep (0-1000) of the number that the family's transformer is told."""
 
 
 def arguments(family: str, model: Path) -> list[str]:
@@ -31,11 +38,12 @@ def train(family: str, model: Path, folder: Path, environment: Mapping[str, str]
     picture = Image.linear_gradient("L").resize((96, 64)).convert("RGB")
     picture.save(folder / "two lines.png")
     (folder / "two lines.txt").write_text("a grey slope\nfrom dark to light\n")
+    path = os.pathsep.join(filter(None, (str(_PROBE), os.environ.get("PYTHONPATH"))))
     command = [*arguments(family, model), "--json", "--events", "events.jsonl"]
     done = subprocess.run(
         [sys.executable, "-m", "glance", "train", "--image", "two lines.png", *command],
         cwd=folder,
-        env={**os.environ, **environment, "PYTHONPATH": str(_PROBE)},
+        env={**os.environ, **environment, "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         text=True,
         check=False,
@@ -48,8 +56,8 @@ def train(family: str, model: Path, folder: Path, environment: Mapping[str, str]
 
 def check_noise_levels(family: str, run: Path) -> None:
     """Exactly the phase's noise levels reached the transformer, each as often as the others."""
-    unit = _UNITS[family]
-    levels = [round(float(line) * unit, 3) for line in (run / "probe.txt").read_text().split()]
+    timestep = _TIMESTEPS[family]
+    levels = [round(timestep(float(line)), 3) for line in (run / "probe.txt").read_text().split()]
     # gradient checkpointing may run a forward pass twice; a phase's steps stand together
     half = len(levels) // 2
     for expected, seen in ((SLOW, levels[:half]), (FAST, levels[half:])):

@@ -32,7 +32,7 @@ HINT = "give --model a folder that holds model_index.json, or a Hub id such as "
 
 def make_model(folder: Path, **index: Any) -> Path:
     parts = {name: ["diffusers", name.title()] for name in PARTS}
-    optional = {"image_encoder": [None, None], "force_zeros": True, "odd": []}
+    optional = {"image_encoder": [None, None], "force_zeros": True, "odd": [], "layers": [2, 5]}
     folder.mkdir(parents=True)
     content = {"_class_name": "FluxPipeline", **parts, **optional, **index}
     (folder / "model_index.json").write_text(json.dumps(content))

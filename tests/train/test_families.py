@@ -1,4 +1,7 @@
-"""The whole line for every family but FLUX, which has a file of its own."""
+"""The whole line for every family but FLUX, which has a file of its own.
+
+The first ones run with every `pytest`, the others with `pytest -m families`.
+"""
 
 from pathlib import Path
 
@@ -6,9 +9,14 @@ import pytest
 from real_training import check_noise_levels, check_sampling, check_strength, train
 from tiny_models import build_tiny
 
-from glance.families import FAMILIES
+from glance.families import FAMILIES, find_family
 
-OTHERS = [name for name in FAMILIES if name != "flux"]
+FIRST = ("sd3", "qwen_image")
+OTHERS = [
+    name if name in FIRST else pytest.param(name, marks=pytest.mark.families)
+    for name in FAMILIES
+    if name != "flux"
+]
 
 
 @pytest.fixture(scope="module", params=OTHERS)
@@ -35,4 +43,4 @@ def test_the_finished_lora_has_the_last_checkpoints_effect(
 
 
 def test_sampling_with_both_equals_a_plain_loop(trained: tuple[str, Path]) -> None:
-    check_sampling(*trained, guidance=(3.0, 1.0))
+    check_sampling(*trained, guidance=(3.0, find_family(trained[0]).guidance.off))

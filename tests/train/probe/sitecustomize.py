@@ -42,7 +42,8 @@ def _watch(transformer):
 
     def noting_forward(self, *args, **kwargs):
         with Path("probe.txt").open("a", encoding="utf-8") as notes:
-            for timestep in kwargs["timestep"].flatten().tolist():
+            given = kwargs["timestep"] if "timestep" in kwargs else args[1]  # Z-Image's
+            for timestep in given.flatten().tolist():
                 notes.write(f"{timestep:.7f}\n")
         return forward(self, *args, **kwargs)
 
