@@ -78,7 +78,9 @@ class TrainerConfig(_File):
         "with a larger card use --set quantize_via=accelerator.",
     )
     vae_dtype: str = Field(description="The precision that the one image is encoded in.")
-    gradient_checkpointing: bool = Field(default=True, description="Memory for a little time.")
+    gradient_checkpointing: bool = Field(
+        description="Less memory for more time: on, but for the CPU, where time is what is short."
+    )
     caption_dropout_probability: float = Field(
         default=0.0,
         description="SimpleTuner's 0.1 would hide the one caption in a tenth of the steps.",

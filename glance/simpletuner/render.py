@@ -20,20 +20,33 @@ from glance.simpletuner.config import (
 )
 
 
-class _Precision(NamedTuple):
+class _OfDevice(NamedTuple):
     mixed_precision: str
     base_model_precision: str
     quantize_via: str | None
     vae_dtype: str
     optimizer: str
+    gradient_checkpointing: bool = True
 
 
-_FLOAT32 = _Precision("no", "no_change", None, "fp32", "optimi-adamw")
-_PRECISION: Mapping[Device, _Precision] = MappingProxyType(
+_FLOAT32 = _OfDevice(
+    mixed_precision="no",
+    base_model_precision="no_change",
+    quantize_via=None,
+    vae_dtype="fp32",
+    optimizer="optimi-adamw",
+)
+_BY_DEVICE: Mapping[Device, _OfDevice] = MappingProxyType(
     {
-        Device.CUDA: _Precision("bf16", "int8-quanto", "cpu", "bf16", "adamw_bf16"),
+        Device.CUDA: _OfDevice(
+            mixed_precision="bf16",
+            base_model_precision="int8-quanto",
+            quantize_via="cpu",
+            vae_dtype="bf16",
+            optimizer="adamw_bf16",
+        ),
         Device.MPS: _FLOAT32,
-        Device.CPU: _FLOAT32,
+        Device.CPU: _FLOAT32._replace(gradient_checkpointing=False),
     }
 )
 
@@ -46,7 +59,7 @@ def render_files(settings: TrainSettings, schedule: Schedule) -> dict[str, Any]:
             TextBackend().to_json(),
         ],
         ACCELERATE_FILE: AccelerateConfig(
-            mixed_precision=_PRECISION[settings.device].mixed_precision,
+            mixed_precision=_BY_DEVICE[settings.device].mixed_precision,
             use_cpu=settings.device is Device.CPU,
         ).to_json(),
         **{
@@ -79,7 +92,7 @@ def render_trainer_config(
         resolution=settings.resolution,
         seed=settings.seed,
         checkpoint_step_interval=math.ceil(settings.steps / 10),
-        **_PRECISION[settings.device]._asdict(),
+        **_BY_DEVICE[settings.device]._asdict(),
     )
     return {**config.to_json(), **family.training_options, **settings.overrides}
 

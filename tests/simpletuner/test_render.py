@@ -159,6 +159,7 @@ def test_without_cuda_everything_is_float32(device: Device) -> None:
         "mixed_precision": "no",
         "base_model_precision": "no_change",
         "vae_dtype": "fp32",
+        "gradient_checkpointing": device is not Device.CPU,
     }
 
 
