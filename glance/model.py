@@ -83,10 +83,10 @@ def check_access(model: str) -> str | None:
     It takes one small request, or none when the model is in the cache. Raises ModelNotFound when
     the Hub says no; returns a warning when nobody can say.
     """
-    from huggingface_hub import auth_check, constants, try_to_load_from_cache
+    from huggingface_hub import auth_check, constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    if isinstance(try_to_load_from_cache(model, INDEX), str):
+    if _is_cached(model):
         return None
     if constants.is_offline_mode():
         return f"model {model} is not in the cache, and HF_HUB_OFFLINE forbids fetching it"
@@ -107,6 +107,13 @@ def check_access(model: str) -> str | None:
     return None
 
 
+def hub_models(model: str, *, family: Family, run: Path) -> tuple[str, ...]:
+    """Return the Hub models that training needs: a recorded model, and what its family borrows."""
+    own = () if _folder(model, run).is_dir() else (model,)
+    borrowed = (family.borrowed.model,) if family.borrowed else ()
+    return tuple(dict.fromkeys((*own, *borrowed)))
+
+
 def fingerprint(model: str, *, run: Path) -> str:
     """Return what tells one base model from another: a Hub id, or a hash over a folder's files.
 
@@ -123,11 +130,6 @@ def fingerprint(model: str, *, run: Path) -> str:
     return digest.hexdigest()
 
 
-def is_local(model: str, *, run: Path) -> bool:
-    """Whether a recorded model is a folder on this disk."""
-    return _folder(model, run).is_dir()
-
-
 def check_folder(folder: Path, family: Family) -> None:
     """Raise ModelNotFound unless `folder` holds all parts of one of the family's pipelines."""
     index = folder / INDEX
@@ -142,10 +144,13 @@ def check_folder(folder: Path, family: Family) -> None:
     if found != family.pipeline:
         raise ModelNotFound(
             f"model {folder} is a {found}, {family.title} needs a {family.pipeline}",
-            hint="give the model that belongs to --family",
+            hint="leave out --family, or give the model that belongs to it",
         )
+    borrowed = family.borrowed.parts if family.borrowed else {}
     missing = [
-        name for name, kind in parts.items() if _is_part(kind) and not (folder / name).is_dir()
+        name
+        for name, kind in parts.items()
+        if _is_part(kind) and name not in borrowed and not (folder / name).is_dir()
     ]
     if missing:
         raise ModelNotFound(
@@ -194,6 +199,17 @@ def _read_index(model: str) -> str | None:
     except _transport_errors():
         return None
     return text
+
+
+def _is_cached(model: str) -> bool:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        snapshot_download(model, local_files_only=True)
+    except LocalEntryNotFoundError:
+        return False
+    return True
 
 
 def _transport_errors() -> tuple[type[BaseException], ...]:

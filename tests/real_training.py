@@ -12,17 +12,18 @@ import pytest
 from PIL import Image
 from plain_loops import FAST, SLOW
 
+from glance.families import find_family
 from glance.lora import read_lora
 
 STEPS = 10
 _PROBE = Path(__file__).parent / "train" / "probe"
 _TIMESTEPS: Mapping[str, Callable[[float], float]] = {
-    "flux": lambda told: 1000 * told,
-    "sd3": lambda told: told,
-    "qwen_image": lambda told: 1000 * told,
-    "z_image": lambda told: 1000 * (1 - told),
-    "lumina2": lambda told: 1000 * (1 - told),
-    "krea2": lambda told: 1000 * told,
+    **dict.fromkeys(
+        ("flux", "qwen_image", "flux2", "flux2_klein", "auraflow", "chroma", "krea2"),
+        lambda told: 1000 * told,
+    ),
+    **dict.fromkeys(("sd3", "hidream"), lambda told: told),
+    **dict.fromkeys(("z_image", "lumina2"), lambda told: 1000 * (1 - told)),
 }
 """The timestep (0-1000) of the number that the family's transformer is told."""
 
@@ -64,6 +65,15 @@ def check_noise_levels(family: str, run: Path) -> None:
         counted = Counter(seen)
         assert sorted(counted, reverse=True) == pytest.approx(expected, abs=0.01)
         assert len(set(counted.values())) == 1, "each value has the same share of the steps"
+
+
+def check_layers(family: str, run: Path) -> None:
+    """The layers that got an adapter are those that the family's row names."""
+    targets = find_family(family).lora_targets
+    modules = read_lora(run / "output/glance-slow/pytorch_lora_weights.safetensors").modules
+    ends = {target for name in modules for target in targets if name.endswith(f".{target}")}
+    assert ends == set(targets)
+    assert not [name for name in modules if not name.endswith(targets)]
 
 
 def check_strength(run: Path, phase: str) -> None:

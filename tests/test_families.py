@@ -1,13 +1,27 @@
 """Every row of the table of families is complete and fits the rest of glance."""
 
+import json
+from importlib.metadata import files
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from glance.errors import SettingsError
-from glance.families import FAMILIES, Family, find_family
+from glance.families import FAMILIES, Family, Negative, family_of_pipeline, find_family
+from glance.families.refused import REFUSED
 from glance.settings import Device, resolve_sample_settings, resolve_train_settings
 from glance.simpletuner.options import parse_overrides
 
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+
+
+def simpletuners_families() -> dict[str, Any]:
+    """What the installed SimpleTuner says of itself, without importing it."""
+    (path,) = (
+        file.locate() for file in files("simpletuner") or () if file.name == "model_metadata.json"
+    )
+    return json.loads(Path(path).read_text())
 
 
 def test_rows_are_found_by_their_own_names() -> None:
@@ -18,7 +32,33 @@ def test_rows_are_found_by_their_own_names() -> None:
 def test_unknown_family_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(SettingsError, match=f"^family {name!r} is not supported$") as caught:
         find_family(name)
-    assert caught.value.problems[0].hint == f"choose one of: {', '.join(FAMILIES)}"
+    assert caught.value.problems[0].hint == f"glance trains: {', '.join(FAMILIES)}"
+
+
+def test_every_family_of_simpletuner_is_supported_or_refused_with_a_reason() -> None:
+    supported = {family.simpletuner_name for family in FAMILIES.values()}
+    refused = {name for row in REFUSED for name in row.names}
+
+    assert not supported & refused
+    assert supported | refused == {*simpletuners_families(), "sd2x"}
+
+
+def test_no_noise_predictor_is_supported() -> None:
+    kinds = {
+        family.name: simpletuners_families()[family.simpletuner_name]["prediction_type"]
+        for family in FAMILIES.values()
+    }
+    assert set(kinds.values()) == {"flow_matching"}
+
+
+@pytest.mark.parametrize("row", REFUSED, ids=lambda row: row.title)
+def test_what_is_refused_is_refused_with_its_reason(row: Any) -> None:
+    asked = [(find_family, name) for name in row.names]
+    asked += [(family_of_pipeline, pipeline) for pipeline in row.pipelines]
+    for find, name in asked:
+        with pytest.raises(SettingsError) as caught:
+            find(name)
+        assert str(caught.value) == f"{row.title} ({name}) is not supported: {row.reason}"
 
 
 @every_family
@@ -36,13 +76,24 @@ def test_training_options_of_the_family_are_simpletuners(family: Family) -> None
 
 
 @every_family
-def test_prompt_embedding_is_among_the_outputs(family: Family) -> None:
-    assert "prompt_embeds" in family.text.outputs
+def test_each_prompt_embedding_has_a_negative_beside_it_where_there_are_negatives(
+    family: Family,
+) -> None:
+    outputs = {name for name in family.text.outputs if name}
+    negatives = {name.removeprefix("negative_") for name in outputs if "negative" in name}
+    prompts = {name for name in outputs if "negative" not in name}
+    assert prompts
+    assert negatives == (prompts if family.text.negative is Negative.TOGETHER else set())
 
 
 @every_family
 def test_guidance_is_on_in_the_slow_phase_and_off_in_the_fast_one(family: Family) -> None:
     assert family.guidance.slow > family.guidance.off == family.guidance.fast
+
+
+@every_family
+def test_the_default_model_is_no_distilled_one(family: Family) -> None:
+    assert not [word for word in family.distilled if word in family.default_model.lower()]
 
 
 def test_flux_is_trained_and_sampled_as_the_guide_and_the_method_say() -> None:

@@ -17,7 +17,7 @@ from glance.model import (
     check_folder,
     detect_family,
     fingerprint,
-    is_local,
+    hub_models,
     locate_model,
     recorded_model,
     resolve_family,
@@ -151,7 +151,7 @@ def test_recorded_folder_is_found_again_from_the_run(tmp_path: Path) -> None:
     run = tmp_path / "moved" / "cat"
     run.mkdir(parents=True)
     assert recorded_model("../../flux", family=FLUX, run=run) == str(tmp_path / "flux")
-    assert is_local("../../flux", run=run)
+    assert hub_models("../../flux", family=FLUX, run=run) == ()
 
 
 def test_recorded_folder_is_found_again_through_a_link(tmp_path: Path) -> None:
@@ -166,7 +166,17 @@ def test_recorded_folder_is_found_again_through_a_link(tmp_path: Path) -> None:
 
 def test_recorded_hub_id_stays_one(tmp_path: Path) -> None:
     assert recorded_model(FLUX.default_model, family=FLUX, run=tmp_path) == FLUX.default_model
-    assert not is_local(FLUX.default_model, run=tmp_path)
+    assert hub_models(FLUX.default_model, family=FLUX, run=tmp_path) == (FLUX.default_model,)
+
+
+def test_what_a_family_borrows_comes_from_the_hub_too(tmp_path: Path) -> None:
+    hidream, auraflow = find_family("hidream"), find_family("auraflow")
+    assert hidream.borrowed is not None
+    make_model(tmp_path / "hidream")
+    assert hub_models("hidream", family=hidream, run=tmp_path) == (hidream.borrowed.model,)
+    assert hub_models(auraflow.default_model, family=auraflow, run=tmp_path) == (
+        auraflow.default_model,
+    ), "its text encoder's own model, once"
 
 
 def test_recorded_folder_that_is_gone_is_not_found(tmp_path: Path) -> None:
@@ -283,7 +293,7 @@ class TestDetection:
         [
             ("StableDiffusionXLPipeline", "SDXL .* is no flow model: it predicts noise"),
             ("StableDiffusionPipeline", "Stable Diffusion 1.5 and 2 .* is no flow model"),
-            ("SanaPipeline", "models of SanaPipeline are not supported"),
+            ("WanPipeline", "family .WanPipeline. is not supported"),
         ],
     )
     def test_what_cannot_work_is_refused_with_the_reason(

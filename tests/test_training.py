@@ -189,6 +189,14 @@ def test_what_an_override_replaces_is_said(train: Train, simpletuner: FakeSimple
     assert read_lora(RUN.lora(SLOW)).metadata["glance.folded_scale"] == "1.0"
 
 
+@pytest.mark.parametrize("model", ["acme/FLUX.1-schnell", "acme/flux-schnell-v2"])
+def test_a_model_that_is_distilled_already_is_warned_of(pair: Path, model: str) -> None:
+    (warning,) = make_plan(model=model, family="flux").warnings
+
+    assert warning.message.startswith(f"{model.split('/')[1]} is distilled to a few steps already")
+    assert warning.hint == "train on a base model such as black-forest-labs/FLUX.1-dev"
+
+
 # Again
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from glance.diffusion.memory import explaining_lack_of_memory
 from glance.diffusion.scheduler import VerbatimEulerScheduler
 from glance.events import EventSink, StepDone
-from glance.families import Family, Negative
+from glance.families import Family, Latents, Negative
 from glance.schedule import Phase, PhaseSchedule, Schedule
 from glance.settings import SampleSettings
 
@@ -49,7 +49,7 @@ def sample_image(
     try:
         size = f"{settings.width}x{settings.height} pixels"
         with torch.inference_mode(), explaining_lack_of_memory(size):
-            call = _encode(pipeline, family, settings)
+            call = _call(pipeline, family, settings)
             clock.lap("encode")
             slow = _run_phase(
                 pipeline,
@@ -70,7 +70,7 @@ def sample_image(
                 {
                     **call,
                     family.guidance.argument: settings.fast_guidance,
-                    "latents": slow.latents,
+                    "latents": _handed_over(slow.latents, family, settings),
                     "output_type": "pil",
                 },
                 Phase.FAST,
@@ -98,7 +98,7 @@ def sample_base(pipeline: Any, family: Family, settings: SampleSettings, *, step
     clock = _Clock()
     size = f"{settings.width}x{settings.height} pixels"
     with torch.inference_mode(), explaining_lack_of_memory(size):
-        call = _encode(pipeline, family, settings)
+        call = _call(pipeline, family, settings)
         clock.lap("encode")
         _use_lora(pipeline, None)
         output = pipeline(
@@ -114,27 +114,48 @@ def sample_base(pipeline: Any, family: Family, settings: SampleSettings, *, step
 @dataclass(frozen=True, slots=True)
 class _PhaseResult:
     images: Any  # a list of pictures, after the fast phase
-    latents: Any  # as the family packs them: FLUX (1, tokens, 64), SD3 (1, 16, height/8, width/8)
+    latents: Any  # as the family packs them: see families.Latents
     sigmas: tuple[float, ...]
     last_step: float
 
 
+def _call(pipeline: Any, family: Family, settings: SampleSettings) -> dict[str, Any]:
+    """Return the keyword arguments that both phases share: the encoded prompt and the size."""
+    if family.has_fixed_area:
+        # a little more than the area, so that rounding down does not lose a row of pixels
+        side = (settings.width * settings.height) ** 0.5 * (1 + 1e-6)
+        pipeline.default_sample_size = side / pipeline.vae_scale_factor
+    size = {"width": settings.width, "height": settings.height}
+    return {**_encode(pipeline, family, settings), **size, **family.sampling_options}
+
+
 def _encode(pipeline: Any, family: Family, settings: SampleSettings) -> dict[str, Any]:
-    """Encode the prompt once, and the empty one if needed, as keyword arguments for both phases."""
+    """Encode the prompt once, and the empty one if needed, under the pipeline's names."""
 
     def encode(prompt: str) -> dict[str, Any]:
         outputs = pipeline.encode_prompt(
             prompt=prompt, device=pipeline._execution_device, **family.text.arguments
         )
         named = zip(family.text.outputs, outputs, strict=True)
-        return {name: value for name, value in named if name is not None}
+        return {name: _as_mask(name, value) for name, value in named if name is not None}
+
+    def _as_mask(name: str, value: Any) -> Any:
+        is_mask = family.text.has_bool_masks and name.endswith("attention_mask")
+        return value.bool() if is_mask else value
 
     call = encode(settings.prompt)
     strongest = max(settings.slow_guidance, settings.fast_guidance)
     if family.text.negative is Negative.APART and strongest > family.guidance.off:
         call |= {f"negative_{name}": value for name, value in encode("").items()}
-    size = {"width": settings.width, "height": settings.height}
-    return {**call, **size, **family.sampling_options}
+    return call
+
+
+def _handed_over(latents: Any, family: Family, settings: SampleSettings) -> Any:
+    """Return what one call's last callback was given in the shape that the next call takes."""
+    if family.latents is not Latents.TOKENS_FROM_GRID:
+        return latents
+    rows, columns = settings.height // 16, settings.width // 16
+    return latents.permute(0, 2, 1).reshape(1, -1, rows, columns)
 
 
 def _run_phase(

@@ -6,6 +6,7 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 
 from glance.device import Device, Precision
 from glance.diffusion.memory import explaining_lack_of_memory
@@ -39,7 +40,9 @@ def load_pipeline(
     pipeline_class = getattr(diffusers, family.pipeline)
     try:
         with explaining_lack_of_memory(f"loading {model}"):
-            pipeline = pipeline_class.from_pretrained(model, torch_dtype=_DTYPES[dtype])
+            pipeline = pipeline_class.from_pretrained(
+                model, torch_dtype=_DTYPES[dtype], **_load_borrowed(family, _DTYPES[dtype])
+            )
     except (OSError, ValueError, RuntimeError, KeyError) as exc:
         raise ModelNotFound(
             f"the model {model} does not load: {_first_line(exc)}",
@@ -51,6 +54,20 @@ def load_pipeline(
     with explaining_lack_of_memory(f"moving {model} to {device}"):
         _place(pipeline, device)
     return pipeline
+
+
+def _load_borrowed(family: Family, dtype: torch.dtype) -> dict[str, Any]:
+    """Load the parts that models of the family lack."""
+    if family.borrowed is None:
+        return {}
+    return {
+        part: getattr(transformers, class_name).from_pretrained(
+            family.borrowed.model,
+            subfolder=part,
+            **({} if "tokenizer" in part else {"torch_dtype": dtype}),
+        )
+        for part, class_name in family.borrowed.parts.items()
+    }
 
 
 def _load_lora(pipeline: Any, phase: Phase, path: Path) -> None:

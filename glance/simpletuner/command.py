@@ -76,7 +76,7 @@ def build_environment(
     mixed_precision: str,
     program: Path,
     webhook: str,
-    is_local_model: bool,
+    needs_hub: bool,
 ) -> dict[str, str]:
     """Return the whole environment of the trainer.
 
@@ -105,7 +105,7 @@ def build_environment(
         "PYTHONUNBUFFERED": "1",
         WEBHOOK_VARIABLE: webhook,
     }
-    if is_local_model:
+    if not needs_hub:
         child["HF_HUB_OFFLINE"] = "1"  # everything it needs is on the disk
     if device is Device.CPU:
         child["CUDA_VISIBLE_DEVICES"] = ""  # else an accelerator that is there would be taken

@@ -10,7 +10,7 @@ from glance.errors import DeviceUnavailable, SetupError
 from glance.events import EventSink, PhaseSkipped, Warned
 from glance.families import find_family
 from glance.lora import hash_file
-from glance.model import check_access, is_local
+from glance.model import check_access
 from glance.run import Manifest, PhaseState, RunFolder, load_manifest
 from glance.schedule import Phase
 from glance.simpletuner.command import find_simpletuner
@@ -46,10 +46,11 @@ def run_training(
     how far it came, and the same call continues.
     """
     program = _require_machine(plan)
-    if _is_anything_to_do(plan) and not is_local(plan.settings.model, run=plan.run.path):
-        doubt = check_access(plan.settings.model)
-        if doubt:
-            on_event(Warned(doubt))
+    if _is_anything_to_do(plan):
+        for model in plan.hub_models:
+            doubt = check_access(model)
+            if doubt:
+                on_event(Warned(doubt))
     manifest = prepare_run(plan)
     for warning in plan.warnings:
         on_event(Warned(warning.message, warning.hint))

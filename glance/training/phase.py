@@ -11,7 +11,6 @@ from typing import Any
 from glance.errors import LoraError, TrainingFailed
 from glance.events import EventSink, PhaseFinished, PhaseStarted, StageEntered, TrainerSaid
 from glance.lora import finalise_lora, hash_file, is_final, read_lora
-from glance.model import is_local
 from glance.run import Attempt, LoraRecord, Manifest, PhaseState, RunFolder, now
 from glance.schedule import Phase
 from glance.simpletuner.command import build_command, build_environment, find_secrets
@@ -113,7 +112,7 @@ class PhaseTrainer:
                 mixed_precision=plan.trainer_config(phase)["mixed_precision"],
                 program=self.program,
                 webhook=webhook,
-                is_local_model=is_local(plan.settings.model, run=plan.run.path),
+                needs_hub=bool(plan.hub_models),
             ),
             log=plan.run.log(phase),
             secrets=find_secrets(os.environ),

@@ -1,6 +1,7 @@
 """Decide a training: check everything that can be known before the trainer's long start."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from glance.device import AUTO, Device, resolve_device
 from glance.errors import InputError, Problem
@@ -52,6 +53,7 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
         warnings=(
             *examined.warnings,
             *_device_warnings(request, settings),
+            *_model_warnings(settings, family),
             *_warnings(settings, schedule),
         ),
     )
@@ -109,6 +111,19 @@ def _device_warnings(request: TrainRequest, settings: TrainSettings) -> list[Pro
         Problem(
             "there is no accelerator: this trains on the CPU, in reasonable time only small models",
             "--device cpu says that it is meant",
+        )
+    ]
+
+
+def _model_warnings(settings: TrainSettings, family: Family) -> list[Problem]:
+    name = Path(settings.model).name
+    if not any(fragment in name.lower() for fragment in family.distilled):
+        return []
+    return [
+        Problem(
+            f"{name} is distilled to a few steps already: it has no 50 steps that a list could be "
+            "taken from, and training on it as on a base model undoes its distillation",
+            f"train on a base model such as {family.default_model}",
         )
     ]
 

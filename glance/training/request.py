@@ -7,6 +7,8 @@ from typing import Any
 
 from glance.device import AUTO
 from glance.errors import Problem
+from glance.families import find_family
+from glance.model import hub_models
 from glance.run import RunFolder
 from glance.sample import Sample
 from glance.schedule import Phase, Schedule
@@ -54,6 +56,13 @@ class TrainingPlan:
     def files(self) -> dict[str, Any]:
         """Every config file: path within the run -> JSON content."""
         return render_files(self.settings, self.schedule)
+
+    @property
+    def hub_models(self) -> tuple[str, ...]:
+        """The Hub models that the training needs."""
+        return hub_models(
+            self.settings.model, family=find_family(self.settings.family), run=self.run.path
+        )
 
     def trainer_config(self, phase: Phase) -> Mapping[str, Any]:
         """SimpleTuner's options for one phase, as its config.json holds them."""

@@ -42,9 +42,9 @@ def test_quiet_says_nothing_but_the_result(glance: Callable, pair: Path) -> None
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones(glance: Callable, pair: Path) -> None:
-    done = glance("check", "cat.png", "--family", "sdxl")
+    done = glance("check", "cat.png", "--family", "flax")
 
     assert done.code == 4
     assert done.err == (
-        f"error: family 'sdxl' is not supported\n  hint: choose one of: {', '.join(FAMILIES)}\n"
+        f"error: family 'flax' is not supported\n  hint: glance trains: {', '.join(FAMILIES)}\n"
     )

@@ -43,7 +43,7 @@ def build(user: dict[str, str], **changes: Any) -> dict[str, str]:
         "mixed_precision": "bf16",
         "program": Path("/venv/bin/simpletuner"),
         "webhook": "{}",
-        "is_local_model": False,
+        "needs_hub": True,
     }
     return build_environment(user, **{**values, **changes})
 
@@ -159,7 +159,7 @@ def test_shim_is_there() -> None:
 
 def test_local_model_is_loaded_offline() -> None:
     user = {"HF_HUB_OFFLINE": "0"}
-    assert build(user, is_local_model=True) == {**OURS, "HF_HUB_OFFLINE": "1"}
+    assert build(user, needs_hub=False) == {**OURS, "HF_HUB_OFFLINE": "1"}
 
 
 def test_tokens_are_found_to_be_kept_from_logs() -> None:

@@ -6,6 +6,7 @@ from tiny_models.parts import TEXT_WIDTH, umt5, vae
 from tiny_models.vocabularies import llama_tokenizer
 
 _LATENT_CHANNELS = 4
+LENT = {"text_encoder": "text_encoder", "tokenizer": "tokenizer"}
 
 
 def make() -> AuraFlowPipeline:

@@ -10,6 +10,7 @@ from tiny_models.parts import LATENT_CHANNELS, TEXT_WIDTH, clip_with_projection,
 from tiny_models.vocabularies import clip_tokenizer, llama_tokenizer, t5_tokenizer
 
 _CLIP_TOKENS = 248  # a CLIP that was lengthened
+LENT = {"text_encoder_4": "text_encoder_4", "tokenizer_4": "tokenizer_4"}
 
 
 def make() -> HiDreamImagePipeline:

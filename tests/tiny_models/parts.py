@@ -11,6 +11,8 @@ from transformers import (
     Gemma2Model,
     LlamaConfig,
     LlamaForCausalLM,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen3Config,
@@ -213,3 +215,33 @@ def _picture_tokens(tokenizer: Any) -> dict[str, int]:
         "image_token_id": image,
         "video_token_id": video,
     }
+
+
+def mistral3(*, width: int, layers: int, image_token: int) -> Mistral3ForConditionalGeneration:
+    """The language model of Mistral-Small-3.1, and the eye that it has, too."""
+    return Mistral3ForConditionalGeneration(
+        Mistral3Config(
+            text_config={
+                "model_type": "mistral",
+                "vocab_size": 512,
+                "hidden_size": width,
+                "intermediate_size": width,
+                "num_hidden_layers": layers,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 1,
+                "head_dim": width // 2,
+                "max_position_embeddings": 1024,
+            },
+            vision_config={
+                "model_type": "pixtral",
+                "hidden_size": width,
+                "intermediate_size": width,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "head_dim": width // 2,
+                "image_size": 64,
+                "patch_size": 16,
+            },
+            image_token_index=image_token,
+        )
+    ).eval()

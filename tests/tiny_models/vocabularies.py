@@ -1,13 +1,15 @@
 """Tokenizers that need no file: a token a byte or a character, and each family's special ones."""
 
 import string
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     CLIPTokenizer,
     GemmaTokenizer,
     LlamaTokenizer,
+    PixtralImageProcessor,
+    PixtralProcessor,
     Qwen2Tokenizer,
     T5Tokenizer,
 )
@@ -56,14 +58,33 @@ def qwen_tokenizer() -> Qwen2Tokenizer:
     )
 
 
-def llama_tokenizer() -> LlamaTokenizer:
+def llama_tokenizer(special: Sequence[str] = ()) -> LlamaTokenizer:
     """Llama's tokenizer over printable ASCII: one token a character, any other as its bytes."""
     return LlamaTokenizer(
-        vocab=_numbered(["<unk>", "<s>", "</s>", *_BYTES, "▁", *string.printable.strip()]),
+        vocab=_numbered(
+            ["<unk>", "<s>", "</s>", *_BYTES, "▁", *string.printable.strip(), *special]
+        ),
         merges=[],
+        additional_special_tokens=list(special),
         pad_token="</s>",
         model_max_length=4096,
         padding_side="right",
+    )
+
+
+def pixtral_processor() -> PixtralProcessor:
+    """Mistral-Small-3.1's: Llama's pieces, pictures, and the user's turn alone.
+
+    FLUX.2's long message of the system would fill all 512 places with its letters.
+    """
+    special = ["[IMG]", "[IMG_BREAK]", "[IMG_END]", "[INST]", "[/INST]"]
+    return PixtralProcessor(
+        image_processor=PixtralImageProcessor(),
+        tokenizer=llama_tokenizer(special=special),
+        chat_template=(
+            "{% for message in messages if message.role == 'user' %}"
+            "[INST]{% for part in message.content %}{{ part.text }}{% endfor %}[/INST]{% endfor %}"
+        ),
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from plain_loops import FAMILIES as LOOPS
 from plain_loops import paint
-from tiny_models import build_tiny
+from tiny_models import build_tiny, lend_parts
 from tiny_models.adapters import make_loras
 
 from glance.families import FAMILIES, find_family
@@ -30,6 +30,7 @@ def test_two_phases_equal_a_plain_euler_loop(name: str, guided: bool, tmp_path: 
 
     family = find_family(name)
     model = build_tiny(name, tmp_path / "model", seed=1)
+    lend_parts(name, model)
     loras = make_loras(model, tmp_path)
     guidance = (3.0, 2.0) if guided else (family.guidance.off, family.guidance.off)
     settings = resolve_sample_settings(

@@ -6,8 +6,8 @@ The first ones run with every `pytest`, the others with `pytest -m families`.
 from pathlib import Path
 
 import pytest
-from real_training import check_noise_levels, check_sampling, check_strength, train
-from tiny_models import build_tiny
+from real_training import check_layers, check_noise_levels, check_sampling, check_strength, train
+from tiny_models import build_tiny, lend_parts
 
 from glance.families import FAMILIES, find_family
 
@@ -26,13 +26,18 @@ def trained(
     """A family and a run of `glance train` on its tiny model."""
     folder = tmp_path_factory.mktemp(request.param)
     model = build_tiny(request.param, folder / "model", seed=1)
-    return request.param, train(request.param, model, folder, {"HF_HOME": str(folder / "hf")})
+    lend_parts(request.param, model)
+    return request.param, train(request.param, model, folder, {})
 
 
 def test_exactly_the_phases_noise_levels_reached_the_transformer(
     trained: tuple[str, Path],
 ) -> None:
     check_noise_levels(*trained)
+
+
+def test_the_layers_of_the_familys_row_were_trained(trained: tuple[str, Path]) -> None:
+    check_layers(*trained)
 
 
 @pytest.mark.parametrize("phase", ["slow", "fast"])

@@ -1,0 +1,36 @@
+"""AuraFlow 0.1 to 0.3: an open flow model with SDXL's VAE."""
+
+from types import MappingProxyType
+
+from glance.families.family import Borrowed, Family, Guidance, Latents, Negative, Text, Told
+from glance.shift import StaticShift
+
+FAMILY = Family(
+    name="auraflow",
+    title="AuraFlow",
+    simpletuner_name="auraflow",
+    pipeline="AuraFlowPipeline",
+    default_model="terminusresearch/auraflow-v0.3",
+    latents=Latents.GRID,
+    told=Told.SIGMA,
+    shift=StaticShift(1.73),  # ComfyUI's
+    text=Text(
+        tokens=120,  # SimpleTuner's; diffusers' own default is 256
+        outputs=(
+            "prompt_embeds",
+            "prompt_attention_mask",
+            "negative_prompt_embeds",
+            "negative_prompt_attention_mask",
+        ),
+        negative=Negative.TOGETHER,
+        arguments=MappingProxyType({"max_sequence_length": 120}),
+    ),
+    guidance=Guidance("guidance_scale", slow=3.5, fast=1.0),  # diffusers' default; none
+    lora_targets=(
+        *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+        *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+    ),
+    learning_rate=5e-4,
+    trains_on_mps=True,
+    borrowed=Borrowed("terminusresearch/auraflow-v0.3"),  # its text encoder
+)

@@ -1,0 +1,40 @@
+"""Chroma1: a de-distilled FLUX.1-schnell with real guidance; padding is masked."""
+
+from types import MappingProxyType
+
+from glance.families.family import Family, Guidance, Latents, Negative, Text, Told
+
+FAMILY = Family(
+    name="chroma",
+    title="Chroma1",
+    simpletuner_name="chroma",
+    pipeline="ChromaPipeline",
+    default_model="lodestones/Chroma1-Base",
+    distilled=("flash",),
+    latents=Latents.TOKENS,
+    told=Told.SIGMA,
+    shift=None,
+    text=Text(
+        tokens=512,
+        outputs=(
+            "prompt_embeds",
+            None,
+            "prompt_attention_mask",
+            "negative_prompt_embeds",
+            None,
+            "negative_prompt_attention_mask",
+        ),
+        negative=Negative.TOGETHER,
+        # diffusers returns floats, which attention adds instead of masking with them
+        has_bool_masks=True,
+    ),
+    guidance=Guidance("guidance_scale", slow=5.0, fast=1.0),  # diffusers' default; none
+    lora_targets=(
+        *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+        *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+    ),
+    learning_rate=5e-4,
+    trains_on_mps=True,  # "works well" (SimpleTuner's CHROMA.md)
+    # Otherwise SimpleTuner squares the list towards both ends: 886.7 becomes 987.2.
+    training_options=MappingProxyType({"flow_use_uniform_schedule": True}),
+)

@@ -1,0 +1,106 @@
+"""The columns of the table: every fact in which families differ, and no behaviour."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final
+
+from glance.shift import Shift
+
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+class Negative(StrEnum):
+    """Where the embeddings of the negative prompt come from."""
+
+    NONE = "none"  # guidance is a number that the transformer is told
+    TOGETHER = "together"  # encode_prompt returns them beside the prompt's own
+    APART = "apart"  # a second call of encode_prompt; its outputs are renamed negative_*
+
+
+class Told(StrEnum):
+    """What the transformer is told of a sigma."""
+
+    SIGMA = "sigma"
+    TIMESTEP = "1000 x sigma"
+    PROGRESS = "1 - sigma"
+
+
+class Latents(StrEnum):
+    """The shape of the latents that a pipeline gives back, and takes as `latents`."""
+
+    GRID = "grid"  # (1, channels, height/8, width/8), as the VAE has them
+    TOKENS = "tokens"  # (1, height/16 * width/16, 4 * channels): patches of 2x2
+    TOKENS_FROM_GRID = "tokens, from a grid"  # gives tokens, takes (1, 4 * channels, h/16, w/16)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """How the pipeline's `encode_prompt` is called, and what it returns."""
+
+    tokens: int
+    """What the longest text encoder reads; the rest of a caption is cut."""
+    outputs: tuple[str | None, ...]
+    """What `encode_prompt` returns, as keyword arguments of the pipeline (None: not passed on)."""
+    negative: Negative = Negative.NONE
+    arguments: Mapping[str, Any] = _NOTHING
+    """Further arguments of `encode_prompt`."""
+    has_bool_masks: bool = False
+    """Attention masks are handed over as booleans, as the trainer has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """What the pipeline calls its guidance scale, and the scale of each phase."""
+
+    argument: str
+    slow: float
+    fast: float
+    off: float = 1.0
+    """The scale at which nothing is guided, and no second forward pass is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Borrowed:
+    """What SimpleTuner takes from another model on the Hub, whatever the base model holds."""
+
+    model: str
+    parts: Mapping[str, str] = _NOTHING
+    """Parts that models of the family lack, so that sampling borrows them too: name -> class."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """How one family is called, trained and sampled."""
+
+    name: str
+    title: str
+    simpletuner_name: str
+    pipeline: str
+    """The diffusers pipeline class, by name: looked up only when a model is loaded."""
+    default_model: str
+    distilled: tuple[str, ...] = ()
+    """Fragments of the names of models that are few-step models already."""
+    resolution: int = 1024
+    size_multiple: int = 16
+    """Width and height of a picture must be multiples of this many pixels."""
+    has_fixed_area: bool = False
+    """The pipeline scales any size to the area of its `default_sample_size` (latent pixels)."""
+    latents: Latents
+    told: Told
+    shift: Shift | None
+    """The default model's own; None where nobody here has seen it."""
+    text: Text
+    guidance: Guidance
+    lora_targets: tuple[str, ...]
+    """The layers that SimpleTuner gives an adapter, by the ends of their names."""
+    learning_rate: float
+    published: str | None = None
+    """The hyper-parameters that were published with the method; None: the rate is FLUX's."""
+    trains_on_mps: bool
+    borrowed: Borrowed | None = None
+    training_options: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    """SimpleTuner options that only this family has."""
+    sampling_options: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    """Further arguments of the pipeline."""

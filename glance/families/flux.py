@@ -1,0 +1,40 @@
+"""FLUX.1: dev, Krea, and what was made of them."""
+
+from types import MappingProxyType
+
+from glance.families.family import Family, Guidance, Latents, Text, Told
+from glance.shift import DynamicShift
+
+FAMILY = Family(
+    name="flux",
+    title="FLUX.1",
+    simpletuner_name="flux",
+    pipeline="FluxPipeline",
+    default_model="black-forest-labs/FLUX.1-dev",
+    distilled=("schnell",),
+    latents=Latents.TOKENS,
+    told=Told.SIGMA,
+    shift=DynamicShift(),  # FLUX.1-dev's scheduler_config.json
+    text=Text(
+        tokens=512,  # T5; SimpleTuner pads to it
+        outputs=("prompt_embeds", "pooled_prompt_embeds", None),
+    ),
+    # The guide leaves the pipeline's default in the slow phase and asks for 1.0 in the fast one.
+    guidance=Guidance("guidance_scale", slow=3.5, fast=1.0),
+    lora_targets=(
+        *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+        *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+    ),
+    learning_rate=5e-4,
+    published="rank 16, 5e-4, guidance 1, alpha 4 x rank",
+    trains_on_mps=False,  # "Apple GPUs do not currently work" (SimpleTuner's FLUX.md)
+    training_options=MappingProxyType(
+        {
+            # Every attention projection of both block kinds: SimpleTuner's default, stated.
+            "flux_lora_target": "all",
+            # The method trains the guidance-distilled model at guidance 1.
+            "flux_guidance_mode": "constant",
+            "flux_guidance_value": 1.0,
+        }
+    ),
+)

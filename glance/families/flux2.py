@@ -1,0 +1,26 @@
+"""FLUX.2-dev: guidance is embedded, Mistral reads the prompt."""
+
+from types import MappingProxyType
+
+from glance.families.family import Borrowed, Family, Guidance, Latents, Text, Told
+from glance.shift import EmpiricalShift
+
+FAMILY = Family(
+    name="flux2",
+    title="FLUX.2-dev",
+    simpletuner_name="flux2",
+    pipeline="Flux2Pipeline",
+    default_model="black-forest-labs/FLUX.2-dev",
+    distilled=("turbo",),
+    latents=Latents.TOKENS_FROM_GRID,
+    told=Told.SIGMA,
+    shift=EmpiricalShift(),
+    text=Text(tokens=512, outputs=("prompt_embeds", None)),
+    # diffusers' default; SimpleTuner trains with an embedded guidance of 1.
+    guidance=Guidance("guidance_scale", slow=4.0, fast=1.0),
+    lora_targets=("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.to_qkv_mlp_proj"),
+    learning_rate=5e-4,
+    trains_on_mps=True,
+    borrowed=Borrowed("mistralai/Mistral-Small-3.1-24B-Instruct-2503"),
+    training_options=MappingProxyType({"model_flavour": "dev"}),
+)

@@ -1,0 +1,25 @@
+"""FLUX.2 klein, 4B and 9B: real guidance, Qwen3 reads the prompt."""
+
+from types import MappingProxyType
+
+from glance.families.family import Family, Guidance, Latents, Negative, Text, Told
+from glance.shift import EmpiricalShift
+
+FAMILY = Family(
+    name="flux2_klein",
+    title="FLUX.2 klein",
+    simpletuner_name="flux2",
+    pipeline="Flux2KleinPipeline",
+    default_model="black-forest-labs/FLUX.2-klein-base-4B",
+    distilled=("klein-4b", "klein-9b"),  # the others are klein-base-4b and klein-base-9b
+    latents=Latents.TOKENS_FROM_GRID,
+    told=Told.SIGMA,
+    shift=EmpiricalShift(),
+    text=Text(tokens=512, outputs=("prompt_embeds", None), negative=Negative.APART),
+    guidance=Guidance("guidance_scale", slow=4.0, fast=1.0),  # diffusers' default; none
+    lora_targets=("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.to_qkv_mlp_proj"),
+    learning_rate=5e-4,
+    trains_on_mps=True,
+    # Any klein's: without it SimpleTuner would fetch FLUX.2-dev's Mistral.
+    training_options=MappingProxyType({"model_flavour": "klein-4b"}),
+)

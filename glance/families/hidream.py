@@ -1,0 +1,41 @@
+"""HiDream-I1: four text encoders, experts, and Llama from a model of its own."""
+
+from types import MappingProxyType
+
+from glance.families.family import Borrowed, Family, Guidance, Latents, Negative, Text, Told
+from glance.shift import StaticShift
+
+FAMILY = Family(
+    name="hidream",
+    title="HiDream-I1",
+    simpletuner_name="hidream",
+    pipeline="HiDreamImagePipeline",
+    default_model="HiDream-ai/HiDream-I1-Full",
+    distilled=("i1-dev", "i1-fast"),
+    has_fixed_area=True,
+    latents=Latents.GRID,
+    told=Told.TIMESTEP,
+    shift=StaticShift(3.0),  # ComfyUI's
+    text=Text(
+        tokens=128,
+        outputs=(
+            "prompt_embeds_t5",
+            "negative_prompt_embeds_t5",
+            "prompt_embeds_llama3",
+            "negative_prompt_embeds_llama3",
+            "pooled_prompt_embeds",
+            "negative_pooled_prompt_embeds",
+        ),
+        negative=Negative.TOGETHER,
+    ),
+    guidance=Guidance("guidance_scale", slow=5.0, fast=1.0),  # diffusers' default; none
+    lora_targets=("attn1.to_q", "attn1.to_k", "attn1.to_v"),
+    learning_rate=5e-4,
+    trains_on_mps=True,
+    borrowed=Borrowed(
+        "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct",
+        MappingProxyType(
+            {"text_encoder_4": "LlamaForCausalLM", "tokenizer_4": "PreTrainedTokenizerFast"}
+        ),
+    ),
+)

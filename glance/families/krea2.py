@@ -1,0 +1,26 @@
+"""Krea 2: twelve layers of Qwen3-VL are read."""
+
+from glance.families.family import Family, Guidance, Latents, Negative, Text, Told
+from glance.shift import DynamicShift
+
+FAMILY = Family(
+    name="krea2",
+    title="Krea 2",
+    simpletuner_name="krea2",
+    pipeline="Krea2Pipeline",
+    default_model="krea/Krea-2-Raw",
+    distilled=("turbo",),
+    latents=Latents.TOKENS,
+    told=Told.SIGMA,
+    shift=DynamicShift(most_tokens=6400),  # what diffusers' pipeline falls back to
+    text=Text(
+        tokens=512,
+        outputs=("prompt_embeds", "prompt_embeds_mask"),
+        negative=Negative.APART,
+    ),
+    # cond + scale x (cond - uncond): 0 is none. The slow one is diffusers' default.
+    guidance=Guidance("guidance_scale", slow=4.5, fast=0.0, off=0.0),
+    lora_targets=("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+    learning_rate=5e-4,
+    trains_on_mps=False,  # "not recommended" (SimpleTuner's KREA2.md)
+)

@@ -1,0 +1,29 @@
+"""Lumina-Image 2: Gemma 2 reads, time runs from noise (0) to picture (1)."""
+
+from glance.families.family import Family, Guidance, Latents, Negative, Text, Told
+from glance.shift import StaticShift
+
+FAMILY = Family(
+    name="lumina2",
+    title="Lumina-Image 2",
+    simpletuner_name="lumina2",
+    pipeline="Lumina2Pipeline",
+    default_model="Alpha-VLLM/Lumina-Image-2.0",
+    latents=Latents.GRID,
+    told=Told.PROGRESS,
+    shift=StaticShift(6.0),  # ComfyUI's
+    text=Text(
+        tokens=256,
+        outputs=(
+            "prompt_embeds",
+            "prompt_attention_mask",
+            "negative_prompt_embeds",
+            "negative_prompt_attention_mask",
+        ),
+        negative=Negative.TOGETHER,
+    ),
+    guidance=Guidance("guidance_scale", slow=4.0, fast=1.0),  # diffusers' default; none
+    lora_targets=("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+    learning_rate=5e-4,
+    trains_on_mps=True,
+)

@@ -1,0 +1,34 @@
+"""Qwen-Image, the model that the guide's timesteps belong to, and Qwen-Image-2512."""
+
+from types import MappingProxyType
+
+from glance.families.family import Family, Guidance, Latents, Negative, Text, Told
+from glance.shift import DynamicShift
+
+FAMILY = Family(
+    name="qwen_image",
+    title="Qwen-Image",
+    simpletuner_name="qwen_image",
+    pipeline="QwenImagePipeline",
+    default_model="Qwen/Qwen-Image",
+    distilled=("lightning",),
+    latents=Latents.TOKENS,
+    told=Told.SIGMA,
+    # its scheduler_config.json, which SimpleTuner repeats
+    shift=DynamicShift(most=0.9, most_tokens=8192, terminal=0.02),
+    text=Text(
+        tokens=1024,
+        outputs=("prompt_embeds", "prompt_embeds_mask"),
+        negative=Negative.APART,
+        arguments=MappingProxyType({"max_sequence_length": 1024}),
+    ),
+    guidance=Guidance("true_cfg_scale", slow=4.0, fast=1.0),  # diffusers' default; none
+    lora_targets=("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+    learning_rate=3e-4,
+    published="rank 32, 3e-4, alpha 4 x rank",
+    trains_on_mps=False,  # "not supported" (SimpleTuner's QWEN_IMAGE.md)
+    # Without it SimpleTuner 4.10 would take another architecture for its default.
+    training_options=MappingProxyType({"model_flavour": "v1.0"}),
+    # The pipeline cuts given embeddings at 512 otherwise.
+    sampling_options=MappingProxyType({"max_sequence_length": 1024}),
+)

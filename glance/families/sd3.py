@@ -1,0 +1,39 @@
+"""Stable Diffusion 3.5, medium and large."""
+
+from types import MappingProxyType
+
+from glance.families.family import Family, Guidance, Latents, Negative, Text, Told
+from glance.shift import StaticShift
+
+FAMILY = Family(
+    name="sd3",
+    title="Stable Diffusion 3.5",
+    simpletuner_name="sd3",
+    pipeline="StableDiffusion3Pipeline",
+    default_model="stabilityai/stable-diffusion-3.5-medium",
+    distilled=("turbo",),
+    latents=Latents.GRID,
+    told=Told.TIMESTEP,
+    shift=StaticShift(3.0),  # its scheduler_config.json
+    text=Text(
+        tokens=154,  # SimpleTuner's T5; diffusers' own default is 256
+        outputs=(
+            "prompt_embeds",
+            "negative_prompt_embeds",
+            "pooled_prompt_embeds",
+            "negative_pooled_prompt_embeds",
+        ),
+        negative=Negative.TOGETHER,
+        arguments=MappingProxyType(
+            {"prompt_2": None, "prompt_3": None, "max_sequence_length": 154}
+        ),
+    ),
+    guidance=Guidance("guidance_scale", slow=7.0, fast=1.0),  # diffusers' default; none
+    # 3.5-medium has a second attention, to the picture alone, in its first blocks
+    lora_targets=(
+        *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+        *("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"),
+    ),
+    learning_rate=5e-4,
+    trains_on_mps=True,
+)

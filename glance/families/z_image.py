@@ -1,0 +1,26 @@
+"""Z-Image: time runs from noise (0) to picture (1)."""
+
+from glance.families.family import Family, Guidance, Latents, Negative, Text, Told
+from glance.shift import StaticShift
+
+FAMILY = Family(
+    name="z_image",
+    title="Z-Image",
+    simpletuner_name="z_image",
+    pipeline="ZImagePipeline",
+    default_model="Tongyi-MAI/Z-Image",
+    distilled=("turbo",),
+    latents=Latents.GRID,
+    told=Told.PROGRESS,
+    shift=StaticShift(6.0),  # as reported; Z-Image-Turbo's is 3
+    text=Text(
+        tokens=512,
+        outputs=("prompt_embeds", "negative_prompt_embeds"),
+        negative=Negative.TOGETHER,
+    ),
+    # cond + scale x (cond - uncond): 0 is none. The slow one is diffusers' default.
+    guidance=Guidance("guidance_scale", slow=5.0, fast=0.0, off=0.0),
+    lora_targets=("attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0"),
+    learning_rate=5e-4,
+    trains_on_mps=False,  # "not recommended" (SimpleTuner's ZIMAGE.md)
+)
