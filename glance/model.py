@@ -1,4 +1,4 @@
-"""The base model: a Hub id or a folder in diffusers layout. Finds and checks it, loads nothing."""
+"""The base model: Hub id, folder, or a single file in place of its transformer. Loads nothing."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Final
 
+from glance.checkpoint import is_checkpoint, read_checkpoint
 from glance.errors import ModelNotFound, SettingsError
 from glance.families import DEFAULT_FAMILY, FAMILIES, Family, family_of_pipeline, find_family
 
@@ -33,8 +34,36 @@ def detect_family(model: str) -> Family | None:
     for family in FAMILIES.values():
         if model == family.default_model:
             return family
+    if is_checkpoint(model):
+        return read_checkpoint(Path(model).expanduser()).family
     pipeline = _pipeline_of(model)
     return None if pipeline is None else family_of_pipeline(pipeline)
+
+
+def locate_base(
+    model: str | None, base: str | None, *, family: Family, run: Path
+) -> tuple[str, str | None]:
+    """Return a whole model, and the single file in place of its transformer, if that is given.
+
+    `model` is the whole one or the file, `base` the whole one that goes with a file. Both as a
+    run records them; raises what locate_model and read_checkpoint raise.
+    """
+    if model is None or not is_checkpoint(model):
+        if base is not None:
+            raise SettingsError(
+                "--base goes with a single file in --model",
+                hint="give a whole model to --model alone",
+            )
+        return locate_model(model or family.default_model, family=family, run=run), None
+    path = Path(model).expanduser()
+    found = read_checkpoint(path).family
+    if found is not family:
+        raise SettingsError(
+            f"model {model} is a file of {found.title}, not of {family.title}",
+            hint=f"leave out --family, or say --family {found.name}",
+        )
+    whole = locate_model(base or family.default_model, family=family, run=run)
+    return whole, Path(os.path.relpath(path.resolve(), run.resolve())).as_posix()
 
 
 def locate_model(model: str, *, family: Family, run: Path) -> str:
@@ -77,6 +106,19 @@ def recorded_model(model: str, *, family: Family, run: Path) -> str:
     )
 
 
+def recorded_transformer(transformer: str | None, *, run: Path) -> Path | None:
+    """Return where a run's single file is now; raise ModelNotFound when it is gone."""
+    if transformer is None:
+        return None
+    path = _folder(transformer, run)
+    if not path.is_file():
+        raise ModelNotFound(
+            f"the run's transformer is not at {path}",
+            hint="was the run or the file moved? say where the file is with --model",
+        )
+    return path
+
+
 def check_access(model: str) -> str | None:
     """Ask, before anything long starts, whether a Hub model can be had.
 
@@ -114,11 +156,16 @@ def hub_models(model: str, *, family: Family, run: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*own, *borrowed)))
 
 
-def fingerprint(model: str, *, run: Path) -> str:
+def fingerprint(model: str, transformer: str | None, *, run: Path) -> str:
     """Return what tells one base model from another: a Hub id, or a hash over a folder's files.
 
     Of the weights only names and sizes are read, so it takes no time; of the rest, everything.
+    A single file counts by its name and size.
     """
+    if transformer is not None:
+        file = _folder(transformer, run)
+        size = file.stat().st_size if file.is_file() else 0
+        return f"{fingerprint(model, None, run=run)} {file.name} {size}"
     folder = _folder(model, run)
     if not folder.is_dir():
         return model

@@ -57,6 +57,11 @@ class RunFolder:
         """Where that model is copied to until it is whole."""
         return self.path / "model.part"
 
+    @property
+    def transformer(self) -> Path:
+        """The transformer of a single file, made ready for the trainer; gone when it is done."""
+        return self.path / "transformer"
+
     def output(self, phase: Phase) -> Path:
         """What SimpleTuner writes for one phase."""
         return self.path / "output" / environment(phase)

@@ -39,6 +39,10 @@ class TrainSettings(_Settings):
         min_length=1,
         description="Base model: a Hub id, or a folder in diffusers layout relative to the run.",
     )
+    transformer: str | None = Field(
+        default=None,
+        description="A single file, relative to the run, in place of the model's transformer.",
+    )
     device: Device = Field(description="Where to train; decides precision.")
     steps: int = Field(
         ge=1,

@@ -23,6 +23,7 @@ LAYERS = (
     "world",
     "sample",
     "families",
+    "checkpoint",
     "device",
     "settings",
     "run",

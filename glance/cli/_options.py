@@ -29,6 +29,10 @@ EventsOption = Annotated[
     typer.Option("--events", help="Append one JSON event a line to this file; - for stdout."),
 ]
 FamilyOption = Annotated[str, typer.Option(help="Model family.")]
+BaseOption = Annotated[
+    str | None,
+    typer.Option(help="The whole model that a file in --model belongs to. Default: family's."),
+]
 CaptionOption = Annotated[
     str | None,
     typer.Option(help="What the picture shows. Default: the .txt or .caption file beside it."),

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from glance.cli._options import (
+    BaseOption,
     DeviceChoice,
     DeviceOption,
     EventsOption,
@@ -32,6 +33,7 @@ def infer(
         Path | None, typer.Option(help="Instead of a run: file or folder.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Base model. Default: the run's.")] = None,
+    base: BaseOption = None,
     family: Annotated[str | None, typer.Option(help="Model family. Default: the run's.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     slow_guidance: Annotated[
@@ -83,6 +85,7 @@ def infer(
             slow_lora=slow_lora,
             fast_lora=fast_lora,
             model=model,
+            base=base,
             family=family,
             seed=seed,
             slow_guidance=slow_guidance,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from glance.cli._options import (
+    BaseOption,
     CaptionOption,
     DeviceChoice,
     DeviceOption,
@@ -44,8 +45,9 @@ def train(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Hub id, or folder in diffusers layout. Default: family's."),
+        typer.Option(help="Hub id, diffusers folder, or .safetensors file. Default: family's."),
     ] = None,
+    base: BaseOption = None,
     run: Annotated[
         Path | None,
         typer.Option(help="Run folder. Default: runs/ and the picture's name."),
@@ -103,6 +105,7 @@ def train(
             run=run,
             family=family,
             model=model,
+            base=base,
             steps=steps,
             rank=rank,
             learning_rate=learning_rate,

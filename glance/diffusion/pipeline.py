@@ -8,8 +8,10 @@ import diffusers
 import torch
 import transformers
 
+from glance.checkpoint import read_checkpoint
 from glance.device import Device, Precision
 from glance.diffusion.memory import explaining_lack_of_memory
+from glance.diffusion.transformer import load_transformer
 from glance.errors import LoraError, ModelNotFound, Problem
 from glance.families import Family
 from glance.lora import PREFIX, read_lora
@@ -32,17 +34,22 @@ def load_pipeline(
     *,
     device: Device,
     dtype: Precision,
+    transformer: Path | None = None,
 ) -> Any:
     """Return the family's diffusers pipeline on `device`, each LoRA an adapter named as its phase.
+
+    `transformer` is a single file in place of the model's own.
 
     Raises ModelNotFound, LoraError, or InferenceFailed when memory does not suffice.
     """
     pipeline_class = getattr(diffusers, family.pipeline)
     try:
         with explaining_lack_of_memory(f"loading {model}"):
-            pipeline = pipeline_class.from_pretrained(
-                model, torch_dtype=_DTYPES[dtype], **_load_borrowed(family, _DTYPES[dtype])
-            )
+            parts = _load_borrowed(family, _DTYPES[dtype])
+            if transformer is not None:
+                checkpoint = read_checkpoint(transformer)
+                parts["transformer"] = load_transformer(checkpoint, model, _DTYPES[dtype])
+            pipeline = pipeline_class.from_pretrained(model, torch_dtype=_DTYPES[dtype], **parts)
     except (OSError, ValueError, RuntimeError, KeyError) as exc:
         raise ModelNotFound(
             f"the model {model} does not load: {_first_line(exc)}",

@@ -2,7 +2,7 @@
 
 from types import MappingProxyType
 
-from glance.families.family import Borrowed, Family, Guidance, Latents, Negative, Text, Told
+from glance.families.family import Borrowed, Family, Guidance, Latents, Marks, Negative, Text, Told
 from glance.shift import StaticShift
 
 FAMILY = Family(
@@ -26,6 +26,10 @@ FAMILY = Family(
         arguments=MappingProxyType({"max_sequence_length": 120}),
     ),
     guidance=Guidance("guidance_scale", slow=3.5, fast=1.0),  # diffusers' default; none
+    marks=Marks(
+        diffusers=("joint_transformer_blocks.0.attn.to_q.weight", "register_tokens"),
+        original=("double_layers.0.attn.w2q.weight", "cond_seq_linear.weight"),
+    ),
     lora_targets=(
         *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
         *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),

@@ -2,7 +2,7 @@
 
 from types import MappingProxyType
 
-from glance.families.family import Family, Guidance, Latents, Negative, Text, Told
+from glance.families.family import Family, Guidance, Latents, Marks, Negative, Text, Told
 
 FAMILY = Family(
     name="chroma",
@@ -29,6 +29,13 @@ FAMILY = Family(
         has_bool_masks=True,
     ),
     guidance=Guidance("guidance_scale", slow=5.0, fast=1.0),  # diffusers' default; none
+    marks=Marks(
+        diffusers=(
+            "distilled_guidance_layer.in_proj.bias",
+            "single_transformer_blocks.0.proj_mlp.weight",
+        ),
+        original=("distilled_guidance_layer.in_proj.bias", "double_blocks.0.img_attn.qkv.weight"),
+    ),
     lora_targets=(
         *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
         *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),

@@ -1,6 +1,6 @@
-"""The columns of the table: every fact in which families differ, and no behaviour."""
+"""The columns of the table: every fact in which families differ, and next to no behaviour."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -62,6 +62,24 @@ class Guidance:
 
 
 @dataclass(frozen=True, slots=True)
+class Marks:
+    """Names of tensors that a single file of the family holds, all of one layout."""
+
+    diffusers: tuple[str, ...]
+    original: tuple[str, ...] = ()
+    """Empty where the original names are those of diffusers."""
+    absent: tuple[str, ...] = ()
+    """What a file of this family lacks and one of a related family holds."""
+
+    def fit(self, names: Collection[str]) -> bool:
+        """Whether a file with tensors of these names is the family's."""
+        layouts = filter(None, (self.diffusers, self.original))
+        return any(all(mark in names for mark in marks) for marks in layouts) and not any(
+            mark in names for mark in self.absent
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Borrowed:
     """What SimpleTuner takes from another model on the Hub, whatever the base model holds."""
 
@@ -93,6 +111,7 @@ class Family:
     """The default model's own; None where nobody here has seen it."""
     text: Text
     guidance: Guidance
+    marks: Marks
     lora_targets: tuple[str, ...]
     """The layers that SimpleTuner gives an adapter, by the ends of their names."""
     learning_rate: float

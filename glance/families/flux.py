@@ -2,7 +2,7 @@
 
 from types import MappingProxyType
 
-from glance.families.family import Family, Guidance, Latents, Text, Told
+from glance.families.family import Family, Guidance, Latents, Marks, Text, Told
 from glance.shift import DynamicShift
 
 FAMILY = Family(
@@ -21,6 +21,18 @@ FAMILY = Family(
     ),
     # The guide leaves the pipeline's default in the slow phase and asks for 1.0 in the fast one.
     guidance=Guidance("guidance_scale", slow=3.5, fast=1.0),
+    marks=Marks(
+        diffusers=(
+            "single_transformer_blocks.0.proj_mlp.weight",
+            "time_text_embed.text_embedder.linear_1.weight",
+            "context_embedder.weight",
+        ),
+        original=(
+            "double_blocks.0.img_mod.lin.weight",
+            "vector_in.in_layer.weight",
+            "double_blocks.0.img_attn.norm.key_norm.scale",
+        ),
+    ),
     lora_targets=(
         *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
         *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),

@@ -2,7 +2,7 @@
 
 from types import MappingProxyType
 
-from glance.families.family import Borrowed, Family, Guidance, Latents, Text, Told
+from glance.families.family import Borrowed, Family, Guidance, Latents, Marks, Text, Told
 from glance.shift import EmpiricalShift
 
 FAMILY = Family(
@@ -18,6 +18,13 @@ FAMILY = Family(
     text=Text(tokens=512, outputs=("prompt_embeds", None)),
     # diffusers' default; SimpleTuner trains with an embedded guidance of 1.
     guidance=Guidance("guidance_scale", slow=4.0, fast=1.0),
+    marks=Marks(
+        diffusers=(
+            "double_stream_modulation_img.linear.weight",
+            "time_guidance_embed.guidance_embedder.linear_1.weight",
+        ),
+        original=("double_stream_modulation_img.lin.weight", "guidance_in.in_layer.weight"),
+    ),
     lora_targets=("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.to_qkv_mlp_proj"),
     learning_rate=5e-4,
     trains_on_mps=True,

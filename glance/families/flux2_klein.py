@@ -2,7 +2,7 @@
 
 from types import MappingProxyType
 
-from glance.families.family import Family, Guidance, Latents, Negative, Text, Told
+from glance.families.family import Family, Guidance, Latents, Marks, Negative, Text, Told
 from glance.shift import EmpiricalShift
 
 FAMILY = Family(
@@ -17,6 +17,14 @@ FAMILY = Family(
     shift=EmpiricalShift(),
     text=Text(tokens=512, outputs=("prompt_embeds", None), negative=Negative.APART),
     guidance=Guidance("guidance_scale", slow=4.0, fast=1.0),  # diffusers' default; none
+    marks=Marks(
+        diffusers=("double_stream_modulation_img.linear.weight",),
+        original=("double_stream_modulation_img.lin.weight",),
+        absent=(
+            "time_guidance_embed.guidance_embedder.linear_1.weight",
+            "guidance_in.in_layer.weight",
+        ),
+    ),
     lora_targets=("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.to_qkv_mlp_proj"),
     learning_rate=5e-4,
     trains_on_mps=True,

@@ -2,7 +2,7 @@
 
 from types import MappingProxyType
 
-from glance.families.family import Borrowed, Family, Guidance, Latents, Negative, Text, Told
+from glance.families.family import Borrowed, Family, Guidance, Latents, Marks, Negative, Text, Told
 from glance.shift import StaticShift
 
 FAMILY = Family(
@@ -29,6 +29,12 @@ FAMILY = Family(
         negative=Negative.TOGETHER,
     ),
     guidance=Guidance("guidance_scale", slow=5.0, fast=1.0),  # diffusers' default; none
+    marks=Marks(
+        diffusers=(
+            "double_stream_blocks.0.block.adaLN_modulation.1.bias",
+            "caption_projection.0.linear.weight",
+        ),
+    ),
     lora_targets=("attn1.to_q", "attn1.to_k", "attn1.to_v"),
     learning_rate=5e-4,
     trains_on_mps=True,

@@ -1,6 +1,6 @@
 """Krea 2: twelve layers of Qwen3-VL are read."""
 
-from glance.families.family import Family, Guidance, Latents, Negative, Text, Told
+from glance.families.family import Family, Guidance, Latents, Marks, Negative, Text, Told
 from glance.shift import DynamicShift
 
 FAMILY = Family(
@@ -20,6 +20,10 @@ FAMILY = Family(
     ),
     # cond + scale x (cond - uncond): 0 is none. The slow one is diffusers' default.
     guidance=Guidance("guidance_scale", slow=4.5, fast=0.0, off=0.0),
+    marks=Marks(
+        diffusers=("text_fusion.projector.weight", "time_mod_proj.weight"),
+        original=("txtfusion.projector.weight", "tmlp.0.weight"),
+    ),
     lora_targets=("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
     learning_rate=5e-4,
     trains_on_mps=False,  # "not recommended" (SimpleTuner's KREA2.md)

@@ -1,6 +1,6 @@
 """Lumina-Image 2: Gemma 2 reads, time runs from noise (0) to picture (1)."""
 
-from glance.families.family import Family, Guidance, Latents, Negative, Text, Told
+from glance.families.family import Family, Guidance, Latents, Marks, Negative, Text, Told
 from glance.shift import StaticShift
 
 FAMILY = Family(
@@ -23,6 +23,11 @@ FAMILY = Family(
         negative=Negative.TOGETHER,
     ),
     guidance=Guidance("guidance_scale", slow=4.0, fast=1.0),  # diffusers' default; none
+    marks=Marks(
+        diffusers=("time_caption_embed.caption_embedder.0.weight", "layers.0.norm1.linear.weight"),
+        original=("cap_embedder.0.weight", "layers.0.attention.qkv.weight"),
+        absent=("cap_pad_token",),
+    ),
     lora_targets=("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
     learning_rate=5e-4,
     trains_on_mps=True,

@@ -2,7 +2,7 @@
 
 from types import MappingProxyType
 
-from glance.families.family import Family, Guidance, Latents, Negative, Text, Told
+from glance.families.family import Family, Guidance, Latents, Marks, Negative, Text, Told
 from glance.shift import DynamicShift
 
 FAMILY = Family(
@@ -23,6 +23,9 @@ FAMILY = Family(
         arguments=MappingProxyType({"max_sequence_length": 1024}),
     ),
     guidance=Guidance("true_cfg_scale", slow=4.0, fast=1.0),  # diffusers' default; none
+    marks=Marks(
+        diffusers=("transformer_blocks.0.img_mod.1.weight", "txt_norm.weight"),
+    ),
     lora_targets=("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
     learning_rate=3e-4,
     published="rank 32, 3e-4, alpha 4 x rank",

@@ -2,7 +2,7 @@
 
 from types import MappingProxyType
 
-from glance.families.family import Family, Guidance, Latents, Negative, Text, Told
+from glance.families.family import Family, Guidance, Latents, Marks, Negative, Text, Told
 from glance.shift import StaticShift
 
 FAMILY = Family(
@@ -29,6 +29,14 @@ FAMILY = Family(
         ),
     ),
     guidance=Guidance("guidance_scale", slow=7.0, fast=1.0),  # diffusers' default; none
+    marks=Marks(
+        diffusers=(
+            "pos_embed.pos_embed",
+            "transformer_blocks.0.attn.add_q_proj.weight",
+            "time_text_embed.text_embedder.linear_1.weight",
+        ),
+        original=("joint_blocks.0.context_block.adaLN_modulation.1.bias", "x_embedder.proj.weight"),
+    ),
     # 3.5-medium has a second attention, to the picture alone, in its first blocks
     lora_targets=(
         *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),

@@ -1,6 +1,6 @@
 """Z-Image: time runs from noise (0) to picture (1)."""
 
-from glance.families.family import Family, Guidance, Latents, Negative, Text, Told
+from glance.families.family import Family, Guidance, Latents, Marks, Negative, Text, Told
 from glance.shift import StaticShift
 
 FAMILY = Family(
@@ -20,6 +20,10 @@ FAMILY = Family(
     ),
     # cond + scale x (cond - uncond): 0 is none. The slow one is diffusers' default.
     guidance=Guidance("guidance_scale", slow=5.0, fast=0.0, off=0.0),
+    marks=Marks(
+        diffusers=("cap_pad_token", "all_x_embedder.2-1.weight"),
+        original=("cap_pad_token", "x_embedder.weight"),
+    ),
     lora_targets=("attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0"),
     learning_rate=5e-4,
     trains_on_mps=False,  # "not recommended" (SimpleTuner's ZIMAGE.md)

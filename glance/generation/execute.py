@@ -24,7 +24,12 @@ def run_generation(plan: GenerationPlan, on_event: EventSink) -> GenerationResul
 
     began = time.perf_counter()
     pipeline = load_pipeline(
-        plan.family, plan.model, plan.loras, device=plan.device, dtype=plan.dtype
+        plan.family,
+        plan.model,
+        plan.loras,
+        device=plan.device,
+        dtype=plan.dtype,
+        transformer=plan.transformer,
     )
     load_seconds = time.perf_counter() - began
     sampled = sample_image(pipeline, plan.family, plan.schedule, plan.settings, on_event)

@@ -9,7 +9,7 @@ from glance.errors import LoraError, RunError, ScheduleError, UsageError
 from glance.families import Family, find_family
 from glance.generation.request import InferRequest
 from glance.lora import read_lora, read_metadata, verify_lora
-from glance.model import locate_model, recorded_model, resolve_family
+from glance.model import locate_base, recorded_model, recorded_transformer, resolve_family
 from glance.run import (
     LORA_FILE,
     RUNS,
@@ -27,6 +27,7 @@ class Pair:
     """Two LoRAs and what belongs to them, wherever they come from."""
 
     model: str
+    transformer: Path | None
     family: Family
     loras: Mapping[Phase, Path]
     schedule: Schedule | None  # None: nobody recorded what they were trained on
@@ -56,15 +57,18 @@ def _pair_of_run(request: InferRequest) -> Pair:
             hint="drop --family",
         )
     family = find_family(manifest.settings.family)
-    if request.model is None:
-        model = recorded_model(manifest.settings.model, family=family, run=run.path)
+    if request.model is None and request.base is None:
+        settings = manifest.settings
+        model = recorded_model(settings.model, family=family, run=run.path)
+        transformer = recorded_transformer(settings.transformer, run=run.path)
     else:
-        model = _given_model(request.model, family)
+        model, transformer = _given_model(request, family)
     loras = {phase: run.lora(phase) for phase in Phase}
     for path in loras.values():
         verify_lora(read_lora(path), path=path)
     return Pair(
         model,
+        transformer,
         family,
         loras,
         manifest.resolve_schedule(),
@@ -118,8 +122,10 @@ def _pair_by_hand(request: InferRequest) -> Pair:
     known = headers[Phase.SLOW].get("glance.family")
     family = resolve_family(request.family or known, request.model)
     silent = [loras[phase] for phase, header in headers.items() if "glance.phase" not in header]
+    model, transformer = _given_model(request, family)
     return Pair(
-        _given_model(request.model or family.default_model, family),
+        model,
+        transformer,
         family,
         loras,
         _schedule_of_headers(headers),
@@ -136,9 +142,10 @@ def _lora_file(path: Path) -> Path:
     return file
 
 
-def _given_model(model: str, family: Family) -> str:
-    """Return the user's --model; a folder stays relative to where the user is."""
-    return locate_model(model, family=family, run=Path.cwd())
+def _given_model(request: InferRequest, family: Family) -> tuple[str, Path | None]:
+    """Return the user's --model and --base; a folder stays relative to where the user is."""
+    model, transformer = locate_base(request.model, request.base, family=family, run=Path.cwd())
+    return model, None if transformer is None else Path(transformer)
 
 
 def _schedule_of_headers(headers: Mapping[Phase, Mapping[str, str]]) -> Schedule | None:

@@ -34,6 +34,7 @@ def plan_generation(request: InferRequest) -> GenerationPlan:
     require_device(device)
     return GenerationPlan(
         model=pair.model,
+        transformer=pair.transformer,
         family=pair.family,
         loras=pair.loras,
         schedule=_resolve_schedule(request, pair.schedule),

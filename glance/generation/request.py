@@ -20,6 +20,7 @@ class InferRequest:
     slow_lora: Path | None = None
     fast_lora: Path | None = None
     model: str | None = None
+    base: str | None = None
     family: str | None = None
     seed: int = 0
     slow_guidance: float | None = None
@@ -39,6 +40,7 @@ class GenerationPlan:
     """Everything decided: which files, along which schedule, to where."""
 
     model: str
+    transformer: Path | None
     family: Family
     loras: Mapping[Phase, Path]
     schedule: Schedule

@@ -28,6 +28,12 @@ class TrainerConfig(_File):
     pretrained_model_name_or_path: str = Field(
         description="The base model: a Hub id, or a folder relative to the run."
     )
+    pretrained_transformer_model_name_or_path: str | None = Field(
+        default=None, description="A single file's transformer, which glance has made ready."
+    )
+    pretrained_transformer_subfolder: str | None = Field(
+        default=None, description="none: that folder holds nothing else."
+    )
     data_backend_config: str = Field(default=DATA_BACKEND_FILE, description="One for both phases.")
     train_batch_size: Literal[1] = Field(
         default=1, description="One sample: the guide's and the method's."

@@ -82,6 +82,8 @@ def render_trainer_config(
     config = TrainerConfig(
         model_family=family.simpletuner_name,
         pretrained_model_name_or_path=settings.model,
+        pretrained_transformer_model_name_or_path="transformer" if settings.transformer else None,
+        pretrained_transformer_subfolder="none" if settings.transformer else None,
         max_train_steps=settings.steps,
         lora_rank=settings.rank,
         lora_alpha=settings.alpha,

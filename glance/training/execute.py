@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glance.checkpoint import read_checkpoint
 from glance.device import Device, require_device
+from glance.diffusion.quiet import hush
 from glance.errors import DeviceUnavailable, SetupError
-from glance.events import EventSink, PhaseSkipped, Warned
+from glance.events import EventSink, Noted, PhaseSkipped, Warned
 from glance.families import find_family
 from glance.lora import hash_file
-from glance.model import check_access
+from glance.model import check_access, recorded_model, recorded_transformer
 from glance.run import Manifest, PhaseState, RunFolder, load_manifest
 from glance.schedule import Phase
 from glance.simpletuner.command import find_simpletuner
@@ -51,9 +53,12 @@ def run_training(
             doubt = check_access(model)
             if doubt:
                 on_event(Warned(doubt))
+    settings = plan.settings
     manifest = prepare_run(plan)
     for warning in plan.warnings:
         on_event(Warned(warning.message, warning.hint))
+    if settings.transformer is not None and _is_anything_to_do(plan):
+        _make_transformer(plan, on_event)
     for phase in plan.phases:
         if _is_done(plan.run, manifest, phase):
             on_event(PhaseSkipped(phase))
@@ -81,6 +86,21 @@ def _require_machine(plan: TrainingPlan) -> Path:
             hint="use --device cpu (slow), or a machine with an NVIDIA GPU",
         )
     return program
+
+
+def _make_transformer(plan: TrainingPlan, on_event: EventSink) -> None:
+    """Bring the single file into the layout that SimpleTuner loads; it reads no file as it is."""
+    run, settings = plan.run, plan.settings
+    path = recorded_transformer(settings.transformer, run=run.path)
+    if path is None or run.transformer.exists():
+        return
+    model = recorded_model(settings.model, family=find_family(settings.family), run=run.path)
+    on_event(Noted(f"transformer: {path}; everything else: {model}"))
+    hush()
+    from glance.diffusion.transformer import write_transformer
+
+    with writing(run.path):
+        write_transformer(read_checkpoint(path), model, run.transformer)
 
 
 def _is_anything_to_do(plan: TrainingPlan) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from glance.device import AUTO, Device, resolve_device
 from glance.errors import InputError, Problem
 from glance.families import Family
-from glance.model import locate_model, resolve_family
+from glance.model import locate_base, resolve_family
 from glance.run import RUNS, RunFolder
 from glance.sample import load_sample, safe_name
 from glance.schedule import Phase, Schedule, resolve_schedule
@@ -41,8 +41,8 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
         raise checks.refusal()
     if examined.sample is None:
         raise checks.refusal()
-    model = locate_model(settings.model, family=family, run=run.path)
-    settings = settings.model_copy(update={"model": model})
+    model, transformer = locate_base(request.model, request.base, family=family, run=run.path)
+    settings = settings.model_copy(update={"model": model, "transformer": transformer})
     plan = TrainingPlan(
         run=run,
         sample=examined.sample,

@@ -68,6 +68,7 @@ def tidy_run(run: RunFolder) -> None:
     for path in _bookkeeping(run):
         path.unlink(missing_ok=True)
     shutil.rmtree(run.path / "cache" / "vae", ignore_errors=True)
+    shutil.rmtree(run.transformer, ignore_errors=True)
 
 
 @contextmanager
@@ -131,7 +132,7 @@ def _open_manifest(plan: TrainingPlan) -> Manifest:
             sha256=plan.sample.sha256,
         ),
         settings=plan.settings,
-        base_model=fingerprint(plan.settings.model, run=plan.run.path),
+        base_model=_fingerprint(plan),
         schedule=record_schedule(plan.schedule),
         versions=_versions(),
     )
@@ -144,7 +145,7 @@ def _open_manifest(plan: TrainingPlan) -> Manifest:
     for phase in plan.phases:
         shutil.rmtree(plan.run.output(phase), ignore_errors=True)
     if not _kept_phases(found, plan):
-        for folder in ("cache", "config"):
+        for folder in ("cache", "config", "transformer"):
             shutil.rmtree(plan.run.path / folder, ignore_errors=True)
     kept = {
         phase: PhaseRecord() if phase in plan.phases else found.phases[phase] for phase in Phase
@@ -164,8 +165,9 @@ def _differences(manifest: Manifest, plan: TrainingPlan) -> list[str]:
         "schedule": plan.schedule.to_json(),
         **plan.settings.model_dump(mode="json"),
     }
-    if manifest.base_model == fingerprint(plan.settings.model, run=plan.run.path):
-        there["model"] = asked["model"]  # the same one, wherever it or the run is now
+    if manifest.base_model == _fingerprint(plan):
+        # the same one, wherever it or the run is now
+        there |= {name: asked[name] for name in ("model", "transformer")}
     elif there["model"] == asked["model"]:
         there["model"] += " as it was"
     return [
@@ -173,6 +175,11 @@ def _differences(manifest: Manifest, plan: TrainingPlan) -> list[str]:
         for name in asked
         if there[name] != asked[name]
     ]
+
+
+def _fingerprint(plan: TrainingPlan) -> str:
+    settings = plan.settings
+    return fingerprint(settings.model, settings.transformer, run=plan.run.path)
 
 
 def _shown(value: Any) -> str:

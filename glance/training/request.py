@@ -26,6 +26,7 @@ class TrainRequest:
     run: Path | None = None
     family: str | None = None
     model: str | None = None
+    base: str | None = None
     steps: int = 60
     rank: int = 32
     learning_rate: float | None = None

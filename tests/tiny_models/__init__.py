@@ -38,6 +38,10 @@ def lend_parts(family: str, model: Path) -> None:
     name = f"models--{borrowed.model.replace('/', '--')}"
     cache = Path(os.environ["HF_HOME"]) / "hub" / name
     for part, place in import_module(f"tiny_models.{family}").LENT.items():
-        shutil.copytree(model / part, cache / "snapshots/1" / place, dirs_exist_ok=True)
+        target = cache / "snapshots/1" / place
+        if (model / part).is_dir():
+            shutil.copytree(model / part, target, dirs_exist_ok=True)
+        else:
+            shutil.copy(model / part, target)
     (cache / "refs").mkdir(exist_ok=True)
     (cache / "refs/main").write_text("1")

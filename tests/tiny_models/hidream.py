@@ -10,7 +10,12 @@ from tiny_models.parts import LATENT_CHANNELS, TEXT_WIDTH, clip_with_projection,
 from tiny_models.vocabularies import clip_tokenizer, llama_tokenizer, t5_tokenizer
 
 _CLIP_TOKENS = 248  # a CLIP that was lengthened
-LENT = {"text_encoder_4": "text_encoder_4", "tokenizer_4": "tokenizer_4"}
+LENT = {
+    "text_encoder_4": "text_encoder_4",
+    "tokenizer_4": "tokenizer_4",
+    # AutoTokenizer asks for it, and offline nobody may answer that there is none.
+    "text_encoder_4/config.json": "tokenizer_4/config.json",
+}
 
 
 def make() -> HiDreamImagePipeline:
