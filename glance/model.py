@@ -156,7 +156,7 @@ def hub_models(model: str, *, family: Family, run: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*own, *borrowed)))
 
 
-def fingerprint(model: str, transformer: str | None, *, run: Path) -> str:
+def fingerprint(model: str, *, run: Path, transformer: str | None = None) -> str:
     """Return what tells one base model from another: a Hub id, or a hash over a folder's files.
 
     Of the weights only names and sizes are read, so it takes no time; of the rest, everything.
@@ -165,7 +165,7 @@ def fingerprint(model: str, transformer: str | None, *, run: Path) -> str:
     if transformer is not None:
         file = _folder(transformer, run)
         size = file.stat().st_size if file.is_file() else 0
-        return f"{fingerprint(model, None, run=run)} {file.name} {size}"
+        return f"{fingerprint(model, run=run)} {file.name} {size}"
     folder = _folder(model, run)
     if not folder.is_dir():
         return model

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from proofs import Proofs
 
 pytest.register_assert_rewrite("real_training")
 
@@ -61,6 +62,11 @@ def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect_nearby)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr == "families":
+        config.pluginmanager.register(Proofs())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from glance import __version__
+from glance.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,8 +37,17 @@ def test_configs_are_what_dry_run_renders(monkeypatch: pytest.MonkeyPatch) -> No
     assert found == rendered
 
 
-def test_the_command_line_page_is_what_help_says() -> None:
-    assert (ROOT / "docs/cli.md").read_text() == script("render_docs").render()
+def test_the_generated_pages_are_what_they_are_generated_from() -> None:
+    for name, text in script("render_docs").render().items():
+        assert (ROOT / "docs" / name).read_text() == text
+
+
+def test_every_familys_proof_is_recorded() -> None:
+    proofs = json.loads((ROOT / "docs/proofs.json").read_text())["families"]
+
+    assert {name for name, row in proofs.items() if row["passed"] and not row["failed"]} == set(
+        FAMILIES
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)

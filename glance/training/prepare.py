@@ -179,7 +179,7 @@ def _differences(manifest: Manifest, plan: TrainingPlan) -> list[str]:
 
 def _fingerprint(plan: TrainingPlan) -> str:
     settings = plan.settings
-    return fingerprint(settings.model, settings.transformer, run=plan.run.path)
+    return fingerprint(settings.model, run=plan.run.path, transformer=settings.transformer)
 
 
 def _shown(value: Any) -> str:

@@ -13,11 +13,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from fakes.trainer import FakeSimpleTuner, RunningGlance, wait_for
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from glance.cli import app
+from glance.families import find_family
 
 pytest_plugins = ["fakes.plugin"]
 
@@ -424,3 +427,31 @@ def test_the_tree_does_not_outlive_a_killed_glance(
     simpletuner.behave()
     assert invoke(*TRAIN, "--phase", "slow").code == 0
     assert states() == ["done", "pending"]
+
+
+def test_a_single_file_is_trained_with_the_rest_of_its_base(
+    invoke: Glance, simpletuner: FakeSimpleTuner
+) -> None:
+    marks = find_family("sd3").marks.original
+    save_file({name: np.zeros(1) for name in marks}, "mine.safetensors")
+
+    done = invoke(
+        *("train", "--image", "cat.png", "--resolution", "64", "--device", "cpu"),
+        *("--model", "mine.safetensors", "--base", "acme/sd3", "--dry-run", "--json"),
+    )
+
+    assert done.code == 0
+    config = json.loads(done.out)["files"]["config/glance-slow/config.json"]
+    assert config["model_family"] == "sd3", "read from the file"
+    assert config["pretrained_model_name_or_path"] == "acme/sd3"
+    assert config["pretrained_transformer_model_name_or_path"] == "transformer"
+    assert not Path("runs").exists()
+
+
+def test_a_lora_is_no_model_to_train_on(invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
+    save_file({"transformer.a.lora_A.weight": np.zeros(1)}, "lora.safetensors")
+
+    done = invoke("train", "--image", "cat.png", "--model", "lora.safetensors", "--dry-run")
+
+    assert done.code == 4
+    assert done.err.startswith("error: model lora.safetensors is a LoRA, not a model to train on\n")

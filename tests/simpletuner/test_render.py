@@ -141,6 +141,21 @@ def test_accelerate_runs_one_process_on_the_device(
     }
 
 
+def test_a_single_files_transformer_stands_in_for_the_models() -> None:
+    of_file = resolve_train_settings(device=Device.CUDA).model_copy(
+        update={"transformer": "../../mine.safetensors"}
+    )
+    usual = render()[SLOW_FILE]
+
+    rendered = render_files(of_file, SEED)[SLOW_FILE]
+
+    assert rendered == {
+        **usual,
+        "pretrained_transformer_model_name_or_path": "transformer",
+        "pretrained_transformer_subfolder": "none",
+    }
+
+
 def test_nothing_but_these_files_is_rendered() -> None:
     names = ["config/multidatabackend.json", "config/accelerate.json", SLOW_FILE, FAST_FILE]
     assert list(render()) == names

@@ -1,6 +1,6 @@
-"""The whole line for every family but FLUX, which has a file of its own.
+"""The whole line for every family: `pytest -m families`, which writes docs/proofs.json.
 
-The first ones run with every `pytest`, the others with `pytest -m families`.
+The first ones run with every `pytest`; FLUX has a file of its own there.
 """
 
 from pathlib import Path
@@ -11,15 +11,14 @@ from tiny_models import build_tiny, lend_parts
 
 from glance.families import FAMILIES, find_family
 
+pytestmark = pytest.mark.families
 FIRST = ("sd3", "qwen_image")
-OTHERS = [
-    name if name in FIRST else pytest.param(name, marks=pytest.mark.families)
-    for name in FAMILIES
-    if name != "flux"
+ALL = [
+    name if name in FIRST else pytest.param(name, marks=pytest.mark.extended) for name in FAMILIES
 ]
 
 
-@pytest.fixture(scope="module", params=OTHERS)
+@pytest.fixture(scope="module", params=ALL)
 def trained(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path]:

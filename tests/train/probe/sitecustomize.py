@@ -42,7 +42,9 @@ def _watch(transformer):
 
     def noting_forward(self, *args, **kwargs):
         with Path("probe.txt").open("a", encoding="utf-8") as notes:
-            given = kwargs["timestep"] if "timestep" in kwargs else args[1]  # Z-Image's
+            # HiDream's, any other's, Z-Image's
+            given = kwargs.get("timesteps", kwargs.get("timestep"))
+            given = args[1] if given is None else given
             for timestep in given.flatten().tolist():
                 notes.write(f"{timestep:.7f}\n")
         return forward(self, *args, **kwargs)
