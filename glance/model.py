@@ -82,6 +82,7 @@ def locate_model(model: str, *, family: Family, run: Path) -> str:
         check_folder(folder, family)
         return Path(os.path.relpath(folder.resolve(), run.resolve())).as_posix()
     if _HUB_ID.fullmatch(model) and not exists:
+        _check_pipeline(model, family)
         return model
     if exists or _is_path(model):
         what = "is a file, not a folder in diffusers layout" if exists else "not found"
@@ -203,6 +204,16 @@ def check_folder(folder: Path, family: Family) -> None:
         raise ModelNotFound(
             f"model {folder} lacks {', '.join(missing)}",
             hint="download or copy it again, whole",
+        )
+
+
+def _check_pipeline(model: str, family: Family) -> None:
+    """Raise ModelNotFound for a Hub model of another pipeline; nothing if nobody can say."""
+    found = None if model == family.default_model else _pipeline_of(model)
+    if found not in (None, family.pipeline):
+        raise ModelNotFound(
+            f"model {model} is a {found}, {family.title} needs a {family.pipeline}",
+            hint="leave out --family, or give the model that belongs to it",
         )
 
 

@@ -1,4 +1,4 @@
-"""A pytest plugin: what `pytest -m families` found out goes to docs/proofs.json, family by family."""
+"""A pytest plugin: what `pytest -m families` found out goes to docs/proofs.json."""
 
 import json
 from importlib.metadata import version

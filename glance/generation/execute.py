@@ -18,6 +18,8 @@ def run_generation(plan: GenerationPlan, on_event: EventSink) -> GenerationResul
     for note in plan.notes:
         on_event(Noted(note))
     on_event(Noted(f"loading {plan.model}"))
+    if plan.transformer is not None:
+        on_event(Noted(f"its transformer is that of {plan.transformer}"))
     hush()
     from glance.diffusion.inference import sample_image
     from glance.diffusion.pipeline import load_pipeline

@@ -95,7 +95,7 @@ def _make_transformer(plan: TrainingPlan, on_event: EventSink) -> None:
     if path is None or run.transformer.exists():
         return
     model = recorded_model(settings.model, family=find_family(settings.family), run=run.path)
-    on_event(Noted(f"transformer: {path}; everything else: {model}"))
+    on_event(Noted(f"the transformer is that of {path}, everything else that of {model}"))
     hush()
     from glance.diffusion.transformer import write_transformer
 

@@ -116,15 +116,15 @@ def _device_warnings(request: TrainRequest, settings: TrainSettings) -> list[Pro
 
 
 def _model_warnings(settings: TrainSettings, family: Family) -> list[Problem]:
-    name = Path(settings.model).name
-    if not any(fragment in name.lower() for fragment in family.distilled):
-        return []
+    names = [Path(path).name for path in (settings.model, settings.transformer) if path]
     return [
         Problem(
             f"{name} is distilled to a few steps already: it has no 50 steps that a list could be "
             "taken from, and training on it as on a base model undoes its distillation",
             f"train on a base model such as {family.default_model}",
         )
+        for name in names
+        if any(fragment in name.lower() for fragment in family.distilled)
     ]
 
 

@@ -455,3 +455,16 @@ def test_a_lora_is_no_model_to_train_on(invoke: Glance, simpletuner: FakeSimpleT
 
     assert done.code == 4
     assert done.err.startswith("error: model lora.safetensors is a LoRA, not a model to train on\n")
+
+
+def test_a_cached_model_of_another_family_is_refused(
+    invoke: Glance, simpletuner: FakeSimpleTuner
+) -> None:
+    done = invoke(*TRAIN, "--family", "sd3", "--dry-run")
+
+    assert done.code == 3
+    assert done.err == (
+        "error: model acme/tiny is a FluxPipeline, Stable Diffusion 3.5 needs a "
+        "StableDiffusion3Pipeline\n"
+        "  hint: leave out --family, or give the model that belongs to it\n"
+    )
