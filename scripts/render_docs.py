@@ -193,7 +193,7 @@ Rank 32, alpha 4 x rank and 60 steps for all: the guide's and the method's.
 
 {conventions}
 
-Latents: *grid* is (1, channels, height/8, width/8); *tokens* are patches of 2 x 2 of it.
+Width and height of a picture are multiples of 16 pixels. Latents: *grid* is (1, channels, height/8, width/8); *tokens* are patches of 2 x 2 of it.
 
 Some parts SimpleTuner always takes from the Hub, whatever the base model holds:
 
