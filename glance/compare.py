@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from glance.events import EventSink, Noted
 from glance.files import replacing
+from glance.generation.execute import load_planned
 from glance.generation.request import GenerationPlan
 from glance.schedule import Phase
 
@@ -80,15 +81,9 @@ def compare_pictures(
 
     Raises what loading and sampling raise.
     """
-    from glance.diffusion.quiet import hush
-
-    hush()
+    pipeline = load_planned(plan)
     from glance.diffusion.inference import sample_base, sample_image
-    from glance.diffusion.pipeline import load_pipeline
 
-    pipeline = load_pipeline(
-        plan.family, plan.model, plan.loras, device=plan.device, dtype=plan.dtype
-    )
     steps = sum(len(plan.schedule.phase(phase).timesteps) for phase in Phase)
     sample_image(pipeline, plan.family, plan.schedule, plan.settings)  # first calls are slow
     rows: dict[str, tuple[Picture, ...]] = {}

@@ -175,7 +175,8 @@ full width.
 
 ## How it was proven
 
-By `uv run pytest -m families`, on the CPU, with a tiny random model of each ({stack}):
+By `uv run pytest -m families`, on the CPU, with a tiny random model of each
+({stack}):
 real `glance train` of both phases; a probe in the trainer's process sees exactly the list's noise
 levels reach the transformer, each as often as the others; the layers below got their adapters; the
 finished LoRA has the strength of the last checkpoint; and `glance infer` paints, to the bit, what a
@@ -193,7 +194,8 @@ Rank 32, alpha 4 x rank and 60 steps for all: the guide's and the method's.
 
 {conventions}
 
-Width and height of a picture are multiples of 16 pixels. Latents: *grid* is (1, channels, height/8, width/8); *tokens* are patches of 2 x 2 of it.
+Width and height of a picture are multiples of 16 pixels. Latents: *grid* is (1, channels, height/8,
+width/8); *tokens* are patches of 2 x 2 of it.
 
 Some parts SimpleTuner always takes from the Hub, whatever the base model holds:
 

@@ -1,31 +1,21 @@
 """Sample: load the model with both LoRAs, run both phases, write the picture."""
 
 import time
+from typing import Any
 
+from glance.diffusion.quiet import hush
 from glance.errors import SetupError
 from glance.events import EventSink, Noted
 from glance.files import replacing
 from glance.generation.request import GenerationPlan, GenerationResult
 
 
-def run_generation(plan: GenerationPlan, on_event: EventSink) -> GenerationResult:
-    """Load the model with both LoRAs, sample one image, write it.
-
-    Raises ModelNotFound, LoraError, InferenceFailed, SetupError (the image cannot be written).
-    """
-    from glance.diffusion.quiet import hush
-
-    for note in plan.notes:
-        on_event(Noted(note))
-    on_event(Noted(f"loading {plan.model}"))
-    if plan.transformer is not None:
-        on_event(Noted(f"its transformer is that of {plan.transformer}"))
+def load_planned(plan: GenerationPlan) -> Any:
+    """Return the plan's model with both LoRAs; raises what load_pipeline raises."""
     hush()
-    from glance.diffusion.inference import sample_image
     from glance.diffusion.pipeline import load_pipeline
 
-    began = time.perf_counter()
-    pipeline = load_pipeline(
+    return load_pipeline(
         plan.family,
         plan.model,
         plan.loras,
@@ -33,6 +23,23 @@ def run_generation(plan: GenerationPlan, on_event: EventSink) -> GenerationResul
         dtype=plan.dtype,
         transformer=plan.transformer,
     )
+
+
+def run_generation(plan: GenerationPlan, on_event: EventSink) -> GenerationResult:
+    """Load the model with both LoRAs, sample one image, write it.
+
+    Raises ModelNotFound, LoraError, InferenceFailed, SetupError (the image cannot be written).
+    """
+    for note in plan.notes:
+        on_event(Noted(note))
+    on_event(Noted(f"loading {plan.model}"))
+    if plan.transformer is not None:
+        on_event(Noted(f"its transformer is that of {plan.transformer}"))
+    hush()
+    from glance.diffusion.inference import sample_image
+
+    began = time.perf_counter()
+    pipeline = load_planned(plan)
     load_seconds = time.perf_counter() - began
     sampled = sample_image(pipeline, plan.family, plan.schedule, plan.settings, on_event)
     try:
