@@ -10,8 +10,8 @@ from typing import Final
 from glance.checkpoint import is_checkpoint, read_checkpoint
 from glance.errors import ModelNotFound, SettingsError
 from glance.families import DEFAULT_FAMILY, FAMILIES, Family, family_of_pipeline, find_family
+from glance.hub import INDEX, read_index
 
-INDEX: Final = "model_index.json"
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -120,36 +120,6 @@ def recorded_transformer(transformer: str | None, *, run: Path) -> Path | None:
     return path
 
 
-def check_access(model: str) -> str | None:
-    """Ask, before anything long starts, whether a Hub model can be had.
-
-    It takes one small request, or none when the model is in the cache. Raises ModelNotFound when
-    the Hub says no; returns a warning when nobody can say.
-    """
-    from huggingface_hub import auth_check, constants
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    if _is_cached(model):
-        return None
-    if constants.is_offline_mode():
-        return f"model {model} is not in the cache, and HF_HUB_OFFLINE forbids fetching it"
-    try:
-        auth_check(model)
-    except GatedRepoError as exc:
-        raise ModelNotFound(
-            f"model {model} is gated, and there is no token with a right to it",
-            hint="accept its licence on its Hub page, then `hf auth login` or set HF_TOKEN",
-        ) from exc
-    except RepositoryNotFoundError as exc:
-        raise ModelNotFound(
-            f"the Hub has no model {model}, or it is private",
-            hint="check --model; for a private model set HF_TOKEN",
-        ) from exc
-    except _transport_errors() as exc:
-        return f"model {model} is not in the cache, and the Hub does not answer: {exc}"
-    return None
-
-
 def hub_models(model: str, *, family: Family, run: Path) -> tuple[str, ...]:
     """Return the Hub models that training needs: a recorded model, and what its family borrows."""
     own = () if _folder(model, run).is_dir() else (model,)
@@ -243,38 +213,7 @@ def _read_index(model: str) -> str | None:
     folder = Path(model).expanduser()
     if folder.is_dir():
         return (folder / INDEX).read_text(encoding="utf-8")
-    if not _HUB_ID.fullmatch(model):
-        return None
-    from huggingface_hub import HfFileSystem, constants, try_to_load_from_cache
-
-    cached = try_to_load_from_cache(model, INDEX)
-    if isinstance(cached, str):
-        return Path(cached).read_text(encoding="utf-8")
-    if constants.is_offline_mode():
-        return None
-    try:
-        text: str = HfFileSystem().read_text(f"{model}/{INDEX}", encoding="utf-8")
-    except _transport_errors():
-        return None
-    return text
-
-
-def _is_cached(model: str) -> bool:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        snapshot_download(model, local_files_only=True)
-    except LocalEntryNotFoundError:
-        return False
-    return True
-
-
-def _transport_errors() -> tuple[type[BaseException], ...]:
-    """Return what a request to the Hub raises: the bases are those of its HTTP client, any."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return (OSError, *HfHubHTTPError.__bases__)
+    return read_index(model) if _HUB_ID.fullmatch(model) else None
 
 
 def _hint(family: Family) -> str:

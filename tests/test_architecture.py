@@ -27,6 +27,7 @@ LAYERS = (
     "device",
     "settings",
     "run",
+    "hub",
     "model",
     "lora",
     "simpletuner",

@@ -30,6 +30,7 @@ FAMILY = Family(
         original=(
             "double_blocks.0.img_mod.lin.weight",
             "vector_in.in_layer.weight",
+            "txt_in.weight",
             "double_blocks.0.img_attn.norm.key_norm.scale",
         ),
     ),

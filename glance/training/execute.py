@@ -11,8 +11,9 @@ from glance.diffusion.quiet import hush
 from glance.errors import DeviceUnavailable, SetupError
 from glance.events import EventSink, Noted, PhaseSkipped, Warned
 from glance.families import find_family
+from glance.hub import check_access
 from glance.lora import hash_file
-from glance.model import check_access, recorded_model, recorded_transformer
+from glance.model import recorded_model, recorded_transformer
 from glance.run import Manifest, PhaseState, RunFolder, load_manifest
 from glance.schedule import Phase
 from glance.simpletuner.command import find_simpletuner
