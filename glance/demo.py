@@ -1,6 +1,7 @@
 """`glance demo`: the main job, offline and on the CPU, with the small model of the package."""
 
 import shutil
+import threading
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 from glance.compare import Comparison, compare_pictures, save_sheet
 from glance.device import Device
 from glance.errors import Problem, RunError
-from glance.events import EventSink, Noted
+from glance.events import Event, EventSink, Noted, PhaseStarted
+from glance.families import find_family
+from glance.generation.execute import import_sampler
 from glance.generation.plan import plan_generation
 from glance.generation.request import InferRequest
 from glance.run import RUNS, RunFolder
@@ -21,6 +24,7 @@ from glance.training.request import TrainingPlan, TrainRequest
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_FAMILY: Final = "flux"
 MODEL: Final = "small-flux"  # in glance/assets
 SAMPLE: Final = "sunset"  # likewise, drawn by glance.world
 VAGUE_PROMPT: Final = "a landscape at dawn"  # many pictures fit it
@@ -59,7 +63,7 @@ def run_demo(output: Path | None, *, steps: int, on_event: EventSink) -> DemoRes
     """
     run = RunFolder(output or RUNS / "demo")
     with as_file(files("glance") / "assets") as assets:
-        training = run_training(_plan(run, assets, steps), on_event)
+        training = run_training(_plan(run, assets, steps), _importing_aside(on_event))
     prompts = (*held_out_prompts(), VAGUE_PROMPT)
     request = InferRequest(prompt=prompts[0], run=run.path, device=Device.CPU)
     on_event(Noted("sampling: the base model and the pair, from the same noise"))
@@ -86,6 +90,24 @@ def judge(prompt: str, image: "Image") -> str:
     wrong = [name for name, is_shown in verdict.items() if not is_shown]
     score = f"{len(verdict) - len(wrong)} of {len(verdict)} right"
     return f"{score}, not {', '.join(wrong)}" if wrong else score
+
+
+def _importing_aside(sink: EventSink) -> EventSink:
+    """Return `sink`, which also imports what sampling needs as soon as a phase has started.
+
+    SimpleTuner's own start keeps one core busy for half a minute; eight seconds of imports cost
+    nothing beside it, and as much afterwards.
+    """
+    is_started = False
+
+    def on_event(event: Event) -> None:
+        nonlocal is_started
+        if isinstance(event, PhaseStarted) and not is_started:
+            is_started = True
+            threading.Thread(target=import_sampler, args=(find_family(_FAMILY),)).start()
+        sink(event)
+
+    return on_event
 
 
 def _plan(run: RunFolder, assets: Path, steps: int) -> TrainingPlan:

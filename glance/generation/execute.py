@@ -6,8 +6,20 @@ from typing import Any
 from glance.diffusion.quiet import hush
 from glance.errors import SetupError
 from glance.events import EventSink, Noted
+from glance.families import Family
 from glance.files import replacing
 from glance.generation.request import GenerationPlan, GenerationResult
+
+
+def import_sampler(family: Family) -> None:
+    """Import what sampling with a model of the family needs, beforehand: it takes seconds."""
+    hush()
+    import diffusers
+
+    import glance.diffusion.inference
+    import glance.diffusion.pipeline  # noqa: F401
+
+    getattr(diffusers, family.pipeline)  # diffusers imports a pipeline when it is named
 
 
 def load_planned(plan: GenerationPlan) -> Any:

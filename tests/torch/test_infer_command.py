@@ -1,6 +1,8 @@
 """`glance infer` as users run it: processes, files, exit codes."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,3 +101,25 @@ def lora_with_stranger(tmp_path: Path) -> Path:
         {f"{key}.lora_A.weight": torch.ones(4, 32), f"{key}.lora_B.weight": torch.ones(32, 4)}, path
     )
     return path
+
+
+def test_what_sampling_imports_can_be_imported_beforehand() -> None:
+    code = """
+import sys
+from glance.families import find_family
+from glance.generation.execute import import_sampler
+
+family = find_family("flux")
+import_sampler(family)
+before = set(sys.modules)
+
+import diffusers
+import glance.diffusion.inference, glance.diffusion.pipeline
+
+getattr(diffusers, family.pipeline)
+assert set(sys.modules) == before, set(sys.modules) - before
+assert "diffusers.pipelines.flux.pipeline_flux" in before
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
