@@ -27,6 +27,11 @@ _DTYPES: Mapping[Precision, torch.dtype] = {
 _ROOM = 1.25
 
 
+def find_class(family: Family) -> Any:
+    """Return the family's pipeline class; diffusers imports a pipeline only when it is named."""
+    return getattr(diffusers, family.pipeline)
+
+
 def load_pipeline(
     family: Family,
     model: str,
@@ -42,14 +47,15 @@ def load_pipeline(
 
     Raises ModelNotFound, LoraError, or InferenceFailed when memory does not suffice.
     """
-    pipeline_class = getattr(diffusers, family.pipeline)
     try:
         with explaining_lack_of_memory(f"loading {model}"):
             parts = _load_borrowed(family, _DTYPES[dtype])
             if transformer is not None:
                 checkpoint = read_checkpoint(transformer)
                 parts["transformer"] = load_transformer(checkpoint, model, _DTYPES[dtype])
-            pipeline = pipeline_class.from_pretrained(model, torch_dtype=_DTYPES[dtype], **parts)
+            pipeline = find_class(family).from_pretrained(
+                model, torch_dtype=_DTYPES[dtype], **parts
+            )
     except (OSError, ValueError, RuntimeError, KeyError) as exc:
         raise ModelNotFound(
             f"the model {model} does not load: {_first_line(exc)}",

@@ -14,12 +14,10 @@ from glance.generation.request import GenerationPlan, GenerationResult
 def import_sampler(family: Family) -> None:
     """Import what sampling with a model of the family needs, beforehand: it takes seconds."""
     hush()
-    import diffusers
+    import glance.diffusion.inference  # noqa: F401
+    from glance.diffusion.pipeline import find_class
 
-    import glance.diffusion.inference
-    import glance.diffusion.pipeline  # noqa: F401
-
-    getattr(diffusers, family.pipeline)  # diffusers imports a pipeline when it is named
+    find_class(family)
 
 
 def load_planned(plan: GenerationPlan) -> Any:
