@@ -39,9 +39,16 @@ REFUSED: Final = (
     ),
     Refused(
         "Qwen-Image-Edit",
-        f"{_EDITS}training with one is not proven here",
+        f"{_EDITS}with one, SimpleTuner 4.10 writes the place of the reference into the prompt "
+        "twice, and ends before its first step",
         (),
-        ("QwenImageEditPipeline", "QwenImageEditPlusPipeline"),
+        ("QwenImageEditPipeline",),
+    ),
+    Refused(
+        "Qwen-Image-Edit-2509 and 2511",
+        f"{_EDITS}SimpleTuner trains 2509 with one, and glance takes none yet",
+        (),
+        ("QwenImageEditPlusPipeline",),
     ),
     Refused(
         "Qwen-Image 2.1",
