@@ -11,7 +11,7 @@ from glance.compare import Comparison, compare_pictures, save_sheet
 from glance.device import Device
 from glance.errors import Problem, RunError
 from glance.events import Event, EventSink, Noted, PhaseStarted
-from glance.families import find_family
+from glance.families import Family, find_family
 from glance.generation.execute import import_sampler
 from glance.generation.plan import plan_generation
 from glance.generation.request import InferRequest
@@ -24,7 +24,6 @@ from glance.training.request import TrainingPlan, TrainRequest
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_FAMILY: Final = "flux"
 MODEL: Final = "small-flux"  # in glance/assets
 SAMPLE: Final = "sunset"  # likewise, drawn by glance.world
 VAGUE_PROMPT: Final = "a landscape at dawn"  # many pictures fit it
@@ -63,7 +62,9 @@ def run_demo(output: Path | None, *, steps: int, on_event: EventSink) -> DemoRes
     """
     run = RunFolder(output or RUNS / "demo")
     with as_file(files("glance") / "assets") as assets:
-        training = run_training(_plan(run, assets, steps), _importing_aside(on_event))
+        plan = _plan(run, assets, steps)
+        family = find_family(plan.settings.family)
+        training = run_training(plan, _importing_aside(family, on_event))
     prompts = (*held_out_prompts(), VAGUE_PROMPT)
     request = InferRequest(prompt=prompts[0], run=run.path, device=Device.CPU)
     on_event(Noted("sampling: the base model and the pair, from the same noise"))
@@ -92,7 +93,7 @@ def judge(prompt: str, image: "Image") -> str:
     return f"{score}, not {', '.join(wrong)}" if wrong else score
 
 
-def _importing_aside(sink: EventSink) -> EventSink:
+def _importing_aside(family: Family, sink: EventSink) -> EventSink:
     """Return `sink`, which also imports what sampling needs as soon as a phase has started.
 
     SimpleTuner's own start keeps one core busy for half a minute; eight seconds of imports cost
@@ -104,7 +105,7 @@ def _importing_aside(sink: EventSink) -> EventSink:
         nonlocal is_started
         if isinstance(event, PhaseStarted) and not is_started:
             is_started = True
-            threading.Thread(target=import_sampler, args=(find_family(_FAMILY),)).start()
+            threading.Thread(target=import_sampler, args=(family,)).start()
         sink(event)
 
     return on_event
