@@ -1,0 +1,19 @@
+"""The picture and its caption: finds, examines, loads and stages the pair to train on."""
+
+from glance.sample.examine import (
+    Examination,
+    Sample,
+    examine_sample,
+    load_sample,
+    safe_name,
+)
+from glance.sample.stage import stage_sample
+
+__all__ = [
+    "Examination",
+    "Sample",
+    "examine_sample",
+    "load_sample",
+    "safe_name",
+    "stage_sample",
+]

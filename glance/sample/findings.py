@@ -1,0 +1,54 @@
+"""What is found about the user's files, and the words for it: safe to print, all at once."""
+
+import shlex
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from glance.errors import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Faults and warnings, in the order in which they are met."""
+
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+
+    def refuse(self, message: str, hint: str) -> None:
+        """Add what makes the pair unfit."""
+        self.problems.append(Problem(message, hint))
+
+    def warn(self, message: str, hint: str) -> None:
+        """Add what the user should know."""
+        self.warnings.append(Problem(message, hint))
+
+
+def is_readable(path: Path, what: str, found: Findings, *, remedy: str) -> bool:
+    """Refuse what is not a regular file that can be opened: opening a pipe would wait forever."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            path.open("rb").close()
+            return True
+    except (FileNotFoundError, NotADirectoryError):
+        found.refuse(f"{what} does not exist", remedy)
+    except PermissionError:
+        found.refuse(f"{what} may not be read", f"chmod u+r {quoted(path)}")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        found.refuse(f"{what} cannot be read: {getattr(error, 'strerror', error)}", remedy)
+    else:
+        kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
+        found.refuse(f"{what} is {kind}", remedy)
+    return False
+
+
+def shown(value: object) -> str:
+    """Return text that is safe to print, whatever a file name or a decoder's message holds."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value))
+
+
+def quoted(path: Path) -> str:
+    """Return a path as a shell takes it, safe to print."""
+    text = str(path)
+    return shown(shlex.quote(f"./{text}" if text.startswith("-") else text))
