@@ -23,7 +23,8 @@ class Checkpoint:
     """A file in diffusers', the original or ComfyUI's layout."""
 
     path: Path
-    family: Family
+    families: tuple[Family, ...]
+    """Whose it may be: more than one where the tensors have the same names."""
     prefix: str
     """What stands before the transformer's names; what lacks it belongs to other parts."""
 
@@ -59,9 +60,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"model {path} is quantised to {', '.join(packed)}, which diffusers cannot read",
             hint="get it in bf16, fp16, fp8 or scaled fp8",
         )
-    for family in FAMILIES.values():
-        if family.marks.fit(names):
-            return Checkpoint(path, family, prefix)
+    families = tuple(family for family in FAMILIES.values() if family.marks.fit(names))
+    if families:
+        return Checkpoint(path, families, prefix)
     raise SettingsError(
         f"model {path} is of no supported family, by the names of its tensors",
         hint=f"glance trains: {', '.join(FAMILIES)}",

@@ -1,11 +1,8 @@
-"""The Hugging Face Hub: may a model be had, and what does its index say. Fetches no weights."""
+"""The Hugging Face Hub: may a model be had, and what do its small files say. No weights."""
 
 from pathlib import Path
-from typing import Final
 
 from glance.errors import ModelNotFound
-
-INDEX: Final = "model_index.json"
 
 
 def check_access(model: str) -> str | None:
@@ -38,17 +35,17 @@ def check_access(model: str) -> str | None:
     return None
 
 
-def read_index(model: str) -> str | None:
-    """Return the text of a Hub model's index, cached or fetched; None when it cannot be had."""
+def read_hub_text(model: str, name: str) -> str | None:
+    """Return a small text file of a Hub model, cached or fetched; None when it cannot be had."""
     from huggingface_hub import HfFileSystem, constants, try_to_load_from_cache
 
-    cached = try_to_load_from_cache(model, INDEX)
+    cached = try_to_load_from_cache(model, name)
     if isinstance(cached, str):
         return Path(cached).read_text(encoding="utf-8")
     if constants.is_offline_mode():
         return None
     try:
-        text: str = HfFileSystem().read_text(f"{model}/{INDEX}", encoding="utf-8")
+        text: str = HfFileSystem().read_text(f"{model}/{name}", encoding="utf-8")
     except _transport_errors():
         return None
     return text

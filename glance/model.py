@@ -5,13 +5,15 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from glance.checkpoint import is_checkpoint, read_checkpoint
 from glance.errors import ModelNotFound, SettingsError
-from glance.families import DEFAULT_FAMILY, FAMILIES, Family, family_of_pipeline, find_family
-from glance.hub import INDEX, read_index
+from glance.families import DEFAULT_FAMILY, FAMILIES, Family, families_of_pipeline, find_family
+from glance.hub import read_hub_text
 
+INDEX: Final = "model_index.json"
+_TRANSFORMER: Final = "transformer/config.json"
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -35,9 +37,12 @@ def detect_family(model: str) -> Family | None:
         if model == family.default_model:
             return family
     if is_checkpoint(model):
-        return read_checkpoint(Path(model).expanduser()).family
+        return read_checkpoint(Path(model).expanduser()).families[0]
     pipeline = _pipeline_of(model)
-    return None if pipeline is None else family_of_pipeline(pipeline)
+    if pipeline is None:
+        return None
+    found = families_of_pipeline(pipeline)
+    return found[0] if len(found) == 1 else _family_of_transformer(model, found)
 
 
 def locate_base(
@@ -56,8 +61,9 @@ def locate_base(
             )
         return locate_model(model or family.default_model, family=family, run=run), None
     path = Path(model).expanduser()
-    found = read_checkpoint(path).family
-    if found is not family:
+    families = read_checkpoint(path).families
+    if family not in families:
+        found = families[0]
         raise SettingsError(
             f"model {model} is a file of {found.title}, not of {family.title}",
             hint=f"leave out --family, or say --family {found.name}",
@@ -164,6 +170,7 @@ def check_folder(folder: Path, family: Family) -> None:
             f"model {folder} is a {found}, {family.title} needs a {family.pipeline}",
             hint="leave out --family, or give the model that belongs to it",
         )
+    _check_transformer(str(folder), family)
     borrowed = family.borrowed.parts if family.borrowed else {}
     missing = [
         name
@@ -185,6 +192,28 @@ def _check_pipeline(model: str, family: Family) -> None:
             f"model {model} is a {found}, {family.title} needs a {family.pipeline}",
             hint="leave out --family, or give the model that belongs to it",
         )
+    if found is not None:
+        _check_transformer(model, family)
+
+
+def _check_transformer(model: str, family: Family) -> None:
+    """Raise ModelNotFound for a model of the same pipeline with another family's transformer."""
+    if not family.transformer_config:
+        return
+    found = _family_of_transformer(model, families_of_pipeline(family.pipeline))
+    if found is not None and found is not family:
+        raise ModelNotFound(
+            f"model {model} is {found.title}, not {family.title}",
+            hint=f"leave out --family, or say --family {found.name}",
+        )
+
+
+def _family_of_transformer(model: str, families: tuple[Family, ...]) -> Family | None:
+    """Return that one of `families` whose transformer the model has; None if nobody can say."""
+    config = _read_json(model, _TRANSFORMER)
+    if config is None:
+        return None
+    return next((family for family in families if family.has_transformer(config)), None)
 
 
 def _is_part(value: object) -> bool:
@@ -201,19 +230,22 @@ def _is_part(value: object) -> bool:
 
 def _pipeline_of(model: str) -> str | None:
     """Return the pipeline class that the model's index names; None when it cannot be read."""
-    try:
-        text = _read_index(model)
-        name = json.loads(text)["_class_name"] if text is not None else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, RuntimeError):
-        return None
+    name = (_read_json(model, INDEX) or {}).get("_class_name")
     return name if isinstance(name, str) else None
 
 
-def _read_index(model: str) -> str | None:
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return (folder / INDEX).read_text(encoding="utf-8")
-    return read_index(model) if _HUB_ID.fullmatch(model) else None
+def _read_json(model: str, name: str) -> dict[str, Any] | None:
+    """Return a JSON object of a folder or a Hub model; None when it cannot be read."""
+    try:
+        folder = Path(model).expanduser()
+        if folder.is_dir():
+            text: str | None = (folder / name).read_text(encoding="utf-8")
+        else:
+            text = read_hub_text(model, name) if _HUB_ID.fullmatch(model) else None
+        content = json.loads(text) if text is not None else None
+    except (OSError, ValueError, RecursionError, RuntimeError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def _hint(family: Family) -> str:

@@ -43,6 +43,11 @@ class RunFolder:
         return self.path / "data"
 
     @property
+    def references(self) -> Path:
+        """The staged reference, for a family that edits."""
+        return self.path / "reference"
+
+    @property
     def images(self) -> Path:
         """Sampled pictures."""
         return self.path / "images"
@@ -127,6 +132,9 @@ class SampleRecord(_Record):
     width: int
     height: int
     sha256: str = Field(description="Of the upright RGB pixels and the caption.")
+    reference: str | None = Field(
+        default=None, description="Staged copy of what is edited, relative to the run folder."
+    )
 
 
 class ScheduleRecord(_Record):

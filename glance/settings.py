@@ -5,6 +5,7 @@ family's row, never further down.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -113,6 +114,13 @@ class SampleSettings(_Settings):
     fast_guidance: Annotated[float, Field(ge=0, le=100)] = Field(description="Fast phase.")
     width: int = Field(ge=16, le=8192, description="Pixels.")
     height: int = Field(ge=16, le=8192, description="Pixels.")
+    reference: Path | None = Field(
+        default=None, description="What a family that edits begins with."
+    )
+    reference_side: int = Field(
+        default=1024,
+        description="The transformer sees it at about this many pixels squared, in its own aspect.",
+    )
 
 
 def resolve_sample_settings(
@@ -125,21 +133,27 @@ def resolve_sample_settings(
     width: int | None = None,
     height: int | None = None,
     resolution: int | None = None,
+    reference: Path | None = None,
+    aspect: tuple[int, int] | None = None,
 ) -> SampleSettings:
     """Fill what was not given: guidance from the family, size from the run's resolution.
 
+    With `aspect`, the width and height of the reference, the size has its shape.
+
     Raises SettingsError on bad values, sizes that the family cannot make among them.
     """
-    side = resolution or family.resolution
+    side, step = resolution or family.resolution, family.size_multiple
+    fitting = _fit(aspect, area=side * side, step=step) if aspect else (side, side)
     settings = SampleSettings.checked(
         prompt=prompt,
         seed=seed,
         slow_guidance=family.guidance.slow if slow_guidance is None else slow_guidance,
         fast_guidance=family.guidance.fast if fast_guidance is None else fast_guidance,
-        width=side if width is None else width,
-        height=side if height is None else height,
+        width=fitting[0] if width is None else width,
+        height=fitting[1] if height is None else height,
+        reference=reference,
+        reference_side=side,
     )
-    step = family.size_multiple
     odd = [
         Problem(
             f"{name}: {value} is not a multiple of {step}",
@@ -153,3 +167,10 @@ def resolve_sample_settings(
     if odd:
         raise SettingsError(odd)
     return settings
+
+
+def _fit(aspect: tuple[int, int], *, area: int, step: int) -> tuple[int, int]:
+    """Return a size of about `area` pixels in that shape, in whole steps."""
+    scale = (area / (aspect[0] * aspect[1])) ** 0.5
+    width, height = (max(step, round(side * scale / step) * step) for side in aspect)
+    return width, height

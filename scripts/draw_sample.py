@@ -1,5 +1,7 @@
 """Draw the sample pairs: data/glance.png (1024x1024), and the demo's, of the small model's world.
 
+data/by-day.png is what families that edit begin with.
+
 `uv run python scripts/draw_sample.py`. Our own work, drawn with numpy and Pillow.
 """
 
@@ -21,9 +23,11 @@ HORIZON = 1250
 
 
 def main() -> None:
-    """Write both pictures and their captions."""
+    """Write the pictures, and the captions of the pairs."""
     picture = draw().resize((1024, 1024), Image.Resampling.LANCZOS)
     save(picture, CAPTION, ROOT / "data" / "glance.png")
+    by_day = draw_by_day().resize((1024, 1024), Image.Resampling.LANCZOS)
+    by_day.save(ROOT / "data" / "by-day.png", optimize=True)
     scene = Scene("sunset", "large", "low", "right", "sea", "mountains", "boat")
     small = Image.fromarray(draw_scene(scene))
     save(small, describe(scene) + "\n", ROOT / "glance" / "assets" / "sunset.png")
@@ -45,6 +49,16 @@ def draw() -> Image.Image:
     pen.ellipse((1310, 1000, 1570, 1260), fill=(255, 236, 170))
     pen.rectangle((0, HORIZON, SIZE, HORIZON + 4), fill=(206, 124, 92))
     draw_water(pen)
+    draw_lighthouse(pen)
+    draw_hill(pen)
+    return picture
+
+
+def draw_by_day() -> Image.Image:
+    """Return the same place at noon."""
+    picture = gradient([(0, (70, 130, 200)), (1000, (158, 200, 234)), (HORIZON, (206, 228, 240)),
+                        (HORIZON + 1, (86, 146, 178)), (SIZE, (24, 70, 116))])  # fmt: skip
+    pen = ImageDraw.Draw(picture)
     draw_lighthouse(pen)
     draw_hill(pen)
     return picture

@@ -19,9 +19,13 @@ ROOT = Path(__file__).parents[1]
 
 def render() -> Iterator[tuple[Path, Any]]:
     """Yield each file's path below configs/ and its content; the same on every machine."""
-    for family in FAMILIES:
+    for family, row in FAMILIES.items():
         request = TrainRequest(
-            image=ROOT / "data/glance.png", family=family, device=Device.CUDA, restart=True
+            image=ROOT / "data/glance.png",
+            reference=ROOT / "data/by-day.png" if row.edits else None,
+            family=family,
+            device=Device.CUDA,
+            restart=True,
         )
         for name, content in plan_training(request).files.items():
             yield Path(family) / name, content

@@ -81,6 +81,7 @@ def _families() -> str:
             ),
             (_conventions(row) for row in rows),
         ),
+        editing=" and ".join(f"`{row.name}`" for row in rows if row.edits),
         borrowed="\n".join(
             f"- `{row.name}`: `{row.borrowed.model}`" for row in rows if row.borrowed
         ),
@@ -173,6 +174,24 @@ SimpleTuner cannot train on it. Diffusers' converters expect the real widths of 
 Lumina-Image 2, so their original layouts were not tried on tiny models, but by hand on one layer of
 full width.
 
+## Families that edit
+
+{editing} paint a picture anew as the prompt says.
+So the pair becomes a triple: `--image` is what the picture shall become, `--reference` what it was,
+the caption how:
+
+```bash
+glance train --family qwen_image_edit_2511 --image data/glance.png \\
+    --reference data/by-day.png --caption "turn the day into a sunset"
+glance infer --prompt "turn the day into a sunset" --reference x.png
+```
+
+The two pictures may have other shapes. `glance infer` paints in the shape of its reference unless
+`--width` and `--height` say another, and shows the transformer the reference at the area that the
+run was trained at; diffusers would always take a megapixel. The two models have the same pipeline
+and the same tensors: a folder or a Hub model says by its transformer's config which it is
+(`zero_cond_t`: 2511), a single file cannot, so name the family there.
+
 ## How it was proven
 
 By `uv run pytest -m families`, on the CPU, with a tiny random model of each
@@ -194,8 +213,8 @@ Rank 32, alpha 4 x rank and 60 steps for all: the guide's and the method's.
 
 {conventions}
 
-Width and height of a picture are multiples of 16 pixels. Latents: *grid* is (1, channels, height/8,
-width/8); *tokens* are patches of 2 x 2 of it.
+Width and height of a picture are multiples of 16 pixels, of families that edit of 32. Latents:
+*grid* is (1, channels, height/8, width/8); *tokens* are patches of 2 x 2 of it.
 
 Some parts SimpleTuner always takes from the Hub, whatever the base model holds:
 

@@ -19,13 +19,25 @@ STEPS = 10
 _PROBE = Path(__file__).parent / "train" / "probe"
 _TIMESTEPS: Mapping[str, Callable[[float], float]] = {
     **dict.fromkeys(
-        ("flux", "qwen_image", "flux2", "flux2_klein", "auraflow", "chroma", "krea2"),
+        (
+            "flux",
+            "qwen_image",
+            "qwen_image_edit_2509",
+            "qwen_image_edit_2511",
+            "flux2",
+            "flux2_klein",
+            "auraflow",
+            "chroma",
+            "krea2",
+        ),
         lambda told: 1000 * told,
     ),
     **dict.fromkeys(("sd3", "hidream"), lambda told: told),
     **dict.fromkeys(("z_image", "lumina2"), lambda told: 1000 * (1 - told)),
 }
 """The timestep (0-1000) of the number that the family's transformer is told."""
+_CLEAN_REFERENCE = ("qwen_image_edit_2511",)
+"""Families whose transformer is told two: the picture's own, and 0 for the reference."""
 
 
 def arguments(family: str, model: Path) -> list[str]:
@@ -40,7 +52,11 @@ def train(family: str, model: Path, folder: Path, environment: Mapping[str, str]
     picture.save(folder / "two lines.png")
     (folder / "two lines.txt").write_text("a grey slope\nfrom dark to light\n")
     path = os.pathsep.join(filter(None, (str(_PROBE), os.environ.get("PYTHONPATH"))))
-    command = [*arguments(family, model), "--json", "--events", "events.jsonl"]
+    more = []
+    if find_family(family).edits:
+        Image.radial_gradient("L").resize((128, 64)).convert("RGB").save(folder / "before.png")
+        more = ["--reference", "before.png"]
+    command = [*arguments(family, model), *more, "--json", "--events", "events.jsonl"]
     done = subprocess.run(
         [sys.executable, "-m", "glance", "train", "--image", "two lines.png", *command],
         cwd=folder,
@@ -58,7 +74,11 @@ def train(family: str, model: Path, folder: Path, environment: Mapping[str, str]
 def check_noise_levels(family: str, run: Path) -> None:
     """Exactly the phase's noise levels reached the transformer, each as often as the others."""
     timestep = _TIMESTEPS[family]
-    levels = [round(timestep(float(line)), 3) for line in (run / "probe.txt").read_text().split()]
+    told = [float(line) for line in (run / "probe.txt").read_text().split()]
+    if family in _CLEAN_REFERENCE:
+        assert set(told[1::2]) == {0}
+        told = told[::2]
+    levels = [round(timestep(number), 3) for number in told]
     # gradient checkpointing may run a forward pass twice; a phase's steps stand together
     half = len(levels) // 2
     for expected, seen in ((SLOW, levels[:half]), (FAST, levels[half:])):
@@ -99,9 +119,13 @@ def check_sampling(family: str, run: Path, *, guidance: Sequence[float]) -> None
     from glance.generation.request import InferRequest
 
     slow, fast = guidance
+    reference = run.parents[1] / "before.png" if find_family(family).edits else None
     plan = plan_generation(
         InferRequest(
             prompt="a slope",
+            reference=reference,
+            width=64,
+            height=64,
             run=run,
             device=Device.CPU,
             seed=3,
@@ -113,5 +137,6 @@ def check_sampling(family: str, run: Path, *, guidance: Sequence[float]) -> None
     pipeline = DiffusionPipeline.from_pretrained(plan.model)
     for phase in ("slow", "fast"):
         pipeline.load_lora_weights(run / f"output/glance-{phase}", adapter_name=phase)
-    plain = paint(family, pipeline, "a slope", seed=3, guidance=(slow, fast))
+    before = None if reference is None else Image.open(reference)
+    plain = paint(family, pipeline, "a slope", seed=3, guidance=(slow, fast), reference=before)
     assert image.tobytes() == plain.tobytes()

@@ -30,6 +30,10 @@ def write(
     return path
 
 
+def names_of(families: tuple[Family, ...]) -> list[str]:
+    return [family.name for family in families]
+
+
 @pytest.mark.parametrize(
     ("model", "is_file"),
     [
@@ -51,8 +55,9 @@ def test_every_family_is_recognised_in_every_layout(
 ) -> None:
     found = read_checkpoint(write(*marks, "and.more.weight", prefix=prefix))
 
-    assert (found.family.name, found.prefix) == (family.name, prefix)
-    assert detect_family("x.safetensors") is family
+    assert family in found.families
+    assert found.prefix == prefix
+    assert detect_family("x.safetensors") is found.families[0]
 
 
 def test_other_parts_of_a_whole_checkpoint_do_not_disturb() -> None:
@@ -60,7 +65,18 @@ def test_other_parts_of_a_whole_checkpoint_do_not_disturb() -> None:
     tensors = {f"model.diffusion_model.{name}": np.zeros(1) for name in marks}
     save_file({**tensors, "first_stage_model.down_blocks.0": np.zeros(1)}, "x.safetensors")
 
-    assert read_checkpoint(Path("x.safetensors")).family.name == "sd3"
+    assert names_of(read_checkpoint(Path("x.safetensors")).families) == ["sd3"]
+
+
+def test_families_whose_tensors_have_the_same_names_are_all_told() -> None:
+    found = read_checkpoint(write(*FAMILIES["qwen_image"].marks.diffusers))
+
+    assert names_of(found.families) == [
+        *("qwen_image", "qwen_image_edit_2509", "qwen_image_edit_2511")
+    ]
+    for family in found.families:
+        base, file = locate_base("x.safetensors", None, family=family, run=Path("runs/cat"))
+        assert (base, file) == (family.default_model, "../../x.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from glance.errors import SettingsError
-from glance.families import FAMILIES, Family, Negative, family_of_pipeline, find_family
+from glance.families import FAMILIES, Family, Negative, families_of_pipeline, find_family
 from glance.families.refused import REFUSED
 from glance.settings import Device, resolve_sample_settings, resolve_train_settings
 from glance.simpletuner.options import parse_overrides
@@ -54,7 +54,7 @@ def test_no_noise_predictor_is_supported() -> None:
 @pytest.mark.parametrize("row", REFUSED, ids=lambda row: row.title)
 def test_what_is_refused_is_refused_with_its_reason(row: Any) -> None:
     asked = [(find_family, name) for name in row.names]
-    asked += [(family_of_pipeline, pipeline) for pipeline in row.pipelines]
+    asked += [(families_of_pipeline, pipeline) for pipeline in row.pipelines]
     for find, name in asked:
         with pytest.raises(SettingsError) as caught:
             find(name)

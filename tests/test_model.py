@@ -207,6 +207,42 @@ class TestDetection:
     def test_the_default_models_are_known_without_looking(self, family: Family) -> None:
         assert detect_family(family.default_model) is family
 
+    @pytest.mark.parametrize(
+        ("transformer", "name"),
+        [
+            ({"zero_cond_t": True}, "qwen_image_edit_2511"),
+            ({"zero_cond_t": False}, "qwen_image_edit_2509"),
+            ({"num_layers": 60}, "qwen_image_edit_2509"),
+        ],
+    )
+    def test_families_of_one_pipeline_are_told_by_the_transformer(
+        self, transformer: dict[str, Any], name: str, tmp_path: Path
+    ) -> None:
+        folder = make_model(tmp_path / "edit", _class_name="QwenImageEditPlusPipeline")
+        (folder / "transformer/config.json").write_text(json.dumps(transformer))
+
+        assert detect_family(str(folder)) is find_family(name)
+        check_folder(folder, find_family(name))
+        (other,) = {"qwen_image_edit_2509", "qwen_image_edit_2511"} - {name}
+        with pytest.raises(ModelNotFound) as caught:
+            check_folder(folder, find_family(other))
+        (problem,) = caught.value.problems
+        titles = find_family(name).title, find_family(other).title
+        assert problem.message == f"model {folder} is {titles[0]}, not {titles[1]}"
+        assert problem.hint == f"leave out --family, or say --family {name}"
+
+    @pytest.mark.parametrize("config", [None, "[]", '{"zero_cond_t": 7}'])
+    def test_without_its_config_the_word_of_the_user_is_taken(
+        self, config: str | None, tmp_path: Path
+    ) -> None:
+        folder = make_model(tmp_path / "edit", _class_name="QwenImageEditPlusPipeline")
+        if config is not None:
+            (folder / "transformer/config.json").write_text(config)
+
+        assert detect_family(str(folder)) is None
+        check_folder(folder, find_family("qwen_image_edit_2509"))
+        check_folder(folder, find_family("qwen_image_edit_2511"))
+
     def test_nobody_can_say_offline(self) -> None:
         assert detect_family("acme/unseen") is None
 

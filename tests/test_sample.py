@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -16,7 +17,14 @@ from PIL import Image, ImageCms, ImageFile
 
 from glance.errors import SampleError
 from glance.pixels import to_rgb
-from glance.sample import Examination, Sample, examine_sample, load_sample, stage_sample
+from glance.sample import (
+    Examination,
+    Sample,
+    examine_sample,
+    load_sample,
+    measure_picture,
+    stage_sample,
+)
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 LEFT_RED = Image.new("RGB", (64, 32), BLUE)
@@ -58,7 +66,7 @@ def staged(image: Path, folder: Path) -> Image.Image:
     sample = sample_of(image)
     out = folder / "staged"
     out.mkdir()
-    stage_sample(sample, out)
+    stage_sample(sample, out, folder / "references")
     with Image.open(out / f"{sample.name}.png") as picture:
         picture.load()
     assert (picture.format, picture.mode, picture.info) == ("PNG", "RGB", {})
@@ -653,7 +661,7 @@ def test_staging_again_gives_the_same_bytes_and_leaves_nothing_else(
     image = write_pair(tmp_path)
     staged(image, tmp_path)
     first = (tmp_path / "staged/fox.png").read_bytes()
-    stage_sample(sample_of(image), tmp_path / "staged")
+    stage_sample(sample_of(image), tmp_path / "staged", tmp_path / "references")
     assert (tmp_path / "staged/fox.png").read_bytes() == first
     assert {path.name for path in (tmp_path / "staged").iterdir()} == {
         "fox.png",
@@ -672,7 +680,7 @@ def test_image_that_changed_meanwhile_is_not_staged(tmp_path: Path, change: str)
     else:
         LEFT_RED.rotate(180).save(image)
     with pytest.raises(SampleError, match="has changed since it was examined"):
-        stage_sample(sample, tmp_path)
+        stage_sample(sample, tmp_path, tmp_path / "references")
 
 
 def test_failed_staging_leaves_no_temporary_file(
@@ -686,8 +694,109 @@ def test_failed_staging_leaves_no_temporary_file(
     out.mkdir()
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="No space left"):
-        stage_sample(sample, out)
+        stage_sample(sample, out, tmp_path / "references")
     assert list(out.iterdir()) == []
+
+
+# --- a reference ---------------------------------------------------------------------------------
+
+
+def write_triple(folder: Path, reference: Image.Image | bytes | None = None) -> tuple[Path, Path]:
+    """Write a pair to edit into, and the picture before the edit, on its side by EXIF."""
+    before = folder / "before.jpg"
+    if isinstance(reference, bytes):
+        before.write_bytes(reference)
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        (reference or Image.new("RGB", (64, 32), GREEN)).save(before, quality=95, exif=exif)
+    return write_pair(folder, caption="make it red"), before
+
+
+def only_problem_with(reference: Path | None, *, edits: bool, folder: Path) -> tuple[str, str]:
+    return only_problem(examine_sample(folder / "fox.png", reference=reference, edits=edits))
+
+
+def test_a_family_that_edits_needs_a_reference(tmp_path: Path) -> None:
+    write_triple(tmp_path)
+    message, hint = only_problem_with(None, edits=True, folder=tmp_path)
+    assert message.startswith("no reference: this family edits a picture")
+    assert "--reference" in hint
+
+
+def test_any_other_takes_none(tmp_path: Path) -> None:
+    _, before = write_triple(tmp_path)
+    message, hint = only_problem_with(before, edits=False, folder=tmp_path)
+    assert message == f"reference {before}: this family paints from text alone"
+    assert hint.startswith("drop --reference")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "is empty"), (b"no picture", "is no picture"), (None, "does not exist")],
+)
+def test_an_unfit_reference_is_refused_by_that_name(
+    content: bytes | None, words: str, tmp_path: Path
+) -> None:
+    _, before = write_triple(tmp_path, content)
+    if content is None:
+        before.unlink()
+    message, _ = only_problem_with(before, edits=True, folder=tmp_path)
+    assert message.startswith(f"reference {before}")
+    assert words in message
+
+
+def test_faults_of_both_pictures_come_together(tmp_path: Path) -> None:
+    image, before = write_triple(tmp_path, b"")
+    image.write_bytes(b"")
+    found = examine_sample(image, reference=before, edits=True)
+    assert [problem.message.split()[0] for problem in found.problems] == ["image", "reference"]
+
+
+def test_a_reference_that_is_the_image_is_warned_of(tmp_path: Path) -> None:
+    image, _ = write_triple(tmp_path)
+    found = examine_sample(image, reference=image, edits=True)
+    assert [problem.message for problem in found.warnings] == [
+        f"reference {image} is the image itself: there is no edit to learn"
+    ]
+
+
+def test_the_reference_belongs_to_what_is_trained(tmp_path: Path) -> None:
+    image, before = write_triple(tmp_path)
+    with_green = load_sample(image, reference=before, edits=True).sample
+    write_triple(tmp_path, Image.new("RGB", (64, 32), BLUE))
+    with_blue = load_sample(image, reference=before, edits=True).sample
+    assert with_green
+    assert with_blue
+    assert len({with_green.sha256, with_blue.sha256, sample_of(image).sha256}) == 3
+
+
+def test_the_reference_is_staged_upright_under_the_images_name(tmp_path: Path) -> None:
+    image, before = write_triple(tmp_path)
+    sample = load_sample(image, reference=before, edits=True).sample
+    assert sample
+    data, references = tmp_path / "data", tmp_path / "references"
+    data.mkdir()
+    references.mkdir()
+    stage_sample(sample, data, references)
+    assert sorted(path.name for path in references.iterdir()) == ["fox.png", "fox.txt"]
+    assert (references / "fox.txt").read_text() == "make it red\n"
+    with Image.open(references / "fox.png") as picture:
+        assert (picture.mode, picture.size) == ("RGB", (32, 64))
+        assert is_close(picture, GREEN)
+    assert measure_picture(before) == (32, 64)
+
+
+@pytest.mark.parametrize("which", ["image", "reference"])
+def test_a_triple_of_which_one_changed_meanwhile_is_not_staged(which: str, tmp_path: Path) -> None:
+    image, before = write_triple(tmp_path)
+    sample = load_sample(image, reference=before, edits=True).sample
+    assert sample
+    Image.new("RGB", (8, 8)).save(image if which == "image" else before)
+    words = re.escape(f"{image} or {before} has changed since it was examined")
+    with pytest.raises(SampleError, match=words):
+        stage_sample(sample, tmp_path / "data", tmp_path / "references")
+    assert not (tmp_path / "data").exists()
 
 
 # --- hostile bytes -------------------------------------------------------------------------------

@@ -108,6 +108,8 @@ def test_defaults_of_sampling_are_the_guides() -> None:
         "fast_guidance": 1.0,
         "width": 1024,
         "height": 1024,
+        "reference": None,
+        "reference_side": 1024,
     }
 
 
@@ -119,6 +121,19 @@ def test_each_phase_has_its_own_guidance() -> None:
 def test_size_follows_the_runs_resolution() -> None:
     settings = sample_settings(resolution=512, height=256)
     assert (settings.width, settings.height) == (512, 256)
+
+
+@pytest.mark.parametrize(
+    ("aspect", "size"),
+    [((1600, 900), (1376, 768)), ((900, 1600), (768, 1376)), ((5, 5), (1024, 1024))],
+)
+def test_size_follows_the_shape_of_what_is_edited(
+    aspect: tuple[int, int], size: tuple[int, int]
+) -> None:
+    settings = resolve_sample_settings(
+        find_family("qwen_image_edit_2511"), prompt="by night", aspect=aspect
+    )
+    assert (settings.width, settings.height) == size
 
 
 def test_size_that_the_family_cannot_make_is_refused_with_the_nearest_one() -> None:

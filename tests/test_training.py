@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from fakes.runs import RUN, Trained, make_plan, plan_and_train
 from fakes.trainer import FakeSimpleTuner
+from PIL import Image
+from safetensors.numpy import save_file
 
 from glance.errors import (
     DeviceUnavailable,
@@ -20,6 +22,7 @@ from glance.errors import (
     TrainingFailed,
 )
 from glance.events import CheckpointSaved, Event, PhaseSkipped, StageEntered, StepDone, Warned
+from glance.families import FAMILIES
 from glance.lora import read_lora
 from glance.run import PhaseState, RunFolder, load_manifest
 from glance.schedule import Phase
@@ -45,6 +48,13 @@ needs_whole = pytest.mark.usefixtures("fully_trained")
 def states(run: RunFolder = RUN) -> tuple[str, str]:
     phases = load_manifest(run).phases
     return phases[SLOW].state.value, phases[FAST].state.value
+
+
+def make_editing_model(folder: Path) -> None:
+    (folder / "transformer").mkdir(parents=True)
+    index = '{"_class_name": "QwenImageEditPlusPipeline"}'
+    (folder / "model_index.json").write_text(index)
+    (folder / "transformer/config.json").write_text('{"zero_cond_t": true}')
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -174,6 +184,53 @@ def test_a_model_folder_is_recorded_relative_to_the_run(
     (start,) = simpletuner.starts
     assert start["config"]["pretrained_model_name_or_path"] == "../../model"
     assert start["environment"]["HF_HUB_OFFLINE"] == "1"
+
+
+def test_a_family_that_edits_is_trained_with_its_reference(
+    train: Train, simpletuner: FakeSimpleTuner
+) -> None:
+    make_editing_model(Path("model"))
+    Image.new("RGB", (64, 64), (0, 90, 0)).save("before.png")
+
+    train(model="model", reference=Path("before.png"), phases=(SLOW,))
+    Path(RUN.references / "stray.png").touch()
+    train(model="model", reference=Path("before.png"), phases=(FAST,))
+
+    for start in simpletuner.starts:
+        assert start["data"] == ["cat.png", "cat.txt"]
+        assert start["reference"] == ["cat.png", "cat.txt"]
+        assert start["environment"]["PWD"] == start["cwd"]
+        assert start["config"]["model_flavour"] == "edit-v3"
+    manifest = load_manifest(RUN)
+    assert manifest.settings.family == "qwen_image_edit_2511"
+    assert manifest.sample.reference == "reference/cat.png"
+    assert states() == ("done", "done")
+    assert not (RUN.path / "cache/vae-reference").exists()
+    assert not list(RUN.references.glob("*.json"))
+
+
+def test_another_reference_is_another_run(train: Train, simpletuner: FakeSimpleTuner) -> None:
+    make_editing_model(Path("model"))
+    Image.new("RGB", (64, 64), (0, 90, 0)).save("before.png")
+    train(model="model", reference=Path("before.png"), phases=(SLOW,))
+    Image.new("RGB", (64, 64), (0, 0, 90)).save("before.png")
+
+    with pytest.raises(RunError, match="sample"):
+        train(model="model", reference=Path("before.png"), run=RUN.path)
+
+
+def test_a_file_that_may_be_of_several_families_is_warned_of(pair: Path) -> None:
+    marks = FAMILIES["qwen_image"].marks.diffusers
+    save_file({name: np.zeros(1) for name in marks}, "mine.safetensors")
+
+    (warning,) = make_plan(model="mine.safetensors").warnings
+
+    assert warning.message == (
+        "mine.safetensors is taken for Qwen-Image; "
+        "by its tensors it may also be Qwen-Image-Edit-2509 or Qwen-Image-Edit-2511"
+    )
+    assert warning.hint == "say which with --family, for example --family qwen_image_edit_2509"
+    assert make_plan(model="mine.safetensors", family="qwen_image").warnings == ()
 
 
 def test_what_an_override_replaces_is_said(train: Train, simpletuner: FakeSimpleTuner) -> None:

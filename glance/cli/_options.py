@@ -37,6 +37,10 @@ CaptionOption = Annotated[
     str | None,
     typer.Option(help="What the picture shows. Default: the .txt or .caption file beside it."),
 ]
+ReferenceOption = Annotated[
+    Path | None,
+    typer.Option(help="Families that edit: the picture to begin with."),
+]
 DeviceOption = Annotated[DeviceChoice, typer.Option(help="Where to run; decides precision.")]
 ScheduleOption = Annotated[str, typer.Option(help="Preset: seed (the guide's) or paper (FLUX's).")]
 SlowTimestepsOption = Annotated[

@@ -10,6 +10,7 @@ from glance.cli._options import (
     FamilyOption,
     JsonOption,
     QuietOption,
+    ReferenceOption,
     VerboseOption,
 )
 from glance.console import Console
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 def check(
     image: Annotated[Path, typer.Argument(help="The picture to train on.")],
     caption: CaptionOption = None,
+    reference: ReferenceOption = None,
     family: FamilyOption = "flux",
     resolution: Annotated[
         int | None,
@@ -46,6 +48,8 @@ def check(
         caption=caption,
         resolution=resolution or row.resolution,
         text_tokens=row.text.tokens,
+        reference=reference,
+        edits=row.edits,
     )
     for warning in found.warnings:
         console.warn(warning)
@@ -58,6 +62,7 @@ def _describe(sample: "Sample", warnings: list[str]) -> dict[str, Any]:
     return {
         "image": str(sample.image),
         "caption": sample.caption,
+        "reference": None if sample.reference is None else str(sample.reference),
         "width": sample.width,
         "height": sample.height,
         "sha256": sample.sha256,

@@ -13,6 +13,7 @@ from glance.cli._options import (
     FastTimestepsOption,
     JsonOption,
     QuietOption,
+    ReferenceOption,
     SlowTimestepsOption,
     VerboseOption,
 )
@@ -22,6 +23,7 @@ from glance.device import Precision
 
 def infer(
     prompt: Annotated[str, typer.Option(help="What to paint.")],
+    reference: ReferenceOption = None,
     run: Annotated[
         Path | None,
         typer.Option(help="Run folder. Default: the newest finished one in runs/."),
@@ -81,6 +83,7 @@ def infer(
     plan = plan_generation(
         InferRequest(
             prompt=prompt,
+            reference=reference,
             run=run,
             slow_lora=slow_lora,
             fast_lora=fast_lora,

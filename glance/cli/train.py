@@ -16,6 +16,7 @@ from glance.cli._options import (
     FastTimestepsOption,
     JsonOption,
     QuietOption,
+    ReferenceOption,
     ScheduleOption,
     SlowTimestepsOption,
     VerboseOption,
@@ -40,6 +41,7 @@ class PhaseChoice(StrEnum):
 def train(
     image: Annotated[Path, typer.Option(help="The picture to train on.")],
     caption: CaptionOption = None,
+    reference: ReferenceOption = None,
     family: Annotated[
         str | None, typer.Option(help="Model family. Default: the model's; flux.")
     ] = None,
@@ -102,6 +104,7 @@ def train(
         TrainRequest(
             image=image,
             caption=caption,
+            reference=reference,
             run=run,
             family=family,
             model=model,
@@ -133,4 +136,6 @@ def train(
     console.result(str(result.run.path))
     console.document(result.to_json())
     if result.manifest.is_finished:
-        console.note(f'next: glance infer --run {quote(str(result.run.path))} --prompt "..."')
+        edited = " --reference x.png" if plan.sample.reference else ""
+        path = quote(str(result.run.path))
+        console.note(f'next: glance infer --run {path} --prompt "..."{edited}')

@@ -12,6 +12,12 @@ import torch
 from PIL import Image
 
 from glance.diffusion.memory import explaining_lack_of_memory
+from glance.diffusion.reference import (
+    Reference,
+    arrange_for_text,
+    open_reference,
+    shown_at_its_area,
+)
 from glance.diffusion.scheduler import VerbatimEulerScheduler
 from glance.events import EventSink, StepDone
 from glance.families import Family, Latents, Negative
@@ -42,14 +48,19 @@ def sample_image(
     `loras` says in which phases its LoRA is used: without any it is the base model along the
     same sigmas, for comparison. The noise comes from a CPU generator, so that a seed means the
     same picture on every device. The pipeline's scheduler is put back afterwards. Raises
-    InferenceFailed when memory does not suffice.
+    InferenceFailed when memory does not suffice, SampleError when the reference is gone.
     """
     original = pipeline.scheduler
+    reference = open_reference(settings)
     clock = _Clock()
     try:
         size = f"{settings.width}x{settings.height} pixels"
-        with torch.inference_mode(), explaining_lack_of_memory(size):
-            call = _call(pipeline, family, settings)
+        with (
+            torch.inference_mode(),
+            explaining_lack_of_memory(size),
+            shown_at_its_area(pipeline, reference),
+        ):
+            call = _call(pipeline, family, settings, reference)
             clock.lap("encode")
             slow = _run_phase(
                 pipeline,
@@ -95,10 +106,15 @@ def sample_base(pipeline: Any, family: Family, settings: SampleSettings, *, step
     The same seed starts from the same noise as in `sample_image`; the slow phase's guidance is
     used throughout.
     """
+    reference = open_reference(settings)
     clock = _Clock()
     size = f"{settings.width}x{settings.height} pixels"
-    with torch.inference_mode(), explaining_lack_of_memory(size):
-        call = _call(pipeline, family, settings)
+    with (
+        torch.inference_mode(),
+        explaining_lack_of_memory(size),
+        shown_at_its_area(pipeline, reference),
+    ):
+        call = _call(pipeline, family, settings, reference)
         clock.lap("encode")
         _use_lora(pipeline, None)
         output = pipeline(
@@ -119,22 +135,30 @@ class _PhaseResult:
     last_step: float
 
 
-def _call(pipeline: Any, family: Family, settings: SampleSettings) -> dict[str, Any]:
-    """Return the keyword arguments that both phases share: the encoded prompt and the size."""
+def _call(
+    pipeline: Any, family: Family, settings: SampleSettings, reference: Reference | None
+) -> dict[str, Any]:
+    """Return what both phases are given: the encoded prompt, the size, what is edited."""
     if family.has_fixed_area:
         # a little more than the area, so that rounding down does not lose a row of pixels
         side = (settings.width * settings.height) ** 0.5 * (1 + 1e-6)
         pipeline.default_sample_size = side / pipeline.vae_scale_factor
     size = {"width": settings.width, "height": settings.height}
-    return {**_encode(pipeline, family, settings), **size, **family.sampling_options}
+    images = {} if reference is None else {"image": [reference.picture]}
+    prompt = _encode(pipeline, family, settings, reference)
+    return {**prompt, **size, **images, **family.sampling_options}
 
 
-def _encode(pipeline: Any, family: Family, settings: SampleSettings) -> dict[str, Any]:
+def _encode(
+    pipeline: Any, family: Family, settings: SampleSettings, reference: Reference | None
+) -> dict[str, Any]:
     """Encode the prompt once, and the empty one if needed, under the pipeline's names."""
+
+    seen = {} if reference is None else {"image": [arrange_for_text(pipeline, reference)]}
 
     def encode(prompt: str) -> dict[str, Any]:
         outputs = pipeline.encode_prompt(
-            prompt=prompt, device=pipeline._execution_device, **family.text.arguments
+            prompt=prompt, device=pipeline._execution_device, **seen, **family.text.arguments
         )
         named = zip(family.text.outputs, outputs, strict=True)
         return {name: _as_mask(name, value) for name, value in named if name is not None}

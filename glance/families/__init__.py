@@ -19,6 +19,8 @@ from glance.families import (
     krea2,
     lumina2,
     qwen_image,
+    qwen_image_edit_2509,
+    qwen_image_edit_2511,
     sd3,
     z_image,
 )
@@ -31,13 +33,13 @@ __all__ = [
     "Family",
     "Latents",
     "Negative",
-    "family_of_pipeline",
+    "families_of_pipeline",
     "find_family",
 ]
 
 DEFAULT_FAMILY: Final = "flux"
 _MODULES: Final = (
-    *(flux, sd3, qwen_image, flux2, flux2_klein),
+    *(flux, sd3, qwen_image, qwen_image_edit_2509, qwen_image_edit_2511, flux2, flux2_klein),
     *(z_image, auraflow, lumina2, chroma, krea2, hidream),
 )
 FAMILIES: Mapping[str, Family] = MappingProxyType(
@@ -52,11 +54,11 @@ def find_family(name: str) -> Family:
     raise _refusal(name, next((row for row in REFUSED if name in row.names), None))
 
 
-def family_of_pipeline(pipeline: str) -> Family:
-    """Return the row of a diffusers pipeline class; raise SettingsError if there is none."""
-    for family in FAMILIES.values():
-        if family.pipeline == pipeline:
-            return family
+def families_of_pipeline(pipeline: str) -> tuple[Family, ...]:
+    """Return the rows of a diffusers pipeline class; raise SettingsError if there is none."""
+    found = tuple(family for family in FAMILIES.values() if family.pipeline == pipeline)
+    if found:
+        return found
     raise _refusal(pipeline, next((row for row in REFUSED if pipeline in row.pipelines), None))
 
 

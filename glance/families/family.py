@@ -118,8 +118,16 @@ class Family:
     published: str | None = None
     """The hyper-parameters that were published with the method; None: the rate is FLUX's."""
     trains_on_mps: bool
+    edits: bool = False
+    """Each picture is made of another one, the reference."""
+    transformer_config: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    """What tells the transformer from those of other families of the same pipeline."""
     borrowed: Borrowed | None = None
     training_options: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     """SimpleTuner options that only this family has."""
     sampling_options: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     """Further arguments of the pipeline."""
+
+    def has_transformer(self, config: Mapping[str, Any]) -> bool:
+        """Whether a transformer of this config is the family's; flags that are absent are off."""
+        return all(config.get(key, False) == want for key, want in self.transformer_config.items())

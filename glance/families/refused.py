@@ -7,7 +7,6 @@ _NOISE = "it is no flow model: it predicts noise at DDPM timesteps, which no lis
 _OWN_LEVELS = "SimpleTuner 4.10 draws its noise levels itself and never reads a list"
 _NO_SIGMAS = "its diffusers pipeline takes no sigmas, so a list cannot be sampled"
 _NO_PIPELINE = "diffusers has no pipeline for it"
-_EDITS = "it edits a picture, and a pair has no reference picture; "
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,23 +31,17 @@ REFUSED: Final = (
     Refused("DeepFloyd IF", _NOISE, ("deepfloyd",), ("IFPipeline",)),
     Refused(
         "FLUX.1 Kontext",
-        f"{_EDITS}with one, SimpleTuner 4.10 tells the reference timestep 0 where diffusers tells "
-        "it the picture's own, so what is trained is not what is sampled",
+        "SimpleTuner 4.10 tells the reference picture timestep 0 where diffusers tells it the "
+        "painted one's, so what is trained is not what is sampled",
         (),
         ("FluxKontextPipeline",),
     ),
     Refused(
         "Qwen-Image-Edit",
-        f"{_EDITS}with one, SimpleTuner 4.10 writes the place of the reference into the prompt "
-        "twice, and ends before its first step",
+        "SimpleTuner 4.10 writes the place of the reference into the prompt twice, and ends before "
+        "its first step; 2509 and 2511 are supported",
         (),
         ("QwenImageEditPipeline",),
-    ),
-    Refused(
-        "Qwen-Image-Edit-2509 and 2511",
-        f"{_EDITS}SimpleTuner trains 2509 with one, and glance takes none yet",
-        (),
-        ("QwenImageEditPlusPipeline",),
     ),
     Refused(
         "Qwen-Image 2.1",

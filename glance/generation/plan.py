@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 
 from glance.device import Device, Precision, require_device, resolve_device
-from glance.errors import InputError
+from glance.errors import InputError, UsageError
+from glance.families import Family
 from glance.generation.pair import find_pair
 from glance.generation.request import GenerationPlan, InferRequest
+from glance.sample import measure_picture
 from glance.schedule import Schedule, replace_lists, resolve_schedule
 from glance.settings import DEFAULT_SCHEDULE, SampleSettings, resolve_sample_settings
 
@@ -20,6 +22,7 @@ def plan_generation(request: InferRequest) -> GenerationPlan:
     Raises UsageError, RunError, LoraError, ModelNotFound, ScheduleError, SettingsError, InputError.
     """
     pair = find_pair(request)
+    aspect = _measure_reference(request.reference, pair.family)
     settings = resolve_sample_settings(
         pair.family,
         prompt=request.prompt,
@@ -29,6 +32,8 @@ def plan_generation(request: InferRequest) -> GenerationPlan:
         width=request.width,
         height=request.height,
         resolution=pair.resolution,
+        reference=request.reference,
+        aspect=aspect,
     )
     device = resolve_device(request.device)
     require_device(device)
@@ -44,6 +49,22 @@ def plan_generation(request: InferRequest) -> GenerationPlan:
         output=_resolve_output(request.output, pair.images, settings),
         notes=pair.notes,
     )
+
+
+def _measure_reference(reference: Path | None, family: Family) -> tuple[int, int] | None:
+    """Return the width and height of the picture to edit; None where nothing is edited."""
+    if family.edits and reference is None:
+        raise UsageError(
+            f"{family.title} edits a picture, and there is no --reference",
+            hint="say which one with --reference x.png",
+        )
+    if reference is None:
+        return None
+    if not family.edits:
+        raise UsageError(
+            f"--reference: {family.title} paints from text alone", hint="drop --reference"
+        )
+    return measure_picture(reference)
 
 
 def _resolve_schedule(request: InferRequest, trained: Schedule | None) -> Schedule:

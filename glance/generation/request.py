@@ -16,6 +16,7 @@ class InferRequest:
     """What the user typed, unchecked. None: the run's, the LoRAs' or the family's own."""
 
     prompt: str
+    reference: Path | None = None
     run: Path | None = None
     slow_lora: Path | None = None
     fast_lora: Path | None = None

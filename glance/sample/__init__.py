@@ -5,6 +5,7 @@ from glance.sample.examine import (
     Sample,
     examine_sample,
     load_sample,
+    measure_picture,
     safe_name,
 )
 from glance.sample.stage import stage_sample
@@ -14,6 +15,7 @@ __all__ = [
     "Sample",
     "examine_sample",
     "load_sample",
+    "measure_picture",
     "safe_name",
     "stage_sample",
 ]

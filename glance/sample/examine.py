@@ -13,13 +13,13 @@ from PIL import Image
 
 from glance.errors import Problem, SampleError
 from glance.sample.caption import check_length, examine_caption, find_caption
-from glance.sample.findings import Findings
+from glance.sample.findings import Findings, shown
 from glance.sample.picture import examine_picture
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A pair that is fit to train on."""
+    """A pair that is fit to train on; for a family that edits, with a reference picture."""
 
     image: Path  # the user's original, never touched
     caption: str  # stripped, may hold inner newlines
@@ -27,6 +27,7 @@ class Sample:
     width: int  # pixels, upright (after EXIF rotation)
     height: int
     sha256: str  # identity of what is trained: upright RGB pixels, their size, the caption
+    reference: Path | None = None  # the user's original of what is edited into the image
 
     @property
     def name(self) -> str:
@@ -49,11 +50,14 @@ def examine_sample(
     caption: str | None = None,
     resolution: int | None = None,
     text_tokens: int | None = None,
+    reference: Path | None = None,
+    edits: bool = False,
 ) -> Examination:
-    """Find all that is wrong with the image and its caption; raise nothing.
+    """Find all that is wrong with the image, its caption and its reference; raise nothing.
 
     Without `caption`, the text file of the same basename is read. `resolution` is the area to
-    train at (resolution squared), `text_tokens` how much text the model reads.
+    train at (resolution squared), `text_tokens` how much text the model reads. A family
+    that `edits` needs a reference, any other takes none.
     """
     found = Findings()
     pixels = examine_picture(image, resolution, found)
@@ -61,9 +65,11 @@ def examine_sample(
     text = examine_caption(caption, file, found)
     if text is not None and text_tokens is not None:
         check_length(text, text_tokens, found)
+    before = _examine_reference(reference, pixels, resolution, found, edits=edits)
     sample = None
     if pixels is not None and text is not None and not found.problems:
-        sample = Sample(image, text, file, *pixels.size, identity(pixels, text))
+        sha256 = identity(pixels, text, before)
+        sample = Sample(image, text, file, *pixels.size, sha256, reference)
     return Examination(sample, tuple(found.problems), tuple(found.warnings))
 
 
@@ -73,12 +79,30 @@ def load_sample(
     caption: str | None = None,
     resolution: int | None = None,
     text_tokens: int | None = None,
+    reference: Path | None = None,
+    edits: bool = False,
 ) -> Examination:
     """Return an examination whose sample is set; raise SampleError with all problems otherwise."""
-    found = examine_sample(image, caption=caption, resolution=resolution, text_tokens=text_tokens)
+    found = examine_sample(
+        image,
+        caption=caption,
+        resolution=resolution,
+        text_tokens=text_tokens,
+        reference=reference,
+        edits=edits,
+    )
     if found.sample is None:
         raise SampleError(found.problems)
     return found
+
+
+def measure_picture(path: Path, word: str = "reference") -> tuple[int, int]:
+    """Return the width and height of a picture, upright; raise SampleError if it is unfit."""
+    found = Findings()
+    pixels = examine_picture(path, None, found, word=word)
+    if pixels is None:
+        raise SampleError(found.problems)
+    return pixels.size
 
 
 def safe_name(image: Path) -> str:
@@ -87,9 +111,44 @@ def safe_name(image: Path) -> str:
     return safe[:80].rstrip("-.") or "sample"
 
 
-def identity(pixels: Image.Image, caption: str) -> str:
+def identity(pixels: Image.Image, caption: str, reference: Image.Image | None = None) -> str:
     """Return what tells one pair from another: the upright RGB pixels, their size, the text."""
-    digest = hashlib.sha256(f"{pixels.width}x{pixels.height}\n".encode())
-    digest.update(pixels.tobytes())
+    digest = hashlib.sha256(_fingerprint(pixels))
     digest.update(caption.encode())
+    if reference is not None:
+        digest.update(b"\n" + _fingerprint(reference))
     return digest.hexdigest()
+
+
+def _fingerprint(pixels: Image.Image) -> bytes:
+    return f"{pixels.width}x{pixels.height}\n".encode() + pixels.tobytes()
+
+
+def _examine_reference(
+    reference: Path | None,
+    image: Image.Image | None,
+    resolution: int | None,
+    found: Findings,
+    *,
+    edits: bool,
+) -> Image.Image | None:
+    if reference is None:
+        if edits:
+            found.refuse(
+                "no reference: this family edits a picture, so it needs the one to begin with",
+                "pass it with --reference; --image is what it shall become, the caption says how",
+            )
+        return None
+    if not edits:
+        found.refuse(
+            f"reference {shown(reference)}: this family paints from text alone",
+            "drop --reference, or train a family that edits: such as Qwen-Image-Edit",
+        )
+        return None
+    pixels = examine_picture(reference, resolution, found, word="reference")
+    if pixels is not None and image is not None and _fingerprint(pixels) == _fingerprint(image):
+        found.warn(
+            f"reference {shown(reference)} is the image itself: there is no edit to learn",
+            "give the picture before the edit",
+        )
+    return pixels

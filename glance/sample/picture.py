@@ -9,19 +9,22 @@ from glance.pixels import DECODER_ERRORS, count_frames, open_picture, to_rgb
 from glance.sample.findings import Findings, is_readable, shown
 
 
-def examine_picture(image: Path, resolution: int | None, found: Findings) -> Image.Image | None:
+def examine_picture(
+    path: Path, resolution: int | None, found: Findings, *, word: str = "image"
+) -> Image.Image | None:
     """Return the upright RGB pixels; None when the picture is unfit.
 
-    `resolution` is the area to train at, as the side of a square.
+    `resolution` is the area to train at, as the side of a square; `word` is what messages call
+    the picture.
     """
-    what = f"image {shown(image)}"
-    if not is_readable(image, what, found, remedy="give the path of a picture"):
+    what = f"{word} {shown(path)}"
+    if not is_readable(path, what, found, remedy="give the path of a picture"):
         return None
     try:
-        if image.stat().st_size == 0:
+        if path.stat().st_size == 0:
             found.refuse(f"{what} is empty (0 bytes)", "copy or export it again")
             return None
-        with open_picture(image) as picture:
+        with open_picture(path) as picture:
             is_still = _check_header(picture, what, resolution, found)
             pixels, ignored = to_rgb(picture) if is_still else (None, ())
     except UnidentifiedImageError:

@@ -137,6 +137,33 @@ class ImageBackend(_File):
     cache_dir_vae: str = "cache/vae"
     metadata_backend: Literal["json"] = "json"
     repeats: int = Field(description="One epoch holds the whole phase: no rebuild in between.")
+    conditioning_data: tuple[str, ...] | None = Field(
+        default=None, description="Families that edit: the reference's backend."
+    )
+
+
+class ReferenceBackend(_File):
+    """The picture that is edited into the image, in multidatabackend.json."""
+
+    id: str = "reference"
+    type: Literal["local"] = "local"
+    dataset_type: Literal["conditioning"] = "conditioning"
+    conditioning_type: Literal["reference_loose"] = Field(
+        default="reference_loose", description="It may have another shape than the image."
+    )
+    instance_data_dir: str = Field(
+        default="{env:PWD}/reference",
+        description="SimpleTuner looks for a relative folder's latents where they are not; this "
+        "is the run folder wherever it is, because SimpleTuner is started there.",
+    )
+    caption_strategy: Literal["textfile"] = "textfile"
+    disable_multiline_split: bool = True
+    resolution: int = Field(description="The trainer's own, again.")
+    resolution_type: Literal["pixel_area"] = "pixel_area"
+    minimum_image_size: Literal[0] = 0
+    crop: bool = Field(default=False, description="The whole picture, in its own aspect.")
+    cache_dir_vae: str = "cache/vae-reference"
+    metadata_backend: Literal["json"] = "json"
 
 
 class TextBackend(_File):

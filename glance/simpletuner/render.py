@@ -15,6 +15,7 @@ from glance.simpletuner.config import (
     DATA_BACKEND_FILE,
     AccelerateConfig,
     ImageBackend,
+    ReferenceBackend,
     TextBackend,
     TrainerConfig,
 )
@@ -54,10 +55,7 @@ _BY_DEVICE: Mapping[Device, _OfDevice] = MappingProxyType(
 def render_files(settings: TrainSettings, schedule: Schedule) -> dict[str, Any]:
     """Return every config file of a run: path within the run -> JSON content."""
     return {
-        DATA_BACKEND_FILE: [
-            ImageBackend(resolution=settings.resolution, repeats=settings.steps).to_json(),
-            TextBackend().to_json(),
-        ],
+        DATA_BACKEND_FILE: _render_backends(settings),
         ACCELERATE_FILE: AccelerateConfig(
             mixed_precision=_BY_DEVICE[settings.device].mixed_precision,
             use_cpu=settings.device is Device.CPU,
@@ -67,6 +65,15 @@ def render_files(settings: TrainSettings, schedule: Schedule) -> dict[str, Any]:
             for phase in Phase
         },
     }
+
+
+def _render_backends(settings: TrainSettings) -> list[dict[str, Any]]:
+    image = ImageBackend(resolution=settings.resolution, repeats=settings.steps)
+    if not find_family(settings.family).edits:
+        return [image.to_json(), TextBackend().to_json()]
+    reference = ReferenceBackend(resolution=settings.resolution)
+    image = image.model_copy(update={"conditioning_data": (reference.id,)})
+    return [image.to_json(), reference.to_json(), TextBackend().to_json()]
 
 
 def config_file(phase: Phase) -> str:

@@ -70,7 +70,8 @@ def _started(job: Job) -> Iterator["subprocess.Popen[bytes]"]:
     process = subprocess.Popen(
         [sys.executable, "-I", str(Path(supervisor.__file__)), *job.command],
         cwd=job.folder,
-        env=dict(job.environment),
+        # PWD as a shell sets it: config files refer to it
+        env={**job.environment, "PWD": str(job.folder.resolve())},
         stdin=subprocess.PIPE,  # the lifeline: never written to
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from glance.checkpoint import is_checkpoint, read_checkpoint
 from glance.device import AUTO, Device, resolve_device
 from glance.errors import InputError, Problem
 from glance.families import Family
@@ -35,6 +36,8 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
             caption=request.caption,
             resolution=settings.resolution if settings else None,
             text_tokens=family.text.tokens,
+            reference=request.reference,
+            edits=family.edits,
         )
     )
     if overrides is None or settings is None or schedule is None or examined is None:
@@ -54,6 +57,7 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
             *examined.warnings,
             *_device_warnings(request, settings),
             *_model_warnings(settings, family),
+            *_doubtful_family(request, family),
             *_warnings(settings, schedule),
         ),
     )
@@ -125,6 +129,22 @@ def _model_warnings(settings: TrainSettings, family: Family) -> list[Problem]:
         )
         for name in names
         if any(fragment in name.lower() for fragment in family.distilled)
+    ]
+
+
+def _doubtful_family(request: TrainRequest, family: Family) -> list[Problem]:
+    if request.family is not None or request.model is None or not is_checkpoint(request.model):
+        return []
+    families = read_checkpoint(Path(request.model).expanduser()).families
+    others = [other for other in families if other is not family]
+    if not others:
+        return []
+    titles = " or ".join(other.title for other in others)
+    return [
+        Problem(
+            f"{request.model} is taken for {family.title}; by its tensors it may also be {titles}",
+            f"say which with --family, for example --family {others[0].name}",
+        )
     ]
 
 

@@ -56,7 +56,7 @@ def prepare_run(plan: TrainingPlan) -> Manifest:
     with writing(plan.run.path):
         manifest = _open_manifest(plan)
         manifest.save(plan.run)
-        _stage_alone(plan.sample, plan.run.data)
+        _stage_alone(plan.sample, plan.run)
         for name, content in plan.files.items():
             write_json(plan.run.path / name, content)
         _forget_old_place(plan.run)
@@ -67,7 +67,8 @@ def tidy_run(run: RunFolder) -> None:
     """Remove SimpleTuner's bookkeeping of a finished run: it holds absolute paths."""
     for path in _bookkeeping(run):
         path.unlink(missing_ok=True)
-    shutil.rmtree(run.path / "cache" / "vae", ignore_errors=True)
+    for cache in ("vae", "vae-reference"):
+        shutil.rmtree(run.path / "cache" / cache, ignore_errors=True)
     shutil.rmtree(run.transformer, ignore_errors=True)
 
 
@@ -109,17 +110,20 @@ def _kept_phases(manifest: Manifest, plan: TrainingPlan) -> list[Phase]:
     ]
 
 
-def _stage_alone(sample: Sample, data: Path) -> None:
+def _stage_alone(sample: Sample, run: RunFolder) -> None:
     """Stage the pair, and remove what an earlier one left: SimpleTuner trains on all it finds.
 
     The pair may be staged from that very folder, so the user's own files stay.
     """
-    stage_sample(sample, data)
-    stays = {(data / f"{sample.name}{suffix}").resolve() for suffix in (".png", ".txt")}
-    stays |= {path.resolve() for path in (sample.image, sample.caption_file) if path}
-    for path in data.iterdir():
-        if path.is_file() and path.resolve() not in stays:
-            path.unlink()
+    stage_sample(sample, run.data, run.references)
+    folders = [run.data] if sample.reference is None else [run.data, run.references]
+    users = (sample.image, sample.caption_file, sample.reference)
+    stays = {path.resolve() for path in users if path}
+    for folder in folders:
+        stays |= {(folder / f"{sample.name}{suffix}").resolve() for suffix in (".png", ".txt")}
+        for path in folder.iterdir():
+            if path.is_file() and path.resolve() not in stays:
+                path.unlink()
 
 
 def _open_manifest(plan: TrainingPlan) -> Manifest:
@@ -130,6 +134,7 @@ def _open_manifest(plan: TrainingPlan) -> Manifest:
             width=plan.sample.width,
             height=plan.sample.height,
             sha256=plan.sample.sha256,
+            reference=f"reference/{plan.sample.name}.png" if plan.sample.reference else None,
         ),
         settings=plan.settings,
         base_model=_fingerprint(plan),
@@ -203,6 +208,7 @@ def _forget_old_place(run: RunFolder) -> None:
 def _bookkeeping(run: RunFolder) -> list[Path]:
     patterns = (
         "data/aspect_ratio_bucket_*.json",
+        "reference/aspect_ratio_bucket_*.json",
         "output/*/all_*_files*.json",
         "output/*/aspect_resolution_map*.json",
         "output/*/checkpoint-*/training_state-*.json",

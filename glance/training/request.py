@@ -23,6 +23,7 @@ class TrainRequest:
 
     image: Path
     caption: str | None = None
+    reference: Path | None = None
     run: Path | None = None
     family: str | None = None
     model: str | None = None

@@ -1,6 +1,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from PIL import Image
+
 from glance.families import FAMILIES
 
 
@@ -17,6 +19,7 @@ def test_its_document_describes_the_pair(glance: Callable, pair: Path) -> None:
     assert document == {
         "image": "cat.png",
         "caption": "a grey circle",
+        "reference": None,
         "width": 64,
         "height": 64,
         "warnings": [],
@@ -48,3 +51,18 @@ def test_an_unknown_family_is_refused_with_the_known_ones(glance: Callable, pair
     assert done.err == (
         f"error: family 'flax' is not supported\n  hint: glance trains: {', '.join(FAMILIES)}\n"
     )
+
+
+def test_a_reference_is_examined_with_the_pair(glance: Callable, pair: Path) -> None:
+    family = ("--family", "qwen_image_edit_2511", "--resolution", 64)
+    Image.new("RGB", (64, 64)).save("before.png")
+
+    done = glance("check", "cat.png", *family, "--reference", "before.png", "--json")
+
+    assert done.document["reference"] == "before.png"
+    without = glance("check", "cat.png", *family)
+    assert without.code == 4
+    assert without.err.startswith("error: no reference: this family edits a picture")
+    needless = glance("check", "cat.png", "--resolution", 64, "--reference", "before.png")
+    assert needless.code == 4
+    assert needless.err.startswith("error: reference before.png: this family paints from text")

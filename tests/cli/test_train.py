@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes.trainer import FakeSimpleTuner, RunningGlance, wait_for
+from PIL import Image
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
@@ -468,3 +469,40 @@ def test_a_cached_model_of_another_family_is_refused(
         "StableDiffusion3Pipeline\n"
         "  hint: leave out --family, or give the model that belongs to it\n"
     )
+
+
+def test_what_comes_next_for_a_family_that_edits(
+    invoke: Glance, simpletuner: FakeSimpleTuner
+) -> None:
+    Path("edit/transformer").mkdir(parents=True)
+    Path("edit/model_index.json").write_text('{"_class_name": "QwenImageEditPlusPipeline"}')
+    Image.new("RGB", (64, 64)).save("before.png")
+    train = ("train", "--image", "cat.png", "--resolution", "64", "--steps", "5", "--rank", "4")
+    family = ("--family", "qwen_image_edit_2509", "--model", "edit", "--device", "cpu")
+
+    refused = invoke(*train, *family)
+    done = invoke(*train, *family, "--reference", "before.png")
+
+    assert refused.code == 4
+    assert "pass it with --reference" in refused.err
+    assert done.code == 0
+    assert 'next: glance infer --run runs/cat --prompt "..." --reference x.png' in done.err
+    without = invoke("infer", "--prompt", "by night")
+    assert without.code == 2
+    assert without.err.startswith(
+        "error: Qwen-Image-Edit-2509 edits a picture, and there is no --reference\n"
+    )
+    unfit = invoke("infer", "--prompt", "by night", "--reference", "cat.txt")
+    assert unfit.code == 4
+    assert unfit.err.startswith("error: reference cat.txt")
+
+
+def test_a_picture_to_edit_is_refused_where_nothing_edits(
+    invoke: Glance, simpletuner: FakeSimpleTuner
+) -> None:
+    invoke(*TRAIN)
+
+    done = invoke("infer", "--prompt", "x", "--reference", "cat.png")
+
+    assert done.code == 2
+    assert done.err.startswith("error: --reference: FLUX.1 paints from text alone\n")

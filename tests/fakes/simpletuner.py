@@ -51,6 +51,7 @@ class Trainer:
             "environment": dict(os.environ),
             "config": self.config,
             "data": sorted(path.name for path in Path("data").iterdir()),
+            "reference": sorted(path.name for path in Path("reference").glob("*")),
             "resumed": self.newest_checkpoint(),
         }
         with (HERE / "starts.jsonl").open("a") as file:
@@ -105,6 +106,9 @@ class Trainer:
         latents.parent.mkdir(parents=True, exist_ok=True)
         latents.write_text("latents")
         Path("data/aspect_ratio_bucket_indices_glance.json").write_text(here)
+        if Path("reference").is_dir():
+            Path("reference/aspect_ratio_bucket_indices_reference.json").write_text(here)
+            Path("cache/vae-reference").mkdir(parents=True, exist_ok=True)
         (self.output / "all_image_files_glance.json").write_text(here)
         Path("debug.log").write_text("everything, twice\n")
 

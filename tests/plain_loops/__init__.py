@@ -2,7 +2,8 @@
 
 It shares no code with glance, and of diffusers uses only the models and their packing. Pipelines
 carry the adapters `slow` and `fast`. One module a family: `begin` returns the noise and the
-velocity, guidance included; `end` the latents as the VAE takes them.
+velocity, guidance included, and takes the reference of a family that edits; `end` returns the
+latents as the VAE takes them.
 """
 
 from importlib import import_module
@@ -11,6 +12,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from plain_loops.parts import SIDE
@@ -23,11 +25,12 @@ FAMILIES = tuple(module.name for module in iter_modules(__path__) if module.name
 
 
 @torch.inference_mode()
-def paint(
-    family: str, pipeline: Any, prompt: str, *, seed: int, guidance: tuple[float, float]
-) -> Any:
-    """Return the picture of `prompt` that ten plain Euler steps make of the seed's noise."""
-    latents = sample(family, pipeline, prompt, seed=seed, guidance=guidance)
+def paint(family: str, pipeline: Any, prompt: str, **options: Any) -> Any:
+    """Return the picture of `prompt` that ten plain Euler steps make of the seed's noise.
+
+    Options are those of `sample`.
+    """
+    latents = sample(family, pipeline, prompt, **options)
     decoded = pipeline.vae.decode(_loop(family).end(pipeline, latents), return_dict=False)[0]
     if decoded.ndim == 5:  # a video VAE's: one frame
         decoded = decoded[:, :, 0]
@@ -36,11 +39,18 @@ def paint(
 
 @torch.inference_mode()
 def sample(
-    family: str, pipeline: Any, prompt: str, *, seed: int, guidance: tuple[float, float]
+    family: str,
+    pipeline: Any,
+    prompt: str,
+    *,
+    seed: int,
+    guidance: tuple[float, float],
+    reference: Image.Image | None = None,
 ) -> Tensor:
     """Return the latents, as the family packs them."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    x, velocity = _loop(family).begin(pipeline, prompt, generator)
+    more = () if reference is None else (reference,)
+    x, velocity = _loop(family).begin(pipeline, prompt, generator, *more)
     sigmas = torch.tensor([timestep / 1000 for timestep in (*SLOW, *FAST, 0.0)])
     for step, (now, then) in enumerate(pairwise(sigmas)):
         is_slow = step < len(SLOW)

@@ -122,6 +122,34 @@ def test_data_backends_hold_the_one_pair_for_the_whole_phase() -> None:
     ]
 
 
+@pytest.mark.parametrize("family", ["qwen_image_edit_2509", "qwen_image_edit_2511"])
+def test_a_family_that_edits_has_its_reference_beside_the_image(family: str) -> None:
+    backends = render(family=family, steps=7, resolution=512)["config/multidatabackend.json"]
+
+    image, reference, text = backends
+    usual = render(steps=7, resolution=512)["config/multidatabackend.json"]
+    assert [{**image, "conditioning_data": None}, text] == [
+        {**usual[0], "conditioning_data": None},
+        usual[1],
+    ]
+    assert image["conditioning_data"] == [reference["id"]]
+    assert reference == {
+        "id": "reference",
+        "type": "local",
+        "dataset_type": "conditioning",
+        "conditioning_type": "reference_loose",
+        "instance_data_dir": "{env:PWD}/reference",
+        "caption_strategy": "textfile",
+        "disable_multiline_split": True,
+        "resolution": 512,
+        "resolution_type": "pixel_area",
+        "minimum_image_size": 0,
+        "crop": False,
+        "cache_dir_vae": "cache/vae-reference",
+        "metadata_backend": "json",
+    }
+
+
 @pytest.mark.parametrize(
     ("device", "precision", "use_cpu"),
     [(Device.CUDA, "bf16", False), (Device.MPS, "no", False), (Device.CPU, "no", True)],
@@ -252,7 +280,10 @@ def test_config_survives_json(family: str) -> None:
 
 @pytest.mark.parametrize(
     "model",
-    [config.TrainerConfig, config.ImageBackend, config.TextBackend, config.AccelerateConfig],
+    [
+        *(config.TrainerConfig, config.ImageBackend, config.ReferenceBackend),
+        *(config.TextBackend, config.AccelerateConfig),
+    ],
 )
 def test_every_field_says_why_or_is_a_constant(model: type[BaseModel]) -> None:
     silent = [

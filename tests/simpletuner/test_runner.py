@@ -57,11 +57,13 @@ def test_the_environment_is_the_jobs_and_no_more(run: Run, monkeypatch: pytest.M
 
     _, lines = run("import os; print(sorted(set(os.environ) - {'LC_CTYPE'}))", COLOUR="red")
 
-    assert lines == ["['COLOUR']"]
+    assert lines == ["['COLOUR', 'PWD']"]
 
 
-def test_it_runs_in_the_jobs_folder(run: Run, tmp_path: Path) -> None:
-    assert run("import os; print(os.getcwd())") == (0, [str(tmp_path)])
+def test_it_runs_in_the_jobs_folder_and_says_so_as_a_shell_does(run: Run, tmp_path: Path) -> None:
+    code, lines = run("import os; print(os.getcwd()); print(os.environ['PWD'])")
+
+    assert (code, lines) == (0, [str(tmp_path), str(tmp_path)])
 
 
 def test_the_exit_code_is_handed_on(run: Run) -> None:

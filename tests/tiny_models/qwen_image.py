@@ -10,7 +10,7 @@ from tiny_models.parts import LATENT_CHANNELS, TEXT_WIDTH, qwen2_5_vl, video_vae
 from tiny_models.vocabularies import qwen_tokenizer
 
 
-def make() -> QwenImagePipeline:
+def make(**transformer: bool) -> QwenImagePipeline:
     return QwenImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(
             # Qwen-Image's scheduler_config.json; SimpleTuner repeats it in qwen_image/model.py
@@ -25,11 +25,11 @@ def make() -> QwenImagePipeline:
         vae=video_vae(),
         text_encoder=qwen2_5_vl(),
         tokenizer=qwen_tokenizer(),
-        transformer=_transformer(),
+        transformer=_transformer(**transformer),
     )
 
 
-def _transformer() -> QwenImageTransformer2DModel:
+def _transformer(**options: bool) -> QwenImageTransformer2DModel:
     return QwenImageTransformer2DModel(
         patch_size=2,
         in_channels=LATENT_CHANNELS * 4,  # 2x2 latent pixels are packed into one token
@@ -39,4 +39,5 @@ def _transformer() -> QwenImageTransformer2DModel:
         num_attention_heads=2,
         joint_attention_dim=TEXT_WIDTH,
         axes_dims_rope=(4, 4, 8),  # sums to attention_head_dim
+        **options,
     ).eval()

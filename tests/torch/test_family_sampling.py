@@ -33,12 +33,18 @@ def test_two_phases_equal_a_plain_euler_loop(name: str, guided: bool, tmp_path: 
     lend_parts(name, model)
     loras = make_loras(model, tmp_path)
     guidance = (3.0, 2.0) if guided else (family.guidance.off, family.guidance.off)
+    reference = None
+    if family.edits:
+        reference = tmp_path / "before.png"
+        Image.radial_gradient("L").resize((128, 64)).convert("RGB").save(reference)
     settings = resolve_sample_settings(
         family,
         prompt=PROMPT,
         seed=3,
         width=64,
         height=64,
+        resolution=64,
+        reference=reference,
         slow_guidance=guidance[0],
         fast_guidance=guidance[1],
     )
@@ -52,7 +58,15 @@ def test_two_phases_equal_a_plain_euler_loop(name: str, guided: bool, tmp_path: 
 
     image = sample_image(pipeline, family, PRESETS["seed"].schedule, settings).image
 
-    assert same(image, paint(name, load_plainly(model, loras), PROMPT, seed=3, guidance=guidance))
+    plain = paint(
+        name,
+        load_plainly(model, loras),
+        PROMPT,
+        seed=3,
+        guidance=guidance,
+        reference=reference and Image.open(reference),
+    )
+    assert same(image, plain)
 
 
 def load_plainly(model: Path, loras: dict[str, Path]) -> Any:

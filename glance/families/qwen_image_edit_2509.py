@@ -1,0 +1,20 @@
+"""Qwen-Image-Edit-2509: paints a picture anew as the caption says."""
+
+from dataclasses import replace
+from types import MappingProxyType
+
+from glance.families import qwen_image
+from glance.families.family import Family
+
+FAMILY: Family = replace(
+    qwen_image.FAMILY,
+    name="qwen_image_edit_2509",
+    title="Qwen-Image-Edit-2509",
+    pipeline="QwenImageEditPlusPipeline",
+    default_model="Qwen/Qwen-Image-Edit-2509",
+    size_multiple=32,
+    published="nothing: Qwen-Image's",
+    edits=True,
+    transformer_config=MappingProxyType({"zero_cond_t": False}),
+    training_options=MappingProxyType({"model_flavour": "edit-v2"}),
+)

@@ -1,0 +1,16 @@
+"""Qwen-Image-Edit-2511: as 2509, but its transformer takes the reference for a clean picture."""
+
+from dataclasses import replace
+from types import MappingProxyType
+
+from glance.families import qwen_image_edit_2509
+from glance.families.family import Family
+
+FAMILY: Family = replace(
+    qwen_image_edit_2509.FAMILY,
+    name="qwen_image_edit_2511",
+    title="Qwen-Image-Edit-2511",
+    default_model="Qwen/Qwen-Image-Edit-2511",
+    transformer_config=MappingProxyType({"zero_cond_t": True}),
+    training_options=MappingProxyType({"model_flavour": "edit-v3"}),
+)
