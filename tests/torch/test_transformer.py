@@ -36,7 +36,7 @@ def test_every_family_is_read_in_diffusers_layout(name: str, tmp_path: Path) -> 
     expected = layouts.weights(other)
     file = read_checkpoint(layouts.write(expected, Path("x.safetensors"), prefix=layouts.COMFY))
 
-    assert file.family.name == name
+    assert name in [family.name for family in file.families]
     assert same(load_transformer(file, str(base)), expected)
 
 
