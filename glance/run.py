@@ -67,6 +67,11 @@ class RunFolder:
         """The transformer of a single file, made ready for the trainer; gone when it is done."""
         return self.path / "transformer"
 
+    @property
+    def lock(self) -> Path:
+        """Held while somebody trains here."""
+        return self.path / "glance.lock"
+
     def output(self, phase: Phase) -> Path:
         """What SimpleTuner writes for one phase."""
         return self.path / "output" / environment(phase)
@@ -113,6 +118,7 @@ class Attempt(_Record):
 
     started: AwareDatetime
     ended: AwareDatetime | None = None
+    resumed: int = Field(default=0, description="The step of the checkpoint it went on from.")
     returncode: int | None = Field(default=None, description="Of SimpleTuner; None: it was ended.")
 
 
@@ -156,6 +162,7 @@ class Manifest(_Record):
     base_model: str = Field(description="Hub id, or a folder's fingerprint: it may be moved.")
     schedule: ScheduleRecord
     versions: Mapping[str, str] = Field(description="Of the packages that trained it.")
+    origin: str = Field(default="", description="The mark of the machine that it was begun on.")
     phases: Mapping[Phase, PhaseRecord] = Field(
         default_factory=lambda: {phase: PhaseRecord() for phase in Phase},
         min_length=len(Phase),

@@ -530,12 +530,14 @@ def test_a_run_folder_that_cannot_be_made_is_refused(
 def test_a_log_that_cannot_be_written_is_refused(
     train: Train, simpletuner: FakeSimpleTuner
 ) -> None:
-    RUN.model.mkdir(parents=True)
-    plan = make_plan()
+    simpletuner.behave(slow="unknown")
+    with pytest.raises(TrainingFailed):
+        train()
+    shutil.rmtree(RUN.path / "logs")
     (RUN.path / "logs").touch()
 
     with pytest.raises(SetupError, match="cannot write runs/cat/logs"):
-        run_training(plan, print)
+        train()
 
     assert states() == ("stopped", "pending")
 

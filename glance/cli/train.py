@@ -80,6 +80,14 @@ def train(
         bool,
         typer.Option("--restart", help="Discard what the run has trained, begin anew."),
     ] = False,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Continue a run that was begun elsewhere: unpickles it."),
+    ] = False,
+    stop_within: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds that a first Ctrl-C waits for a checkpoint."),
+    ] = 60.0,
     events: EventsOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -88,7 +96,7 @@ def train(
     """Train the slow and the fast LoRA with SimpleTuner.
 
     Everything lands in a run folder. The same command again continues where it stopped and skips
-    what is done.
+    what is done. Ctrl-C stops at the next checkpoint, a second one at once.
 
     Examples:
 
@@ -121,6 +129,8 @@ def train(
             device=device.value,
             overrides=tuple(overrides or ()),
             restart=restart,
+            trust=trust,
+            stop_within=stop_within,
         )
     )
     if dry_run:

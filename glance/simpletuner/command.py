@@ -16,7 +16,12 @@ from glance.device import Device
 from glance.errors import SimpleTunerNotFound
 from glance.run import environment
 from glance.schedule import Phase
-from glance.simpletuner.config import ACCELERATE_FILE, WEBHOOK_VARIABLE
+from glance.simpletuner.config import (
+    ACCELERATE_FILE,
+    REQUESTS_FILE,
+    REQUESTS_VARIABLE,
+    WEBHOOK_VARIABLE,
+)
 
 PROGRAM: Final = "simpletuner"
 _SHIM: Final = Path(__file__).parent / "cpu_shim"
@@ -104,6 +109,7 @@ def build_environment(
         "SIMPLETUNER_DISABLE_COLORS": "1",
         "PYTHONUNBUFFERED": "1",
         WEBHOOK_VARIABLE: webhook,
+        REQUESTS_VARIABLE: REQUESTS_FILE,
     }
     if not needs_hub:
         child["HF_HUB_OFFLINE"] = "1"  # everything it needs is on the disk

@@ -9,7 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 DATA_BACKEND_FILE = "config/multidatabackend.json"
 ACCELERATE_FILE = "config/accelerate.json"
+REQUESTS_FILE = "config/requests.json"  # glance asks for a checkpoint; read after each step
 WEBHOOK_VARIABLE = "GLANCE_WEBHOOK"
+REQUESTS_VARIABLE = (
+    "SIMPLETUNER_ACCELERATE_SIGNAL_FILE"  # its own name, helpers/training/trainer.py
+)
 
 
 class _File(BaseModel):
@@ -101,6 +105,9 @@ class TrainerConfig(_File):
     seed: int = Field(description="At least 1: SimpleTuner takes 0 for 'no seed'.")
     checkpoint_step_interval: int = Field(
         description="A tenth of the steps: SimpleTuner's 500 would never write one in 60."
+    )
+    checkpointing_use_tempdir: Literal[True] = Field(
+        default=True, description="A checkpoint gets its name only once it is whole."
     )
     checkpoints_total_limit: int = Field(default=2, description="The newest, and one in reserve.")
     resume_from_checkpoint: Literal["latest"] = Field(

@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +14,11 @@ from io import RawIOBase
 from pathlib import Path
 from typing import IO, Protocol
 
+import psutil
+
 from glance.simpletuner import supervisor
 
+_JOB_VARIABLE = "GLANCE_JOB"  # how processes whose parents are gone are known
 _CHUNK = 65536
 _LONGEST_LINE = 16384
 
@@ -27,6 +32,8 @@ class Job:
     environment: Mapping[str, str]
     log: Path
     secrets: Sequence[str] = ()
+    held: Sequence[int] = ()
+    """File descriptors that stay open until the last process of the job is gone."""
 
 
 class Runner(Protocol):
@@ -58,25 +65,29 @@ class ProcessRunner:
             return code if code >= 0 else 128 - code
 
 
-def mask(text: bytes, secrets: Sequence[str]) -> bytes:
+def mask(text: bytes, tokens: Sequence[str]) -> bytes:
     """Return `text` without the secrets."""
-    for secret in filter(None, map(str.strip, secrets)):
+    for secret in filter(None, map(str.strip, tokens)):
         text = text.replace(os.fsencode(secret), b"***")
     return text
 
 
 @contextlib.contextmanager
 def _started(job: Job) -> Iterator["subprocess.Popen[bytes]"]:
+    name = secrets.token_hex(16)
     process = subprocess.Popen(
         [sys.executable, "-I", str(Path(supervisor.__file__)), *job.command],
         cwd=job.folder,
         # PWD as a shell sets it: config files refer to it
-        env={**job.environment, "PWD": str(job.folder.resolve())},
+        env={**job.environment, "PWD": str(job.folder.resolve()), _JOB_VARIABLE: name},
         stdin=subprocess.PIPE,  # the lifeline: never written to
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        pass_fds=job.held,
         start_new_session=True,  # a terminal's Ctrl-C reaches glance alone; glance ends the rest
     )
+    watch = threading.Thread(target=_end_orphans, args=(process, name))
+    watch.start()
     try:
         yield process
     finally:
@@ -84,6 +95,26 @@ def _started(job: Job) -> Iterator["subprocess.Popen[bytes]"]:
             if pipe is not None:
                 pipe.close()
         process.wait()
+        watch.join()
+
+
+def _end_orphans(process: "subprocess.Popen[bytes]", name: str) -> None:
+    """Wait for the supervisor; when it was killed, kill what it should have ended."""
+    if process.wait() >= 0:
+        return
+    while found := [other for other in psutil.process_iter() if _is_of_job(other, name)]:
+        for other in found:
+            with contextlib.suppress(psutil.Error):
+                other.kill()
+        psutil.wait_procs(found, timeout=1)
+
+
+def _is_of_job(process: psutil.Process, name: str) -> bool:
+    try:
+        is_dead = process.status() == psutil.STATUS_ZOMBIE
+        return not is_dead and bool(process.environ().get(_JOB_VARIABLE) == name)
+    except (psutil.Error, OSError):
+        return False
 
 
 def _end(process: "subprocess.Popen[bytes]", drain: Callable[[], object]) -> None:
@@ -101,20 +132,20 @@ def _end(process: "subprocess.Popen[bytes]", drain: Callable[[], object]) -> Non
 
 
 def _logged(
-    process: "subprocess.Popen[bytes]", log: RawIOBase, secrets: Sequence[str]
+    process: "subprocess.Popen[bytes]", log: RawIOBase, tokens: Sequence[str]
 ) -> Iterator[bytes]:
     assert process.stdout is not None  # it is a pipe
-    for line in _lines(process.stdout, secrets):
+    for line in _lines(process.stdout, tokens):
         log.write(line)
         yield line
 
 
-def _lines(stream: IO[bytes], secrets: Sequence[str]) -> Iterator[bytes]:
+def _lines(stream: IO[bytes], tokens: Sequence[str]) -> Iterator[bytes]:
     """Split on newlines and on the carriage returns of progress bars, bounded in length."""
     rest = b""
-    longest_secret = max(map(len, map(os.fsencode, secrets)), default=0)
+    longest_secret = max(map(len, map(os.fsencode, tokens)), default=0)
     while chunk := stream.read1(_CHUNK):  # type: ignore[attr-defined]  # Popen's is buffered
-        text = mask(rest + chunk, secrets).replace(b"\r", b"\n")
+        text = mask(rest + chunk, tokens).replace(b"\r", b"\n")
         *whole, rest = text.split(b"\n")
         yield from (line + b"\n" for line in whole if line.strip())
         if len(rest) > _LONGEST_LINE:

@@ -18,8 +18,10 @@ from glance.run import Manifest, PhaseState, RunFolder, load_manifest
 from glance.schedule import Phase
 from glance.simpletuner.command import find_simpletuner
 from glance.simpletuner.runner import ProcessRunner, Runner
-from glance.training.phase import PhaseTrainer
-from glance.training.prepare import prepare_run, tidy_run, writing
+from glance.training.checkpoints import Sealer, state_folder
+from glance.training.lock import locked
+from glance.training.phase import PhaseTrainer, Tools
+from glance.training.prepare import check_run, prepare_run, tidy_run, writing
 from glance.training.request import TrainingPlan
 
 
@@ -49,27 +51,34 @@ def run_training(
     how far it came, and the same call continues.
     """
     program = _require_machine(plan)
+    sealer = Sealer(state_folder())
     if _is_anything_to_do(plan):
         for model in plan.hub_models:
             doubt = check_access(model)
             if doubt:
                 on_event(Warned(doubt))
-    settings = plan.settings
-    manifest = prepare_run(plan)
+    with locked(plan.run, lambda text: on_event(Noted(text))) as lock:
+        check_run(plan)  # again: somebody else may have trained here until now
+        tools = Tools(program, runner or ProcessRunner(), sealer, lock)
+        manifest = _train_phases(plan, tools, on_event)
+    return TrainingResult(plan.run, manifest)
+
+
+def _train_phases(plan: TrainingPlan, tools: Tools, on_event: EventSink) -> Manifest:
+    manifest = prepare_run(plan, tools.sealer)
     for warning in plan.warnings:
         on_event(Warned(warning.message, warning.hint))
-    if settings.transformer is not None and _is_anything_to_do(plan):
+    if plan.settings.transformer is not None and _is_anything_to_do(plan):
         _make_transformer(plan, on_event)
     for phase in plan.phases:
         if _is_done(plan.run, manifest, phase):
             on_event(PhaseSkipped(phase))
         else:
-            trainer = PhaseTrainer(plan, phase, program, runner or ProcessRunner(), on_event)
-            manifest = trainer.train(manifest)
+            manifest = PhaseTrainer(plan, phase, tools, on_event).train(manifest)
     if manifest.is_finished:
         with writing(plan.run.path):
             tidy_run(plan.run)
-    return TrainingResult(plan.run, manifest)
+    return manifest
 
 
 def _require_machine(plan: TrainingPlan) -> Path:

@@ -3,25 +3,51 @@
 import os
 import time
 from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from glance.errors import LoraError, TrainingFailed
-from glance.events import EventSink, PhaseFinished, PhaseStarted, StageEntered, TrainerSaid
+from glance.events import (
+    CheckpointSaved,
+    Event,
+    EventSink,
+    Noted,
+    PhaseFinished,
+    PhaseStarted,
+    StageEntered,
+    StepDone,
+    TrainerSaid,
+)
 from glance.lora import finalise_lora, hash_file, is_final, read_lora
 from glance.run import Attempt, LoraRecord, Manifest, PhaseState, RunFolder, now
 from glance.schedule import Phase
 from glance.simpletuner.command import build_command, build_environment, find_secrets
+from glance.simpletuner.config import REQUESTS_FILE
 from glance.simpletuner.failures import diagnose
 from glance.simpletuner.runner import Job, Runner, mask
 from glance.simpletuner.webhook import listening
+from glance.training.checkpoints import Sealer, choose_checkpoint
 from glance.training.prepare import writing
 from glance.training.relay import Relay
 from glance.training.request import TrainingPlan
+from glance.training.stopping import StopAfterCheckpoint
 
 _REMEMBERED_LINES = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What both phases are trained with."""
+
+    program: Path
+    """The simpletuner command."""
+    runner: Runner
+    sealer: Sealer
+    lock: int | None
+    """What holds the run folder; the trainer holds it too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +56,19 @@ class PhaseTrainer:
 
     plan: TrainingPlan
     phase: Phase
-    program: Path
-    runner: Runner
+    tools: Tools
     on_event: EventSink
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_LINES))
 
     def train(self, manifest: Manifest) -> Manifest:
-        """Bring the phase to its finished LoRA, and record how it went either way."""
+        """Bring the phase to its finished LoRA, and record how it went either way.
+
+        After a first Ctrl-C that came too late to save anything, the phase is finished and
+        KeyboardInterrupt raised.
+        """
         run, phase = self.plan.run, self.phase
         earlier = manifest.phases[phase].attempts
-        attempt = Attempt(started=now())
+        attempt = Attempt(started=now(), resumed=self._choose_checkpoint(manifest))
         manifest = manifest.with_phase(
             phase, state=PhaseState.TRAINING, attempts=(*earlier, attempt), lora=None
         )
@@ -54,11 +83,18 @@ class PhaseTrainer:
 
         began = time.monotonic()
         code: int | None = None
+        relay = Relay(self.on_event)
+        stop = StopAfterCheckpoint(
+            run.path / REQUESTS_FILE,
+            self.plan.stop_within,
+            lambda text: relay.send_from_thread(Noted(text)),
+        )
         try:
             self.on_event(PhaseStarted(phase, self.plan.settings.steps))
             with writing(run.path):
                 if not is_final(run.lora(phase)):  # else: ended before this could be recorded
-                    code = self._run_simpletuner()
+                    with stop.catching():
+                        code = self._run_simpletuner(relay, stop)
                 manifest = record(code, state=PhaseState.DONE, lora=self._finalise())
         except BaseException as exc:
             state = PhaseState.STOPPED
@@ -69,22 +105,57 @@ class PhaseTrainer:
             raise
         path = run.lora(phase).relative_to(run.path).as_posix()
         self.on_event(PhaseFinished(phase, path, time.monotonic() - began))
+        if stop.is_asked:
+            raise KeyboardInterrupt
         return manifest
 
-    def _run_simpletuner(self) -> int:
+    def _choose_checkpoint(self, manifest: Manifest) -> int:
+        """Return the step to go on from; say what is set aside."""
+        run, phase, sealer = self.plan.run, self.phase, self.tools.sealer
+        if is_final(run.lora(phase)):
+            return 0
+        with writing(run.path):
+            found = choose_checkpoint(
+                run,
+                phase,
+                sealer,
+                is_ours=sealer.mark(manifest.created.isoformat()) == manifest.origin,
+                trust=self.plan.trust,
+            )
+        for name in found.set_aside:
+            self.on_event(Noted(f"{phase}: {name} is damaged or half-written: set aside"))
+        if found.step:
+            self.on_event(Noted(f"{phase}: going on after step {found.step}"))
+        return found.step
+
+    def _run_simpletuner(self, relay: Relay, stop: StopAfterCheckpoint) -> int:
         """Start it and wait; raise TrainingFailed unless it returns 0."""
         run, phase = self.plan.run, self.phase
         run.lora(phase).unlink(missing_ok=True)  # a stale file must not pass for the new one
-        relay = Relay(self.on_event)
 
         def on_line(line: str) -> None:
             self.lines.append(line)
             relay.send(TrainerSaid(phase, line))
 
+        def seal(event: CheckpointSaved) -> None:
+            with suppress(OSError):  # a full disk, or SimpleTuner has replaced it already
+                self.tools.sealer.seal(run.output(phase) / Path(event.path).name)
+                stop.note_checkpoint()
+
+        def on_event(event: Event) -> None:
+            relay.send_from_thread(event)
+            if isinstance(event, StepDone):
+                stop.note_step()
+            elif isinstance(event, CheckpointSaved):
+                sealing.append(sealers.submit(seal, event))  # SimpleTuner must not wait for it
+
         relay.send(StageEntered(phase, "Starting SimpleTuner"))
+        sealing: list[Future[None]] = []
         try:
-            with listening(phase, relay.send_from_thread) as webhook:
-                code = self.runner.run(self._job(webhook), on_line)
+            with ThreadPoolExecutor(1) as sealers, listening(phase, on_event) as webhook:
+                code = self.tools.runner.run(self._job(webhook), on_line)
+            for sealed in sealing:
+                sealed.result()
         finally:
             relay.close()
             _keep_debug_log(run, phase)
@@ -104,18 +175,19 @@ class PhaseTrainer:
     def _job(self, webhook: str) -> Job:
         plan, phase = self.plan, self.phase
         return Job(
-            command=[str(self.program), *build_command(phase)[1:]],
+            command=[str(self.tools.program), *build_command(phase)[1:]],
             folder=plan.run.path,
             environment=build_environment(
                 os.environ,
                 device=plan.settings.device,
                 mixed_precision=plan.trainer_config(phase)["mixed_precision"],
-                program=self.program,
+                program=self.tools.program,
                 webhook=webhook,
                 needs_hub=bool(plan.hub_models),
             ),
             log=plan.run.log(phase),
             secrets=find_secrets(os.environ),
+            held=() if self.tools.lock is None else (self.tools.lock,),
         )
 
     def _finalise(self) -> LoraRecord:

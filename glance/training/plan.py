@@ -53,6 +53,8 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
         schedule=schedule,
         phases=request.phases,
         restart=request.restart,
+        trust=request.trust,
+        stop_within=request.stop_within,
         warnings=(
             *examined.warnings,
             *_device_warnings(request, settings),

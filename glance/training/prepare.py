@@ -17,10 +17,13 @@ from glance.run import (
     RunFolder,
     SampleRecord,
     load_manifest,
+    now,
     record_schedule,
 )
 from glance.sample import Sample, stage_sample
 from glance.schedule import Phase
+from glance.simpletuner.config import REQUESTS_FILE
+from glance.training.checkpoints import Sealer, remove_set_aside
 from glance.training.request import TrainingPlan
 
 _PACKAGES = ("simpletuner", "torch", "diffusers", "transformers", "peft", "accelerate")
@@ -48,13 +51,13 @@ def check_run(plan: TrainingPlan) -> None:
         raise RunError([*map(Problem, others), Problem(last, hint)])
 
 
-def prepare_run(plan: TrainingPlan) -> Manifest:
+def prepare_run(plan: TrainingPlan, sealer: Sealer) -> Manifest:
     """Make or continue the run folder and return its manifest. Safe to repeat.
 
     Raises SetupError when the folder cannot be written.
     """
     with writing(plan.run.path):
-        manifest = _open_manifest(plan)
+        manifest = _open_manifest(plan, sealer)
         manifest.save(plan.run)
         _stage_alone(plan.sample, plan.run)
         for name, content in plan.files.items():
@@ -70,6 +73,7 @@ def tidy_run(run: RunFolder) -> None:
     for cache in ("vae", "vae-reference"):
         shutil.rmtree(run.path / "cache" / cache, ignore_errors=True)
     shutil.rmtree(run.transformer, ignore_errors=True)
+    remove_set_aside(run)
 
 
 @contextmanager
@@ -94,8 +98,9 @@ def find_manifest(run: RunFolder) -> Manifest | None:
         raise RunError(f"{run.path} is not a folder", hint="give --run another path")
     if run.manifest.exists():
         return load_manifest(run)
-    strangers = sorted(path.name for path in run.path.iterdir())
-    if set(strangers) <= {run.model.name, run.unfinished_model.name}:
+    ours = {run.model.name, run.unfinished_model.name, run.lock.name}
+    strangers = sorted(path.name for path in run.path.iterdir() if path.name not in ours)
+    if not strangers:
         return None
     raise RunError(
         f"{run.path} is no run folder: it holds {', '.join(strangers[:3])}, no glance.json",
@@ -126,8 +131,11 @@ def _stage_alone(sample: Sample, run: RunFolder) -> None:
                 path.unlink()
 
 
-def _open_manifest(plan: TrainingPlan) -> Manifest:
+def _open_manifest(plan: TrainingPlan, sealer: Sealer) -> Manifest:
+    created = now()
     fresh = Manifest(
+        created=created,
+        origin=sealer.mark(created.isoformat()),
         sample=SampleRecord(
             image=f"data/{plan.sample.name}.png",
             caption=f"data/{plan.sample.name}.txt",
@@ -149,13 +157,17 @@ def _open_manifest(plan: TrainingPlan) -> Manifest:
         return found.model_copy(update={"sample": fresh.sample, "settings": fresh.settings})
     for phase in plan.phases:
         shutil.rmtree(plan.run.output(phase), ignore_errors=True)
-    if not _kept_phases(found, plan):
+    kept_phases = _kept_phases(found, plan)
+    if not kept_phases:
         for folder in ("cache", "config", "transformer"):
             shutil.rmtree(plan.run.path / folder, ignore_errors=True)
     kept = {
         phase: PhaseRecord() if phase in plan.phases else found.phases[phase] for phase in Phase
     }
-    return fresh.model_copy(update={"phases": kept, "created": found.created})
+    if not kept_phases:
+        return fresh.model_copy(update={"phases": kept})
+    begun = {"created": found.created, "origin": found.origin}
+    return fresh.model_copy(update={"phases": kept, **begun})
 
 
 def _differences(manifest: Manifest, plan: TrainingPlan) -> list[str]:
@@ -212,6 +224,7 @@ def _bookkeeping(run: RunFolder) -> list[Path]:
         "output/*/all_*_files*.json",
         "output/*/aspect_resolution_map*.json",
         "output/*/checkpoint-*/training_state-*.json",
+        REQUESTS_FILE,
     )
     return [path for pattern in patterns for path in run.path.glob(pattern)]
 

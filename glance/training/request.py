@@ -40,6 +40,8 @@ class TrainRequest:
     device: str = AUTO
     overrides: Sequence[str] = ()
     restart: bool = False
+    trust: bool = False
+    stop_within: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,10 @@ class TrainingPlan:
     schedule: Schedule
     phases: tuple[Phase, ...]
     restart: bool
+    trust: bool
+    """Whether checkpoints that were made elsewhere may be unpickled."""
+    stop_within: float
+    """How long a first Ctrl-C waits for a checkpoint, in seconds."""
     warnings: tuple[Problem, ...]
 
     @property

@@ -58,8 +58,8 @@ class Trainer:
             file.write(json.dumps(start) + "\n")
 
     def newest_checkpoint(self) -> int:
-        steps = [int(path.name.rpartition("-")[2]) for path in self.output.glob("checkpoint-*")]
-        return max(steps, default=0)
+        names = [path.name for path in self.output.glob("checkpoint-*")]
+        return max((int(name.split("-")[1]) for name in names if name[-3:] != "tmp"), default=0)
 
     def post(self, kind: str, **content: Any) -> None:
         """Post one event as SimpleTuner does; a receiver that is gone stops nothing."""
@@ -145,6 +145,13 @@ def fail(message: str) -> Callable[[Trainer], None]:
     return behave
 
 
+def fail_after_checkpoints(trainer: Trainer) -> None:
+    trainer.keep_books()
+    for step in range(1, 4):
+        trainer.take_step(step)
+    sys.exit(1)
+
+
 def leave_nothing(trainer: Trainer) -> None:
     trainer.train()
     (trainer.output / LORA).unlink()
@@ -209,6 +216,20 @@ def hang_stubbornly(trainer: Trainer) -> None:
     wait_for_ever(trainer)
 
 
+def go_on_for_ever(trainer: Trainer) -> None:
+    """The first step again and again, and a checkpoint when asked for one."""
+    requests = Path(os.environ["SIMPLETUNER_ACCELERATE_SIGNAL_FILE"])
+    assert json.loads(requests.read_bytes()) == {}, "SimpleTuner warns when there is no such file"
+    trainer.keep_books()
+    for step in range(1, 1_000_000):
+        trainer.take_step(1)
+        (HERE / "ready").touch()
+        time.sleep(0.05)
+        if json.loads(requests.read_bytes()).get("manual_checkpoint"):
+            trainer.checkpoint(step)
+            requests.write_text("{}")
+
+
 def die_slowly(trainer: Trainer) -> None:
     """On SIGTERM write something first, and much of it."""
 
@@ -256,6 +277,7 @@ def wait_for_ever(trainer: Trainer) -> None:
 BEHAVIOURS: dict[str, Callable[[Trainer], None]] = {
     "ok": Trainer.train,
     **{name: fail(message) for name, message in FAILURES.items()},
+    "unknown after checkpoints": fail_after_checkpoints,
     "no file": leave_nothing,
     "truncated": leave_truncated,
     "nan": leave_nan,
@@ -267,6 +289,7 @@ BEHAVIOURS: dict[str, Callable[[Trainer], None]] = {
     "hang": hang,
     "stubborn": hang_stubbornly,
     "slow death": die_slowly,
+    "endless": go_on_for_ever,
     "raving": rave,
 }
 

@@ -34,6 +34,7 @@ OURS = {
     "SIMPLETUNER_DISABLE_COLORS": "1",
     "PYTHONUNBUFFERED": "1",
     "GLANCE_WEBHOOK": "{}",
+    "SIMPLETUNER_ACCELERATE_SIGNAL_FILE": "config/requests.json",
 }
 
 

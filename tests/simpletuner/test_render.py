@@ -73,6 +73,7 @@ def test_slow_config_of_the_guides_example() -> None:
         "minimum_image_size": 0,
         "seed": 1,
         "checkpoint_step_interval": 6,
+        "checkpointing_use_tempdir": True,
         "checkpoints_total_limit": 2,
         "resume_from_checkpoint": "latest",
         "validation_disable": True,

@@ -57,7 +57,7 @@ def test_the_environment_is_the_jobs_and_no_more(run: Run, monkeypatch: pytest.M
 
     _, lines = run("import os; print(sorted(set(os.environ) - {'LC_CTYPE'}))", COLOUR="red")
 
-    assert lines == ["['COLOUR', 'PWD']"]
+    assert lines == ["['COLOUR', 'GLANCE_JOB', 'PWD']"]
 
 
 def test_it_runs_in_the_jobs_folder_and_says_so_as_a_shell_does(run: Run, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Ending a real training: nothing is left running, and the next start continues."""
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -30,9 +31,13 @@ class Training:
 
     def start(self) -> "subprocess.Popen[bytes]":
         self.events.unlink(missing_ok=True)
-        return subprocess.Popen(
-            [*self._command, "--run", str(self.run)], cwd=self.folder, stdout=subprocess.DEVNULL
-        )
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # else a child ignores it
+        try:
+            return subprocess.Popen(
+                [*self._command, "--run", str(self.run)], cwd=self.folder, stdout=subprocess.DEVNULL
+            )
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def steps(self) -> list[int]:
         """The steps done since the last start."""
@@ -53,26 +58,40 @@ def training(tmp_path: Path, tiny_flux: Path) -> Training:
     return Training(tmp_path, tiny_flux)
 
 
-def test_sigterm_leaves_nothing_behind_and_a_moved_run_continues(training: Training) -> None:
+def test_a_killed_then_stopped_then_moved_run_goes_on_from_where_it_was(training: Training) -> None:
     process = training.start()
-    wait_until(lambda: len(training.steps()) > CHECKPOINT + 3, process)
+    moment = random.randrange(CHECKPOINT + 2, 3 * CHECKPOINT)
+    wait_until(lambda: len(training.steps()) > moment, process)
     tree = psutil.Process(process.pid).children(recursive=True)
     assert any("train.py" in " ".join(child.cmdline()) for child in tree)
 
-    process.send_signal(signal.SIGTERM)
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(tree, timeout=30)
+    assert alive == [], "somebody outlived glance"
+    assert training.slow()["state"] == "training"
+    done = max(training.steps())
 
-    assert process.wait(timeout=60) == 143
-    assert [child for child in tree if child.is_running()] == []
+    # the first Ctrl-C: SimpleTuner saves at that very step, wherever its next checkpoint was due
+    process = training.start()
+    wait_until(lambda: training.steps(), process)
+    assert min(training.steps()) > done - CHECKPOINT - 1, f"killed at {moment}, it lost too much"
+    process.send_signal(signal.SIGINT)
+
+    assert process.wait(timeout=60) == 130
     assert training.slow()["state"] == "stopped"
+    done = max(training.steps())
+    assert (training.run / f"output/glance-slow/checkpoint-{done}/glance.seal").exists()
 
     # somebody moves the run, to another depth even: it goes on from where it was all the same
     training.run = training.run.rename(training.folder / "moved")
     assert training.start().wait(timeout=300) == 0
-    assert min(training.steps()) > CHECKPOINT, "it began again at the first step"
+    assert training.steps()[0] == done + 1
     assert max(training.steps()) == STEPS
     assert not any((training.run / "cache/vae").rglob("runs")), "latents of the old place"
     record = training.slow()
-    assert (record["state"], len(record["attempts"])) == ("done", 2)
+    assert (record["state"], len(record["attempts"])) == ("done", 3)
+    assert [attempt["resumed"] for attempt in record["attempts"]][2] == done
 
 
 def wait_until(condition: Any, process: "subprocess.Popen[bytes]") -> None:
