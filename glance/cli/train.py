@@ -38,6 +38,13 @@ class PhaseChoice(StrEnum):
         return tuple(Phase) if self is PhaseChoice.BOTH else (Phase(self.value),)
 
 
+class LauncherChoice(StrEnum):
+    """--launcher."""
+
+    SIMPLETUNER = "simpletuner"
+    DIRECT = "direct"
+
+
 def train(
     image: Annotated[Path, typer.Option(help="The picture to train on.")],
     caption: CaptionOption = None,
@@ -80,6 +87,9 @@ def train(
         bool,
         typer.Option("--restart", help="Discard what the run has trained, begin anew."),
     ] = False,
+    launcher: Annotated[
+        LauncherChoice, typer.Option(help="The public command, or quicker its script alone.")
+    ] = LauncherChoice.SIMPLETUNER,
     trust: Annotated[
         bool,
         typer.Option("--trust", help="Continue a run that was begun elsewhere: unpickles it."),
@@ -105,6 +115,7 @@ def train(
     glance train --image data/glance.png --device cuda --dry-run
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
+    from glance.simpletuner.command import Launcher
     from glance.training.plan import plan_training
     from glance.training.request import TrainRequest
 
@@ -129,6 +140,7 @@ def train(
             device=device.value,
             overrides=tuple(overrides or ()),
             restart=restart,
+            launcher=Launcher(launcher.value),
             trust=trust,
             stop_within=stop_within,
         )

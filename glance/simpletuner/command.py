@@ -9,6 +9,8 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -54,16 +56,35 @@ _PASSED_PREFIXES: Final = (
 _SECRETS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
-def build_command(phase: Phase) -> list[str]:
+class Launcher(StrEnum):
+    """How the trainer is started."""
+
+    SIMPLETUNER = "simpletuner"
+    """The public command, which starts accelerate, which starts the trainer."""
+    DIRECT = "direct"
+    """The trainer's own script: it saves the imports of two processes."""
+
+
+def build_command(phase: Phase, launcher: Launcher = Launcher.SIMPLETUNER) -> list[str]:
     """Return the command line of one phase; it runs in the run folder."""
+    if launcher is Launcher.DIRECT:
+        return ["python", "-P", "-m", f"{PROGRAM}.train"]  # -P: a run holds no modules
     return [PROGRAM, "train", "--env", environment(phase)]
 
 
-def find_simpletuner(search_path: str | None = None) -> Path:
-    """Return the `simpletuner` command: from PATH, else from beside our own interpreter.
+def find_program(launcher: Launcher, search_path: str | None = None) -> Path:
+    """Return what the command line begins with: the `simpletuner` command, or our interpreter.
 
-    Raises SimpleTunerNotFound.
+    The command comes from PATH, else from beside our own interpreter. Raises
+    SimpleTunerNotFound.
     """
+    if launcher is Launcher.DIRECT:
+        if find_spec(PROGRAM) is None:
+            raise SimpleTunerNotFound(
+                f"there is no package {PROGRAM} in glance's own environment, {sys.prefix}",
+                hint="leave out --launcher direct, or install it there",
+            )
+        return Path(sys.executable)
     scripts = Path(sys.executable).parent
     found = shutil.which(PROGRAM, path=search_path) or shutil.which(PROGRAM, path=str(scripts))
     if found is None:
@@ -117,6 +138,23 @@ def build_environment(
         child["CUDA_VISIBLE_DEVICES"] = ""  # else an accelerator that is there would be taken
         child["PYTHONPATH"] = _joined(str(_SHIM), user.get("PYTHONPATH"))
     return child
+
+
+def launch_environment(
+    phase: Phase, launcher: Launcher, *, device: Device, mixed_precision: str
+) -> dict[str, str]:
+    """Return what the layers that `launcher` leaves out would have told the trainer.
+
+    See simpletuner/cli/train.py and accelerate/utils/launch.py.
+    """
+    if launcher is not Launcher.DIRECT:
+        return {}
+    return {
+        "ENV": environment(phase),
+        "ACCELERATE_MIXED_PRECISION": mixed_precision,
+        "ACCELERATE_USE_CPU": str(device is Device.CPU),
+        "ACCELERATE_DYNAMO_BACKEND": "NO",
+    }
 
 
 def find_secrets(user: Mapping[str, str]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from glance.lora import hash_file
 from glance.model import recorded_model, recorded_transformer
 from glance.run import Manifest, PhaseState, RunFolder, load_manifest
 from glance.schedule import Phase
-from glance.simpletuner.command import find_simpletuner
+from glance.simpletuner.command import find_program
 from glance.simpletuner.runner import ProcessRunner, Runner
 from glance.training.checkpoints import Sealer, state_folder
 from glance.training.lock import locked
@@ -82,13 +82,13 @@ def _train_phases(plan: TrainingPlan, tools: Tools, on_event: EventSink) -> Mani
 
 
 def _require_machine(plan: TrainingPlan) -> Path:
-    """Return the simpletuner command; raise SetupError for whatever is missing here."""
+    """Return what starts the trainer; raise SetupError for whatever is missing here."""
     if os.name != "posix":
         raise SetupError(
             "training needs POSIX processes", hint="on Windows run glance inside WSL 2"
         )
     settings = plan.settings
-    program = find_simpletuner()
+    program = find_program(plan.launcher)
     require_device(settings.device)
     if settings.device is Device.MPS and not find_family(settings.family).trains_on_mps:
         raise DeviceUnavailable(

@@ -24,7 +24,12 @@ from glance.events import (
 from glance.lora import finalise_lora, hash_file, is_final, read_lora
 from glance.run import Attempt, LoraRecord, Manifest, PhaseState, RunFolder, now
 from glance.schedule import Phase
-from glance.simpletuner.command import build_command, build_environment, find_secrets
+from glance.simpletuner.command import (
+    build_command,
+    build_environment,
+    find_secrets,
+    launch_environment,
+)
 from glance.simpletuner.config import REQUESTS_FILE
 from glance.simpletuner.failures import diagnose
 from glance.simpletuner.runner import Job, Runner, mask
@@ -43,7 +48,7 @@ class Tools:
     """What both phases are trained with."""
 
     program: Path
-    """The simpletuner command."""
+    """What the command line of the trainer begins with."""
     runner: Runner
     sealer: Sealer
     lock: int | None
@@ -174,17 +179,23 @@ class PhaseTrainer:
 
     def _job(self, webhook: str) -> Job:
         plan, phase = self.plan, self.phase
+        device, precision = plan.settings.device, plan.trainer_config(phase)["mixed_precision"]
         return Job(
-            command=[str(self.tools.program), *build_command(phase)[1:]],
+            command=[str(self.tools.program), *build_command(phase, plan.launcher)[1:]],
             folder=plan.run.path,
-            environment=build_environment(
-                os.environ,
-                device=plan.settings.device,
-                mixed_precision=plan.trainer_config(phase)["mixed_precision"],
-                program=self.tools.program,
-                webhook=webhook,
-                needs_hub=bool(plan.hub_models),
-            ),
+            environment={
+                **build_environment(
+                    os.environ,
+                    device=device,
+                    mixed_precision=precision,
+                    program=self.tools.program,
+                    webhook=webhook,
+                    needs_hub=bool(plan.hub_models),
+                ),
+                **launch_environment(
+                    phase, plan.launcher, device=device, mixed_precision=precision
+                ),
+            },
             log=plan.run.log(phase),
             secrets=find_secrets(os.environ),
             held=() if self.tools.lock is None else (self.tools.lock,),

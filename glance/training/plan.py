@@ -55,6 +55,7 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
         restart=request.restart,
         trust=request.trust,
         stop_within=request.stop_within,
+        launcher=request.launcher,
         warnings=(
             *examined.warnings,
             *_device_warnings(request, settings),

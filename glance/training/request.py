@@ -13,7 +13,7 @@ from glance.run import RunFolder
 from glance.sample import Sample
 from glance.schedule import Phase, Schedule
 from glance.settings import DEFAULT_SCHEDULE, TrainSettings
-from glance.simpletuner.command import build_command
+from glance.simpletuner.command import Launcher, build_command
 from glance.simpletuner.render import render_files, render_trainer_config
 
 
@@ -42,6 +42,7 @@ class TrainRequest:
     restart: bool = False
     trust: bool = False
     stop_within: float = 60.0
+    launcher: Launcher = Launcher.SIMPLETUNER
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class TrainingPlan:
     """Whether checkpoints that were made elsewhere may be unpickled."""
     stop_within: float
     """How long a first Ctrl-C waits for a checkpoint, in seconds."""
+    launcher: Launcher
     warnings: tuple[Problem, ...]
 
     @property
@@ -82,5 +84,5 @@ class TrainingPlan:
             "run": str(self.run.path),
             "schedule": self.schedule.to_json(),
             "files": self.files,
-            "commands": [build_command(phase) for phase in self.phases],
+            "commands": [build_command(phase, self.launcher) for phase in self.phases],
         }

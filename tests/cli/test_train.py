@@ -199,6 +199,13 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(
 
 
 @needs_whole
+def test_a_dry_run_shows_a_direct_start(invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
+    done = invoke(*TRAIN, "--launcher", "direct", "--dry-run", "--json")
+
+    command = ["python", "-P", "-m", "simpletuner.train"]
+    assert json.loads(done.out)["commands"] == [command, command]
+
+
 def test_a_dry_run_leaves_an_existing_run_alone(
     invoke: Glance, simpletuner: FakeSimpleTuner, tmp_path: Path
 ) -> None:

@@ -12,10 +12,12 @@ from glance.schedule import Phase
 from glance.settings import Device
 from glance.simpletuner import command
 from glance.simpletuner.command import (
+    Launcher,
     build_command,
     build_environment,
+    find_program,
     find_secrets,
-    find_simpletuner,
+    launch_environment,
 )
 
 SHIM = str(Path(command.__file__).parent / "cpu_shim")
@@ -180,14 +182,37 @@ def test_command_is_the_guides(phase: Phase) -> None:
     assert build_command(phase) == ["simpletuner", "train", "--env", f"glance-{phase}"]
 
 
+@pytest.mark.parametrize("phase", Phase)
+def test_the_direct_start_makes_up_for_what_it_leaves_out(phase: Phase) -> None:
+    direct, environment = Launcher.DIRECT, f"glance-{phase}"
+
+    assert build_command(phase, direct) == ["python", "-P", "-m", "simpletuner.train"]
+    assert find_program(direct) == Path(sys.executable)
+    assert launch_environment(phase, direct, device=Device.CPU, mixed_precision="no") == {
+        "ENV": environment,
+        "ACCELERATE_MIXED_PRECISION": "no",
+        "ACCELERATE_USE_CPU": "True",
+        "ACCELERATE_DYNAMO_BACKEND": "NO",
+    }
+    usual = Launcher.SIMPLETUNER
+    assert launch_environment(phase, usual, device=Device.CPU, mixed_precision="no") == {}
+
+
+def test_a_direct_start_needs_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "find_spec", lambda _: None)
+
+    with pytest.raises(SimpleTunerNotFound, match="no package simpletuner in glance's own"):
+        find_program(Launcher.DIRECT)
+
+
 def test_program_on_the_path_goes_before_the_one_beside_python(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beside = make_program(tmp_path / "venv" / "bin")
     on_path = make_program(tmp_path / "bin")
     monkeypatch.setattr(sys, "executable", str(beside.with_name("python")))
-    assert find_simpletuner(str(on_path.parent)) == on_path
-    assert find_simpletuner(str(tmp_path)) == beside
+    assert find_program(Launcher.SIMPLETUNER, str(on_path.parent)) == on_path
+    assert find_program(Launcher.SIMPLETUNER, str(tmp_path)) == beside
 
 
 def test_program_is_looked_for_on_our_own_path(
@@ -195,7 +220,7 @@ def test_program_is_looked_for_on_our_own_path(
 ) -> None:
     program = make_program(tmp_path / "bin")
     monkeypatch.setenv("PATH", str(program.parent))
-    assert find_simpletuner() == program
+    assert find_program(Launcher.SIMPLETUNER) == program
 
 
 def test_program_on_a_relative_path_is_found_from_any_folder(
@@ -203,7 +228,7 @@ def test_program_on_a_relative_path_is_found_from_any_folder(
 ) -> None:
     program = make_program(Path("bin"))
     monkeypatch.setenv("PATH", "bin")
-    assert find_simpletuner() == Path.cwd() / program
+    assert find_program(Launcher.SIMPLETUNER) == Path.cwd() / program
 
 
 def test_missing_program_is_refused_with_how_to_install_it(
@@ -211,7 +236,7 @@ def test_missing_program_is_refused_with_how_to_install_it(
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with pytest.raises(SimpleTunerNotFound) as caught:
-        find_simpletuner(str(tmp_path))
+        find_program(Launcher.SIMPLETUNER, str(tmp_path))
     [problem] = caught.value.problems
     assert problem.message == f"there is no `simpletuner` command on PATH or in {tmp_path}"
     assert "pip install glance-lora" in (problem.hint or "")
