@@ -66,14 +66,29 @@ def _torch_has(*libraries: str) -> bool:
     return any((folder / library).exists() for folder in folders for library in libraries)
 
 
+def cuda_memory() -> int | None:
+    """Return the bytes of memory of the first CUDA device; None where there is none."""
+    driver = _cuda_driver()
+    device, size = ctypes.c_int(0), ctypes.c_size_t(0)
+    if driver is None or driver.cuDeviceGet(ctypes.byref(device), 0):
+        return None
+    return None if driver.cuDeviceTotalMem_v2(ctypes.byref(size), device) else size.value
+
+
 def _cuda_device_count() -> int:
-    """Ask the CUDA driver; it honours CUDA_VISIBLE_DEVICES, as torch will."""
+    driver, count = _cuda_driver(), ctypes.c_int(0)
+    if driver is None or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value
+
+
+def _cuda_driver() -> ctypes.CDLL | None:
+    """Return the CUDA driver, ready; it honours CUDA_VISIBLE_DEVICES, as torch will."""
     for name in ("libcuda.so.1", "nvcuda.dll"):
         try:
             driver = ctypes.CDLL(name)
         except OSError:
             continue
-        count = ctypes.c_int(0)
-        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
-            return count.value
-    return 0
+        if driver.cuInit(0) == 0:
+            return driver
+    return None

@@ -101,7 +101,7 @@ def locate_model(model: str, *, family: Family, run: Path) -> str:
 
 def recorded_model(model: str, *, family: Family, run: Path) -> str:
     """Return where a run's recorded model is now: the folder's path, or the Hub id."""
-    folder = _folder(model, run)
+    folder = recorded_folder(model, run)
     if folder.is_dir():
         check_folder(folder, family)
         return str(folder)
@@ -117,7 +117,7 @@ def recorded_transformer(transformer: str | None, *, run: Path) -> Path | None:
     """Return where a run's single file is now; raise ModelNotFound when it is gone."""
     if transformer is None:
         return None
-    path = _folder(transformer, run)
+    path = recorded_folder(transformer, run)
     if not path.is_file():
         raise ModelNotFound(
             f"the run's transformer is not at {path}",
@@ -126,9 +126,14 @@ def recorded_transformer(transformer: str | None, *, run: Path) -> Path | None:
     return path
 
 
+def recorded_folder(model: str, run: Path) -> Path:
+    """Return where a recorded folder or file is; the run's own folder need not exist yet."""
+    return Path(os.path.normpath(run.resolve() / model))
+
+
 def hub_models(model: str, *, family: Family, run: Path) -> tuple[str, ...]:
     """Return the Hub models that training needs: a recorded model, and what its family borrows."""
-    own = () if _folder(model, run).is_dir() else (model,)
+    own = () if recorded_folder(model, run).is_dir() else (model,)
     borrowed = (family.borrowed.model,) if family.borrowed else ()
     return tuple(dict.fromkeys((*own, *borrowed)))
 
@@ -140,10 +145,10 @@ def fingerprint(model: str, *, run: Path, transformer: str | None = None) -> str
     A single file counts by its name and size.
     """
     if transformer is not None:
-        file = _folder(transformer, run)
+        file = recorded_folder(transformer, run)
         size = file.stat().st_size if file.is_file() else 0
         return f"{fingerprint(model, run=run)} {file.name} {size}"
-    folder = _folder(model, run)
+    folder = recorded_folder(model, run)
     if not folder.is_dir():
         return model
     digest = hashlib.sha256()
@@ -250,11 +255,6 @@ def _read_json(model: str, name: str) -> dict[str, Any] | None:
 
 def _hint(family: Family) -> str:
     return f"give --model a folder that holds {INDEX}, or a Hub id such as {family.default_model}"
-
-
-def _folder(model: str, run: Path) -> Path:
-    """Return where a recorded folder is; the run's own need not exist yet."""
-    return Path(os.path.normpath(run.resolve() / model))
 
 
 def _is_path(model: str) -> bool:

@@ -5,12 +5,13 @@ family's row, never further down.
 """
 
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from glance.device import Device
+from glance.device import AUTO, Device, cuda_memory
 from glance.errors import Problem, SettingsError
 from glance.families import DEFAULT_FAMILY, Family, find_family
 
@@ -32,6 +33,30 @@ class _Settings(BaseModel):
             ) from exc
 
 
+class Preset(StrEnum):
+    """The card that a training must fit, by its memory."""
+
+    GB8 = "8gb"
+    GB12 = "12gb"
+    GB16 = "16gb"
+    GB24 = "24gb"
+    GB48 = "48gb"
+
+    @property
+    def gibibytes(self) -> int:
+        """The card's memory."""
+        return int(self.value.removesuffix("gb"))
+
+
+class Weights(_Settings):
+    """Billions of parameters of a base model."""
+
+    transformer: float = Field(ge=0, description="Billions of parameters.")
+    text_encoders: tuple[float, ...] = Field(
+        default=(), description="Billions of parameters, in SimpleTuner's order."
+    )
+
+
 class TrainSettings(_Settings):
     """Everything that decides what the two LoRAs will be, besides the pair and the schedule."""
 
@@ -45,6 +70,10 @@ class TrainSettings(_Settings):
         description="A single file, relative to the run, in place of the model's transformer.",
     )
     device: Device = Field(description="Where to train; decides precision.")
+    preset: Preset = Field(default=Preset.GB24, description="The card to fit, on cuda.")
+    weights: Weights = Field(
+        default=Weights(transformer=0), description="The base model's: by them a preset chooses."
+    )
     steps: int = Field(
         ge=1,
         le=1_000_000,
@@ -88,6 +117,7 @@ def resolve_train_settings(
     learning_rate: float | None = None,
     resolution: int | None = None,
     seed: int = 1,
+    preset: Preset = Preset.GB24,
     overrides: Mapping[str, bool | int | float | str] | None = None,
 ) -> TrainSettings:
     """Fill what was not given from the family's row; raise SettingsError on bad values."""
@@ -101,8 +131,21 @@ def resolve_train_settings(
         learning_rate=row.learning_rate if learning_rate is None else learning_rate,
         resolution=row.resolution if resolution is None else resolution,
         seed=seed,
+        preset=preset,
+        weights=Weights(transformer=row.size.transformer, text_encoders=row.size.text_encoders),
         overrides=dict(overrides or {}),
     )
+
+
+def resolve_preset(name: str) -> Preset:
+    """Return the preset of `name`; "auto": that of the card that is here, else the usual one."""
+    if name != AUTO:
+        return Preset(name)
+    memory = cuda_memory()
+    if memory is None:
+        return Preset.GB24
+    fitting = [preset for preset in Preset if preset.gibibytes <= memory / 2**30 + 1]
+    return fitting[-1] if fitting else Preset.GB8
 
 
 class SampleSettings(_Settings):

@@ -29,6 +29,7 @@ LAYERS = (
     "run",
     "hub",
     "model",
+    "weights",
     "lora",
     "simpletuner",
     "diffusion",

@@ -38,6 +38,17 @@ class PhaseChoice(StrEnum):
         return tuple(Phase) if self is PhaseChoice.BOTH else (Phase(self.value),)
 
 
+class PresetChoice(StrEnum):
+    """--preset."""
+
+    AUTO = "auto"
+    GB8 = "8gb"
+    GB12 = "12gb"
+    GB16 = "16gb"
+    GB24 = "24gb"
+    GB48 = "48gb"
+
+
 class LauncherChoice(StrEnum):
     """--launcher."""
 
@@ -76,6 +87,9 @@ def train(
     fast_timesteps: FastTimestepsOption = None,
     phase: Annotated[PhaseChoice, typer.Option(help="Which LoRA to train.")] = PhaseChoice.BOTH,
     device: DeviceOption = DeviceChoice.AUTO,
+    preset: Annotated[
+        PresetChoice, typer.Option(help="The GPU memory to fit; auto: that of the card here.")
+    ] = PresetChoice.GB24,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Further SimpleTuner option; repeatable."),
@@ -116,6 +130,7 @@ def train(
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.simpletuner.command import Launcher
+    from glance.simpletuner.memory import describe_estimate
     from glance.training.plan import plan_training
     from glance.training.request import TrainRequest
 
@@ -138,6 +153,7 @@ def train(
             fast_timesteps=fast_timesteps,
             phases=phase.phases,
             device=device.value,
+            preset=preset.value,
             overrides=tuple(overrides or ()),
             restart=restart,
             launcher=Launcher(launcher.value),
@@ -148,6 +164,7 @@ def train(
     if dry_run:
         for warning in plan.warnings:
             console.warn(warning)
+        console.note(describe_estimate(plan.settings))
         console.result(format_json(plan.to_json()))
         console.document(plan.to_json())
         return

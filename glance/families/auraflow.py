@@ -2,7 +2,17 @@
 
 from types import MappingProxyType
 
-from glance.families.family import Borrowed, Family, Guidance, Latents, Marks, Negative, Text, Told
+from glance.families.family import (
+    Borrowed,
+    Family,
+    Guidance,
+    Latents,
+    Marks,
+    Negative,
+    Size,
+    Text,
+    Told,
+)
 from glance.shift import StaticShift
 
 FAMILY = Family(
@@ -11,6 +21,7 @@ FAMILY = Family(
     simpletuner_name="auraflow",
     pipeline="AuraFlowPipeline",
     default_model="terminusresearch/auraflow-v0.3",
+    size=Size(6.83, (1.22,)),
     latents=Latents.GRID,
     told=Told.SIGMA,
     shift=StaticShift(1.73),  # ComfyUI's

@@ -2,7 +2,7 @@
 
 from types import MappingProxyType
 
-from glance.families.family import Family, Guidance, Latents, Marks, Negative, Text, Told
+from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
 
 FAMILY = Family(
     name="chroma",
@@ -10,6 +10,7 @@ FAMILY = Family(
     simpletuner_name="chroma",
     pipeline="ChromaPipeline",
     default_model="lodestones/Chroma1-Base",
+    size=Size(8.9, (4.76,)),
     distilled=("flash",),
     latents=Latents.TOKENS,
     told=Told.SIGMA,

@@ -88,6 +88,17 @@ class Borrowed:
     """Parts that models of the family lack, so that sampling borrows them too: name -> class."""
 
 
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Billions of parameters, by the published configs; what memory is reckoned by."""
+
+    transformer: float
+    text_encoders: tuple[float, ...]
+    """In the order of SimpleTuner's text_encoder_1, text_encoder_2, ..."""
+    others: Mapping[str, float] = _NOTHING
+    """Transformers of the family's other models: fragment of the name -> size."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """How one family is called, trained and sampled."""
@@ -98,6 +109,7 @@ class Family:
     pipeline: str
     """The diffusers pipeline class, by name: looked up only when a model is loaded."""
     default_model: str
+    size: Size
     distilled: tuple[str, ...] = ()
     """Fragments of the names of models that are few-step models already."""
     resolution: int = 1024

@@ -2,7 +2,7 @@
 
 from types import MappingProxyType
 
-from glance.families.family import Family, Guidance, Latents, Marks, Text, Told
+from glance.families.family import Family, Guidance, Latents, Marks, Size, Text, Told
 from glance.shift import DynamicShift
 
 FAMILY = Family(
@@ -11,6 +11,7 @@ FAMILY = Family(
     simpletuner_name="flux",
     pipeline="FluxPipeline",
     default_model="black-forest-labs/FLUX.1-dev",
+    size=Size(11.89, (0.12, 4.76)),
     distilled=("schnell",),
     latents=Latents.TOKENS,
     told=Told.SIGMA,

@@ -2,7 +2,7 @@
 
 from types import MappingProxyType
 
-from glance.families.family import Borrowed, Family, Guidance, Latents, Marks, Text, Told
+from glance.families.family import Borrowed, Family, Guidance, Latents, Marks, Size, Text, Told
 from glance.shift import EmpiricalShift
 
 FAMILY = Family(
@@ -11,6 +11,7 @@ FAMILY = Family(
     simpletuner_name="flux2",
     pipeline="Flux2Pipeline",
     default_model="black-forest-labs/FLUX.2-dev",
+    size=Size(32.22, (24.0,)),
     distilled=("turbo",),
     latents=Latents.TOKENS_FROM_GRID,
     told=Told.SIGMA,

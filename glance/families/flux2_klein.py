@@ -2,7 +2,7 @@
 
 from types import MappingProxyType
 
-from glance.families.family import Family, Guidance, Latents, Marks, Negative, Text, Told
+from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
 from glance.shift import EmpiricalShift
 
 FAMILY = Family(
@@ -11,6 +11,7 @@ FAMILY = Family(
     simpletuner_name="flux2",
     pipeline="Flux2KleinPipeline",
     default_model="black-forest-labs/FLUX.2-klein-base-4B",
+    size=Size(3.88, (4.02,), MappingProxyType({"9b": 9.08})),
     distilled=("klein-4b", "klein-9b"),  # the others are klein-base-4b and klein-base-9b
     latents=Latents.TOKENS_FROM_GRID,
     told=Told.SIGMA,

@@ -2,7 +2,17 @@
 
 from types import MappingProxyType
 
-from glance.families.family import Borrowed, Family, Guidance, Latents, Marks, Negative, Text, Told
+from glance.families.family import (
+    Borrowed,
+    Family,
+    Guidance,
+    Latents,
+    Marks,
+    Negative,
+    Size,
+    Text,
+    Told,
+)
 from glance.shift import StaticShift
 
 FAMILY = Family(
@@ -11,6 +21,7 @@ FAMILY = Family(
     simpletuner_name="hidream",
     pipeline="HiDreamImagePipeline",
     default_model="HiDream-ai/HiDream-I1-Full",
+    size=Size(17.1, (0.12, 0.69, 4.76, 8.03)),
     distilled=("i1-dev", "i1-fast"),
     has_fixed_area=True,
     latents=Latents.GRID,

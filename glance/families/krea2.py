@@ -1,6 +1,6 @@
 """Krea 2: twelve layers of Qwen3-VL are read."""
 
-from glance.families.family import Family, Guidance, Latents, Marks, Negative, Text, Told
+from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
 from glance.shift import DynamicShift
 
 FAMILY = Family(
@@ -9,6 +9,7 @@ FAMILY = Family(
     simpletuner_name="krea2",
     pipeline="Krea2Pipeline",
     default_model="krea/Krea-2-Raw",
+    size=Size(12.82, (4.44,)),
     distilled=("turbo",),
     latents=Latents.TOKENS,
     told=Told.SIGMA,

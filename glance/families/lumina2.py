@@ -1,6 +1,6 @@
 """Lumina-Image 2: Gemma 2 reads, time runs from noise (0) to picture (1)."""
 
-from glance.families.family import Family, Guidance, Latents, Marks, Negative, Text, Told
+from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
 from glance.shift import StaticShift
 
 FAMILY = Family(
@@ -9,6 +9,7 @@ FAMILY = Family(
     simpletuner_name="lumina2",
     pipeline="Lumina2Pipeline",
     default_model="Alpha-VLLM/Lumina-Image-2.0",
+    size=Size(2.61, (2.61,)),
     latents=Latents.GRID,
     told=Told.PROGRESS,
     shift=StaticShift(6.0),  # ComfyUI's

@@ -2,7 +2,7 @@
 
 from types import MappingProxyType
 
-from glance.families.family import Family, Guidance, Latents, Marks, Negative, Text, Told
+from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
 from glance.shift import DynamicShift
 
 FAMILY = Family(
@@ -11,6 +11,7 @@ FAMILY = Family(
     simpletuner_name="qwen_image",
     pipeline="QwenImagePipeline",
     default_model="Qwen/Qwen-Image",
+    size=Size(20.43, (8.29,)),
     distilled=("lightning",),
     latents=Latents.TOKENS,
     told=Told.SIGMA,

@@ -2,7 +2,7 @@
 
 from types import MappingProxyType
 
-from glance.families.family import Family, Guidance, Latents, Marks, Negative, Text, Told
+from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
 from glance.shift import StaticShift
 
 FAMILY = Family(
@@ -11,6 +11,7 @@ FAMILY = Family(
     simpletuner_name="sd3",
     pipeline="StableDiffusion3Pipeline",
     default_model="stabilityai/stable-diffusion-3.5-medium",
+    size=Size(2.24, (0.12, 0.69, 4.76), MappingProxyType({"large": 8.06})),
     distilled=("turbo",),
     latents=Latents.GRID,
     told=Told.TIMESTEP,

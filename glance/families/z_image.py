@@ -1,6 +1,6 @@
 """Z-Image: time runs from noise (0) to picture (1)."""
 
-from glance.families.family import Family, Guidance, Latents, Marks, Negative, Text, Told
+from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
 from glance.shift import StaticShift
 
 FAMILY = Family(
@@ -9,6 +9,7 @@ FAMILY = Family(
     simpletuner_name="z_image",
     pipeline="ZImagePipeline",
     default_model="Tongyi-MAI/Z-Image",
+    size=Size(6.16, (4.02,)),
     distilled=("turbo",),
     latents=Latents.GRID,
     told=Told.PROGRESS,

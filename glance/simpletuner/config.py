@@ -78,14 +78,24 @@ class TrainerConfig(_File):
     )
     mixed_precision: str = Field(description="bf16 on cuda, no (float32) elsewhere.")
     base_model_precision: str = Field(
-        description="int8-quanto on cuda: a bit over 18 GB for a FLUX LoRA of every component "
-        "(SimpleTuner's documentation), so a 24 GB card holds it; unquantised over 30 GB."
+        description="The preset's. int8-quanto with 24 GB for FLUX: a bit over 18 GB for a LoRA of "
+        "every component (SimpleTuner's documentation), unquantised over 30."
     )
     quantize_via: str | None = Field(
         default=None,
-        description="cpu on cuda, as in SimpleTuner's FLUX example: FLUX in bf16 (23.8 GB) does "
-        "not fit on a 24 GB card to be quantised there. It takes about 50 GB of system memory; "
-        "with a larger card use --set quantize_via=accelerator.",
+        description="cpu where the unquantised model does not fit on the card, as in SimpleTuner's "
+        "FLUX example: FLUX in bf16 (23.8 GB) does not fit on one of 24 GB. It takes about 50 GB "
+        "of system memory; with a larger card use --preset 48gb.",
+    )
+    text_encoder_1_precision: str | None = Field(default=None, description="The preset's.")
+    text_encoder_2_precision: str | None = Field(default=None, description="The preset's.")
+    text_encoder_3_precision: str | None = Field(default=None, description="The preset's.")
+    text_encoder_4_precision: str | None = Field(default=None, description="The preset's.")
+    offload_during_startup: bool | None = Field(
+        default=None, description="Small cards: text encoders and VAE are there in turn."
+    )
+    vae_enable_tiling: bool | None = Field(
+        default=None, description="Small cards: the image is encoded piece by piece."
     )
     vae_dtype: str = Field(description="The precision that the one image is encoded in.")
     gradient_checkpointing: bool = Field(

@@ -19,12 +19,11 @@ from glance.simpletuner.config import (
     TextBackend,
     TrainerConfig,
 )
+from glance.simpletuner.memory import memory_options
 
 
 class _OfDevice(NamedTuple):
     mixed_precision: str
-    base_model_precision: str
-    quantize_via: str | None
     vae_dtype: str
     optimizer: str
     gradient_checkpointing: bool = True
@@ -32,8 +31,6 @@ class _OfDevice(NamedTuple):
 
 _FLOAT32 = _OfDevice(
     mixed_precision="no",
-    base_model_precision="no_change",
-    quantize_via=None,
     vae_dtype="fp32",
     optimizer="optimi-adamw",
 )
@@ -41,8 +38,6 @@ _BY_DEVICE: Mapping[Device, _OfDevice] = MappingProxyType(
     {
         Device.CUDA: _OfDevice(
             mixed_precision="bf16",
-            base_model_precision="int8-quanto",
-            quantize_via="cpu",
             vae_dtype="bf16",
             optimizer="adamw_bf16",
         ),
@@ -102,6 +97,7 @@ def render_trainer_config(
         seed=settings.seed,
         checkpoint_step_interval=math.ceil(settings.steps / 10),
         **_BY_DEVICE[settings.device]._asdict(),
+        **memory_options(settings),
     )
     return {**config.to_json(), **family.training_options, **settings.overrides}
 

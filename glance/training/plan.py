@@ -11,11 +11,12 @@ from glance.model import locate_base, resolve_family
 from glance.run import RUNS, RunFolder
 from glance.sample import load_sample, safe_name
 from glance.schedule import Phase, Schedule, resolve_schedule
-from glance.settings import TrainSettings, resolve_train_settings
+from glance.settings import TrainSettings, resolve_preset, resolve_train_settings
 from glance.simpletuner.options import parse_overrides
 from glance.simpletuner.render import render_trainer_config
 from glance.training.prepare import check_run
 from glance.training.request import TrainingPlan, TrainRequest
+from glance.weights import weigh
 
 
 def plan_training(request: TrainRequest) -> TrainingPlan:
@@ -45,7 +46,13 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
     if examined.sample is None:
         raise checks.refusal()
     model, transformer = locate_base(request.model, request.base, family=family, run=run.path)
-    settings = settings.model_copy(update={"model": model, "transformer": transformer})
+    settings = settings.model_copy(
+        update={
+            "model": model,
+            "transformer": transformer,
+            "weights": weigh(model, transformer, family=family, run=run.path),
+        }
+    )
     plan = TrainingPlan(
         run=run,
         sample=examined.sample,
@@ -107,6 +114,7 @@ def _resolve_settings(
         learning_rate=request.learning_rate,
         resolution=request.resolution,
         seed=request.seed,
+        preset=resolve_preset(request.preset),
         overrides=overrides,
     )
 

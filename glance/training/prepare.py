@@ -184,7 +184,7 @@ def _differences(manifest: Manifest, plan: TrainingPlan) -> list[str]:
     }
     if manifest.base_model == _fingerprint(plan):
         # the same one, wherever it or the run is now
-        there |= {name: asked[name] for name in ("model", "transformer")}
+        there |= {name: asked[name] for name in ("model", "transformer", "weights")}
     elif there["model"] == asked["model"]:
         there["model"] += " as it was"
     return [

@@ -12,7 +12,7 @@ from glance.model import hub_models
 from glance.run import RunFolder
 from glance.sample import Sample
 from glance.schedule import Phase, Schedule
-from glance.settings import DEFAULT_SCHEDULE, TrainSettings
+from glance.settings import DEFAULT_SCHEDULE, Preset, TrainSettings
 from glance.simpletuner.command import Launcher, build_command
 from glance.simpletuner.render import render_files, render_trainer_config
 
@@ -38,6 +38,7 @@ class TrainRequest:
     fast_timesteps: str | None = None
     phases: tuple[Phase, ...] = tuple(Phase)
     device: str = AUTO
+    preset: str = Preset.GB24
     overrides: Sequence[str] = ()
     restart: bool = False
     trust: bool = False
