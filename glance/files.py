@@ -42,6 +42,12 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def state_folder() -> Path:
+    """Return where glance keeps what belongs to this machine and user."""
+    home = os.environ.get("XDG_STATE_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "state") / "glance"
+
+
 def _umask() -> int:
     mask = os.umask(0o022)  # there is no way to read it without setting it
     os.umask(mask)

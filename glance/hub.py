@@ -35,6 +35,20 @@ def check_access(model: str) -> str | None:
     return None
 
 
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids to ask."""
+    from huggingface_hub import constants
+
+    return bool(constants.is_offline_mode())
+
+
+def cache_folder() -> Path:
+    """Return where models from the Hub are kept."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
 def read_hub_text(model: str, name: str) -> str | None:
     """Return a small text file of a Hub model, cached or fetched; None when it cannot be had."""
     from huggingface_hub import HfFileSystem, constants, try_to_load_from_cache

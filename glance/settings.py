@@ -55,6 +55,7 @@ class Weights(_Settings):
     text_encoders: tuple[float, ...] = Field(
         default=(), description="Billions of parameters, in SimpleTuner's order."
     )
+    known: bool = Field(default=False, description="Counted or published, not guessed by family.")
 
 
 class TrainSettings(_Settings):

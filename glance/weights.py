@@ -17,7 +17,8 @@ def weigh(model: str, transformer: str | None, *, family: Family, run: Path) -> 
     """Return the weights of a recorded model, and of the single file in its transformer's place.
 
     Of a folder's or file's tensors only the headers are read; what is in no safetensors file does
-    not count. A Hub model is known by its family and name.
+    not count. A Hub model is known by its name, else taken for
+    one of the family's usual size.
     """
     folder = recorded_folder(model, run)
     if _is_folder(folder):
@@ -25,13 +26,19 @@ def weigh(model: str, transformer: str | None, *, family: Family, run: Path) -> 
         found = Weights(
             transformer=_count(folder.glob("transformer/*.safetensors")),
             text_encoders=tuple(_count(part.glob("*.safetensors")) for part in encoders),
+            known=True,
         )
     else:
-        found = Weights(transformer=_named(model, family), text_encoders=family.size.text_encoders)
+        size = _published(model, family)
+        found = Weights(
+            transformer=size or family.size.transformer,
+            text_encoders=family.size.text_encoders,
+            known=size is not None,
+        )
     if transformer is None:
         return found
     file = recorded_folder(transformer, run)
-    return found.model_copy(update={"transformer": _count([file])})
+    return found.model_copy(update={"transformer": _count([file]), "known": True})
 
 
 def _is_folder(path: Path) -> bool:
@@ -41,10 +48,11 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _named(model: str, family: Family) -> float:
-    name = model.lower()
-    others = (size for fragment, size in family.size.others.items() if fragment in name)
-    return next(others, family.size.transformer)
+def _published(model: str, family: Family) -> float | None:
+    if model == family.default_model:
+        return family.size.transformer
+    others = family.size.others.items()
+    return next((size for fragment, size in others if fragment in model.lower()), None)
 
 
 def _count(paths: Any) -> float:

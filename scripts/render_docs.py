@@ -20,7 +20,7 @@ from glance.shift import teacher_schedule
 from glance.simpletuner.memory import estimate, memory_options
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("", "demo", "check", "schedule", "train", "infer")
+COMMANDS = ("", "demo", "doctor", "check", "schedule", "train", "infer")
 SIDES = (512, 768, 1024)
 
 

@@ -36,7 +36,7 @@ def test_defaults_of_training_are_the_guides_and_the_methods() -> None:
         "transformer": None,
         "device": "cuda",
         "preset": "24gb",
-        "weights": {"transformer": 11.89, "text_encoders": (0.12, 4.76)},
+        "weights": {"transformer": 11.89, "text_encoders": (0.12, 4.76), "known": False},
         "steps": 60,
         "rank": 32,
         "learning_rate": 5e-4,

@@ -521,7 +521,7 @@ def test_a_device_that_is_not_here_is_refused(train: Train) -> None:
 def test_a_run_folder_that_cannot_be_made_is_refused(
     train: Train, simpletuner: FakeSimpleTuner, run: str
 ) -> None:
-    with pytest.raises(SetupError, match="cannot write"):
+    with pytest.raises(SetupError, match=r"cannot write|there are 0\.0 free"):
         train(run=Path(run))
 
     assert simpletuner.starts == []

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from glance import __version__
 from glance.cli.check import check
 from glance.cli.demo import demo
+from glance.cli.doctor import doctor
 from glance.cli.infer import infer
 from glance.cli.schedule import schedule
 from glance.cli.train import train
@@ -59,7 +60,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help starts in half the time
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, check, schedule, train, infer):
+for command in (demo, doctor, check, schedule, train, infer):
     app.command()(command)
 
 

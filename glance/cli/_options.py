@@ -16,6 +16,24 @@ class DeviceChoice(StrEnum):
     CPU = "cpu"
 
 
+class PresetChoice(StrEnum):
+    """--preset."""
+
+    AUTO = "auto"
+    GB8 = "8gb"
+    GB12 = "12gb"
+    GB16 = "16gb"
+    GB24 = "24gb"
+    GB48 = "48gb"
+
+
+class LauncherChoice(StrEnum):
+    """--launcher."""
+
+    SIMPLETUNER = "simpletuner"
+    DIRECT = "direct"
+
+
 JsonOption = Annotated[
     bool, typer.Option("--json", help="One JSON document on stdout, at the end.")
 ]
@@ -49,4 +67,10 @@ SlowTimestepsOption = Annotated[
 ]
 FastTimestepsOption = Annotated[
     str | None, typer.Option(help="Own list for the late, less noisy steps.")
+]
+PresetOption = Annotated[
+    PresetChoice, typer.Option(help="The GPU memory to fit; auto: that of the card here.")
+]
+LauncherOption = Annotated[
+    LauncherChoice, typer.Option(help="The public command, or quicker its script alone.")
 ]

@@ -15,6 +15,10 @@ from glance.cli._options import (
     EventsOption,
     FastTimestepsOption,
     JsonOption,
+    LauncherChoice,
+    LauncherOption,
+    PresetChoice,
+    PresetOption,
     QuietOption,
     ReferenceOption,
     ScheduleOption,
@@ -36,24 +40,6 @@ class PhaseChoice(StrEnum):
     def phases(self) -> tuple[Phase, ...]:
         """The phases it stands for, in training order."""
         return tuple(Phase) if self is PhaseChoice.BOTH else (Phase(self.value),)
-
-
-class PresetChoice(StrEnum):
-    """--preset."""
-
-    AUTO = "auto"
-    GB8 = "8gb"
-    GB12 = "12gb"
-    GB16 = "16gb"
-    GB24 = "24gb"
-    GB48 = "48gb"
-
-
-class LauncherChoice(StrEnum):
-    """--launcher."""
-
-    SIMPLETUNER = "simpletuner"
-    DIRECT = "direct"
 
 
 def train(
@@ -87,9 +73,7 @@ def train(
     fast_timesteps: FastTimestepsOption = None,
     phase: Annotated[PhaseChoice, typer.Option(help="Which LoRA to train.")] = PhaseChoice.BOTH,
     device: DeviceOption = DeviceChoice.AUTO,
-    preset: Annotated[
-        PresetChoice, typer.Option(help="The GPU memory to fit; auto: that of the card here.")
-    ] = PresetChoice.GB24,
+    preset: PresetOption = PresetChoice.GB24,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Further SimpleTuner option; repeatable."),
@@ -101,9 +85,7 @@ def train(
         bool,
         typer.Option("--restart", help="Discard what the run has trained, begin anew."),
     ] = False,
-    launcher: Annotated[
-        LauncherChoice, typer.Option(help="The public command, or quicker its script alone.")
-    ] = LauncherChoice.SIMPLETUNER,
+    launcher: LauncherOption = LauncherChoice.SIMPLETUNER,
     trust: Annotated[
         bool,
         typer.Option("--trust", help="Continue a run that was begun elsewhere: unpickles it."),

@@ -35,7 +35,7 @@ _DESKTOP: Final = 1.0  # what a desktop takes of a card
 _TEXT_PRECISIONS: Final = (("no_change", 2.0), ("int8-quanto", 1.0), ("nf4-bnb", 0.53))
 _SMALL_ENCODER: Final = 1.0  # billions: not worth quantising
 _TIGHT: Final = (Preset.GB8, Preset.GB12, Preset.GB16)
-NEEDS_BITSANDBYTES: Final = "nf4-bnb"
+BITSANDBYTES: Final = "nf4-bnb"
 
 
 @dataclass(frozen=True, slots=True)

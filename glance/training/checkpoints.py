@@ -75,12 +75,6 @@ class Sealer:
         return hmac.new(self._key, "\n".join(lines).encode(), hashlib.sha256).hexdigest()
 
 
-def state_folder() -> Path:
-    """Return where glance keeps what belongs to this machine and user."""
-    home = os.environ.get("XDG_STATE_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "state") / "glance"
-
-
 def choose_checkpoint(
     run: RunFolder, phase: Phase, sealer: Sealer, *, is_ours: bool, trust: bool
 ) -> Resumption:

@@ -1,26 +1,23 @@
 """Train the phases of a plan that are not done, on a machine that can."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from glance.checkpoint import read_checkpoint
-from glance.device import Device, require_device
 from glance.diffusion.quiet import hush
-from glance.errors import DeviceUnavailable, SetupError
 from glance.events import EventSink, Noted, PhaseSkipped, Warned
 from glance.families import find_family
-from glance.hub import check_access
+from glance.files import state_folder
 from glance.lora import hash_file
 from glance.model import recorded_model, recorded_transformer
 from glance.run import Manifest, PhaseState, RunFolder, load_manifest
 from glance.schedule import Phase
 from glance.simpletuner.command import find_program
 from glance.simpletuner.runner import ProcessRunner, Runner
-from glance.training.checkpoints import Sealer, state_folder
+from glance.training.checkpoints import Sealer
 from glance.training.lock import locked
 from glance.training.phase import PhaseTrainer, Tools
+from glance.training.preflight import Job, require
 from glance.training.prepare import check_run, prepare_run, tidy_run, writing
 from glance.training.request import TrainingPlan
 
@@ -50,13 +47,11 @@ def run_training(
     TrainingFailed when a phase ends without its LoRA. Whatever interrupts it, the manifest says
     how far it came, and the same call continues.
     """
-    program = _require_machine(plan)
-    sealer = Sealer(state_folder())
     if _is_anything_to_do(plan):
-        for model in plan.hub_models:
-            doubt = check_access(model)
-            if doubt:
-                on_event(Warned(doubt))
+        job = Job(plan.settings, plan.run, plan.launcher, plan.hub_models)
+        for warning in require(job):
+            on_event(Warned(warning.message, warning.hint))
+    sealer, program = Sealer(state_folder()), find_program(plan.launcher)
     with locked(plan.run, lambda text: on_event(Noted(text))) as lock:
         check_run(plan)  # again: somebody else may have trained here until now
         tools = Tools(program, runner or ProcessRunner(), sealer, lock)
@@ -79,23 +74,6 @@ def _train_phases(plan: TrainingPlan, tools: Tools, on_event: EventSink) -> Mani
         with writing(plan.run.path):
             tidy_run(plan.run)
     return manifest
-
-
-def _require_machine(plan: TrainingPlan) -> Path:
-    """Return what starts the trainer; raise SetupError for whatever is missing here."""
-    if os.name != "posix":
-        raise SetupError(
-            "training needs POSIX processes", hint="on Windows run glance inside WSL 2"
-        )
-    settings = plan.settings
-    program = find_program(plan.launcher)
-    require_device(settings.device)
-    if settings.device is Device.MPS and not find_family(settings.family).trains_on_mps:
-        raise DeviceUnavailable(
-            f"SimpleTuner does not train {settings.family} on Apple GPUs",
-            hint="use --device cpu (slow), or a machine with an NVIDIA GPU",
-        )
-    return program
 
 
 def _make_transformer(plan: TrainingPlan, on_event: EventSink) -> None:

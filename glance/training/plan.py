@@ -6,7 +6,7 @@ from pathlib import Path
 from glance.checkpoint import is_checkpoint, read_checkpoint
 from glance.device import AUTO, Device, resolve_device
 from glance.errors import InputError, Problem
-from glance.families import Family
+from glance.families import Family, find_family
 from glance.model import locate_base, resolve_family
 from glance.run import RUNS, RunFolder
 from glance.sample import load_sample, safe_name
@@ -45,14 +45,7 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
         raise checks.refusal()
     if examined.sample is None:
         raise checks.refusal()
-    model, transformer = locate_base(request.model, request.base, family=family, run=run.path)
-    settings = settings.model_copy(
-        update={
-            "model": model,
-            "transformer": transformer,
-            "weights": weigh(model, transformer, family=family, run=run.path),
-        }
-    )
+    settings = _with_model(settings, request, run)
     plan = TrainingPlan(
         run=run,
         sample=examined.sample,
@@ -75,6 +68,13 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
     return plan
 
 
+def plan_settings(request: TrainRequest) -> TrainSettings:
+    """Decide what does not depend on the pair; raises what plan_training raises of it."""
+    family = resolve_family(request.family, request.model)
+    settings = _resolve_settings(request, family, parse_overrides(request.overrides))
+    return _with_model(settings, request, RunFolder(request.run or RUNS))
+
+
 class _Checks:
     """Runs independent checks and keeps their refusals, so that all are reported at once."""
 
@@ -92,6 +92,15 @@ class _Checks:
         if len(self._refusals) == 1:
             return self._refusals[0]
         return InputError(item for refusal in self._refusals for item in refusal.problems)
+
+
+def _with_model(settings: TrainSettings, request: TrainRequest, run: RunFolder) -> TrainSettings:
+    family = find_family(settings.family)
+    model, transformer = locate_base(request.model, request.base, family=family, run=run.path)
+    weights = weigh(model, transformer, family=family, run=run.path)
+    return settings.model_copy(
+        update={"model": model, "transformer": transformer, "weights": weights}
+    )
 
 
 def _resolve_schedule(request: TrainRequest) -> Schedule:

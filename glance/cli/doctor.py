@@ -1,0 +1,96 @@
+"""`glance doctor`: does this machine have what a training needs?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glance.cli._options import (
+    BaseOption,
+    DeviceChoice,
+    DeviceOption,
+    JsonOption,
+    LauncherChoice,
+    LauncherOption,
+    PresetChoice,
+    PresetOption,
+    QuietOption,
+    VerboseOption,
+)
+from glance.console import Console
+from glance.errors import SetupError
+
+
+def doctor(
+    family: Annotated[
+        str | None, typer.Option(help="Model family. Default: the model's; flux.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="As for glance train. Default: the family's.")
+    ] = None,
+    base: BaseOption = None,
+    run: Annotated[Path, typer.Option(help="Where the run would go.")] = Path("runs"),
+    rank: Annotated[int, typer.Option(help="LoRA rank.")] = 32,
+    resolution: Annotated[
+        int | None, typer.Option(help="Side of the training area. Default: 1024.")
+    ] = None,
+    device: DeviceOption = DeviceChoice.AUTO,
+    preset: PresetOption = PresetChoice.GB24,
+    launcher: LauncherOption = LauncherChoice.SIMPLETUNER,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Check what a training needs of this machine, and say how to get what is missing.
+
+    `glance train` does the same before it starts anything. Exit code 3 if something is missing.
+
+    Example: glance doctor --model black-forest-labs/FLUX.1-dev --preset auto
+    """
+    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
+    from glance.families import find_family
+    from glance.model import hub_models
+    from glance.run import RunFolder
+    from glance.simpletuner.command import Launcher
+    from glance.simpletuner.memory import describe_estimate, estimate
+    from glance.training.plan import plan_settings
+    from glance.training.preflight import Job, Outcome, examine
+    from glance.training.request import TrainRequest
+
+    settings = plan_settings(
+        TrainRequest(
+            image=Path(),
+            family=family,
+            model=model,
+            base=base,
+            run=run,
+            rank=rank,
+            resolution=resolution,
+            device=device.value,
+            preset=preset.value,
+        )
+    )
+    models = hub_models(settings.model, family=find_family(settings.family), run=run)
+    job = Job(settings, RunFolder(run), Launcher(launcher.value), models)
+    checks = examine(job)
+    for check in checks:
+        console.result(f"{check.outcome:7}  {check.name}: {check.message}")
+        if check.hint:
+            console.result(f"         hint: {check.hint}")
+    console.result(describe_estimate(settings))
+    console.document(
+        {
+            "checks": [
+                {
+                    "name": check.name,
+                    "outcome": check.outcome.value,
+                    "message": check.message,
+                    "hint": check.hint,
+                }
+                for check in checks
+            ],
+            "estimate": estimate(settings).to_json(),
+        }
+    )
+    if any(check.outcome is Outcome.FAILURE for check in checks):
+        raise typer.Exit(SetupError.exit_code)
