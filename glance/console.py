@@ -26,6 +26,7 @@ from glance.events import (
     TrainerSaid,
     Warned,
 )
+from glance.pace import Pace, format_duration
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -46,6 +47,7 @@ class Console:
         self.verbose = verbose
         self._quiet = quiet
         self._bar: _Bar | None = None
+        self._pace = Pace()
         Console.current = self
 
     def result(self, text: str) -> None:
@@ -95,6 +97,7 @@ class Console:
 
     def on_event(self, event: Event) -> None:
         """Show what long work tells."""
+        self._pace.note(event)
         match event:
             case Noted(message):
                 self.note(message)
@@ -113,7 +116,7 @@ class Console:
                 self.note(f"{phase}: saved {path}")
             case PhaseFinished(phase, lora, seconds):
                 self._end_bar()
-                self.note(f"{phase}: done in {_duration(seconds)}, {lora}")
+                self.note(f"{phase}: done in {format_duration(seconds)}, {lora}")
             case TrainerSaid(_, line) if self.verbose:
                 self.note(f"| {line}")
             case _:
@@ -142,10 +145,10 @@ class Console:
     def _show_step(self, event: StepDone) -> None:
         if self._quiet:
             return
+        moves = sys.stderr.isatty() and not self.verbose
         if self._bar is None:
-            moves = sys.stderr.isatty() and not self.verbose
             self._bar = _MovingBar() if moves else _PlainBar(self.note)
-        self._bar.show(event)
+        self._bar.show(event, self._pace.describe(event, drawn=moves))
 
     def _end_bar(self) -> None:
         if self._bar is not None:
@@ -166,7 +169,7 @@ class Console:
 class _Bar(Protocol):
     """Shows the steps of one phase."""
 
-    def show(self, event: StepDone) -> None: ...
+    def show(self, event: StepDone, figures: str) -> None: ...
 
     def end(self) -> None:
         """Leave the terminal as it was."""
@@ -179,11 +182,11 @@ class _PlainBar:
         self._write = write
         self._shown = 0
 
-    def show(self, event: StepDone) -> None:
+    def show(self, event: StepDone, figures: str) -> None:
         tenth = event.step * _LINES_A_PHASE // event.steps
         if tenth != self._shown or event.steps <= _LINES_A_PHASE:
             self._shown = tenth
-            self._write(f"{event.phase}: step {event.step} of {event.steps}{_figures(event)}")
+            self._write(f"{event.phase}: step {event.step} of {event.steps}{figures}")
 
     def end(self) -> None:
         """Lines stay."""
@@ -206,11 +209,11 @@ class _MovingBar:
         )
         self._task: TaskID | None = None
 
-    def show(self, event: StepDone) -> None:
+    def show(self, event: StepDone, figures: str) -> None:
         if self._task is None:
             self._progress.start()
             self._task = self._progress.add_task(event.phase, total=event.steps, figures="")
-        self._progress.update(self._task, completed=event.step, figures=_figures(event))
+        self._progress.update(self._task, completed=event.step, figures=figures)
 
     def end(self) -> None:
         self._progress.stop()
@@ -256,17 +259,6 @@ def format_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def format_json(content: Mapping[str, Any]) -> str:
     """Return JSON as a person reads it."""
     return json.dumps(content, indent=2, ensure_ascii=False)
-
-
-def _figures(event: StepDone) -> str:
-    loss = "" if event.loss is None else f"  loss {event.loss:.4f}"
-    eta = "" if event.eta_seconds is None else f"  {_duration(event.eta_seconds)} left"
-    return loss + eta
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def _write(stream: IO[str], text: str) -> None:

@@ -76,8 +76,8 @@ def cuda_memory() -> int | None:
     return None if driver.cuDeviceTotalMem_v2(ctypes.byref(size), device) else size.value
 
 
-def gpu_users() -> list[tuple[str, int]]:
-    """Return who uses the first CUDA device, and with how many bytes.
+def gpu_users() -> list[tuple[int, int]]:
+    """Return the processes that use the first CUDA device, and how many bytes each.
 
     NVML knows, through nvidia-ml-py of the extra `cuda`; without it nobody is told.
     """
@@ -95,7 +95,7 @@ def gpu_users() -> list[tuple[str, int]]:
         users = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
     except pynvml.NVMLError:
         return []
-    return [(f"process {user.pid}", user.usedGpuMemory or 0) for user in users]
+    return [(int(user.pid), user.usedGpuMemory or 0) for user in users]
 
 
 def _cuda_device_count() -> int:

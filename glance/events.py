@@ -33,10 +33,11 @@ class Warned(Event):
 
 @dataclass(frozen=True, slots=True)
 class PhaseStarted(Event):
-    """A phase's trainer is about to start."""
+    """A phase's trainer is about to start; `phases_after` more are to follow."""
 
     phase: Phase
     steps: int
+    phases_after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,15 @@ class StepDone(Event):
     steps: int
     loss: float | None
     eta_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUsed(Event):
+    """What the trainer's processes hold, in bytes: resident, and of the card where that is told."""
+
+    phase: Phase
+    resident: int
+    gpu: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,17 @@ class LoraRecord(_Record):
     rank: int
 
 
+class Measured(_Record):
+    """What one start of a phase's trainer took."""
+
+    steps: int = Field(default=0, description="Steps done by this start.")
+    seconds_a_step: float | None = Field(default=None, description="From its first to its last.")
+    first_loss: float | None = Field(default=None, description="Mean of its first ten, or half.")
+    last_loss: float | None = Field(default=None, description="Mean of its last ten, or half.")
+    peak_bytes: int | None = Field(default=None, description="Resident, of the whole tree.")
+    peak_gpu_bytes: int | None = Field(default=None, description="Of the card, where NVML tells.")
+
+
 class Attempt(_Record):
     """One start of a phase's trainer."""
 
@@ -120,6 +131,7 @@ class Attempt(_Record):
     ended: AwareDatetime | None = None
     resumed: int = Field(default=0, description="The step of the checkpoint it went on from.")
     returncode: int | None = Field(default=None, description="Of SimpleTuner; None: it was ended.")
+    measured: Measured = Measured()
 
 
 class PhaseRecord(_Record):
@@ -128,6 +140,12 @@ class PhaseRecord(_Record):
     state: PhaseState = PhaseState.PENDING
     attempts: tuple[Attempt, ...] = ()
     lora: LoraRecord | None = None
+
+    @property
+    def measured(self) -> Measured:
+        """What the last start took that did any steps."""
+        done = (attempt.measured for attempt in reversed(self.attempts) if attempt.measured.steps)
+        return next(done, Measured())
 
 
 class SampleRecord(_Record):
@@ -223,9 +241,19 @@ def load_manifest(run: RunFolder) -> Manifest:
     return manifest
 
 
+def iterate_runs(runs: Path) -> Iterator[tuple[RunFolder, Manifest]]:
+    """Yield the sound runs directly below `runs`."""
+    for path in sorted(runs.glob("*/glance.json")):
+        with suppress(RunError):  # a damaged neighbour must not hide a sound run
+            run = RunFolder(path.parent)
+            yield run, load_manifest(run)
+
+
 def find_newest_run(runs: Path = RUNS) -> RunFolder | None:
     """Return the finished run under `runs` whose training ended last."""
-    finished = [(_ended(manifest), run) for run, manifest in _runs(runs) if manifest.is_finished]
+    finished = [
+        (_ended(manifest), run) for run, manifest in iterate_runs(runs) if manifest.is_finished
+    ]
     return max(finished, key=lambda item: item[0])[1] if finished else None
 
 
@@ -235,13 +263,6 @@ def now() -> datetime:
 
 
 _ANOTHER = "train again in another --run folder, or remove this one"
-
-
-def _runs(runs: Path) -> Iterator[tuple[RunFolder, Manifest]]:
-    for path in sorted(runs.glob("*/glance.json")):
-        with suppress(RunError):  # a damaged neighbour must not hide a sound run
-            run = RunFolder(path.parent)
-            yield run, load_manifest(run)
 
 
 def _ended(manifest: Manifest) -> datetime:

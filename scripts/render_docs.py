@@ -20,7 +20,10 @@ from glance.shift import teacher_schedule
 from glance.simpletuner.memory import estimate, memory_options
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("", "demo", "doctor", "check", "schedule", "train", "infer")
+COMMANDS = (
+    *("", "demo", "doctor", "check", "schedule", "train", "infer"),
+    *("runs", "runs list", "runs show", "runs log", "runs clean"),
+)
 SIDES = (512, 768, 1024)
 
 

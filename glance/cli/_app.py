@@ -16,6 +16,7 @@ from glance.cli.check import check
 from glance.cli.demo import demo
 from glance.cli.doctor import doctor
 from glance.cli.infer import infer
+from glance.cli.runs import runs
 from glance.cli.schedule import schedule
 from glance.cli.train import train
 from glance.console import Console
@@ -62,6 +63,7 @@ app = typer.Typer(
 )
 for command in (demo, doctor, check, schedule, train, infer):
     app.command()(command)
+app.add_typer(runs, name="runs")
 
 
 def _show_version(wanted: bool) -> None:

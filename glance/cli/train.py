@@ -156,6 +156,8 @@ def train(
         result = run_training(plan, on_event)
     console.result(str(result.run.path))
     console.document(result.to_json())
+    for line in result.summarise():
+        console.note(line)
     if result.manifest.is_finished:
         edited = " --reference x.png" if plan.sample.reference else ""
         path = quote(str(result.run.path))

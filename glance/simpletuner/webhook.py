@@ -88,6 +88,7 @@ def listening(phase: Phase, on_event: Callable[[Event], None]) -> Iterator[str]:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128  # socketserver's 5 turns posts away when the machine is busy
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing about a trainer that ended in the middle of a post."""

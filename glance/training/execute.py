@@ -1,5 +1,6 @@
 """Train the phases of a plan that are not done, on a machine that can."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from glance.families import find_family
 from glance.files import state_folder
 from glance.lora import hash_file
 from glance.model import recorded_model, recorded_transformer
-from glance.run import Manifest, PhaseState, RunFolder, load_manifest
+from glance.run import Manifest, PhaseRecord, PhaseState, RunFolder, load_manifest
 from glance.schedule import Phase
 from glance.simpletuner.command import find_program
 from glance.simpletuner.runner import ProcessRunner, Runner
@@ -32,10 +33,19 @@ class TrainingResult:
     def to_json(self) -> dict[str, Any]:
         """Return what `glance train --json` prints."""
         phases = {
-            phase.value: record.model_dump(mode="json", include={"state", "lora"})
+            phase.value: {
+                **record.model_dump(mode="json", include={"state", "lora"}),
+                "measured": record.measured.model_dump(mode="json"),
+            }
             for phase, record in self.manifest.phases.items()
         }
         return {"run": str(self.run.path), "phases": phases}
+
+    def summarise(self) -> tuple[str, ...]:
+        """Return what was made and what it took, a line each."""
+        return tuple(
+            line for phase in Phase for line in _summarise(phase, self.manifest.phases[phase])
+        )
 
 
 def run_training(
@@ -57,6 +67,23 @@ def run_training(
         tools = Tools(program, runner or ProcessRunner(), sealer, lock)
         manifest = _train_phases(plan, tools, on_event)
     return TrainingResult(plan.run, manifest)
+
+
+def _summarise(phase: Phase, record: PhaseRecord) -> Iterator[str]:
+    if record.lora is None:
+        return
+    took, file = record.measured, record.lora
+    figures = [f"{took.steps} steps"]
+    if took.seconds_a_step is not None:
+        figures.append(f"{took.seconds_a_step:.2f} s a step")
+    if took.first_loss is not None and took.last_loss is not None:
+        figures.append(f"loss {took.first_loss:.4f} -> {took.last_loss:.4f}")
+    if took.peak_gpu_bytes is not None:
+        figures.append(f"{took.peak_gpu_bytes / 1e9:.1f} GB of the card")
+    if took.peak_bytes is not None:
+        figures.append(f"{took.peak_bytes / 1e9:.1f} GB of memory")
+    yield f"{phase}: {', '.join(figures)}"
+    yield f"{phase}: {file.path}, {file.bytes / 1e6:.1f} MB, sha256 {file.sha256[:12]}"
 
 
 def _train_phases(plan: TrainingPlan, tools: Tools, on_event: EventSink) -> Manifest:

@@ -2,24 +2,17 @@
 
 import os
 import time
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from glance.errors import LoraError, TrainingFailed
 from glance.events import (
-    CheckpointSaved,
-    Event,
     EventSink,
     Noted,
     PhaseFinished,
     PhaseStarted,
-    StageEntered,
-    StepDone,
-    TrainerSaid,
 )
 from glance.lora import finalise_lora, hash_file, is_final, read_lora
 from glance.run import Attempt, LoraRecord, Manifest, PhaseState, RunFolder, now
@@ -30,17 +23,13 @@ from glance.simpletuner.command import (
     find_secrets,
     launch_environment,
 )
-from glance.simpletuner.config import REQUESTS_FILE
 from glance.simpletuner.failures import diagnose
 from glance.simpletuner.runner import Job, Runner, mask
 from glance.simpletuner.webhook import listening
 from glance.training.checkpoints import Sealer, choose_checkpoint
+from glance.training.observer import Observer
 from glance.training.prepare import writing
-from glance.training.relay import Relay
 from glance.training.request import TrainingPlan
-from glance.training.stopping import StopAfterCheckpoint
-
-_REMEMBERED_LINES = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +52,6 @@ class PhaseTrainer:
     phase: Phase
     tools: Tools
     on_event: EventSink
-    lines: deque[str] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_LINES))
 
     def train(self, manifest: Manifest) -> Manifest:
         """Bring the phase to its finished LoRA, and record how it went either way.
@@ -72,6 +60,13 @@ class PhaseTrainer:
         KeyboardInterrupt raised.
         """
         run, phase = self.plan.run, self.phase
+        observer = Observer(
+            run,
+            phase,
+            sealer=self.tools.sealer,
+            sink=self.on_event,
+            stop_within=self.plan.stop_within,
+        )
         earlier = manifest.phases[phase].attempts
         attempt = Attempt(started=now(), resumed=self._choose_checkpoint(manifest))
         manifest = manifest.with_phase(
@@ -81,26 +76,23 @@ class PhaseTrainer:
             manifest.save(run)
 
         def record(code: int | None, **outcome: Any) -> Manifest:
-            ended = attempt.model_copy(update={"ended": now(), "returncode": code})
+            ended = attempt.model_copy(
+                update={"ended": now(), "returncode": code, "measured": observer.meter.measured}
+            )
             recorded = manifest.with_phase(phase, attempts=(*earlier, ended), **outcome)
             recorded.save(run)
             return recorded
 
         began = time.monotonic()
         code: int | None = None
-        relay = Relay(self.on_event)
-        stop = StopAfterCheckpoint(
-            run.path / REQUESTS_FILE,
-            self.plan.stop_within,
-            lambda text: relay.send_from_thread(Noted(text)),
-        )
         try:
-            self.on_event(PhaseStarted(phase, self.plan.settings.steps))
+            phases = self.plan.phases
+            after = phases[phases.index(phase) + 1 :]
+            self.on_event(PhaseStarted(phase, self.plan.settings.steps, len(after)))
             with writing(run.path):
                 if not is_final(run.lora(phase)):  # else: ended before this could be recorded
-                    with stop.catching():
-                        code = self._run_simpletuner(relay, stop)
-                manifest = record(code, state=PhaseState.DONE, lora=self._finalise())
+                    code = self._run_simpletuner(observer)
+                manifest = record(code, state=PhaseState.DONE, lora=self._finalise(observer))
         except BaseException as exc:
             state = PhaseState.STOPPED
             if isinstance(exc, TrainingFailed):
@@ -110,7 +102,7 @@ class PhaseTrainer:
             raise
         path = run.lora(phase).relative_to(run.path).as_posix()
         self.on_event(PhaseFinished(phase, path, time.monotonic() - began))
-        if stop.is_asked:
+        if observer.is_asked_to_stop:
             raise KeyboardInterrupt
         return manifest
 
@@ -133,40 +125,17 @@ class PhaseTrainer:
             self.on_event(Noted(f"{phase}: going on after step {found.step}"))
         return found.step
 
-    def _run_simpletuner(self, relay: Relay, stop: StopAfterCheckpoint) -> int:
+    def _run_simpletuner(self, observer: Observer) -> int:
         """Start it and wait; raise TrainingFailed unless it returns 0."""
         run, phase = self.plan.run, self.phase
         run.lora(phase).unlink(missing_ok=True)  # a stale file must not pass for the new one
-
-        def on_line(line: str) -> None:
-            self.lines.append(line)
-            relay.send(TrainerSaid(phase, line))
-
-        def seal(event: CheckpointSaved) -> None:
-            with suppress(OSError):  # a full disk, or SimpleTuner has replaced it already
-                self.tools.sealer.seal(run.output(phase) / Path(event.path).name)
-                stop.note_checkpoint()
-
-        def on_event(event: Event) -> None:
-            relay.send_from_thread(event)
-            if isinstance(event, StepDone):
-                stop.note_step()
-            elif isinstance(event, CheckpointSaved):
-                sealing.append(sealers.submit(seal, event))  # SimpleTuner must not wait for it
-
-        relay.send(StageEntered(phase, "Starting SimpleTuner"))
-        sealing: list[Future[None]] = []
         try:
-            with ThreadPoolExecutor(1) as sealers, listening(phase, on_event) as webhook:
-                code = self.tools.runner.run(self._job(webhook), on_line)
-            for sealed in sealing:
-                sealed.result()
+            with observer.observing(), listening(phase, observer.on_event) as webhook:
+                code = self.tools.runner.run(self._job(webhook), observer.on_line)
         finally:
-            relay.close()
             _keep_debug_log(run, phase)
-        relay.check()
         if code:
-            found = diagnose(tuple(self.lines), code)
+            found = diagnose(tuple(observer.lines), code)
             cause = f": {found.cause}" if found.cause else ""
             raise TrainingFailed(
                 f"the {phase} phase failed (SimpleTuner returned {code}){cause}",
@@ -201,7 +170,7 @@ class PhaseTrainer:
             held=() if self.tools.lock is None else (self.tools.lock,),
         )
 
-    def _finalise(self) -> LoraRecord:
+    def _finalise(self, observer: Observer) -> LoraRecord:
         """Verify and finalise the file; raise TrainingFailed if it is not what it should be."""
         run, phase = self.plan.run, self.phase
         config = self.plan.trainer_config(phase)
@@ -218,7 +187,7 @@ class PhaseTrainer:
             rank = read_lora(path).rank
         except LoraError as exc:
             first, more = exc.problems[0], len(exc.problems) - 1
-            found = diagnose(tuple(self.lines), 0)
+            found = diagnose(tuple(observer.lines), 0)
             raise TrainingFailed(
                 f"the {phase} phase left no sound LoRA, though SimpleTuner returned 0: "
                 f"{first.message}{f' (and {more} more)' if more else ''}",

@@ -170,10 +170,11 @@ def _look_at_the_device(job: Job) -> Iterator[_Finding]:
             f"the training takes about {needed:g} GB of the card, which has {memory / _GIGA:.1f}",
             "use --preset auto, a smaller --resolution, or a smaller model (docs/memory.md)",
         )
-    for name, taken in gpu_users():
+    for pid, taken in gpu_users():
         if taken / _GIGA > _MUCH_OF_THE_CARD:
             yield _warning(
-                f"{name} uses {taken / _GIGA:.1f} GB of the card", "end it if you can do without"
+                f"process {pid} uses {taken / _GIGA:.1f} GB of the card",
+                "end it if you can do without",
             )
 
 

@@ -1,0 +1,110 @@
+"""`glance runs`: look at runs, and free what they no longer need."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glance.cli._options import JsonOption
+from glance.console import Console, format_table
+
+runs = typer.Typer(
+    help="Look at runs, read their logs, free what they no longer need.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+RunArgument = Annotated[Path, typer.Argument(help="The run folder.")]
+
+
+class PhaseName(StrEnum):
+    """--phase."""
+
+    SLOW = "slow"
+    FAST = "fast"
+
+
+@runs.command("list")
+def list_command(
+    folder: Annotated[Path, typer.Argument(help="Where the runs are.")] = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """List the runs in a folder, the newest first.
+
+    Example: glance runs list
+    """
+    console = Console(as_json=as_json)
+    from glance.runs import list_runs
+
+    found = [item.to_json() for item in list_runs(folder)]
+    console.document({"runs": found})
+    if not found:
+        console.note(f"there are no runs in {folder}")
+        return
+    rows = [
+        (
+            item["run"],
+            item["family"],
+            *item["states"].values(),
+            item["created"][:16].replace("T", " "),
+            f"{item['bytes'] / 1e6:.1f}",
+        )
+        for item in found
+    ]
+    console.result(format_table(("run", "family", "slow", "fast", "begun", "MB"), rows))
+
+
+@runs.command("show")
+def show(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Show all that is known of a run, and whether its LoRAs are still what was made.
+
+    Example: glance runs show runs/glance
+    """
+    console = Console(as_json=as_json)
+    from glance.runs import show_run
+
+    document, lines = show_run(run)
+    console.document(document)
+    for line in lines:
+        console.result(line)
+
+
+@runs.command("log")
+def log(
+    run: RunArgument,
+    phase: Annotated[PhaseName, typer.Option(help="Whose log.")] = PhaseName.SLOW,
+    lines: Annotated[int, typer.Option(min=0, help="The last lines only; 0: all.")] = 0,
+) -> None:
+    """Print everything that the trainer said in one phase.
+
+    Example: glance runs log runs/glance --phase fast --lines 50
+    """
+    console = Console()
+    from glance.runs import read_log
+    from glance.schedule import Phase
+
+    text = read_log(run, Phase(phase.value)).rstrip("\n")
+    console.result("\n".join(text.splitlines()[-lines:]) if lines else text)
+
+
+@runs.command("clean")
+def clean(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would free, remove nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Free what neither sampling nor continuing needs: checkpoints and caches of finished runs.
+
+    LoRAs, pair, configs, logs and pictures stay.
+
+    Example: glance runs clean runs/* --dry-run
+    """
+    console = Console(as_json=as_json)
+    from glance.runs import clean_run
+
+    freed = {str(run): clean_run(run, only_look=dry_run) for run in folders}
+    console.document({"freed_bytes": freed, "dry_run": dry_run})
+    for run, size in freed.items():
+        console.result(f"{run}: {size / 1e6:.1f} MB{' could go' if dry_run else ' freed'}")

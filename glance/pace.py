@@ -1,0 +1,84 @@
+"""How fast a training goes, and how long it still takes: reckoned from its events."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from glance.events import Event, MemoryUsed, PhaseStarted, StepDone
+
+_BARS: Final = "▁▂▃▄▅▆▇█"
+_SHOWN_LOSSES: Final = 24
+_PACE_STEPS: Final = 20  # the pace is that of the last steps: the first one compiles
+
+
+class Pace:
+    """Learns from the events of one training."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin; `clock` returns seconds."""
+        self._clock = clock
+        self._phases_after = 0
+        self._began = clock()
+        self._times: deque[float] = deque(maxlen=_PACE_STEPS + 1)
+        self._losses: deque[float] = deque(maxlen=_SHOWN_LOSSES)
+        self._memory: MemoryUsed | None = None
+
+    def note(self, event: Event) -> None:
+        """Learn of a phase that begins, a step, or what the trainer holds."""
+        match event:
+            case PhaseStarted():
+                self._phases_after = event.phases_after
+                self._began = self._clock()
+                self._times.clear()
+                self._losses.clear()
+            case StepDone():
+                self._times.append(self._clock())
+                if event.loss is not None:
+                    self._losses.append(event.loss)
+            case MemoryUsed():
+                self._memory = event
+            case _:
+                pass
+
+    def describe(self, event: StepDone, *, drawn: bool) -> str:
+        """Return the figures after a step; `drawn`: with the course of the loss, in Unicode."""
+        parts = []
+        if event.loss is not None:
+            parts.append(f"loss {event.loss:.4f}{f' {self.sparkline()}' if drawn else ''}")
+        pace = self._seconds_a_step()
+        if pace is not None:
+            parts.append(f"{pace:.2f} s a step")
+        if event.eta_seconds is not None:
+            parts.append(f"{format_duration(event.eta_seconds)} left")
+            if self._phases_after:
+                whole = self._whole(event.eta_seconds)
+                parts.append(f"{format_duration(whole)} with the next phase")
+        if self._memory is not None:
+            held = self._memory.gpu or self._memory.resident
+            parts.append(f"{held / 1e9:.1f} GB{' of the card' if self._memory.gpu else ''}")
+        return "".join(f"  {part}" for part in parts)
+
+    def sparkline(self) -> str:
+        """Return the last losses as a line of bars."""
+        low, high = min(self._losses, default=0.0), max(self._losses, default=0.0)
+        scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
+        return "".join(_BARS[round((loss - low) * scale)] for loss in self._losses)
+
+    def _seconds_a_step(self) -> float | None:
+        if len(self._times) < 2:
+            return None
+        return (self._times[-1] - self._times[0]) / (len(self._times) - 1)
+
+    def _whole(self, eta: float) -> float:
+        """Return the seconds left in all: each further phase takes what this one does."""
+        return eta + self._phases_after * (self._clock() - self._began + eta)
+
+
+def format_duration(seconds: float) -> str:
+    """Return seconds as a person says them."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

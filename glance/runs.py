@@ -1,0 +1,152 @@
+"""`glance runs`: what lies under a folder of runs, and what of it can go."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glance.errors import RunError
+from glance.lora import hash_file
+from glance.run import Attempt, Manifest, PhaseState, RunFolder, iterate_runs, load_manifest
+from glance.schedule import Phase
+from glance.training.lock import locked
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """One run in a list."""
+
+    run: RunFolder
+    manifest: Manifest
+
+    @property
+    def bytes(self) -> int:
+        """What the folder takes on the disk."""
+        return _size(self.run.path)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `glance runs list --json` says of it."""
+        settings = self.manifest.settings
+        return {
+            "run": str(self.run.path),
+            "family": settings.family,
+            "model": settings.model,
+            "created": self.manifest.created.isoformat(),
+            "states": {phase.value: self.manifest.phases[phase].state.value for phase in Phase},
+            "bytes": self.bytes,
+        }
+
+
+def list_runs(folder: Path) -> list[RunSummary]:
+    """Return the runs directly below `folder`, the newest first."""
+    found = [RunSummary(run, manifest) for run, manifest in iterate_runs(folder)]
+    return sorted(found, key=lambda item: item.manifest.created, reverse=True)
+
+
+def show_run(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return all that a run's manifest says, and whether its LoRAs are still the recorded ones.
+
+    As JSON and as lines for a person. Raises RunError when there is no run.
+    """
+    run = RunFolder(path)
+    manifest = load_manifest(run)
+    document = {
+        **manifest.model_dump(mode="json"),
+        "run": str(path),
+        "files": _files(run, manifest),
+    }
+    return document, list(_lines(run, manifest))
+
+
+def clean_run(path: Path, *, only_look: bool) -> int:
+    """Remove what neither sampling nor continuing needs, and return how many bytes that was.
+
+    Of a finished run: the checkpoints and the caches. Of an unfinished one: what was set aside.
+    Raises RunError when there is no run, or somebody is training in it.
+    """
+    run = RunFolder(path)
+    manifest = load_manifest(run)
+    if only_look:
+        return sum(map(_size, _superfluous(run, manifest)))
+    with locked(run, lambda _: None):
+        found = list(_superfluous(run, load_manifest(run)))
+        freed = sum(map(_size, found))
+        for one in found:
+            shutil.rmtree(one) if one.is_dir() else one.unlink()
+    return freed
+
+
+def read_log(path: Path, phase: Phase) -> str:
+    """Return everything the trainer said in one phase; raise RunError when it said nothing."""
+    run = RunFolder(path)
+    load_manifest(run)
+    try:
+        return run.log(phase).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError as exc:
+        raise RunError(
+            f"run {path} has no log of its {phase} phase",
+            hint="it is written when that phase is trained",
+        ) from exc
+
+
+def _superfluous(run: RunFolder, manifest: Manifest) -> Iterator[Path]:
+    for phase in Phase:
+        output = run.output(phase)
+        is_done = manifest.phases[phase].state is PhaseState.DONE
+        for pattern in ("set-aside-*", "checkpoint*tmp", *(["checkpoint-*"] if is_done else [])):
+            yield from (one for one in output.glob(pattern) if one.exists())
+    if manifest.is_finished:
+        caches = (run.path / "cache", run.transformer)
+        yield from (folder for folder in caches if folder.is_dir())
+
+
+def _files(run: RunFolder, manifest: Manifest) -> dict[str, str]:
+    """Return of each recorded LoRA whether it is there, and is what was recorded."""
+    found = {}
+    for record in manifest.phases.values():
+        if record.lora is not None:
+            path = run.path / record.lora.path
+            is_sound = path.is_file() and hash_file(path) == record.lora.sha256
+            wrong = "changed" if path.is_file() else "missing"
+            found[record.lora.path] = "sound" if is_sound else wrong
+    return found
+
+
+def _lines(run: RunFolder, manifest: Manifest) -> Iterator[str]:
+    settings, schedule = manifest.settings, manifest.resolve_schedule()
+    begun = f"{manifest.created:%Y-%m-%d %H:%M}"
+    yield f"{run.path}: {settings.family}, {settings.model}, begun {begun}"
+    yield f"sample: {manifest.sample.image}, {manifest.sample.width}x{manifest.sample.height}"
+    yield (
+        f"settings: {settings.steps} steps, rank {settings.rank}, rate {settings.learning_rate:g}, "
+        f"resolution {settings.resolution}, seed {settings.seed}, {settings.device}"
+    )
+    files = _files(run, manifest)
+    for phase in Phase:
+        record = manifest.phases[phase]
+        timesteps = ", ".join(f"{value:g}" for value in schedule.phase(phase).timesteps)
+        yield f"{phase}: {record.state}, timesteps {timesteps}"
+        for number, attempt in enumerate(record.attempts, 1):
+            yield f"  start {number}: {_describe(attempt)}"
+        if record.lora is not None:
+            size = record.lora.bytes / 1e6
+            yield f"  {record.lora.path}: {size:.1f} MB, {files[record.lora.path]}"
+
+
+def _describe(attempt: Attempt) -> str:
+    parts = [f"{attempt.started:%Y-%m-%d %H:%M:%S}"]
+    if attempt.ended is not None:
+        parts.append(f"took {attempt.ended - attempt.started}")
+    if attempt.resumed:
+        parts.append(f"from step {attempt.resumed}")
+    parts.append(f"{attempt.measured.steps} steps")
+    if attempt.measured.last_loss is not None:
+        parts.append(f"last loss {attempt.measured.last_loss:.4f}")
+    return ", ".join(parts)
+
+
+def _size(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(one.stat().st_size for one in path.rglob("*") if one.is_file())

@@ -1,0 +1,124 @@
+"""`glance runs`: what lies there, and what may go."""
+
+import fcntl
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fakes.runs import RUN, plan_and_train
+from fakes.trainer import FakeSimpleTuner
+
+from glance.errors import TrainingFailed
+from glance.schedule import Phase
+
+pytest_plugins = ["fakes.plugin"]
+
+needs_whole = pytest.mark.usefixtures("fully_trained")
+
+
+@needs_whole
+def test_the_list_says_how_far_each_run_is(glance: Callable) -> None:
+    Path("runs/broken").mkdir()
+    Path("runs/broken/glance.json").write_text("{")
+
+    done = glance("runs", "list")
+
+    header, line = done.out.splitlines()
+    assert header.split() == ["run", "family", "slow", "fast", "begun", "MB"]
+    assert line.split()[:4] == ["runs/cat", "flux", "done", "done"]
+    (item,) = glance("runs", "list", "--json").document["runs"]
+    assert item["states"] == {"slow": "done", "fast": "done"}
+    assert item["bytes"] > 1000
+
+
+def test_an_empty_list_says_so(glance: Callable) -> None:
+    done = glance("runs", "list", "--json")
+
+    assert (done.code, done.document, done.err) == (0, {"runs": []}, "there are no runs in runs\n")
+
+
+@needs_whole
+def test_a_run_is_shown_with_the_state_of_its_files(glance: Callable) -> None:
+    done = glance("runs", "show", "runs/cat")
+
+    assert done.code == 0
+    assert "slow: done, timesteps 1000, 979.192, 957.516, 934.917, 911.335" in done.out
+    assert "5 steps, last loss 0.2250" in done.out
+    assert done.out.count("MB, sound") == 2
+    with RUN.lora(Phase.SLOW).open("ab") as file:
+        file.write(b"x")
+    RUN.lora(Phase.FAST).unlink()
+    files = glance("runs", "show", "runs/cat", "--json").document["files"]
+    assert list(files.values()) == ["changed", "missing"]
+
+
+@needs_whole
+def test_a_log_is_printed(glance: Callable) -> None:
+    assert "Training complete" in glance("runs", "log", "runs/cat").out
+    assert glance("runs", "log", "runs/cat", "--phase", "fast", "--lines", 1).out == (
+        "Training complete\n"
+    )
+
+
+@needs_whole
+def test_cleaning_leaves_what_sampling_needs(glance: Callable) -> None:
+    kept = {path for path in RUN.path.rglob("*") if path.is_file()}
+    gone = {path for path in kept if "checkpoint-" in str(path) or "cache" in path.parts}
+    assert gone
+
+    looked = glance("runs", "clean", "runs/cat", "--dry-run", "--json").document
+    assert {path for path in RUN.path.rglob("*") if path.is_file()} == kept
+    done = glance("runs", "clean", "runs/cat", "--json").document
+
+    assert done["freed_bytes"] == looked["freed_bytes"]
+    assert done["freed_bytes"]["runs/cat"] > 0
+    assert {path for path in RUN.path.rglob("*") if path.is_file()} == kept - gone
+    assert glance("runs", "clean", "runs/cat").out == "runs/cat: 0.0 MB freed\n"
+
+
+def test_an_unfinished_run_keeps_what_it_goes_on_from(
+    glance: Callable, pair: Path, simpletuner: FakeSimpleTuner
+) -> None:
+    simpletuner.behave(slow="unknown after checkpoints")
+    with pytest.raises(TrainingFailed):
+        plan_and_train()
+    output = RUN.output(Phase.SLOW)
+    (output / "checkpoint-3").rename(output / "set-aside-checkpoint-3")
+
+    assert glance("runs", "clean", "runs/cat").code == 0
+
+    assert sorted(path.name for path in output.glob("*checkpoint*")) == [
+        *("checkpoint-1", "checkpoint-2")
+    ]
+
+
+@needs_whole
+def test_a_run_that_is_being_trained_is_left_alone(glance: Callable) -> None:
+    with RUN.lock.open("w") as file:
+        file.write('{"pid": 1, "started": "now"}')
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+        done = glance("runs", "clean", "runs/cat")
+
+    assert done.code == 4
+    assert "is being trained by process 1" in done.err
+
+
+@pytest.mark.parametrize("command", ["show", "log", "clean"])
+def test_what_is_no_run_is_refused(command: str, glance: Callable) -> None:
+    done = glance("runs", command, "nowhere")
+
+    assert done.code == 4
+    assert "not a run folder: nowhere" in done.err
+    assert not Path("nowhere").exists()
+
+
+@needs_whole
+def test_a_phase_that_was_never_started_has_no_log(glance: Callable) -> None:
+    RUN.log(Phase.FAST).unlink()
+
+    done = glance("runs", "log", "runs/cat", "--phase", "fast")
+
+    assert done.code == 4
+    assert "has no log of its fast phase" in done.err
