@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import IO, TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from glance.errors import GlanceError, Problem, SetupError, TrainingFailed
 from glance.events import (
     CheckpointSaved,
     Event,
     EventSink,
+    ModelFetched,
     Noted,
     PhaseFinished,
     PhaseSkipped,
@@ -110,8 +111,8 @@ class Console:
             case StageEntered(phase, label):
                 self._end_bar()
                 self.note(f"{phase}: {label}")
-            case StepDone():
-                self._show_step(event)
+            case StepDone() | ModelFetched():
+                self._show(self._progress_of(event))
             case CheckpointSaved(phase, path) if self.verbose:
                 self.note(f"{phase}: saved {path}")
             case PhaseFinished(phase, lora, seconds):
@@ -142,13 +143,26 @@ class Console:
             if log:
                 log.close()
 
-    def _show_step(self, event: StepDone) -> None:
+    def _progress_of(self, event: StepDone | ModelFetched) -> "_Progress":
+        if isinstance(event, StepDone):
+            words = f"step {event.step} of {event.steps}"
+            figures = self._pace.describe(event, drawn=self._moves)
+            return _Progress(event.phase, event.step, event.steps, words, figures)
+        words = f"{event.bytes / 1e9:.1f} of {event.total_bytes / 1e9:.1f} GB fetched"
+        eta = event.eta_seconds
+        left = "" if eta is None else f"  {format_duration(eta)} left"
+        return _Progress(event.model, event.bytes, event.total_bytes, words, left)
+
+    @property
+    def _moves(self) -> bool:
+        return sys.stderr.isatty() and not self.verbose
+
+    def _show(self, progress: "_Progress") -> None:
         if self._quiet:
             return
-        moves = sys.stderr.isatty() and not self.verbose
         if self._bar is None:
-            self._bar = _MovingBar() if moves else _PlainBar(self.note)
-        self._bar.show(event, self._pace.describe(event, drawn=moves))
+            self._bar = _MovingBar() if self._moves else _PlainBar(self.note)
+        self._bar.show(progress)
 
     def _end_bar(self) -> None:
         if self._bar is not None:
@@ -166,10 +180,20 @@ class Console:
         _write(sys.stderr, text)
 
 
-class _Bar(Protocol):
-    """Shows the steps of one phase."""
+class _Progress(NamedTuple):
+    """How far something is."""
 
-    def show(self, event: StepDone, figures: str) -> None: ...
+    name: str
+    done: int
+    total: int
+    words: str
+    figures: str
+
+
+class _Bar(Protocol):
+    """Shows how far one thing is."""
+
+    def show(self, progress: _Progress) -> None: ...
 
     def end(self) -> None:
         """Leave the terminal as it was."""
@@ -182,11 +206,12 @@ class _PlainBar:
         self._write = write
         self._shown = 0
 
-    def show(self, event: StepDone, figures: str) -> None:
-        tenth = event.step * _LINES_A_PHASE // event.steps
-        if tenth != self._shown or event.steps <= _LINES_A_PHASE:
+    def show(self, progress: _Progress) -> None:
+        name, done, total, words, figures = progress
+        tenth = done * _LINES_A_PHASE // total
+        if tenth != self._shown or total <= _LINES_A_PHASE:
             self._shown = tenth
-            self._write(f"{event.phase}: step {event.step} of {event.steps}{figures}")
+            self._write(f"{name}: {words}{figures}")
 
     def end(self) -> None:
         """Lines stay."""
@@ -197,23 +222,23 @@ class _MovingBar:
 
     def __init__(self) -> None:
         from rich.console import Console as RichConsole
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
         self._progress: Progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[words]}{task.fields[figures]}"),
             console=RichConsole(stderr=True),
             transient=True,
         )
         self._task: TaskID | None = None
 
-    def show(self, event: StepDone, figures: str) -> None:
+    def show(self, progress: _Progress) -> None:
+        name, done, total, words, figures = progress
         if self._task is None:
             self._progress.start()
-            self._task = self._progress.add_task(event.phase, total=event.steps, figures="")
-        self._progress.update(self._task, completed=event.step, figures=figures)
+            self._task = self._progress.add_task(name, total=total, words="", figures="")
+        self._progress.update(self._task, completed=done, total=total, words=words, figures=figures)
 
     def end(self) -> None:
         self._progress.stop()

@@ -32,6 +32,16 @@ class Warned(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ModelFetched(Event):
+    """So many bytes of a base model are in the cache; `eta_seconds` to the rest, if known."""
+
+    model: str
+    bytes: int
+    total_bytes: int
+    eta_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class PhaseStarted(Event):
     """A phase's trainer is about to start; `phases_after` more are to follow."""
 

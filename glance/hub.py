@@ -1,8 +1,18 @@
-"""The Hugging Face Hub: may a model be had, and what do its small files say. No weights."""
+"""The Hugging Face Hub: may a model be had, what do its small files say; and fetching it."""
 
-from pathlib import Path
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
 
-from glance.errors import ModelNotFound
+from glance.errors import ModelNotFound, SetupError
+
+_INDEX: Final = "model_index.json"
+_OTHER_FORMATS: Final = (
+    *("*.onnx*", "*.msgpack", "*.h5", "*.ckpt", "*.pth", "*.gguf", "*.tflite"),
+    *("*.fp16.*", "*.bf16.*", "*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp", "*.mp4"),
+)
 
 
 def check_access(model: str) -> str | None:
@@ -63,6 +73,82 @@ def read_hub_text(model: str, name: str) -> str | None:
     except _transport_errors():
         return None
     return text
+
+
+def fetch_model(model: str, on_progress: Callable[[int, int], None]) -> bool:
+    """Fetch what a training needs of a Hub model; return whether all of it is in the cache now.
+
+    Of a diffusers pipeline that is its parts, in safetensors where there are any. Files that are
+    there are not fetched again; huggingface_hub 2.4 resumes one that breaks off, but not in
+    another process. `on_progress` is told the bytes that are there and those in all. False when
+    nobody can be asked. Raises SetupError when the fetching breaks off.
+    """
+    from huggingface_hub import constants, snapshot_download
+
+    if constants.is_offline_mode():
+        return False
+    files = _list_needed(model)
+    if files is None:
+        return False
+    try:
+        snapshot_download(model, allow_patterns=files, tqdm_class=_reporting_to(on_progress))
+    except _transport_errors() as exc:
+        raise SetupError(
+            f"fetching {model} broke off: {str(exc).strip().splitlines()[0]}",
+            hint="run the same command again: what is whole stays",
+        ) from exc
+    return True
+
+
+def _list_needed(model: str) -> list[str] | None:
+    """Return the files to fetch; None when the Hub cannot be asked."""
+    from huggingface_hub import snapshot_download
+
+    index = read_hub_text(model, _INDEX)
+    try:
+        parts = json.loads(index) if index is not None else {}
+    except ValueError:
+        parts = {}
+    folders = [f"{name}/*" for name, kind in parts.items() if isinstance(kind, list)]
+    try:
+        found: Any = snapshot_download(
+            model,
+            allow_patterns=[_INDEX, *folders] if folders else None,
+            ignore_patterns=list(_OTHER_FORMATS),
+            dry_run=True,
+            tqdm_class=_reporting_to(lambda *_: None),
+        )
+    except _transport_errors():
+        return None
+    return _in_one_format([one.filename for one in found])
+
+
+def _in_one_format(names: Sequence[str]) -> list[str]:
+    """Leave out .bin weights that are there as safetensors too."""
+    safe = {PurePosixPath(name).parent for name in names if name.endswith(".safetensors")}
+    return [
+        name for name in names if not (name.endswith(".bin") and PurePosixPath(name).parent in safe)
+    ]
+
+
+def _reporting_to(on_progress: Callable[[int, int], None]) -> Any:
+    """Return a class of progress bar that draws nothing and tells the bytes."""
+    from huggingface_hub import utils
+
+    base: Any = utils.tqdm  # type: ignore[attr-defined]  # it is documented, but not in __all__
+
+    class Reporting(base):  # type: ignore[misc]  # untyped
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self._tells = options.get("name") == "huggingface_hub.snapshot_download"
+            super().__init__(*args, **{**options, "file": io.StringIO(), "disable": False})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            result: bool | None = super().update(n)
+            if self._tells and self.total:
+                on_progress(int(self.n), int(self.total))
+            return result
+
+    return Reporting
 
 
 def _is_cached(model: str) -> bool:

@@ -1,12 +1,17 @@
 """May a model be had: asked of a Hub that is played here."""
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
+from typing import ClassVar
 
 import pytest
+from fakes.hub import COMMIT, FakeHub
 
 
 class Hub:
@@ -80,3 +85,85 @@ def test_what_nobody_can_say_is_a_warning() -> None:
 
 def test_a_model_in_the_cache_needs_no_hub() -> None:
     assert ask_for_access("http://127.0.0.1:9", model="acme/tiny").stdout == "None\n"
+
+
+class TestFetching:
+    @pytest.fixture
+    def hub(self, tmp_path: Path) -> Iterator[FakeHub]:
+        folder = tmp_path / "remote"
+        for name in (
+            *("transformer/config.json", "transformer/w.safetensors", "transformer/w.bin"),
+            *("transformer/w.fp16.safetensors", "tokenizer/vocab.json", "vae/only.bin"),
+            *("README.md", "flux1-dev.safetensors", "image.png", "other/file.json"),
+        ):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(name.encode() * 5000)
+        index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "X"]}
+        index |= {"tokenizer": ["transformers", "Y"], "vae": ["diffusers", "Z"], "odd": [None] * 2}
+        (folder / "model_index.json").write_text(json.dumps(index))
+        served = FakeHub("acme/big", folder)
+        yield served
+        served.close()
+
+    NEEDED: ClassVar[set[str]] = {
+        *("model_index.json", "transformer/config.json", "transformer/w.safetensors"),
+        *("tokenizer/vocab.json", "vae/only.bin"),
+    }
+
+    def fetch(
+        self, hub: FakeHub, home: Path, **environment: str
+    ) -> "subprocess.CompletedProcess[str]":
+        script = (
+            "from glance.hub import fetch_model; seen = []\n"
+            "print(fetch_model('acme/big', lambda *one: seen.append(one)), seen[-1:])"
+        )
+        own = {"HF_HOME": str(home), "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", **environment}
+        return subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **own},
+        )
+
+    def test_only_what_a_training_needs_is_fetched_and_told(
+        self, hub: FakeHub, tmp_path: Path
+    ) -> None:
+        done = self.fetch(hub, tmp_path / "home")
+
+        assert hub.fetched() == self.NEEDED, done.stderr
+        size = 5000 * sum(map(len, self.NEEDED - {"model_index.json"}))
+        told = done.stdout.removeprefix("True [(").removesuffix(")]\n").split(", ")
+        assert told[0] == told[1], done.stdout
+        assert size < int(told[1]) < size + 1000
+        assert done.stderr == ""
+
+    def test_what_is_there_is_not_fetched_again(self, hub: FakeHub, tmp_path: Path) -> None:
+        self.fetch(hub, tmp_path / "home")
+        hub.requests.clear()
+
+        assert self.fetch(hub, tmp_path / "home").stdout.startswith("True")
+
+        assert hub.fetched() == set()
+
+    def test_offline_nothing_is_asked(self, hub: FakeHub, tmp_path: Path) -> None:
+        assert self.fetch(hub, tmp_path / "home", HF_HUB_OFFLINE="1").stdout == "False []\n"
+        assert hub.requests == []
+
+    def test_a_hub_that_is_not_there_is_no_failure(self, hub: FakeHub, tmp_path: Path) -> None:
+        done = self.fetch(hub, tmp_path / "home", HF_ENDPOINT="http://127.0.0.1:9")
+
+        assert done.stdout == "False []\n", done.stderr
+
+    def test_what_broke_off_is_said_and_goes_on(self, hub: FakeHub, tmp_path: Path) -> None:
+        hub.dies_after = 120_000
+
+        broken = self.fetch(hub, tmp_path / "home")
+        hub.dies_after, hub.is_dead = None, False
+        whole = self.fetch(hub, tmp_path / "home")
+
+        assert broken.returncode == 1
+        assert "SetupError: fetching acme/big broke off" in broken.stderr
+        assert whole.stdout.startswith("True"), whole.stderr
+        again = hub.requests.count(f"GET /acme/big/resolve/{COMMIT}/transformer/w.safetensors")
+        assert again == 2, "whole files stay, one that was begun is begun again"

@@ -42,6 +42,8 @@ class Tools:
     sealer: Sealer
     lock: int | None
     """What holds the run folder; the trainer holds it too."""
+    is_offline: bool
+    """Whether all that the trainer needs is on the disk, so that it need not ask the Hub."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ class PhaseTrainer:
                     mixed_precision=precision,
                     program=self.tools.program,
                     webhook=webhook,
-                    needs_hub=bool(plan.hub_models),
+                    needs_hub=not self.tools.is_offline,
                 ),
                 **launch_environment(
                     phase, plan.launcher, device=device, mixed_precision=precision
