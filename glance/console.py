@@ -238,7 +238,9 @@ class _MovingBar:
         if self._task is None:
             self._progress.start()
             self._task = self._progress.add_task(name, total=total, words="", figures="")
-        self._progress.update(self._task, completed=done, total=total, words=words, figures=figures)
+        self._progress.update(
+            self._task, description=name, completed=done, total=total, words=words, figures=figures
+        )
 
     def end(self) -> None:
         self._progress.stop()

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from glance.errors import SetupError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -43,9 +45,15 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def state_folder() -> Path:
-    """Return where glance keeps what belongs to this machine and user."""
+    """Return where glance keeps what belongs to this machine and user; raises SetupError."""
     home = os.environ.get("XDG_STATE_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "state") / "glance"
+    try:
+        return (Path(home) if home else Path.home() / ".local" / "state") / "glance"
+    except RuntimeError as exc:  # a container's user that nobody knows
+        raise SetupError(
+            "there is no home folder to keep a key in",
+            hint="set XDG_STATE_HOME to a folder that you may write to",
+        ) from exc
 
 
 def _umask() -> int:

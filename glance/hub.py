@@ -78,13 +78,17 @@ def read_hub_text(model: str, name: str) -> str | None:
 def fetch_model(model: str, on_progress: Callable[[int, int], None]) -> bool:
     """Fetch what a training needs of a Hub model; return whether all of it is in the cache now.
 
-    Of a diffusers pipeline that is its parts, in safetensors where there are any. Files that are
-    there are not fetched again; huggingface_hub 2.4 resumes one that breaks off, but not in
-    another process. `on_progress` is told the bytes that are there and those in all. False when
-    nobody can be asked. Raises SetupError when the fetching breaks off.
+    Of a diffusers pipeline that is its parts, in safetensors where there are any. What is whole in
+    the cache is taken as it is, and nobody asked; else files that are there are not fetched again.
+    huggingface_hub 2.4 resumes a file that breaks off, but not in another process. `on_progress`
+    is told the bytes that are there and those in all. False when nobody can be asked. Raises
+    SetupError when the fetching breaks off.
     """
     from huggingface_hub import constants, snapshot_download
 
+    snapshot = _find_snapshot(model)
+    if snapshot is not None and _is_whole(snapshot):
+        return True
     if constants.is_offline_mode():
         return False
     files = _list_needed(model)
@@ -109,7 +113,7 @@ def _list_needed(model: str) -> list[str] | None:
         parts = json.loads(index) if index is not None else {}
     except ValueError:
         parts = {}
-    folders = [f"{name}/*" for name, kind in parts.items() if isinstance(kind, list)]
+    folders = [f"{name}/*" for name, kind in parts.items() if _is_part(kind)]
     try:
         found: Any = snapshot_download(
             model,
@@ -121,6 +125,40 @@ def _list_needed(model: str) -> list[str] | None:
     except _transport_errors():
         return None
     return _in_one_format([one.filename for one in found])
+
+
+def _find_snapshot(model: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, local_files_only=True, allow_patterns=[_INDEX]))
+    except OSError:  # LocalEntryNotFoundError
+        return None
+
+
+def _is_whole(snapshot: Path) -> bool:
+    """Whether a pipeline's parts are all there, each with all its weights, by its own indices."""
+    try:
+        parts = json.loads((snapshot / _INDEX).read_text(encoding="utf-8"))
+        folders = [snapshot / name for name, kind in parts.items() if _is_part(kind)]
+        return bool(folders) and all(map(_is_whole_part, folders))
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        return False
+
+
+def _is_part(kind: object) -> bool:
+    return isinstance(kind, list) and all(isinstance(word, str) for word in kind)
+
+
+def _is_whole_part(folder: Path) -> bool:
+    if not any(folder.iterdir()):
+        return False
+    indices = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.index.json")]
+    shards = {name for index in indices for name in index["weight_map"].values()}
+    if shards:
+        return all((folder / name).is_file() for name in shards)
+    is_model = (folder / "config.json").is_file() and "tokenizer" not in folder.name
+    return not is_model or any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
 
 
 def _in_one_format(names: Sequence[str]) -> list[str]:
@@ -152,14 +190,7 @@ def _reporting_to(on_progress: Callable[[int, int], None]) -> Any:
 
 
 def _is_cached(model: str) -> bool:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        snapshot_download(model, local_files_only=True)
-    except LocalEntryNotFoundError:
-        return False
-    return True
+    return _find_snapshot(model) is not None
 
 
 def _transport_errors() -> tuple[type[BaseException], ...]:

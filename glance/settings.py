@@ -98,6 +98,10 @@ class TrainSettings(_Settings):
         le=2**32 - 1,
         description="SimpleTuner takes 0 for 'no seed', so it starts at 1.",
     )
+    sample_every: int | None = Field(
+        default=None, ge=1, description="Paint a picture every so many steps; None: never."
+    )
+    sample_prompt: str | None = Field(default=None, description="What those pictures show.")
     overrides: Mapping[str, bool | int | float | str] = Field(
         default_factory=dict, description="Further SimpleTuner options, from --set."
     )
@@ -119,6 +123,8 @@ def resolve_train_settings(
     resolution: int | None = None,
     seed: int = 1,
     preset: Preset = Preset.GB24,
+    sample_every: int | None = None,
+    sample_prompt: str | None = None,
     overrides: Mapping[str, bool | int | float | str] | None = None,
 ) -> TrainSettings:
     """Fill what was not given from the family's row; raise SettingsError on bad values."""
@@ -134,6 +140,8 @@ def resolve_train_settings(
         seed=seed,
         preset=preset,
         weights=Weights(transformer=row.size.transformer, text_encoders=row.size.text_encoders),
+        sample_every=sample_every,
+        sample_prompt=sample_prompt,
         overrides=dict(overrides or {}),
     )
 

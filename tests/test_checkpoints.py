@@ -109,6 +109,15 @@ def test_a_moved_run_may_lose_what_names_its_place(sealer: Sealer) -> None:
     assert choose(sealer) == Resumption(6, ())
 
 
+def test_samples_that_simpletuner_adds_later_do_no_harm(sealer: Sealer) -> None:
+    folder = make_checkpoint(6)
+    sealer.seal(folder)
+    (folder / "assets").mkdir()
+    (folder / "assets/image_0.png").touch()
+
+    assert choose(sealer) == Resumption(6, ())
+
+
 @pytest.mark.parametrize("name", ["checkpoint-", "checkpoint-x", "checkpoints", "checkpoint-6-old"])
 def test_a_name_that_simpletuner_cannot_read_is_moved_out_of_its_way(
     name: str, sealer: Sealer

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -94,6 +95,7 @@ class TestFetching:
         for name in (
             *("transformer/config.json", "transformer/w.safetensors", "transformer/w.bin"),
             *("transformer/w.fp16.safetensors", "tokenizer/vocab.json", "vae/only.bin"),
+            "vae/config.json",
             *("README.md", "flux1-dev.safetensors", "image.png", "other/file.json"),
         ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +109,7 @@ class TestFetching:
 
     NEEDED: ClassVar[set[str]] = {
         *("model_index.json", "transformer/config.json", "transformer/w.safetensors"),
-        *("tokenizer/vocab.json", "vae/only.bin"),
+        *("tokenizer/vocab.json", "vae/only.bin", "vae/config.json"),
     }
 
     def fetch(
@@ -144,7 +146,30 @@ class TestFetching:
 
         assert self.fetch(hub, tmp_path / "home").stdout.startswith("True")
 
-        assert hub.fetched() == set()
+        assert hub.requests == [], "what is whole is taken as it is"
+
+    @pytest.mark.parametrize("missing", ["transformer/w.safetensors", "vae/only.bin", "tokenizer"])
+    def test_what_is_missing_is_fetched(self, missing: str, hub: FakeHub, tmp_path: Path) -> None:
+        self.fetch(hub, tmp_path / "home")
+        hub.requests.clear()
+        (snapshot,) = (tmp_path / "home/hub/models--acme--big/snapshots").iterdir()
+        gone = snapshot / missing
+        shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+
+        assert self.fetch(hub, tmp_path / "home").stdout.startswith("True")
+
+        assert gone.exists()
+
+    def test_a_missing_shard_is_seen(self, hub: FakeHub, tmp_path: Path) -> None:
+        index = {"weight_map": {"a": "w.safetensors", "b": "w-2.safetensors"}}
+        hub.files["transformer/w.safetensors.index.json"] = json.dumps(index).encode()
+        self.fetch(hub, tmp_path / "home")
+        hub.files["transformer/w-2.safetensors"] = b"it was forgotten"
+        hub.requests.clear()
+
+        self.fetch(hub, tmp_path / "home")
+
+        assert hub.requests
 
     def test_offline_nothing_is_asked(self, hub: FakeHub, tmp_path: Path) -> None:
         assert self.fetch(hub, tmp_path / "home", HF_HUB_OFFLINE="1").stdout == "False []\n"

@@ -42,6 +42,8 @@ def test_defaults_of_training_are_the_guides_and_the_methods() -> None:
         "learning_rate": 5e-4,
         "resolution": 1024,
         "seed": 1,
+        "sample_every": None,
+        "sample_prompt": None,
         "overrides": {},
     }
 
@@ -49,7 +51,7 @@ def test_defaults_of_training_are_the_guides_and_the_methods() -> None:
 def test_given_values_replace_the_defaults() -> None:
     given = {"family": "flux", "model": "me/mine", "device": Device.CPU, "steps": 7, "rank": 4}
     given |= {"learning_rate": 0.1, "resolution": 64, "seed": 9, "overrides": {"noise_offset": 0.5}}
-    given |= {"preset": Preset.GB12}
+    given |= {"preset": Preset.GB12, "sample_every": 3, "sample_prompt": "a fox"}
     assert resolve_train_settings(**given).model_dump(exclude={"weights"}) == {
         **given,
         "transformer": None,

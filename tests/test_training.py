@@ -233,6 +233,19 @@ def test_a_file_that_may_be_of_several_families_is_warned_of(pair: Path) -> None
     assert make_plan(model="mine.safetensors", family="qwen_image").warnings == ()
 
 
+def test_pictures_while_training_show_the_caption_unless_told(
+    train: Train, simpletuner: FakeSimpleTuner
+) -> None:
+    train(sample_every=2, phases=(SLOW,))
+
+    assert simpletuner.starts[0]["config"]["validation_prompt"] == "a grey circle"
+    assert simpletuner.starts[0]["config"]["validation_step_interval"] == 2
+    plan = make_plan(sample_every=2, sample_prompt="a fox", run=Path("other"))
+    assert plan.settings.sample_prompt == "a fox"
+    (warning,) = make_plan(sample_prompt="a fox", run=Path("other")).warnings
+    assert warning.hint == "add --sample-every 20"
+
+
 def test_what_an_override_replaces_is_said(train: Train, simpletuner: FakeSimpleTuner) -> None:
     events = train(overrides=("lora_dropout=0.1", "lora_alpha=4"), steps=4, phases=(SLOW,))
 

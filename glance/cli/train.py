@@ -74,6 +74,13 @@ def train(
     phase: Annotated[PhaseChoice, typer.Option(help="Which LoRA to train.")] = PhaseChoice.BOTH,
     device: DeviceOption = DeviceChoice.AUTO,
     preset: PresetOption = PresetChoice.GB24,
+    sample_every: Annotated[
+        int | None,
+        typer.Option(help="Let SimpleTuner paint every so many steps, with one LoRA. Takes time."),
+    ] = None,
+    sample_prompt: Annotated[
+        str | None, typer.Option(help="What it paints. Default: the caption.")
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Further SimpleTuner option; repeatable."),
@@ -136,6 +143,8 @@ def train(
             phases=phase.phases,
             device=device.value,
             preset=preset.value,
+            sample_every=sample_every,
+            sample_prompt=sample_prompt,
             overrides=tuple(overrides or ()),
             restart=restart,
             launcher=Launcher(launcher.value),

@@ -124,6 +124,16 @@ class TrainerConfig(_File):
         default="latest", description="If there is one."
     )
     validation_disable: bool = Field(default=True, description="`glance infer` shows the result.")
+    validation_step_interval: int | None = Field(default=None, description="--sample-every.")
+    validation_prompt: str | None = Field(default=None, description="--sample-prompt.")
+    validation_resolution: str | None = Field(default=None, description="The training's.")
+    validation_seed: int | None = Field(default=None, description="The training's.")
+    validation_guidance: float | None = Field(
+        default=None, description="The family's own: one phase's LoRA, all steps."
+    )
+    validation_disable_unconditional: bool | None = Field(
+        default=None, description="No further picture of the empty prompt."
+    )
     disable_benchmark: bool = Field(
         default=True, description="No picture of the base before training."
     )

@@ -98,8 +98,25 @@ def render_trainer_config(
         checkpoint_step_interval=math.ceil(settings.steps / 10),
         **_BY_DEVICE[settings.device]._asdict(),
         **memory_options(settings),
+        **_sampling(settings),
     )
     return {**config.to_json(), **family.training_options, **settings.overrides}
+
+
+def _sampling(settings: TrainSettings) -> dict[str, Any]:
+    """Return what makes SimpleTuner paint while it trains, if that is asked for."""
+    if settings.sample_every is None:
+        return {}
+    side = settings.resolution
+    return {
+        "validation_disable": False,
+        "validation_step_interval": settings.sample_every,
+        "validation_prompt": settings.sample_prompt,
+        "validation_resolution": f"{side}x{side}",
+        "validation_seed": settings.seed,
+        "validation_guidance": find_family(settings.family).guidance.slow,
+        "validation_disable_unconditional": True,
+    }
 
 
 def render_timesteps(schedule: PhaseSchedule) -> str:

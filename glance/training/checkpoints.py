@@ -70,7 +70,7 @@ class Sealer:
         lines = [
             f"{path.relative_to(checkpoint).as_posix()} {hash_file(path)}"
             for path in files
-            if path.name != SEAL and not _names_places(path.name)
+            if not _is_left_out(path.relative_to(checkpoint))
         ]
         return hmac.new(self._key, "\n".join(lines).encode(), hashlib.sha256).hexdigest()
 
@@ -147,6 +147,14 @@ def _is_whole_file(path: Path) -> bool:
 def _names_places(name: str) -> bool:
     """Whether a file holds absolute paths: a moved run loses it, and SimpleTuner makes it anew."""
     return name.startswith("training_state-")
+
+
+def _is_left_out(path: Path) -> bool:
+    """Whether a file of a checkpoint may come or go after it is sealed.
+
+    The seal itself, what a moved run loses, and the pictures that SimpleTuner adds afterwards.
+    """
+    return path.name == SEAL or _names_places(path.name) or path.parts[0] == "assets"
 
 
 def _free_name(path: Path) -> Path:

@@ -46,6 +46,8 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
     if examined.sample is None:
         raise checks.refusal()
     settings = _with_model(settings, request, run)
+    if settings.sample_every is not None and settings.sample_prompt is None:
+        settings = settings.model_copy(update={"sample_prompt": examined.sample.caption})
     plan = TrainingPlan(
         run=run,
         sample=examined.sample,
@@ -124,6 +126,8 @@ def _resolve_settings(
         resolution=request.resolution,
         seed=request.seed,
         preset=resolve_preset(request.preset),
+        sample_every=request.sample_every,
+        sample_prompt=request.sample_prompt,
         overrides=overrides,
     )
 
@@ -177,6 +181,10 @@ def _warnings(settings: TrainSettings, schedule: Schedule) -> list[Problem]:
         for name, value in settings.overrides.items()
         if name in ours and ours[name] != value
     ]
+    if settings.sample_prompt is not None and settings.sample_every is None:
+        warnings.append(
+            Problem("--sample-prompt: nothing is painted while training", "add --sample-every 20")
+        )
     for phase in Phase:
         count = len(schedule.phase(phase).timesteps)
         if settings.steps < count:

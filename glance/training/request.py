@@ -39,6 +39,8 @@ class TrainRequest:
     phases: tuple[Phase, ...] = tuple(Phase)
     device: str = AUTO
     preset: str = Preset.GB24
+    sample_every: int | None = None
+    sample_prompt: str | None = None
     overrides: Sequence[str] = ()
     restart: bool = False
     trust: bool = False
