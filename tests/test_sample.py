@@ -837,7 +837,7 @@ def picture_seeds() -> list[bytes]:
 def test_mutated_pairs_end_in_an_examination(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     seeds = picture_seeds()
-    for _ in range(30):
+    for _ in range(100):
         data = mutated(rng.choice(seeds), rng)
         caption = mutated("\ufeffa füchsin\r\nim Schnee".encode(), rng)
         image = write_pair(tmp_path, data, caption)

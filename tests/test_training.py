@@ -609,6 +609,19 @@ def test_a_killed_trainer_is_told_from_a_failed_one(
     assert load_manifest(RUN).phases[SLOW].attempts[-1].returncode == 137
 
 
+@pytest.mark.parametrize(("behaviour", "code"), [("mute", 0), ("mute failure", 3)])
+def test_a_trainer_that_says_nothing_has_failed_too(
+    train: Train, simpletuner: FakeSimpleTuner, behaviour: str, code: int
+) -> None:
+    simpletuner.behave(slow=behaviour)
+
+    with pytest.raises(TrainingFailed, match="the slow phase") as caught:
+        train()
+
+    assert (caught.value.returncode, caught.value.tail) == (code, ())
+    assert states() == ("failed", "pending")
+
+
 @pytest.mark.parametrize(
     ("behaviour", "fault"),
     [

@@ -152,6 +152,13 @@ def fail_after_checkpoints(trainer: Trainer) -> None:
     sys.exit(1)
 
 
+def say_nothing(code: int) -> Callable[[Trainer], None]:
+    def behave(_: Trainer) -> None:
+        sys.exit(code)
+
+    return behave
+
+
 def leave_nothing(trainer: Trainer) -> None:
     trainer.train()
     (trainer.output / LORA).unlink()
@@ -278,6 +285,8 @@ BEHAVIOURS: dict[str, Callable[[Trainer], None]] = {
     "ok": Trainer.train,
     **{name: fail(message) for name, message in FAILURES.items()},
     "unknown after checkpoints": fail_after_checkpoints,
+    "mute": say_nothing(0),
+    "mute failure": say_nothing(3),
     "no file": leave_nothing,
     "truncated": leave_truncated,
     "nan": leave_nan,
