@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from glance.cli._options import JsonOption
+from glance.cli._options import JsonOption, QuietOption, VerboseOption
 from glance.console import Console, format_table
 
 runs = typer.Typer(
@@ -28,12 +28,14 @@ class PhaseName(StrEnum):
 def list_command(
     folder: Annotated[Path, typer.Argument(help="Where the runs are.")] = Path("runs"),
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """List the runs in a folder, the newest first.
 
     Example: glance runs list
     """
-    console = Console(as_json=as_json)
+    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.runs import list_runs
 
     found = [item.to_json() for item in list_runs(folder)]
@@ -55,12 +57,17 @@ def list_command(
 
 
 @runs.command("show")
-def show(run: RunArgument, as_json: JsonOption = False) -> None:
+def show(
+    run: RunArgument,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
     """Show all that is known of a run, and whether its LoRAs are still what was made.
 
     Example: glance runs show runs/glance
     """
-    console = Console(as_json=as_json)
+    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.runs import show_run
 
     document, lines = show_run(run)
@@ -74,17 +81,21 @@ def log(
     run: RunArgument,
     phase: Annotated[PhaseName, typer.Option(help="Whose log.")] = PhaseName.SLOW,
     lines: Annotated[int, typer.Option(min=0, help="The last lines only; 0: all.")] = 0,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Print everything that the trainer said in one phase.
 
     Example: glance runs log runs/glance --phase fast --lines 50
     """
-    console = Console()
+    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.runs import read_log
     from glance.schedule import Phase
 
-    text = read_log(run, Phase(phase.value)).rstrip("\n")
-    console.result("\n".join(text.splitlines()[-lines:]) if lines else text)
+    said = read_log(run, Phase(phase.value)).splitlines()[-lines:]
+    console.result("\n".join(said))
+    console.document({"lines": said})
 
 
 @runs.command("clean")
@@ -94,6 +105,8 @@ def clean(
         bool, typer.Option("--dry-run", help="Say what it would free, remove nothing.")
     ] = False,
     as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Free what neither sampling nor continuing needs: checkpoints and caches of finished runs.
 
@@ -101,7 +114,7 @@ def clean(
 
     Example: glance runs clean runs/* --dry-run
     """
-    console = Console(as_json=as_json)
+    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.runs import clean_run
 
     freed = {str(run): clean_run(run, only_look=dry_run) for run in folders}

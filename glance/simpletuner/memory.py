@@ -7,6 +7,7 @@ The figures are SimpleTuner's documentation's, as a line through them: gigabytes
 card by glance: every preset is unproven.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ def _on_the_cpu(settings: TrainSettings) -> float:
     Activations grow with width and depth, which is about the parameters to the power of 3/4.
     """
     weights = settings.weights
-    activations = 15.4 * weights.transformer**0.75 * (settings.resolution / 1024) ** 2
+    activations = 15.4 * math.pow(weights.transformer, 0.75) * (settings.resolution / 1024) ** 2
     return 4 * (weights.transformer + sum(weights.text_encoders)) + 1.5 + activations
 
 

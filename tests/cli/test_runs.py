@@ -58,6 +58,8 @@ def test_a_log_is_printed(glance: Callable) -> None:
     assert glance("runs", "log", "runs/cat", "--phase", "fast", "--lines", 1).out == (
         "Training complete\n"
     )
+    document = glance("runs", "log", "runs/cat", "--lines", 1, "--json").document
+    assert document == {"lines": ["Training complete"]}
 
 
 @needs_whole
