@@ -226,7 +226,7 @@ class _MovingBar:
 
         self._progress: Progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=16),
             TextColumn("{task.fields[words]}{task.fields[figures]}"),
             console=RichConsole(stderr=True),
             transient=True,

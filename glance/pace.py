@@ -8,7 +8,7 @@ from typing import Final
 from glance.events import Event, MemoryUsed, PhaseStarted, StepDone
 
 _BARS: Final = "▁▂▃▄▅▆▇█"
-_SHOWN_LOSSES: Final = 24
+_SHOWN_LOSSES: Final = 8
 _PACE_STEPS: Final = 20  # the pace is that of the last steps: the first one compiles
 
 
@@ -45,15 +45,15 @@ class Pace:
         """Return the figures after a step; `drawn`: with the course of the loss, in Unicode."""
         parts = []
         if event.loss is not None:
-            parts.append(f"loss {event.loss:.4f}{f' {self.sparkline()}' if drawn else ''}")
+            parts.append(f"loss {event.loss:.4f}{f' {self.sparkline():8}' if drawn else ''}")
         pace = self._seconds_a_step()
         if pace is not None:
             parts.append(f"{pace:.2f} s a step")
         if event.eta_seconds is not None:
-            parts.append(f"{format_duration(event.eta_seconds)} left")
+            left = f"{format_duration(event.eta_seconds)} left"
             if self._phases_after:
-                whole = self._whole(event.eta_seconds)
-                parts.append(f"{format_duration(whole)} with the next phase")
+                left += f", {format_duration(self._whole(event.eta_seconds))} in all"
+            parts.append(left)
         if self._memory is not None:
             held = self._memory.gpu or self._memory.resident
             parts.append(f"{held / 1e9:.1f} GB{' of the card' if self._memory.gpu else ''}")

@@ -39,7 +39,7 @@ def test_a_further_phase_takes_what_this_one_does() -> None:
 
     told = pace.describe(step(1), drawn=False)
 
-    assert told == "  loss 0.5000  30 s left  2 min 00 s with the next phase"
+    assert told == "  loss 0.5000  30 s left, 2 min 00 s in all"
 
 
 def test_what_is_not_known_is_not_said() -> None:
@@ -62,7 +62,7 @@ def test_the_loss_is_drawn_from_its_lowest_to_its_highest() -> None:
         pace.note(step(number, loss))
 
     assert pace.sparkline() == "█▄▁"
-    assert "loss 0.1000 █▄▁" in pace.describe(step(3, 0.1), drawn=True)
+    assert "loss 0.1000 █▄▁     " in pace.describe(step(3, 0.1), drawn=True)
 
 
 def test_a_new_phase_begins_a_new_line() -> None:

@@ -69,7 +69,7 @@ def test_it_prints_the_run_and_talks_on_stderr(
     assert (done.code, done.out) == (0, "runs/cat\n")
     assert (
         re.sub(
-            r"  [\d.]+ s (a step|with the next phase)|(?<=in )\d+|[\d.]+ s a step, "
+            r"  [\d.]+ s a step|, \d+ s in all|(?<=in )\d+|[\d.]+ s a step, "
             r"|, sha256 [0-9a-f]{12}",
             "",
             done.err,
