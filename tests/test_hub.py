@@ -191,4 +191,6 @@ class TestFetching:
         assert "SetupError: fetching acme/big broke off" in broken.stderr
         assert whole.stdout.startswith("True"), whole.stderr
         again = hub.requests.count(f"GET /acme/big/resolve/{COMMIT}/transformer/w.safetensors")
-        assert again == 2, "whole files stay, one that was begun is begun again"
+        assert again >= 2, (
+            "a file that broke off is begun again; how often it is tried is the library's"
+        )

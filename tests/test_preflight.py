@@ -183,10 +183,10 @@ def test_a_model_that_may_not_be_fetched_is_refused(monkeypatch: pytest.MonkeyPa
         require(job(None, "acme/gated"))
 
 
-def test_a_model_that_nobody_can_ask_for_is_warned_of() -> None:
+def test_a_model_that_cannot_be_had_offline_is_refused() -> None:
     assert faults("model", examine(job(None, "acme/tiny", "acme/unseen"))) == [
         (
-            Outcome.WARNING,
+            Outcome.FAILURE,
             "model acme/unseen is not in the cache, and HF_HUB_OFFLINE forbids fetching it",
         )
     ]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from glance.device import Device
+from glance.families import find_family
 from glance.settings import Preset, TrainSettings
 
 
@@ -150,7 +151,8 @@ def _encoding(settings: TrainSettings, size: float) -> float:
 
 
 def _activations(settings: TrainSettings) -> float:
-    return _ACTIVATIONS * (settings.resolution / 1024) ** 2
+    pictures = 2 if find_family(settings.family).edits else 1  # the reference is seen as well
+    return pictures * _ACTIVATIONS * (settings.resolution / 1024) ** 2
 
 
 def _budget(preset: Preset) -> float:

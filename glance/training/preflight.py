@@ -16,7 +16,7 @@ import psutil
 from packaging.requirements import Requirement
 
 from glance.device import Device, cuda_memory, gpu_users, require_device
-from glance.errors import DeviceUnavailable, Problem, SetupError
+from glance.errors import DeviceUnavailable, ModelNotFound, Problem, SetupError
 from glance.families import find_family
 from glance.files import state_folder
 from glance.hub import cache_folder, check_access, is_offline
@@ -231,7 +231,7 @@ def _look_at_the_model(job: Job) -> Iterator[_Finding]:
         if doubt is None:
             yield _ok(f"{model} can be had; the cache is {cache_folder()}")
         elif is_offline():
-            yield _warning(doubt, "unset it, or give --model a folder")
+            raise ModelNotFound(doubt, hint="unset HF_HUB_OFFLINE, or give --model a folder")
         else:
             yield _warning(doubt, "SimpleTuner will try again")
 
