@@ -23,7 +23,13 @@ from glance.files import write_json
 from glance.run import RunFolder
 from glance.sample import stage_sample
 from glance.schedule import Phase
-from glance.simpletuner.command import Launcher, build_command, build_environment, find_program
+from glance.simpletuner.command import (
+    Launcher,
+    Start,
+    build_command,
+    build_environment,
+    find_program,
+)
 from glance.training.plan import plan_training
 from glance.training.request import TrainingPlan, TrainRequest
 
@@ -88,19 +94,20 @@ def by_hand(folder: Path) -> None:
     plan.run.data.mkdir()
     stage_sample(plan.sample, plan.run.data, plan.run.references)
     program = find_program(Launcher.SIMPLETUNER)
-    environment = build_environment(
-        os.environ,
-        device=Device.CPU,
-        mixed_precision="no",
-        program=program,
-        webhook="",
-        needs_hub=False,
-    )
     for phase in Phase:
+        start = Start(
+            phase=phase,
+            launcher=Launcher.SIMPLETUNER,
+            program=program,
+            device=Device.CPU,
+            mixed_precision="no",
+            webhook="",
+            needs_hub=False,
+        )
         subprocess.run(
             [str(program), *build_command(phase)[1:]],
             cwd=run,
-            env=environment,
+            env=build_environment(os.environ, start),
             check=True,
             capture_output=True,
         )

@@ -1,22 +1,24 @@
 """The only writer to the terminal: results to stdout, talk and progress to stderr.
 
-With `--json` stdout holds one document, written at the end, whatever happened. rich is imported
-only where something moves, so that quick commands stay quick.
+With `--json` stdout holds one document, written at the end, whatever happened.
 """
 
 import json
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import IO, Any, ClassVar
 
+from glance.bars import Bars, MovingBars, PlainBars, Progress
 from glance.errors import GlanceError, Problem, SetupError, TrainingFailed
 from glance.events import (
     CheckpointSaved,
     Event,
     EventSink,
+    MemoryUsed,
     ModelFetched,
     Noted,
     PhaseFinished,
@@ -28,11 +30,6 @@ from glance.events import (
     Warned,
 )
 from glance.pace import Pace, format_duration
-
-if TYPE_CHECKING:
-    from rich.progress import TaskID
-
-_LINES_A_PHASE = 10  # progress lines where nothing can move
 
 
 class Console:
@@ -47,8 +44,8 @@ class Console:
         self.as_json = as_json
         self.verbose = verbose
         self._quiet = quiet
-        self._bar: _Bar | None = None
-        self._pace = Pace()
+        self._bars: Bars | None = None
+        self._paces: defaultdict[str, Pace] = defaultdict(Pace)
         Console.current = self
 
     def result(self, text: str) -> None:
@@ -98,7 +95,7 @@ class Console:
 
     def on_event(self, event: Event) -> None:
         """Show what long work tells."""
-        self._pace.note(event)
+        self._note_pace(event)
         match event:
             case Noted(message):
                 self.note(message)
@@ -109,14 +106,14 @@ class Console:
             case PhaseSkipped(phase):
                 self.note(f"{phase}: already done")
             case StageEntered(phase, label):
-                self._end_bar()
+                self._end_bar(phase)
                 self.note(f"{phase}: {label}")
             case StepDone() | ModelFetched():
                 self._show(self._progress_of(event))
             case CheckpointSaved(phase, path) if self.verbose:
                 self.note(f"{phase}: saved {path}")
             case PhaseFinished(phase, lora, seconds):
-                self._end_bar()
+                self._end_bar(phase)
                 self.note(f"{phase}: done in {format_duration(seconds)}, {lora}")
             case TrainerSaid(_, line) if self.verbose:
                 self.note(f"| {line}")
@@ -139,35 +136,39 @@ class Console:
         try:
             yield sink
         finally:
-            self._end_bar()
+            if self._bars:
+                self._bars.close()
             if log:
                 log.close()
 
-    def _progress_of(self, event: StepDone | ModelFetched) -> "_Progress":
+    def _note_pace(self, event: Event) -> None:
+        if isinstance(event, PhaseStarted | StepDone | MemoryUsed):
+            self._paces[event.phase].note(event)
+
+    def _progress_of(self, event: StepDone | ModelFetched) -> Progress:
         if isinstance(event, StepDone):
             words = f"step {event.step} of {event.steps}"
-            figures = self._pace.describe(event, drawn=self._moves)
-            return _Progress(event.phase, event.step, event.steps, words, figures)
+            figures = self._paces[event.phase].describe(event, drawn=self._moves)
+            return Progress(event.phase, event.step, event.steps, words, figures)
         words = f"{event.bytes / 1e9:.1f} of {event.total_bytes / 1e9:.1f} GB fetched"
         eta = event.eta_seconds
         left = "" if eta is None else f"  {format_duration(eta)} left"
-        return _Progress(event.model, event.bytes, event.total_bytes, words, left)
+        return Progress(event.model, event.bytes, event.total_bytes, words, left)
 
     @property
     def _moves(self) -> bool:
         return sys.stderr.isatty() and not self.verbose
 
-    def _show(self, progress: "_Progress") -> None:
+    def _show(self, progress: Progress) -> None:
         if self._quiet:
             return
-        if self._bar is None:
-            self._bar = _MovingBar() if self._moves else _PlainBar(self.note)
-        self._bar.show(progress)
+        if self._bars is None:
+            self._bars = MovingBars() if self._moves else PlainBars(self.note)
+        self._bars.show(progress)
 
-    def _end_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.end()
-            self._bar = None
+    def _end_bar(self, name: str) -> None:
+        if self._bars:
+            self._bars.end(name)
 
     def _say_tail(self, exc: TrainingFailed) -> None:
         if exc.tail:
@@ -178,72 +179,6 @@ class Console:
 
     def _say(self, text: str) -> None:
         _write(sys.stderr, text)
-
-
-class _Progress(NamedTuple):
-    """How far something is."""
-
-    name: str
-    done: int
-    total: int
-    words: str
-    figures: str
-
-
-class _Bar(Protocol):
-    """Shows how far one thing is."""
-
-    def show(self, progress: _Progress) -> None: ...
-
-    def end(self) -> None:
-        """Leave the terminal as it was."""
-
-
-class _PlainBar:
-    """A line every tenth of the way: for log files and pipes."""
-
-    def __init__(self, write: Any) -> None:
-        self._write = write
-        self._shown = 0
-
-    def show(self, progress: _Progress) -> None:
-        name, done, total, words, figures = progress
-        tenth = done * _LINES_A_PHASE // total
-        if tenth != self._shown or total <= _LINES_A_PHASE:
-            self._shown = tenth
-            self._write(f"{name}: {words}{figures}")
-
-    def end(self) -> None:
-        """Lines stay."""
-
-
-class _MovingBar:
-    """rich's progress bar."""
-
-    def __init__(self) -> None:
-        from rich.console import Console as RichConsole
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        self._progress: Progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=16),
-            TextColumn("{task.fields[words]}{task.fields[figures]}"),
-            console=RichConsole(stderr=True),
-            transient=True,
-        )
-        self._task: TaskID | None = None
-
-    def show(self, progress: _Progress) -> None:
-        name, done, total, words, figures = progress
-        if self._task is None:
-            self._progress.start()
-            self._task = self._progress.add_task(name, total=total, words="", figures="")
-        self._progress.update(
-            self._task, description=name, completed=done, total=total, words=words, figures=figures
-        )
-
-    def end(self) -> None:
-        self._progress.stop()
 
 
 class _EventLog:

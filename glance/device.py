@@ -43,7 +43,7 @@ def is_present(device: Device) -> bool:
     """Whether this machine has the device and the installed torch was built for it."""
     match device:
         case Device.CUDA:
-            return _torch_has("libtorch_cuda.so", "torch_cuda.dll") and _cuda_device_count() > 0
+            return _torch_has("libtorch_cuda.so", "torch_cuda.dll") and cuda_device_count() > 0
         case Device.MPS:
             return sys.platform == "darwin" and platform.machine() == "arm64"
         case Device.CPU:
@@ -67,17 +67,25 @@ def _torch_has(*libraries: str) -> bool:
     return any((folder / library).exists() for folder in folders for library in libraries)
 
 
-def cuda_memory() -> int | None:
-    """Return the bytes of memory of the first CUDA device; None where there is none."""
+def cuda_device_count() -> int:
+    """Return how many CUDA devices there are, CUDA_VISIBLE_DEVICES considered."""
+    driver, count = _cuda_driver(), ctypes.c_int(0)
+    if driver is None or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value
+
+
+def cuda_memory(number: int = 0) -> int | None:
+    """Return the bytes of memory of one CUDA device; None where there is none."""
     driver = _cuda_driver()
     device, size = ctypes.c_int(0), ctypes.c_size_t(0)
-    if driver is None or driver.cuDeviceGet(ctypes.byref(device), 0):
+    if driver is None or driver.cuDeviceGet(ctypes.byref(device), number):
         return None
     return None if driver.cuDeviceTotalMem_v2(ctypes.byref(size), device) else size.value
 
 
-def gpu_users() -> list[tuple[int, int]]:
-    """Return the processes that use the first CUDA device, and how many bytes each.
+def gpu_users(number: int = 0) -> list[tuple[int, int]]:
+    """Return the processes that use one CUDA device, and how many bytes each.
 
     NVML knows, through nvidia-ml-py of the extra `cuda`; without it nobody is told.
     """
@@ -85,7 +93,7 @@ def gpu_users() -> list[tuple[int, int]]:
     device = ctypes.c_int(0)
     if driver is None or find_spec("pynvml") is None:
         return []
-    if driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDeviceGetUuid_v2(name, device):
+    if driver.cuDeviceGet(ctypes.byref(device), number) or driver.cuDeviceGetUuid_v2(name, device):
         return []
     import pynvml
 
@@ -96,13 +104,6 @@ def gpu_users() -> list[tuple[int, int]]:
     except pynvml.NVMLError:
         return []
     return [(int(user.pid), user.usedGpuMemory or 0) for user in users]
-
-
-def _cuda_device_count() -> int:
-    driver, count = _cuda_driver(), ctypes.c_int(0)
-    if driver is None or driver.cuDeviceGetCount(ctypes.byref(count)):
-        return 0
-    return count.value
 
 
 def _cuda_driver() -> ctypes.CDLL | None:

@@ -19,6 +19,7 @@ LAYERS = (
     "shift",
     "events",
     "pace",
+    "bars",
     "files",
     "pixels",
     "world",

@@ -113,8 +113,8 @@ def test_a_card_that_is_too_small_is_warned_of(
     known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preflight, "require_device", lambda _: None)
-    monkeypatch.setattr(preflight, "cuda_memory", lambda: 12 * 2**30)
-    monkeypatch.setattr(preflight, "gpu_users", lambda: [(7, 3 * 10**9), (8, 10**8)])
+    monkeypatch.setattr(preflight, "cuda_memory", lambda _: 12 * 2**30)
+    monkeypatch.setattr(preflight, "gpu_users", lambda _: [(7, 3 * 10**9), (8, 10**8)])
     flux = settings(device=Device.CUDA, weights=Weights(transformer=11.89, known=known))
 
     found = faults("device", examine(job(flux)))

@@ -108,6 +108,7 @@ class _Direct(ProcessRunner):
     """
 
     def __init__(self, others: Sequence[Path]) -> None:
+        super().__init__()
         self._others = others
 
     def run(self, job: Job, on_line: Callable[[str], None]) -> int:

@@ -60,6 +60,10 @@ ReferenceOption = Annotated[
     typer.Option(help="Families that edit: the picture to begin with."),
 ]
 DeviceOption = Annotated[DeviceChoice, typer.Option(help="Where to run; decides precision.")]
+DevicesOption = Annotated[
+    str,
+    typer.Option(help="Which GPU, by number; two, such as 0,1: both phases at once."),
+]
 ScheduleOption = Annotated[str, typer.Option(help="Preset: seed (the guide's) or paper (FLUX's).")]
 SlowTimestepsOption = Annotated[
     str | None,

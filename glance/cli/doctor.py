@@ -9,6 +9,7 @@ from glance.cli._options import (
     BaseOption,
     DeviceChoice,
     DeviceOption,
+    DevicesOption,
     JsonOption,
     LauncherChoice,
     LauncherOption,
@@ -35,6 +36,7 @@ def doctor(
         int | None, typer.Option(help="Side of the training area. Default: 1024.")
     ] = None,
     device: DeviceOption = DeviceChoice.AUTO,
+    devices: DevicesOption = "0",
     preset: PresetOption = PresetChoice.GB24,
     launcher: LauncherOption = LauncherChoice.SIMPLETUNER,
     as_json: JsonOption = False,
@@ -53,7 +55,7 @@ def doctor(
     from glance.run import RunFolder
     from glance.simpletuner.command import Launcher
     from glance.simpletuner.memory import describe_estimate, estimate
-    from glance.training.plan import plan_settings
+    from glance.training.plan import parse_devices, plan_settings
     from glance.training.preflight import Job, Outcome, examine
     from glance.training.request import TrainRequest
 
@@ -71,7 +73,7 @@ def doctor(
         )
     )
     models = hub_models(settings.model, family=find_family(settings.family), run=run)
-    job = Job(settings, RunFolder(run), Launcher(launcher.value), models)
+    job = Job(settings, RunFolder(run), Launcher(launcher.value), models, parse_devices(devices))
     checks = examine(job)
     for check in checks:
         console.result(f"{check.outcome:7}  {check.name}: {check.message}")

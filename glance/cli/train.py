@@ -12,6 +12,7 @@ from glance.cli._options import (
     CaptionOption,
     DeviceChoice,
     DeviceOption,
+    DevicesOption,
     EventsOption,
     FastTimestepsOption,
     JsonOption,
@@ -73,6 +74,7 @@ def train(
     fast_timesteps: FastTimestepsOption = None,
     phase: Annotated[PhaseChoice, typer.Option(help="Which LoRA to train.")] = PhaseChoice.BOTH,
     device: DeviceOption = DeviceChoice.AUTO,
+    devices: DevicesOption = "0",
     preset: PresetOption = PresetChoice.GB24,
     sample_every: Annotated[
         int | None,
@@ -142,6 +144,7 @@ def train(
             fast_timesteps=fast_timesteps,
             phases=phase.phases,
             device=device.value,
+            devices=devices,
             preset=preset.value,
             sample_every=sample_every,
             sample_prompt=sample_prompt,

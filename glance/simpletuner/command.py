@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,9 +21,9 @@ from glance.run import environment
 from glance.schedule import Phase
 from glance.simpletuner.config import (
     ACCELERATE_FILE,
-    REQUESTS_FILE,
     REQUESTS_VARIABLE,
     WEBHOOK_VARIABLE,
+    requests_file,
 )
 
 PROGRAM: Final = "simpletuner"
@@ -95,33 +96,37 @@ def find_program(launcher: Launcher, search_path: str | None = None) -> Path:
     return Path(found).absolute()  # it is started in another folder
 
 
-def build_environment(
-    user: Mapping[str, str],
-    *,
-    device: Device,
-    mixed_precision: str,
-    program: Path,
-    webhook: str,
-    needs_hub: bool,
-) -> dict[str, str]:
-    """Return the whole environment of the trainer.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """What the environment of one start of the trainer depends on."""
 
-    `user` is the environment that glance itself runs in; `program` the simpletuner command,
-    whose folder goes first on PATH because it starts `accelerate` by name.
-    """
+    phase: Phase
+    launcher: Launcher
+    program: Path
+    """Its folder goes first on PATH: the simpletuner command starts `accelerate` by name."""
+    device: Device
+    number: int = 0
+    """Which of the CUDA devices that glance sees."""
+    mixed_precision: str
+    webhook: str
+    needs_hub: bool
+
+
+def build_environment(user: Mapping[str, str], start: Start) -> dict[str, str]:
+    """Return the whole environment of the trainer; `user` is the one that glance itself runs in."""
     child = {
         key: value
         for key, value in user.items()
         if key in _PASSED or key.startswith(_PASSED_PREFIXES)
     }
     child |= {
-        "PATH": _joined(str(program.parent), user.get("PATH")),
+        "PATH": _joined(str(start.program.parent), user.get("PATH")),
         # progress must not travel through a proxy
         "NO_PROXY": _joined("127.0.0.1,localhost", user.get("NO_PROXY"), ","),
         "no_proxy": _joined("127.0.0.1,localhost", user.get("no_proxy"), ","),
         "CONFIG_BACKEND": "json",
         "ACCELERATE_CONFIG_PATH": ACCELERATE_FILE,
-        "MIXED_PRECISION": mixed_precision,
+        "MIXED_PRECISION": start.mixed_precision,
         "TRAINING_NUM_PROCESSES": "1",
         "TRAINING_NUM_MACHINES": "1",
         "TRAINING_DYNAMO_BACKEND": "no",
@@ -129,37 +134,42 @@ def build_environment(
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "SIMPLETUNER_DISABLE_COLORS": "1",
         "PYTHONUNBUFFERED": "1",
-        WEBHOOK_VARIABLE: webhook,
-        REQUESTS_VARIABLE: REQUESTS_FILE,
+        WEBHOOK_VARIABLE: start.webhook,
+        REQUESTS_VARIABLE: requests_file(start.phase),
     }
-    if not needs_hub:
+    if not start.needs_hub:
         child["HF_HUB_OFFLINE"] = "1"  # everything it needs is on the disk
-    if device is Device.CPU:
+    if start.device is Device.CUDA:
+        child["CUDA_VISIBLE_DEVICES"] = _visible(user.get("CUDA_VISIBLE_DEVICES"), start.number)
+    if start.device is Device.CPU:
         child["CUDA_VISIBLE_DEVICES"] = ""  # else an accelerator that is there would be taken
         child["PYTHONPATH"] = _joined(str(_SHIM), user.get("PYTHONPATH"))
-    return child
-
-
-def launch_environment(
-    phase: Phase, launcher: Launcher, *, device: Device, mixed_precision: str
-) -> dict[str, str]:
-    """Return what the layers that `launcher` leaves out would have told the trainer.
-
-    See simpletuner/cli/train.py and accelerate/utils/launch.py.
-    """
-    if launcher is not Launcher.DIRECT:
-        return {}
-    return {
-        "ENV": environment(phase),
-        "ACCELERATE_MIXED_PRECISION": mixed_precision,
-        "ACCELERATE_USE_CPU": str(device is Device.CPU),
-        "ACCELERATE_DYNAMO_BACKEND": "NO",
-    }
+    return child | _launch_environment(start)
 
 
 def find_secrets(user: Mapping[str, str]) -> tuple[str, ...]:
     """Return the tokens in the environment: they must not reach a log."""
     return tuple(user[name] for name in _SECRETS if user.get(name))
+
+
+def _launch_environment(start: Start) -> dict[str, str]:
+    """Return what the layers that the launcher leaves out would have told the trainer.
+
+    See simpletuner/cli/train.py and accelerate/utils/launch.py.
+    """
+    if start.launcher is not Launcher.DIRECT:
+        return {}
+    return {
+        "ENV": environment(start.phase),
+        "ACCELERATE_MIXED_PRECISION": start.mixed_precision,
+        "ACCELERATE_USE_CPU": str(start.device is Device.CPU),
+        "ACCELERATE_DYNAMO_BACKEND": "NO",
+    }
+
+
+def _visible(there: str | None, number: int) -> str:
+    """Return how CUDA is told of one device: by its number, or what the user has named so."""
+    return there.split(",")[number].strip() if there else str(number)
 
 
 def _joined(first: str, rest: str | None, separator: str = os.pathsep) -> str:

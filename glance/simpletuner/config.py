@@ -7,13 +7,20 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from glance.run import environment
+from glance.schedule import Phase
+
 DATA_BACKEND_FILE = "config/multidatabackend.json"
 ACCELERATE_FILE = "config/accelerate.json"
-REQUESTS_FILE = "config/requests.json"  # glance asks for a checkpoint; read after each step
 WEBHOOK_VARIABLE = "GLANCE_WEBHOOK"
 REQUESTS_VARIABLE = (
     "SIMPLETUNER_ACCELERATE_SIGNAL_FILE"  # its own name, helpers/training/trainer.py
 )
+
+
+def requests_file(phase: Phase) -> str:
+    """Return where glance asks for a checkpoint; the trainer reads it after each step."""
+    return f"config/{environment(phase)}/requests.json"
 
 
 class _File(BaseModel):

@@ -1,4 +1,4 @@
-"""The seam to the outside: runs one trainer process. The only module that starts processes."""
+"""The seam to the outside: runs trainer processes. The only module that starts any."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import RawIOBase
 from pathlib import Path
 from typing import IO, Protocol
@@ -34,27 +34,47 @@ class Job:
     secrets: Sequence[str] = ()
     held: Sequence[int] = ()
     """File descriptors that stay open until the last process of the job is gone."""
+    name: str = field(default_factory=lambda: secrets.token_hex(16))
+    """Unlike that of any other job."""
+
+
+class JobEnded(Exception):
+    """The job was ended by `Runner.end`."""
 
 
 class Runner(Protocol):
-    """Runs a job to its end."""
+    """Runs jobs to their end, each on a thread of its own."""
 
     def run(self, job: Job, on_line: Callable[[str], None]) -> int:
         """Run `job`, hand on its output line by line, return its exit code.
 
-        When an exception passes through (Ctrl-C, SIGTERM, a failing `on_line`), no process of
-        the job is left by the time it leaves this call.
+        No process of the job is left by the time that this call is, whatever raises in it.
+        Raises JobEnded when the job was ended.
         """
+        ...
+
+    def end(self) -> None:
+        """End what runs, from any thread, and start nothing more; a second call hurries it."""
+        ...
+
+    def processes(self, job: Job) -> list[psutil.Process]:
+        """Return the processes of a job that are alive."""
         ...
 
 
 class ProcessRunner:
     """The real one: a supervisor that ends the whole tree, and the log file."""
 
+    def __init__(self) -> None:
+        """Begin with nothing that runs."""
+        self._turn = threading.Lock()
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._is_over = False
+
     def run(self, job: Job, on_line: Callable[[str], None]) -> int:
         """See Runner."""
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        with job.log.open("ab", buffering=0) as log, _started(job) as process:
+        with job.log.open("ab", buffering=0) as log, self._started(job) as process:
             try:
                 for line in _logged(process, log, job.secrets):
                     on_line(line.decode("utf-8", errors="replace").rstrip())
@@ -62,7 +82,43 @@ class ProcessRunner:
             except BaseException:
                 _end(process, lambda: deque(_logged(process, log, job.secrets), maxlen=0))
                 raise
-            return code if code >= 0 else 128 - code
+        if self._is_over:
+            raise JobEnded
+        return code if code >= 0 else 128 - code
+
+    def end(self) -> None:
+        """See Runner."""
+        with self._turn:
+            self._is_over = True
+            for process in self._running.values():
+                process.send_signal(signal.SIGTERM)
+
+    def processes(self, job: Job) -> list[psutil.Process]:
+        """See Runner."""
+        process = self._running.get(job.name)
+        try:
+            return psutil.Process(process.pid).children(recursive=True) if process else []
+        except psutil.Error:  # it has just ended
+            return []
+
+    @contextlib.contextmanager
+    def _started(self, job: Job) -> Iterator["subprocess.Popen[bytes]"]:
+        with self._turn:
+            if self._is_over:
+                raise JobEnded
+            process = self._running[job.name] = _start(job)
+        watch = threading.Thread(target=_end_orphans, args=(process, job.name))
+        watch.start()
+        try:
+            yield process
+        finally:
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+            process.wait()
+            with self._turn:
+                del self._running[job.name]
+            watch.join()
 
 
 def mask(text: bytes, tokens: Sequence[str]) -> bytes:
@@ -72,30 +128,18 @@ def mask(text: bytes, tokens: Sequence[str]) -> bytes:
     return text
 
 
-@contextlib.contextmanager
-def _started(job: Job) -> Iterator["subprocess.Popen[bytes]"]:
-    name = secrets.token_hex(16)
-    process = subprocess.Popen(
+def _start(job: Job) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
         [sys.executable, "-I", str(Path(supervisor.__file__)), *job.command],
         cwd=job.folder,
         # PWD as a shell sets it: config files refer to it
-        env={**job.environment, "PWD": str(job.folder.resolve()), _JOB_VARIABLE: name},
+        env={**job.environment, "PWD": str(job.folder.resolve()), _JOB_VARIABLE: job.name},
         stdin=subprocess.PIPE,  # the lifeline: never written to
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         pass_fds=job.held,
         start_new_session=True,  # a terminal's Ctrl-C reaches glance alone; glance ends the rest
     )
-    watch = threading.Thread(target=_end_orphans, args=(process, name))
-    watch.start()
-    try:
-        yield process
-    finally:
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
-        process.wait()
-        watch.join()
 
 
 def _end_orphans(process: "subprocess.Popen[bytes]", name: str) -> None:

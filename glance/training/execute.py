@@ -18,8 +18,10 @@ from glance.schedule import Phase
 from glance.simpletuner.command import find_program
 from glance.simpletuner.runner import ProcessRunner, Runner
 from glance.training.checkpoints import Sealer
+from glance.training.crew import Crew
+from glance.training.ledger import Ledger
 from glance.training.lock import locked
-from glance.training.phase import PhaseTrainer, Tools
+from glance.training.phase import Tools
 from glance.training.preflight import Job, require
 from glance.training.prepare import check_run, prepare_run, tidy_run, writing
 from glance.training.request import TrainingPlan
@@ -61,7 +63,7 @@ def run_training(
     """
     is_complete = not plan.hub_models
     if _is_anything_to_do(plan):
-        job = Job(plan.settings, plan.run, plan.launcher, plan.hub_models)
+        job = Job(plan.settings, plan.run, plan.launcher, plan.hub_models, plan.devices)
         for warning in require(job):
             on_event(Warned(warning.message, warning.hint))
         fetched = [_fetch(model, on_event) for model in plan.hub_models]
@@ -111,15 +113,15 @@ def _train_phases(plan: TrainingPlan, tools: Tools, on_event: EventSink) -> Mani
         on_event(Warned(warning.message, warning.hint))
     if plan.settings.transformer is not None and _is_anything_to_do(plan):
         _make_transformer(plan, on_event)
-    for phase in plan.phases:
-        if _is_done(plan.run, manifest, phase):
-            on_event(PhaseSkipped(phase))
-        else:
-            manifest = PhaseTrainer(plan, phase, tools, on_event).train(manifest)
-    if manifest.is_finished:
+    ledger = Ledger(plan.run, manifest)
+    done = [phase for phase in plan.phases if _is_done(plan.run, manifest, phase)]
+    for phase in done:
+        on_event(PhaseSkipped(phase))
+    Crew(plan, tools, ledger, on_event).train([one for one in plan.phases if one not in done])
+    if ledger.manifest.is_finished:
         with writing(plan.run.path):
             tidy_run(plan.run)
-    return manifest
+    return ledger.manifest
 
 
 def _make_transformer(plan: TrainingPlan, on_event: EventSink) -> None:

@@ -3,13 +3,13 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import psutil
 
 from glance.device import gpu_users
-from glance.events import Event, MemoryUsed, StepDone
+from glance.events import EventSink, MemoryUsed, StepDone
 from glance.run import Measured
 from glance.schedule import Phase
 
@@ -20,9 +20,10 @@ _WINDOW: Final = 10  # losses of single steps are noisy: a timestep and a draw o
 class Meter:
     """Watches one start of the trainer."""
 
-    def __init__(self, phase: Phase, on_event: Callable[[Event], None]) -> None:
-        """Stand ready; `on_event` is told the memory from another thread."""
+    def __init__(self, phase: Phase, device: int, on_event: EventSink) -> None:
+        """Stand ready; `on_event` is told the memory, of the card `device` too, from a thread."""
         self._phase = phase
+        self._device = device
         self._on_event = on_event
         self._losses: list[float] = []
         self._times: list[float] = []
@@ -50,10 +51,10 @@ class Meter:
         )
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Watch the memory of every process below this one while the block runs."""
+    def watching(self, processes: Callable[[], list[psutil.Process]]) -> Iterator[None]:
+        """Watch the memory of `processes()` while the block runs."""
         over = threading.Event()
-        thread = threading.Thread(target=self._watch, args=(over,), daemon=True)
+        thread = threading.Thread(target=self._watch, args=(over, processes), daemon=True)
         thread.start()
         try:
             yield
@@ -61,26 +62,22 @@ class Meter:
             over.set()
             thread.join()
 
-    def _watch(self, over: threading.Event) -> None:
+    def _watch(self, over: threading.Event, processes: Callable[[], list[psutil.Process]]) -> None:
         while not over.wait(_EVERY_SECONDS):
-            tree = _tree()
-            resident = sum(size for _, size in tree)
-            gpu = sum(size for pid, size in gpu_users() if pid in {pid for pid, _ in tree})
+            held = dict(_held(processes()))
+            resident = sum(held.values())
+            gpu = sum(size for pid, size in gpu_users(self._device) if pid in held)
             self._peak = max(self._peak, resident)
             if gpu:
                 self._peak_gpu = max(self._peak_gpu or 0, gpu)
             self._on_event(MemoryUsed(self._phase, resident, gpu or None))
 
 
-def _tree() -> list[tuple[int, int]]:
-    """Return process ids and resident bytes of all descendants."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            found.append((process.pid, int(process.memory_info().rss)))
-        except psutil.Error:  # it has just ended
-            continue
-    return found
+def _held(processes: list[psutil.Process]) -> Iterator[tuple[int, int]]:
+    """Yield process ids and resident bytes."""
+    for process in processes:
+        with suppress(psutil.Error):  # it has just ended
+            yield process.pid, int(process.memory_info().rss)
 
 
 def _mean(values: list[float]) -> float | None:

@@ -8,28 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from glance.errors import LoraError, TrainingFailed
-from glance.events import (
-    EventSink,
-    Noted,
-    PhaseFinished,
-    PhaseStarted,
-)
+from glance.events import Event, EventSink, Noted, PhaseFinished, PhaseStarted, StepDone
 from glance.lora import finalise_lora, hash_file, is_final, read_lora
 from glance.run import Attempt, LoraRecord, Manifest, PhaseState, RunFolder, now
 from glance.schedule import Phase
-from glance.simpletuner.command import (
-    build_command,
-    build_environment,
-    find_secrets,
-    launch_environment,
-)
+from glance.simpletuner.command import Start, build_command, build_environment, find_secrets
 from glance.simpletuner.failures import diagnose
 from glance.simpletuner.runner import Job, Runner, mask
 from glance.simpletuner.webhook import listening
 from glance.training.checkpoints import Sealer, choose_checkpoint
+from glance.training.ledger import Ledger
 from glance.training.observer import Observer
 from glance.training.prepare import writing
 from glance.training.request import TrainingPlan
+from glance.training.stopping import open_to_requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,49 +44,37 @@ class PhaseTrainer:
 
     plan: TrainingPlan
     phase: Phase
+    device: int
+    """Which of the accelerators, by its number."""
     tools: Tools
     on_event: EventSink
+    """Called from several threads."""
 
-    def train(self, manifest: Manifest) -> Manifest:
-        """Bring the phase to its finished LoRA, and record how it went either way.
-
-        After a first Ctrl-C that came too late to save anything, the phase is finished and
-        KeyboardInterrupt raised.
-        """
+    def train(self, ledger: Ledger, *, phases_after: int) -> None:
+        """Bring the phase to its finished LoRA, and record how it went either way."""
         run, phase = self.plan.run, self.phase
         observer = Observer(
-            run,
-            phase,
-            sealer=self.tools.sealer,
-            sink=self.on_event,
-            stop_within=self.plan.stop_within,
+            run, phase, device=self.device, sealer=self.tools.sealer, sink=self.on_event
         )
-        earlier = manifest.phases[phase].attempts
-        attempt = Attempt(started=now(), resumed=self._choose_checkpoint(manifest))
-        manifest = manifest.with_phase(
-            phase, state=PhaseState.TRAINING, attempts=(*earlier, attempt), lora=None
-        )
+        earlier = ledger.manifest.phases[phase].attempts
+        attempt = Attempt(started=now(), resumed=self._choose_checkpoint(ledger.manifest))
         with writing(run.path):
-            manifest.save(run)
+            ledger.record(phase, state=PhaseState.TRAINING, attempts=(*earlier, attempt), lora=None)
 
-        def record(code: int | None, **outcome: Any) -> Manifest:
+        def record(code: int | None, **outcome: Any) -> None:
             ended = attempt.model_copy(
                 update={"ended": now(), "returncode": code, "measured": observer.meter.measured}
             )
-            recorded = manifest.with_phase(phase, attempts=(*earlier, ended), **outcome)
-            recorded.save(run)
-            return recorded
+            ledger.record(phase, attempts=(*earlier, ended), **outcome)
 
         began = time.monotonic()
         code: int | None = None
         try:
-            phases = self.plan.phases
-            after = phases[phases.index(phase) + 1 :]
-            self.on_event(PhaseStarted(phase, self.plan.settings.steps, len(after)))
+            self.on_event(PhaseStarted(phase, self.plan.settings.steps, phases_after))
             with writing(run.path):
                 if not is_final(run.lora(phase)):  # else: ended before this could be recorded
                     code = self._run_simpletuner(observer)
-                manifest = record(code, state=PhaseState.DONE, lora=self._finalise(observer))
+                record(code, state=PhaseState.DONE, lora=self._finalise(observer))
         except BaseException as exc:
             state = PhaseState.STOPPED
             if isinstance(exc, TrainingFailed):
@@ -104,9 +84,6 @@ class PhaseTrainer:
             raise
         path = run.lora(phase).relative_to(run.path).as_posix()
         self.on_event(PhaseFinished(phase, path, time.monotonic() - began))
-        if observer.is_asked_to_stop:
-            raise KeyboardInterrupt
-        return manifest
 
     def _choose_checkpoint(self, manifest: Manifest) -> int:
         """Return the step to go on from; say what is set aside."""
@@ -131,11 +108,21 @@ class PhaseTrainer:
         """Start it and wait; raise TrainingFailed unless it returns 0."""
         run, phase = self.plan.run, self.phase
         run.lora(phase).unlink(missing_ok=True)  # a stale file must not pass for the new one
+        runner = self.tools.runner
+        debug_log = DebugLog(run, phase)
+
+        def hear(event: Event) -> None:
+            if isinstance(event, StepDone):
+                debug_log.take()
+            observer.on_event(event)
+
         try:
-            with observer.observing(), listening(phase, observer.on_event) as webhook:
-                code = self.tools.runner.run(self._job(webhook), observer.on_line)
+            with listening(phase, hear) as webhook, open_to_requests(run, phase):
+                job = self._job(webhook)
+                with observer.observing(lambda: runner.processes(job)):
+                    code = runner.run(job, observer.on_line)
         finally:
-            _keep_debug_log(run, phase)
+            debug_log.close()
         if code:
             found = diagnose(tuple(observer.lines), code)
             cause = f": {found.cause}" if found.cause else ""
@@ -150,23 +137,20 @@ class PhaseTrainer:
 
     def _job(self, webhook: str) -> Job:
         plan, phase = self.plan, self.phase
-        device, precision = plan.settings.device, plan.trainer_config(phase)["mixed_precision"]
+        start = Start(
+            phase=phase,
+            launcher=plan.launcher,
+            program=self.tools.program,
+            device=plan.settings.device,
+            number=self.device,
+            mixed_precision=plan.trainer_config(phase)["mixed_precision"],
+            webhook=webhook,
+            needs_hub=not self.tools.is_offline,
+        )
         return Job(
             command=[str(self.tools.program), *build_command(phase, plan.launcher)[1:]],
             folder=plan.run.path,
-            environment={
-                **build_environment(
-                    os.environ,
-                    device=device,
-                    mixed_precision=precision,
-                    program=self.tools.program,
-                    webhook=webhook,
-                    needs_hub=not self.tools.is_offline,
-                ),
-                **launch_environment(
-                    phase, plan.launcher, device=device, mixed_precision=precision
-                ),
-            },
+            environment=build_environment(os.environ, start),
             log=plan.run.log(phase),
             secrets=find_secrets(os.environ),
             held=() if self.tools.lock is None else (self.tools.lock,),
@@ -206,11 +190,28 @@ class PhaseTrainer:
         )
 
 
-def _keep_debug_log(run: RunFolder, phase: Phase) -> None:
-    """SimpleTuner writes debug.log where it runs, and empties it at each start."""
-    debug_log = run.path / "debug.log"
-    if debug_log.exists():
+class DebugLog:
+    """SimpleTuner's debug.log: it writes that where it runs, and empties it at each start.
+
+    So it is taken away from there before another trainer starts beside this one, which goes on
+    writing the same file under its new name.
+    """
+
+    def __init__(self, run: RunFolder, phase: Phase) -> None:
+        """Know where it comes to be, and where it goes."""
+        self._new = run.path / "debug.log"
+        self._kept = run.log(phase).with_suffix(".debug.log")
+        self._is_taken = False
+
+    def take(self) -> None:
+        """Take it, once: a later one is another trainer's."""
+        if not self._is_taken and self._new.exists():
+            self._is_taken = True
+            self._new.replace(self._kept)
+
+    def close(self) -> None:
+        """Take it now at the latest, and mask what is secret in it."""
+        self.take()
         secrets = find_secrets(os.environ)
-        if secrets:
-            debug_log.write_bytes(mask(debug_log.read_bytes(), secrets))
-        debug_log.replace(run.log(phase).with_suffix(".debug.log"))
+        if self._is_taken and secrets:
+            self._kept.write_bytes(mask(self._kept.read_bytes(), secrets))

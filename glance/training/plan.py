@@ -5,7 +5,7 @@ from pathlib import Path
 
 from glance.checkpoint import is_checkpoint, read_checkpoint
 from glance.device import AUTO, Device, resolve_device
-from glance.errors import InputError, Problem
+from glance.errors import InputError, Problem, SettingsError
 from glance.families import Family, find_family
 from glance.model import locate_base, resolve_family
 from glance.run import RUNS, RunFolder
@@ -30,6 +30,7 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
     checks = _Checks()
     overrides = checks.make(lambda: parse_overrides(request.overrides))
     schedule = checks.make(lambda: _resolve_schedule(request))
+    devices = checks.make(lambda: parse_devices(request.devices))
     settings = checks.make(lambda: _resolve_settings(request, family, overrides or {}))
     examined = checks.make(
         lambda: load_sample(
@@ -43,7 +44,7 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
     )
     if overrides is None or settings is None or schedule is None or examined is None:
         raise checks.refusal()
-    if examined.sample is None:
+    if devices is None or examined.sample is None:
         raise checks.refusal()
     settings = _with_model(settings, request, run)
     if settings.sample_every is not None and settings.sample_prompt is None:
@@ -58,6 +59,7 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
         trust=request.trust,
         stop_within=request.stop_within,
         launcher=request.launcher,
+        devices=devices,
         warnings=(
             *examined.warnings,
             *_device_warnings(request, settings),
@@ -75,6 +77,17 @@ def plan_settings(request: TrainRequest) -> TrainSettings:
     family = resolve_family(request.family, request.model)
     settings = _resolve_settings(request, family, parse_overrides(request.overrides))
     return _with_model(settings, request, RunFolder(request.run or RUNS))
+
+
+def parse_devices(text: str) -> tuple[int, ...]:
+    """Return the accelerators of --devices, by number; raise SettingsError."""
+    devices = [part.strip() for part in text.split(",")]
+    if len(devices) > len(Phase) or not all(part.isascii() and part.isdigit() for part in devices):
+        raise SettingsError(
+            f"--devices {text}: not the number of one accelerator, or of two",
+            hint="--devices 1, or for both phases at once --devices 0,1",
+        )
+    return tuple(map(int, devices))
 
 
 class _Checks:

@@ -15,7 +15,7 @@ from typing import Final
 import psutil
 from packaging.requirements import Requirement
 
-from glance.device import Device, cuda_memory, gpu_users, require_device
+from glance.device import Device, cuda_device_count, cuda_memory, gpu_users, require_device
 from glance.errors import DeviceUnavailable, ModelNotFound, Problem, SetupError
 from glance.families import find_family
 from glance.files import state_folder
@@ -59,6 +59,8 @@ class Job:
     run: RunFolder
     launcher: Launcher
     hub_models: tuple[str, ...]
+    devices: tuple[int, ...] = (0,)
+    """One of them for each phase that is trained at the same time."""
 
 
 def examine(job: Job) -> tuple[Check, ...]:
@@ -159,18 +161,28 @@ def _look_at_the_device(job: Job) -> Iterator[_Finding]:
             f"SimpleTuner does not train {settings.family} on Apple GPUs",
             hint="use --device cpu (slow), or a machine with an NVIDIA GPU",
         )
-    memory = cuda_memory() if settings.device is Device.CUDA else None
-    if memory is None:
+    if settings.device is not Device.CUDA:
         yield _ok(str(settings.device))
         return
-    yield _ok(f"{settings.device}, {memory / _GIGA:.1f} GB")
-    needed = estimate(settings).gpu or 0
+    for number in sorted(set(job.devices)):
+        yield from _look_at_card(job, number)
+
+
+def _look_at_card(job: Job, number: int) -> Iterator[_Finding]:
+    memory, settings = cuda_memory(number), job.settings
+    if memory is None:
+        raise DeviceUnavailable(
+            f"--devices: there is no accelerator {number}",
+            hint=f"there are {cuda_device_count()}, counted from 0",
+        )
+    yield _ok(f"{settings.device}:{number}, {memory / _GIGA:.1f} GB")
+    needed = (estimate(settings).gpu or 0) * job.devices.count(number)
     if settings.weights.known and needed * _GIGA > memory:
         yield _warning(
             f"the training takes about {needed:g} GB of the card, which has {memory / _GIGA:.1f}",
             "use --preset auto, a smaller --resolution, or a smaller model (docs/memory.md)",
         )
-    for pid, taken in gpu_users():
+    for pid, taken in gpu_users(number):
         if taken / _GIGA > _MUCH_OF_THE_CARD:
             yield _warning(
                 f"process {pid} uses {taken / _GIGA:.1f} GB of the card",
@@ -179,7 +191,7 @@ def _look_at_the_device(job: Job) -> Iterator[_Finding]:
 
 
 def _look_at_memory(job: Job) -> Iterator[_Finding]:
-    settings, needed = job.settings, estimate(job.settings).system
+    settings, needed = job.settings, estimate(job.settings).system * len(job.devices)
     there = system_memory()
     with_swap = (there + psutil.swap_memory().total) / _GIGA
     if not settings.weights.known:

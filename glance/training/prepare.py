@@ -22,7 +22,6 @@ from glance.run import (
 )
 from glance.sample import Sample, stage_sample
 from glance.schedule import Phase
-from glance.simpletuner.config import REQUESTS_FILE
 from glance.training.checkpoints import Sealer, remove_set_aside
 from glance.training.request import TrainingPlan
 
@@ -224,7 +223,7 @@ def _bookkeeping(run: RunFolder) -> list[Path]:
         "output/*/all_*_files*.json",
         "output/*/aspect_resolution_map*.json",
         "output/*/checkpoint-*/training_state-*.json",
-        REQUESTS_FILE,
+        "config/*/requests.json",
     )
     return [path for pattern in patterns for path in run.path.glob(pattern)]
 

@@ -38,6 +38,7 @@ class TrainRequest:
     fast_timesteps: str | None = None
     phases: tuple[Phase, ...] = tuple(Phase)
     device: str = AUTO
+    devices: str = "0"
     preset: str = Preset.GB24
     sample_every: int | None = None
     sample_prompt: str | None = None
@@ -63,6 +64,8 @@ class TrainingPlan:
     stop_within: float
     """How long a first Ctrl-C waits for a checkpoint, in seconds."""
     launcher: Launcher
+    devices: tuple[int, ...]
+    """The accelerators by number; two: both phases at once."""
     warnings: tuple[Problem, ...]
 
     @property

@@ -1,80 +1,87 @@
-"""The first Ctrl-C: let the trainer save what it has, then end it."""
+"""The first Ctrl-C: let the trainers save what they have, then end them."""
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
+from typing import Final
 
 from glance.files import write_json
+from glance.run import RunFolder
+from glance.schedule import Phase
+from glance.simpletuner.config import requests_file
+
+_NOTHING: Final[dict[str, int]] = {}
+_CHECKPOINT: Final = {"manual_checkpoint": 1}
 
 
-class StopAfterCheckpoint:
-    """While it is entered, the first Ctrl-C asks the trainer for a checkpoint and waits for it.
+@contextmanager
+def first_interrupt(tell: Callable[[], None], *, seconds: float) -> Iterator[None]:
+    """Let the first Ctrl-C do no more than `tell`; a second one is what it always is.
 
-    Once that is saved, or after `seconds`, KeyboardInterrupt is raised in the main thread, as a
-    second Ctrl-C does at once. Before the first step there is nothing to save, and elsewhere than
-    in the main thread nothing to catch: then Ctrl-C is what it always is.
+    So is the first when `seconds` is 0, and elsewhere than in the main thread.
     """
+    catches = (
+        seconds > 0
+        and threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if not catches:
+        yield
+        return
 
-    def __init__(self, requests: Path, seconds: float, say: Callable[[str], None]) -> None:
-        """Stand ready to write `requests`, which the trainer reads after each step."""
-        self._requests = requests
-        self._seconds = seconds
-        self._say = say
-        self._turn = threading.Lock()
-        self._saved = threading.Event()
-        self._has_steps = False
-        self._is_over = False
-        self.is_asked = False
-
-    @contextmanager
-    def catching(self) -> Iterator[None]:
-        """Catch Ctrl-C while the block runs."""
-        write_json(self._requests, {})
-        catches = (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-            and self._seconds > 0
-        )
-        if catches:
-            signal.signal(signal.SIGINT, self._on_interrupt)
-        try:
-            yield
-        finally:
-            with self._turn:
-                self._is_over = True
-            self._saved.set()
-            if catches:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-            self._requests.unlink(missing_ok=True)
-
-    def note_step(self) -> None:
-        """Learn that there is something to save."""
-        self._has_steps = True
-
-    def note_checkpoint(self) -> None:
-        """Learn that a checkpoint is saved and sealed."""
-        if self.is_asked:
-            self._saved.set()
-
-    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        """Runs in the main thread, in the middle of anything: so all else is another's."""
+    def on_interrupt(_: int, __: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if not self._has_steps:
-            signal.default_int_handler(number, frame)
-        self.is_asked = True
-        threading.Thread(target=self._wait, daemon=True).start()
+        tell()
 
-    def _wait(self) -> None:
-        write_json(self._requests, {"manual_checkpoint": 1})
-        self._say(
-            f"stopping at the next checkpoint, within {self._seconds:g} s; Ctrl-C again: at once"
-        )
-        self._saved.wait(self._seconds)
-        with self._turn:
-            if not self._is_over:
-                main = threading.main_thread().ident
-                assert main is not None  # it has been started
-                signal.pthread_kill(main, signal.SIGINT)  # wakes it up where it reads
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def open_to_requests(run: RunFolder, phase: Phase) -> Iterator[None]:
+    """Keep the file that the trainer of `phase` reads after each step."""
+    path = run.path / requests_file(phase)
+    write_json(path, _NOTHING)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+class Stopping:
+    """What was asked of which trainer, and how long it is waited for."""
+
+    def __init__(self, run: RunFolder, *, seconds: float) -> None:
+        """Ask for nothing yet."""
+        self._run = run
+        self._seconds = seconds
+        self._deadline: float | None = None
+        self._unsaved: set[Phase] = set()
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a first Ctrl-C has come."""
+        return self._deadline is not None
+
+    def ask(self, phases: set[Phase]) -> None:
+        """Ask the trainers of `phases` for a checkpoint."""
+        self._deadline = time.monotonic() + self._seconds
+        self._unsaved = set(phases)
+        for phase in phases:
+            write_json(self._run.path / requests_file(phase), _CHECKPOINT)
+
+    def note_saved(self, phase: Phase) -> None:
+        """Learn that a checkpoint is saved and sealed, or that the phase has ended."""
+        self._unsaved.discard(phase)
+
+    def seconds_left(self) -> float | None:
+        """Return how long to wait for the next news, None: for ever; 0: it is time to end."""
+        if self._deadline is None:
+            return None
+        return max(0.0, self._deadline - time.monotonic()) if self._unsaved else 0.0

@@ -8,6 +8,8 @@ import pytest
 from fakes.commands import TRAIN, Glance, StartGlance, files, states
 from fakes.trainer import FakeSimpleTuner, wait_for
 
+REQUESTS = Path("runs/cat/config/glance-slow/requests.json")
+
 pytest_plugins = ["fakes.plugin"]
 pytestmark = pytest.mark.usefixtures("pair")
 
@@ -67,7 +69,7 @@ def test_a_first_ctrl_c_waits_for_a_checkpoint(
     assert "stopping at the next checkpoint, within 60 s; Ctrl-C again: at once\n" in err
     (checkpoint,) = Path("runs/cat/output/glance-slow").glob("checkpoint-*")
     assert (checkpoint / "glance.seal").exists()
-    assert not Path("runs/cat/config/requests.json").exists()
+    assert not REQUESTS.exists()
     simpletuner.behave()
     assert invoke(*TRAIN, "--phase", "slow").code == 0
     assert [f"checkpoint-{start['resumed']}" for start in simpletuner.starts][1] == checkpoint.name
@@ -81,7 +83,9 @@ def test_a_second_ctrl_c_does_not_wait(
     simpletuner.wait_until_ready()
 
     running.send(signal.SIGINT)
-    wait_for(lambda: "manual_checkpoint" in Path("runs/cat/config/requests.json").read_text())
+    wait_for(
+        lambda: "manual_checkpoint" in Path("runs/cat/config/glance-slow/requests.json").read_text()
+    )
     running.send(signal.SIGINT)
 
     assert running.finish()[0] == 130

@@ -75,13 +75,14 @@ class Trainer:
         except OSError:
             print("webhook: nobody there")
 
-    def train(self) -> None:
+    def train(self, after_a_step: Callable[[], None] = lambda: None) -> None:
         """What a sound run does: stages, steps, a checkpoint, bookkeeping, the LoRA."""
         print(f"Using environment: {self.environment}")
         self.post("lifecycle.stage", stage={"key": "init", "label": "Loading the model"})
         self.keep_books()
         for step in range(self.newest_checkpoint() + 1, self.steps + 1):
             self.take_step(step)
+            after_a_step()
         self.save(self.output)
         print("Training complete")
 
@@ -237,6 +238,24 @@ def go_on_for_ever(trainer: Trainer) -> None:
             requests.write_text("{}")
 
 
+def train_beside_the_other(trainer: Trainer) -> None:
+    """All goes well, but it takes until the other phase has begun too."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 30
+        while len((HERE / "starts.jsonl").read_text().splitlines()) < 2:
+            assert time.monotonic() < deadline, "the other phase has not begun"
+            time.sleep(0.02)
+
+    trainer.train(wait)
+
+
+def fail_beside_the_other(trainer: Trainer) -> None:
+    """The same, and then fail."""
+    train_beside_the_other(trainer)
+    fail(FAILURES["unknown"])(trainer)
+
+
 def die_slowly(trainer: Trainer) -> None:
     """On SIGTERM write something first, and much of it."""
 
@@ -300,6 +319,8 @@ BEHAVIOURS: dict[str, Callable[[Trainer], None]] = {
     "slow death": die_slowly,
     "endless": go_on_for_ever,
     "raving": rave,
+    "beside the other": train_beside_the_other,
+    "fail beside the other": fail_beside_the_other,
 }
 
 

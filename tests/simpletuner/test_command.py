@@ -13,11 +13,11 @@ from glance.settings import Device
 from glance.simpletuner import command
 from glance.simpletuner.command import (
     Launcher,
+    Start,
     build_command,
     build_environment,
     find_program,
     find_secrets,
-    launch_environment,
 )
 
 SHIM = str(Path(command.__file__).parent / "cpu_shim")
@@ -35,8 +35,9 @@ OURS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "SIMPLETUNER_DISABLE_COLORS": "1",
     "PYTHONUNBUFFERED": "1",
+    "CUDA_VISIBLE_DEVICES": "0",
     "GLANCE_WEBHOOK": "{}",
-    "SIMPLETUNER_ACCELERATE_SIGNAL_FILE": "config/requests.json",
+    "SIMPLETUNER_ACCELERATE_SIGNAL_FILE": "config/glance-slow/requests.json",
 }
 
 
@@ -47,8 +48,10 @@ def build(user: dict[str, str], **changes: Any) -> dict[str, str]:
         "program": Path("/venv/bin/simpletuner"),
         "webhook": "{}",
         "needs_hub": True,
+        "phase": Phase.SLOW,
+        "launcher": Launcher.SIMPLETUNER,
     }
-    return build_environment(user, **{**values, **changes})
+    return build_environment(user, Start(**{**values, **changes}))
 
 
 def make_program(folder: Path) -> Path:
@@ -153,7 +156,10 @@ def test_cpu_hides_accelerators_and_puts_the_shim_first() -> None:
 
 @pytest.mark.parametrize("device", [Device.CUDA, Device.MPS])
 def test_shim_is_for_the_cpu_alone(device: Device) -> None:
-    assert build({}, device=device) == OURS
+    found = build({}, device=device)
+
+    assert "PYTHONPATH" not in found
+    assert found == {name: OURS[name] for name in found}
 
 
 def test_shim_is_there() -> None:
@@ -188,14 +194,26 @@ def test_the_direct_start_makes_up_for_what_it_leaves_out(phase: Phase) -> None:
 
     assert build_command(phase, direct) == ["python", "-P", "-m", "simpletuner.train"]
     assert find_program(direct) == Path(sys.executable)
-    assert launch_environment(phase, direct, device=Device.CPU, mixed_precision="no") == {
+    usual = build({}, phase=phase, device=Device.CPU, mixed_precision="no")
+    told = build({}, phase=phase, device=Device.CPU, mixed_precision="no", launcher=direct)
+    assert told == usual | {
         "ENV": environment,
         "ACCELERATE_MIXED_PRECISION": "no",
         "ACCELERATE_USE_CPU": "True",
         "ACCELERATE_DYNAMO_BACKEND": "NO",
     }
-    usual = Launcher.SIMPLETUNER
-    assert launch_environment(phase, usual, device=Device.CPU, mixed_precision="no") == {}
+
+
+@pytest.mark.parametrize(
+    ("there", "number", "seen"),
+    [(None, 1, "1"), ("", 0, "0"), ("2,3", 1, "3"), ("GPU-ab, GPU-cd", 0, "GPU-ab")],
+)
+def test_a_trainer_sees_one_gpu_of_those_that_glance_sees(
+    there: str | None, number: int, seen: str
+) -> None:
+    user = {} if there is None else {"CUDA_VISIBLE_DEVICES": there}
+
+    assert build(user, number=number)["CUDA_VISIBLE_DEVICES"] == seen
 
 
 def test_a_direct_start_needs_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
