@@ -47,7 +47,7 @@ class PlainBars:
         """See Bars."""
         name, done, total, words, figures = progress
         tenth = done * _LINES // total
-        if tenth != self._shown.get(name) or total <= _LINES:
+        if tenth != self._shown.get(name, 0) or total <= _LINES:
             self._shown[name] = tenth
             self._write(f"{name}: {words}{figures}")
 

@@ -4,7 +4,7 @@ They speak glance's words; `simpletuner/` translates. Every default is decided h
 family's row, never further down.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -48,6 +48,20 @@ class Preset(StrEnum):
         return int(self.value.removesuffix("gb"))
 
 
+class Crop(StrEnum):
+    """What a data set shows of the picture."""
+
+    WHOLE = "whole"
+    """All of it, in its own aspect."""
+    CENTER = "center"
+    """A square of it; SimpleTuner's crop style of that name."""
+    CORNER = "corner"
+    """Its upper left square."""
+
+
+Side = Annotated[int, Field(ge=64, le=8192, multiple_of=64)]
+
+
 class Weights(_Settings):
     """Billions of parameters of a base model."""
 
@@ -87,11 +101,14 @@ class TrainSettings(_Settings):
         description="The method's published value for the family. SimpleTuner's own default, "
         "4e-7, changes nothing that anyone could see in 60 steps.",
     )
-    resolution: int = Field(
-        ge=64,
-        le=8192,
-        multiple_of=64,
+    resolution: Side = Field(
         description="Training area: pictures are resized to about this many pixels squared.",
+    )
+    also_resolutions: tuple[Side, ...] = Field(
+        default=(), description="Smaller areas to train at as well, a data set each."
+    )
+    crops: tuple[Crop, ...] = Field(
+        default=(Crop.WHOLE,), min_length=1, description="A data set each, at every area."
     )
     seed: int = Field(
         ge=1,
@@ -120,7 +137,8 @@ def resolve_train_settings(
     steps: int = 60,
     rank: int = 32,
     learning_rate: float | None = None,
-    resolution: int | None = None,
+    resolution: int | Sequence[int] | None = None,
+    crops: Sequence[Crop] = (Crop.WHOLE,),
     seed: int = 1,
     preset: Preset = Preset.GB24,
     sample_every: int | None = None,
@@ -129,6 +147,14 @@ def resolve_train_settings(
 ) -> TrainSettings:
     """Fill what was not given from the family's row; raise SettingsError on bad values."""
     row = find_family(family or DEFAULT_FAMILY)
+    areas = row.resolution if resolution is None else resolution
+    areas = [areas] if isinstance(areas, int) else areas
+    largest, *smaller = sorted(set(areas), reverse=True)
+    if row.edits and (smaller or tuple(crops) != (Crop.WHOLE,)):
+        raise SettingsError(
+            f"{row.name} is trained on one data set: its pictures go with their references",
+            hint="give one --resolution, and no --crop",
+        )
     return TrainSettings.checked(
         family=row.name,
         model=row.default_model if model is None else model,
@@ -136,7 +162,9 @@ def resolve_train_settings(
         steps=steps,
         rank=rank,
         learning_rate=row.learning_rate if learning_rate is None else learning_rate,
-        resolution=row.resolution if resolution is None else resolution,
+        resolution=largest,
+        also_resolutions=tuple(smaller),
+        crops=tuple(dict.fromkeys(crops)),
         seed=seed,
         preset=preset,
         weights=Weights(transformer=row.size.transformer, text_encoders=row.size.text_encoders),

@@ -7,6 +7,7 @@ import pytest
 from glance.errors import Problem, SettingsError
 from glance.families import find_family
 from glance.settings import (
+    Crop,
     Device,
     Preset,
     SampleSettings,
@@ -41,6 +42,8 @@ def test_defaults_of_training_are_the_guides_and_the_methods() -> None:
         "rank": 32,
         "learning_rate": 5e-4,
         "resolution": 1024,
+        "also_resolutions": (),
+        "crops": ("whole",),
         "seed": 1,
         "sample_every": None,
         "sample_prompt": None,
@@ -52,9 +55,12 @@ def test_given_values_replace_the_defaults() -> None:
     given = {"family": "flux", "model": "me/mine", "device": Device.CPU, "steps": 7, "rank": 4}
     given |= {"learning_rate": 0.1, "resolution": 64, "seed": 9, "overrides": {"noise_offset": 0.5}}
     given |= {"preset": Preset.GB12, "sample_every": 3, "sample_prompt": "a fox"}
+    given["crops"] = (Crop.CENTER,)
+
     assert resolve_train_settings(**given).model_dump(exclude={"weights"}) == {
         **given,
         "transformer": None,
+        "also_resolutions": (),
     }
 
 
@@ -170,3 +176,9 @@ def test_size_that_the_family_cannot_make_is_refused_with_the_nearest_one() -> N
 def test_sampling_value_out_of_range_is_named(name: str, value: float) -> None:
     with pytest.raises(SettingsError, match=f"^{name}: {value!r}: Input should be"):
         sample_settings(**{name: value})
+
+
+@pytest.mark.parametrize("values", [{"resolution": (1024, 512)}, {"crops": (Crop.CENTER,)}])
+def test_a_family_that_edits_has_one_data_set(values: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="is trained on one data set"):
+        resolve_train_settings(device=Device.CPU, family="qwen_image_edit_2511", **values)

@@ -27,7 +27,7 @@ def check(
     family: FamilyOption = "flux",
     resolution: Annotated[
         int | None,
-        typer.Option(min=64, help="Training resolution. Default: the family's."),
+        typer.Option(min=64, help="Training resolution. Default: as in train."),
     ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -40,13 +40,13 @@ def check(
     Example: glance check data/glance.png
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.sample import load_sample
+    from glance.sample import fitting_area, load_sample
 
     row = find_family(family)
     found = load_sample(
         image,
         caption=caption,
-        resolution=resolution or row.resolution,
+        resolution=resolution or fitting_area(image, row.resolution),
         text_tokens=row.text.tokens,
         reference=reference,
         edits=row.edits,

@@ -33,7 +33,7 @@ def doctor(
     run: Annotated[Path, typer.Option(help="Where the run would go.")] = Path("runs"),
     rank: Annotated[int, typer.Option(help="LoRA rank.")] = 32,
     resolution: Annotated[
-        int | None, typer.Option(help="Side of the training area. Default: 1024.")
+        str | None, typer.Option(help="As for glance train. Default: the family's.")
     ] = None,
     device: DeviceOption = DeviceChoice.AUTO,
     devices: DevicesOption = "0",
@@ -50,10 +50,13 @@ def doctor(
     Example: glance doctor --model black-forest-labs/FLUX.1-dev --preset auto
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
+    from glance.device import speed
     from glance.families import find_family
     from glance.model import hub_models
     from glance.run import RunFolder
+    from glance.schedule import Phase
     from glance.simpletuner.command import Launcher
+    from glance.simpletuner.duration import describe_duration, seconds_a_step
     from glance.simpletuner.memory import describe_estimate, estimate
     from glance.training.plan import parse_devices, plan_settings
     from glance.training.preflight import Job, Outcome, examine
@@ -80,6 +83,8 @@ def doctor(
         if check.hint:
             console.result(f"         hint: {check.hint}")
     console.result(describe_estimate(settings))
+    pace = speed(settings.device, job.devices[0])
+    console.result(describe_duration(settings, len(Phase), pace))
     console.document(
         {
             "checks": [
@@ -91,7 +96,10 @@ def doctor(
                 }
                 for check in checks
             ],
-            "estimate": estimate(settings).to_json(),
+            "estimate": {
+                **estimate(settings).to_json(),
+                "seconds_a_step": None if pace is None else seconds_a_step(settings, pace),
+            },
         }
     )
     if any(check.outcome is Outcome.FAILURE for check in checks):

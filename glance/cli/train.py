@@ -66,8 +66,15 @@ def train(
         typer.Option(help="Default: the method's for the family."),
     ] = None,
     resolution: Annotated[
-        int | None, typer.Option(help="Side of the training area. Default: 1024.")
+        str | None,
+        typer.Option(
+            help="Side of the training area; several: 1024,512. Default: what the picture has of "
+            "the family's 1024."
+        ),
     ] = None,
+    crop: Annotated[
+        str, typer.Option(help="Show it whole, its center, its corner; several: whole,center.")
+    ] = "whole",
     seed: Annotated[int, typer.Option(help="Training seed, at least 1.")] = 1,
     schedule: ScheduleOption = "seed",
     slow_timesteps: SlowTimestepsOption = None,
@@ -120,7 +127,9 @@ def train(
     glance train --image data/glance.png --device cuda --dry-run
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
+    from glance.device import speed
     from glance.simpletuner.command import Launcher
+    from glance.simpletuner.duration import describe_duration
     from glance.simpletuner.memory import describe_estimate
     from glance.training.plan import plan_training
     from glance.training.request import TrainRequest
@@ -138,6 +147,7 @@ def train(
             rank=rank,
             learning_rate=learning_rate,
             resolution=resolution,
+            crop=crop,
             seed=seed,
             schedule=schedule,
             slow_timesteps=slow_timesteps,
@@ -159,6 +169,8 @@ def train(
         for warning in plan.warnings:
             console.warn(warning)
         console.note(describe_estimate(plan.settings))
+        pace = speed(plan.settings.device, plan.devices[0])
+        console.note(describe_duration(plan.settings, len(plan.phases), pace))
         console.result(format_json(plan.to_json()))
         console.document(plan.to_json())
         return

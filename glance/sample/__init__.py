@@ -8,12 +8,14 @@ from glance.sample.examine import (
     measure_picture,
     safe_name,
 )
+from glance.sample.picture import fitting_area
 from glance.sample.stage import stage_sample
 
 __all__ = [
     "Examination",
     "Sample",
     "examine_sample",
+    "fitting_area",
     "load_sample",
     "measure_picture",
     "safe_name",

@@ -47,6 +47,24 @@ def examine_picture(
     return None
 
 
+def fitting_area(path: Path, usual: int) -> int:
+    """Return the resolution to train a picture at.
+
+    The usual one, or what the picture has if that is at least a quarter of the usual pixels:
+    enlarged, it would teach its own blur, and a much smaller one has nothing to teach. A picture
+    that cannot be opened gets the usual one; to examine it is another matter.
+    """
+    try:
+        with open_picture(path) as picture:
+            width, height = picture.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return usual
+    except DECODER_ERRORS:
+        return usual
+    there = math.isqrt(width * height) // 64 * 64
+    return there if usual / 2 <= there < usual else usual
+
+
 def _check_header(picture: Image.Image, what: str, resolution: int | None, found: Findings) -> bool:
     """Report what shows before decoding; tell whether it is a single picture."""
     width, height = picture.size

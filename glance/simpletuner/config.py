@@ -168,6 +168,8 @@ class ImageBackend(_File):
     resolution_type: Literal["pixel_area"] = "pixel_area"
     minimum_image_size: Literal[0] = 0
     crop: bool = Field(default=False, description="The whole picture, in its own aspect.")
+    crop_style: Literal["center", "corner"] | None = None
+    crop_aspect: Literal["square"] | None = None
     cache_dir_vae: str = "cache/vae"
     metadata_backend: Literal["json"] = "json"
     repeats: int = Field(description="One epoch holds the whole phase: no rebuild in between.")

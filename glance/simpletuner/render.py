@@ -9,7 +9,7 @@ from glance.device import Device
 from glance.families import find_family
 from glance.run import environment
 from glance.schedule import Phase, PhaseSchedule, Schedule
-from glance.settings import TrainSettings
+from glance.settings import Crop, TrainSettings
 from glance.simpletuner.config import (
     ACCELERATE_FILE,
     DATA_BACKEND_FILE,
@@ -63,12 +63,28 @@ def render_files(settings: TrainSettings, schedule: Schedule) -> dict[str, Any]:
 
 
 def _render_backends(settings: TrainSettings) -> list[dict[str, Any]]:
-    image = ImageBackend(resolution=settings.resolution, repeats=settings.steps)
+    areas = (settings.resolution, *settings.also_resolutions)
+    images = [_render_images(settings, area, crop) for crop in settings.crops for area in areas]
     if not find_family(settings.family).edits:
-        return [image.to_json(), TextBackend().to_json()]
+        return [*(image.to_json() for image in images), TextBackend().to_json()]
     reference = ReferenceBackend(resolution=settings.resolution)
+    (image,) = images
     image = image.model_copy(update={"conditioning_data": (reference.id,)})
     return [image.to_json(), reference.to_json(), TextBackend().to_json()]
+
+
+def _render_images(settings: TrainSettings, area: int, crop: Crop) -> ImageBackend:
+    """Return one data set; the first has the plain name, the others their own latents."""
+    backend = ImageBackend(resolution=area, repeats=settings.steps)
+    if (area, crop) != (settings.resolution, settings.crops[0]):
+        name = f"{crop}-{area}"
+        backend = backend.model_copy(
+            update={"id": f"glance-{name}", "cache_dir_vae": f"cache/vae-{name}"}
+        )
+    if crop is Crop.WHOLE:
+        return backend
+    cut = {"crop": True, "crop_style": crop.value, "crop_aspect": "square"}
+    return backend.model_copy(update=cut)
 
 
 def config_file(phase: Phase) -> str:

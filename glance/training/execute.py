@@ -1,7 +1,6 @@
 """Train the phases of a plan that are not done, on a machine that can."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from glance.files import state_folder
 from glance.hub import fetch_model
 from glance.lora import hash_file
 from glance.model import recorded_model, recorded_transformer
-from glance.run import Manifest, PhaseRecord, PhaseState, RunFolder, load_manifest
+from glance.run import Manifest, PhaseState, RunFolder, load_manifest
 from glance.schedule import Phase
 from glance.simpletuner.command import find_program
 from glance.simpletuner.runner import ProcessRunner, Runner
@@ -25,6 +24,7 @@ from glance.training.phase import Tools
 from glance.training.preflight import Job, require
 from glance.training.prepare import check_run, prepare_run, tidy_run, writing
 from glance.training.request import TrainingPlan
+from glance.training.summary import summarise
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,7 @@ class TrainingResult:
 
     def summarise(self) -> tuple[str, ...]:
         """Return what was made and what it took, a line each."""
-        return tuple(
-            line for phase in Phase for line in _summarise(phase, self.manifest.phases[phase])
-        )
+        return summarise(self.run, self.manifest)
 
 
 def run_training(
@@ -88,23 +86,6 @@ def _fetch(model: str, on_event: EventSink) -> bool:
         on_event(ModelFetched(model, done, total, None if eta is None else round(eta, 1)))
 
     return fetch_model(model, on_progress)
-
-
-def _summarise(phase: Phase, record: PhaseRecord) -> Iterator[str]:
-    if record.lora is None:
-        return
-    took, file = record.measured, record.lora
-    figures = [f"{took.steps} steps"]
-    if took.seconds_a_step is not None:
-        figures.append(f"{took.seconds_a_step:.2f} s a step")
-    if took.first_loss is not None and took.last_loss is not None:
-        figures.append(f"loss {took.first_loss:.4f} -> {took.last_loss:.4f}")
-    if took.peak_gpu_bytes is not None:
-        figures.append(f"{took.peak_gpu_bytes / 1e9:.1f} GB of the card")
-    if took.peak_bytes is not None:
-        figures.append(f"{took.peak_bytes / 1e9:.1f} GB of memory")
-    yield f"{phase}: {', '.join(figures)}"
-    yield f"{phase}: {file.path}, {file.bytes / 1e6:.1f} MB, sha256 {file.sha256[:12]}"
 
 
 def _train_phases(plan: TrainingPlan, tools: Tools, on_event: EventSink) -> Manifest:

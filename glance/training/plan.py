@@ -9,9 +9,9 @@ from glance.errors import InputError, Problem, SettingsError
 from glance.families import Family, find_family
 from glance.model import locate_base, resolve_family
 from glance.run import RUNS, RunFolder
-from glance.sample import load_sample, safe_name
+from glance.sample import fitting_area, load_sample, safe_name
 from glance.schedule import Phase, Schedule, resolve_schedule
-from glance.settings import TrainSettings, resolve_preset, resolve_train_settings
+from glance.settings import Crop, TrainSettings, resolve_preset, resolve_train_settings
 from glance.simpletuner.options import parse_overrides
 from glance.simpletuner.render import render_trainer_config
 from glance.training.prepare import check_run
@@ -63,6 +63,7 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
         warnings=(
             *examined.warnings,
             *_device_warnings(request, settings),
+            *_resolution_warnings(request, settings, family),
             *_model_warnings(settings, family),
             *_doubtful_family(request, family),
             *_warnings(settings, schedule),
@@ -136,13 +137,51 @@ def _resolve_settings(
         steps=request.steps,
         rank=request.rank,
         learning_rate=request.learning_rate,
-        resolution=request.resolution,
+        resolution=_parse_resolutions(request, family),
+        crops=_parse_crops(request.crop),
         seed=request.seed,
         preset=resolve_preset(request.preset),
         sample_every=request.sample_every,
         sample_prompt=request.sample_prompt,
         overrides=overrides,
     )
+
+
+def _parse_resolutions(request: TrainRequest, family: Family) -> list[int]:
+    """Return the areas asked for; by default the family's, or what a smaller picture has."""
+    if request.resolution is None:
+        return [fitting_area(request.image, family.resolution)]
+    try:
+        return [int(part) for part in str(request.resolution).split(",")]
+    except ValueError:
+        raise SettingsError(
+            f"--resolution {request.resolution}: not a number, or several",
+            hint="--resolution 1024, or to train at several at once --resolution 1024,512",
+        ) from None
+
+
+def _parse_crops(text: str) -> list[Crop]:
+    try:
+        return [Crop(part.strip()) for part in text.split(",")]
+    except ValueError:
+        raise SettingsError(
+            f"--crop {text}: not {', '.join(Crop)}, or several of them",
+            hint="--crop whole, or to show a square of the picture as well --crop whole,center",
+        ) from None
+
+
+def _resolution_warnings(
+    request: TrainRequest, settings: TrainSettings, family: Family
+) -> list[Problem]:
+    if request.resolution is not None or settings.resolution == family.resolution:
+        return []
+    return [
+        Problem(
+            f"{request.image} has not the {family.resolution} x {family.resolution} pixels that "
+            f"{family.title} is made for: it is trained at resolution {settings.resolution}",
+            "use a larger picture if you have one; --resolution says that it is meant",
+        )
+    ]
 
 
 def _device_warnings(request: TrainRequest, settings: TrainSettings) -> list[Problem]:

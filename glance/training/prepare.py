@@ -69,8 +69,8 @@ def tidy_run(run: RunFolder) -> None:
     """Remove SimpleTuner's bookkeeping of a finished run: it holds absolute paths."""
     for path in _bookkeeping(run):
         path.unlink(missing_ok=True)
-    for cache in ("vae", "vae-reference"):
-        shutil.rmtree(run.path / "cache" / cache, ignore_errors=True)
+    for cache in run.path.glob("cache/vae*"):
+        shutil.rmtree(cache, ignore_errors=True)
     shutil.rmtree(run.transformer, ignore_errors=True)
     remove_set_aside(run)
 
@@ -211,9 +211,9 @@ def _forget_old_place(run: RunFolder) -> None:
     """
     for path in _bookkeeping(run):
         path.unlink(missing_ok=True)
-    cache = run.path / "cache" / "vae"
-    if not (cache / run.path.resolve().relative_to("/")).exists():
-        shutil.rmtree(cache, ignore_errors=True)
+    for cache in run.path.glob("cache/vae*"):
+        if not (cache / run.path.resolve().relative_to("/")).exists():
+            shutil.rmtree(cache, ignore_errors=True)
 
 
 def _bookkeeping(run: RunFolder) -> list[Path]:

@@ -12,7 +12,7 @@ from glance.model import hub_models
 from glance.run import RunFolder
 from glance.sample import Sample
 from glance.schedule import Phase, Schedule
-from glance.settings import DEFAULT_SCHEDULE, Preset, TrainSettings
+from glance.settings import DEFAULT_SCHEDULE, Crop, Preset, TrainSettings
 from glance.simpletuner.command import Launcher, build_command
 from glance.simpletuner.render import render_files, render_trainer_config
 
@@ -31,7 +31,8 @@ class TrainRequest:
     steps: int = 60
     rank: int = 32
     learning_rate: float | None = None
-    resolution: int | None = None
+    resolution: int | str | None = None
+    crop: str = Crop.WHOLE
     seed: int = 1
     schedule: str = DEFAULT_SCHEDULE
     slow_timesteps: str | None = None

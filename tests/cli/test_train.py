@@ -32,7 +32,7 @@ def test_it_prints_the_run_and_talks_on_stderr(
     assert (done.code, done.out) == (0, "runs/cat\n")
     assert (
         re.sub(
-            r"  [\d.]+ s a step|, \d+ s in all|(?<=in )\d+|[\d.]+ s a step, "
+            r"  [\d.]+ s a step|, \d+ s in all|(?<=in )\d+|, [\d.]+ s a step"
             r"|, sha256 [0-9a-f]{12}",
             "",
             done.err,
@@ -56,9 +56,11 @@ fast: step 3 of 5  loss 0.3333  2 s left
 fast: step 4 of 5  loss 0.2500  1 s left
 fast: step 5 of 5  loss 0.2000  0 s left
 fast: done in  s, output/glance-fast/pytorch_lora_weights.safetensors
-slow: 5 steps, loss 0.7500 -> 0.2250
+slow: 5 steps
+slow: loss 0.7500 -> 0.2250
 slow: output/glance-slow/pytorch_lora_weights.safetensors, 0.0 MB
-fast: 5 steps, loss 0.7500 -> 0.2250
+fast: 5 steps
+fast: loss 0.7500 -> 0.2250
 fast: output/glance-fast/pytorch_lora_weights.safetensors, 0.0 MB
 next: glance infer --run runs/cat --prompt "..."
 """
@@ -160,7 +162,9 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(
 
     assert done.code == 0
     assert re.fullmatch(
-        r"estimate: [\d.]+ GB of system memory, [\d.]+ GB on the disk for the run\n", done.err
+        r"estimate: [\d.]+ GB of system memory, [\d.]+ GB on the disk for the run\n"
+        r"estimate: how long a step takes is not known for this device and model\n",
+        done.err,
     )
     document = done.document
     assert set(document) == {"run", "schedule", "files", "commands"}
@@ -191,7 +195,7 @@ def test_a_dry_run_leaves_an_existing_run_alone(
     done = invoke(*TRAIN, "--steps", "3", "--restart", "--dry-run")
 
     assert json.loads(done.out)["files"]["config/glance-fast/config.json"]["max_train_steps"] == 3
-    assert done.err.splitlines()[:-1] == [
+    assert done.err.splitlines()[:-2] == [
         "warning: 3 steps cannot visit the slow phase's 5 timesteps",
         "warning: 3 steps cannot visit the fast phase's 5 timesteps",
     ]

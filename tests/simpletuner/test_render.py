@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from glance.families import FAMILIES
 from glance.schedule import PhaseSchedule, Schedule, resolve_schedule
-from glance.settings import Device, resolve_train_settings
+from glance.settings import Crop, Device, resolve_train_settings
 from glance.simpletuner import config
 from glance.simpletuner.render import render_files, render_timesteps
 
@@ -121,6 +121,22 @@ def test_data_backends_hold_the_one_pair_for_the_whole_phase() -> None:
             "cache_dir": "cache/text",
         },
     ]
+
+
+def test_each_area_and_crop_is_a_data_set_with_latents_of_its_own() -> None:
+    crops = (Crop.WHOLE, Crop.CENTER)
+    rendered = render(resolution=(512, 1024), crops=crops, steps=7)
+    *images, _ = rendered["config/multidatabackend.json"]
+
+    told = [(one["id"], one["resolution"], one["crop"], one["cache_dir_vae"]) for one in images]
+    assert told == [
+        ("glance", 1024, False, "cache/vae"),
+        ("glance-whole-512", 512, False, "cache/vae-whole-512"),
+        ("glance-center-1024", 1024, True, "cache/vae-center-1024"),
+        ("glance-center-512", 512, True, "cache/vae-center-512"),
+    ]
+    assert (images[2]["crop_style"], images[2]["crop_aspect"]) == ("center", "square")
+    assert rendered["config/glance-slow/config.json"]["resolution"] == 1024
 
 
 @pytest.mark.parametrize("family", ["qwen_image_edit_2509", "qwen_image_edit_2511"])
