@@ -99,8 +99,11 @@ class Crew:
 
     def _next(self) -> Event:
         """Wait for news; raise KeyboardInterrupt when a first Ctrl-C has been waited for enough."""
+        left = self._stopping.seconds_left()
+        if left == 0:  # whatever else is told meanwhile
+            raise KeyboardInterrupt
         try:
-            return self._news.get(timeout=self._stopping.seconds_left())
+            return self._news.get(timeout=left)
         except Empty:
             raise KeyboardInterrupt from None
 

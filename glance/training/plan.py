@@ -59,7 +59,7 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
         trust=request.trust,
         stop_within=request.stop_within,
         launcher=request.launcher,
-        devices=devices,
+        devices=devices[: len(request.phases)],
         warnings=(
             *examined.warnings,
             *_device_warnings(request, settings),

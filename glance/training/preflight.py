@@ -193,12 +193,13 @@ def _look_at_card(job: Job, number: int) -> Iterator[_Finding]:
 def _look_at_memory(job: Job) -> Iterator[_Finding]:
     settings, needed = job.settings, estimate(job.settings).system * len(job.devices)
     there = system_memory()
+    alone = 4 * settings.weights.transformer * len(job.devices)
     with_swap = (there + psutil.swap_memory().total) / _GIGA
     if not settings.weights.known:
         yield _ok(f"{there / _GIGA:.1f} GB of system memory; the model's size is not known")
-    elif settings.device is Device.CPU and 4 * settings.weights.transformer > with_swap:
+    elif settings.device is Device.CPU and alone > with_swap:
         yield _failure(
-            f"the transformer alone takes {4 * settings.weights.transformer:.0f} GB in float32, "
+            f"the transformer alone takes {alone:.0f} GB in float32, "
             f"and the system has {with_swap:.0f} with its swap",
             "train a smaller model, or on a GPU",
         )
