@@ -198,11 +198,11 @@ On the CPU it was measured (`benchmarks/memory.py`: a FLUX of 0.64 billion param
 0.4): 5.3, 5.8, 6.8 and 7.9 GB at 64, 256, 384 and 512 pixels, where `--dry-run` says 5 to 8 % more.
 
 **Time.** `--dry-run` and `glance doctor` also say how long a step takes: each token meets each
-parameter, and the device does a part of what it could. Against SimpleTuner's figures for Krea 2 on an
-H100 that is off by -3 and +3 % (bf16 at 512 and 1024) and by -11 and +8 % (int8); glance has measured
-no GPU. On the CPU it multiplies two matrices to know its speed, and was 7 % below to 6 % above what a
-step took (`benchmarks/memory.py`, two cores: 6.2, 8.7, 13.0 and 18.4 s at 64, 256, 384 and 512
-pixels). Loading, caching and SimpleTuner's start come on top.
+parameter, and the device does a part of what it could. Against SimpleTuner's figures for Krea 2 on
+an H100 that is off by -3 and +3 % (bf16 at 512 and 1024) and by -11 and +8 % (int8); glance has
+measured no GPU. On the CPU it multiplies two matrices to know its speed, and was 7 % below to 6 %
+above what a step took (`benchmarks/memory.py`, two cores: 6.2, 8.7, 13.0 and 18.4 s at 64, 256, 384
+and 512 pixels). Loading, caching and SimpleTuner's start come on top.
 
 {presets}
 """
