@@ -142,13 +142,14 @@ class Crew:
         )
 
     def _end(self) -> None:
-        """End all trainers and wait until they have recorded it; another signal hurries them."""
-        while self._running:
+        """End all trainers and wait until that is recorded; another signal hurries them."""
+        is_over = False
+        while not is_over:
             try:
                 self._tools.runner.end()
-                while self._running:
-                    event = self._news.get()
-                    if isinstance(event, _Ended):
-                        self._running.pop(event.phase).join()
+                for thread in self._running.values():
+                    if thread.is_alive():  # the signal may have come before it was started
+                        thread.join()
+                is_over = True
             except BaseException:  # noqa: BLE001 - whatever it is, the trainers must be gone first
                 continue
