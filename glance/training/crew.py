@@ -2,8 +2,10 @@
 
 import threading
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from typing import Final
 
 from glance.errors import GlanceError
 from glance.events import Event, EventSink, Noted, StepDone, Warned
@@ -13,6 +15,8 @@ from glance.training.observer import CheckpointSealed
 from glance.training.phase import PhaseTrainer, Tools
 from glance.training.request import TrainingPlan
 from glance.training.stopping import Stopping, first_interrupt
+
+_TICK_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +151,16 @@ class Crew:
         while not is_over:
             try:
                 self._tools.runner.end()
-                for thread in self._running.values():
-                    if thread.is_alive():  # the signal may have come before it was started
-                        thread.join()
+                # not all that are noted were started: the signal may have come in between
+                while any(thread.ident is not None for thread in self._running.values()):
+                    self._forget_ended()
                 is_over = True
             except BaseException:  # noqa: BLE001 - whatever it is, the trainers must be gone first
                 continue
+
+    def _forget_ended(self) -> None:
+        # Thread.join would do, but on Python 3.12 an interrupted one takes the thread for ended
+        with suppress(Empty):
+            event = self._news.get(timeout=_TICK_SECONDS)
+            if isinstance(event, _Ended):
+                self._running.pop(event.phase, None)
