@@ -137,8 +137,9 @@ def count_steps(place: Path) -> int:
 
 
 def describe(place: Path) -> str:
-    """Say what the training is doing, by its last event."""
-    events = [event for event in read_events(place) if event["event"] != "TrainerSaid"]
+    """Say what the training is doing, by the last event that says so."""
+    asides = ("TrainerSaid", "MemoryUsed")
+    events = [event for event in read_events(place) if event["event"] not in asides]
     if not events:
         return "glance's own start"
     last = events[-1]
