@@ -195,7 +195,7 @@ Against its measurements for Krea 2 on an H100 they are off by 3 % (bf16 at 1024
 SimpleTuner 4.10 has no group offload, though its documentation speaks of it.
 
 On the CPU it was measured (`benchmarks/memory.py`: a FLUX of 0.64 billion parameters with a T5 of
-0.4): 5.3, 5.8, 6.8 and 7.9 GB at 64, 256, 384 and 512 pixels, where `--dry-run` says 5 to 8 % more.
+0.4): 5.4, 6.0, 6.8 and 7.9 GB at 64, 256, 384 and 512 pixels, where `--dry-run` says 5 to 7 % more.
 
 **Time.** `--dry-run` and `glance doctor` also say how long a step takes: each token meets each
 parameter, and the device does a part of what it could. Against SimpleTuner's figures for Krea 2 on

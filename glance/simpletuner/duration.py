@@ -34,7 +34,7 @@ def describe_duration(settings: TrainSettings, phases: int, speed: float | None)
     pace = seconds_a_step(settings, speed)
     whole = format_duration(pace * settings.steps * phases)
     doubt = ", unproven" if settings.device is Device.CUDA else ""
-    shown = f"{pace:.2f} s a step{doubt}, {whole} for {phases} x {settings.steps} steps"
+    shown = f"{pace:.2f} s a step{doubt}, {whole} for {phases} x {settings.steps} steps in turn"
     return f"estimate: {shown}; each start of SimpleTuner comes on top"
 
 

@@ -39,7 +39,7 @@ def test_it_is_said_for_all_steps() -> None:
     told = describe_duration(settings, 2, 4e11)
 
     assert told.startswith(f"estimate: {pace:.2f} s a step, ")
-    assert "for 2 x 60 steps; each start of SimpleTuner comes on top" in told
+    assert "for 2 x 60 steps in turn; each start of SimpleTuner comes on top" in told
 
 
 def test_what_is_not_known_is_not_said() -> None:

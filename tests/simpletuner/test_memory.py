@@ -98,7 +98,7 @@ def test_elsewhere_nothing_is_quantised() -> None:
 
 
 @pytest.mark.parametrize(
-    ("resolution", "measured"), [(64, 5.3), (256, 5.8), (384, 6.8), (512, 7.9)]
+    ("resolution", "measured"), [(64, 5.4), (256, 6.0), (384, 6.8), (512, 7.9)]
 )
 def test_on_the_cpu_it_is_near_what_was_measured(resolution: int, measured: float) -> None:
     weights = Weights(transformer=0.6376, text_encoders=(0.0001, 0.4029))  # benchmarks/memory.py
