@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from glance.device import is_present, require_device, resolve_device
+from glance.device import Device, is_present, require_device, resolve_device
 from glance.errors import DeviceUnavailable
-from glance.settings import Device
 
 type Machine = Callable[..., None]
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from glance.device import Device
 from glance.errors import SettingsError
 from glance.families import FAMILIES, Family, Negative, families_of_pipeline, find_family
 from glance.families.refused import REFUSED
-from glance.settings import Device, resolve_sample_settings, resolve_train_settings
+from glance.settings import resolve_sample_settings, resolve_train_settings
 from glance.simpletuner.options import parse_overrides
 
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)

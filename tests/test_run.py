@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from glance.device import Device
 from glance.errors import RunError
 from glance.run import (
     Attempt,
@@ -21,7 +22,7 @@ from glance.run import (
     record_schedule,
 )
 from glance.schedule import Phase, resolve_schedule
-from glance.settings import Device, resolve_train_settings
+from glance.settings import resolve_train_settings
 
 RESTART = "train again in another --run folder, or remove this one"
 TEN, ELEVEN, NOON = (datetime(2026, 5, 1, hour, tzinfo=UTC) for hour in (10, 11, 12))

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
+from glance.device import Device
 from glance.errors import Problem, SettingsError
 from glance.families import find_family
 from glance.settings import (
     Crop,
-    Device,
     Preset,
     SampleSettings,
     TrainSettings,
@@ -118,9 +118,14 @@ def test_override_keeps_its_type(value: bool | float | str) -> None:
 def test_defaults_of_sampling_are_the_guides() -> None:
     assert sample_settings().model_dump() == {
         "prompt": "a cat",
+        "negative_prompt": "",
         "seed": 0,
         "slow_guidance": 3.5,
         "fast_guidance": 1.0,
+        "true_cfg": None,
+        "slow_scale": 1.0,
+        "fast_scale": 1.0,
+        "loras": ("slow", "fast"),
         "width": 1024,
         "height": 1024,
         "reference": None,
@@ -182,3 +187,41 @@ def test_sampling_value_out_of_range_is_named(name: str, value: float) -> None:
 def test_a_family_that_edits_has_one_data_set(values: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match="is trained on one data set"):
         resolve_train_settings(device=Device.CPU, family="qwen_image_edit_2511", **values)
+
+
+# --- guidance that would change nothing ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "values", "remedy"),
+    [
+        ("flux", {"negative_prompt": "blur"}, "add --true-cfg 2"),
+        ("flux2", {"negative_prompt": "blur"}, "distilled to follow the prompt alone"),
+        ("sd3", {"negative_prompt": "blur", "slow_guidance": 1.0}, "--slow-guidance 7"),
+        ("sd3", {"true_cfg": 3.0}, "use --slow-guidance and --fast-guidance"),
+    ],
+)
+def test_guidance_that_would_change_nothing_is_refused(
+    family: str, values: dict[str, Any], remedy: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        resolve_sample_settings(find_family(family), prompt="a cat", **values)
+    (problem,) = caught.value.problems
+    assert remedy in (problem.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("family", "values", "needed"),
+    [
+        ("flux", {}, False),
+        ("flux", {"true_cfg": 2.0, "negative_prompt": "blur"}, True),
+        ("qwen_image", {}, True),
+        ("z_image", {"slow_guidance": 0.0}, False),
+    ],
+)
+def test_a_negative_prompt_is_encoded_where_it_is_used(
+    family: str, values: dict[str, Any], needed: bool
+) -> None:
+    row = find_family(family)
+    settings = resolve_sample_settings(row, prompt="a cat", **values)
+    assert settings.needs_negative(row) is needed

@@ -14,7 +14,7 @@ _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 class Negative(StrEnum):
     """Where the embeddings of the negative prompt come from."""
 
-    NONE = "none"  # guidance is a number that the transformer is told
+    NONE = "none"  # there is none: guidance is a number that the transformer is told
     TOGETHER = "together"  # encode_prompt returns them beside the prompt's own
     APART = "apart"  # a second call of encode_prompt; its outputs are renamed negative_*
 
@@ -46,6 +46,8 @@ class Text:
     negative: Negative = Negative.NONE
     arguments: Mapping[str, Any] = _NOTHING
     """Further arguments of `encode_prompt`."""
+    batch_axes: Mapping[str, int] = _NOTHING
+    """Which axis of an output counts the prompts, where it is not the first."""
     has_bool_masks: bool = False
     """Attention masks are handed over as booleans, as the trainer has them."""
 
@@ -59,6 +61,8 @@ class Guidance:
     fast: float
     off: float = 1.0
     """The scale at which nothing is guided, and no second forward pass is made."""
+    true_cfg: str | None = None
+    """What the pipeline calls classifier-free guidance beside an embedded scale."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,9 @@ FAMILY = Family(
             "negative_pooled_prompt_embeds",
         ),
         negative=Negative.TOGETHER,
+        batch_axes=MappingProxyType(
+            {"prompt_embeds_llama3": 1, "negative_prompt_embeds_llama3": 1}  # layers come first
+        ),
     ),
     guidance=Guidance("guidance_scale", slow=5.0, fast=1.0),  # diffusers' default; none
     marks=Marks(

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from glance.device import Device
 from glance.errors import SimpleTunerNotFound
 from glance.schedule import Phase
-from glance.settings import Device
 from glance.simpletuner import command
 from glance.simpletuner.command import (
     Launcher,

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from glance.device import Device
 from glance.families import FAMILIES
 from glance.schedule import PhaseSchedule, Schedule, resolve_schedule
-from glance.settings import Crop, Device, resolve_train_settings
+from glance.settings import Crop, resolve_train_settings
 from glance.simpletuner import config
 from glance.simpletuner.render import render_files, render_timesteps
 

@@ -1,36 +1,15 @@
-"""What the user asked for, resolved once: one frozen object for training, one for sampling.
-
-They speak glance's words; `simpletuner/` translates. Every default is decided here or in the
-family's row, never further down.
-"""
+"""What decides the two LoRAs."""
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from glance.device import AUTO, Device, cuda_memory
-from glance.errors import Problem, SettingsError
-from glance.families import DEFAULT_FAMILY, Family, find_family
-
-DEFAULT_SCHEDULE = "seed"
-
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @classmethod
-    def checked(cls, **values: Any) -> Self:
-        """Build from `values`; raise SettingsError with every value that is out of range."""
-        try:
-            return cls(**values)
-        except ValidationError as exc:
-            raise SettingsError(
-                Problem(f"{'.'.join(map(str, item['loc']))}: {item['input']!r}: {item['msg']}")
-                for item in exc.errors()
-            ) from exc
+from glance.errors import SettingsError
+from glance.families import DEFAULT_FAMILY, find_family
+from glance.settings.checked import Settings
 
 
 class Preset(StrEnum):
@@ -62,7 +41,7 @@ class Crop(StrEnum):
 Side = Annotated[int, Field(ge=64, le=8192, multiple_of=64)]
 
 
-class Weights(_Settings):
+class Weights(Settings):
     """Billions of parameters of a base model."""
 
     transformer: float = Field(ge=0, description="Billions of parameters.")
@@ -72,7 +51,7 @@ class Weights(_Settings):
     known: bool = Field(default=False, description="Counted or published, not guessed by family.")
 
 
-class TrainSettings(_Settings):
+class TrainSettings(Settings):
     """Everything that decides what the two LoRAs will be, besides the pair and the schedule."""
 
     family: str = Field(description="Model family, a row of families.py.")
@@ -183,74 +162,3 @@ def resolve_preset(name: str) -> Preset:
         return Preset.GB24
     fitting = [preset for preset in Preset if preset.gibibytes <= memory / 2**30 + 1]
     return fitting[-1] if fitting else Preset.GB8
-
-
-class SampleSettings(_Settings):
-    """Everything that decides one picture, besides the model, the LoRAs and the schedule."""
-
-    prompt: str = Field(description="What to paint.")
-    seed: int = Field(ge=0, le=2**63 - 1, description="Seed of the initial noise.")
-    slow_guidance: Annotated[float, Field(ge=0, le=100)] = Field(description="Slow phase.")
-    fast_guidance: Annotated[float, Field(ge=0, le=100)] = Field(description="Fast phase.")
-    width: int = Field(ge=16, le=8192, description="Pixels.")
-    height: int = Field(ge=16, le=8192, description="Pixels.")
-    reference: Path | None = Field(
-        default=None, description="What a family that edits begins with."
-    )
-    reference_side: int = Field(
-        default=1024,
-        description="The transformer sees it at about this many pixels squared, in its own aspect.",
-    )
-
-
-def resolve_sample_settings(
-    family: Family,
-    *,
-    prompt: str,
-    seed: int = 0,
-    slow_guidance: float | None = None,
-    fast_guidance: float | None = None,
-    width: int | None = None,
-    height: int | None = None,
-    resolution: int | None = None,
-    reference: Path | None = None,
-    aspect: tuple[int, int] | None = None,
-) -> SampleSettings:
-    """Fill what was not given: guidance from the family, size from the run's resolution.
-
-    With `aspect`, the width and height of the reference, the size has its shape.
-
-    Raises SettingsError on bad values, sizes that the family cannot make among them.
-    """
-    side, step = resolution or family.resolution, family.size_multiple
-    fitting = _fit(aspect, area=side * side, step=step) if aspect else (side, side)
-    settings = SampleSettings.checked(
-        prompt=prompt,
-        seed=seed,
-        slow_guidance=family.guidance.slow if slow_guidance is None else slow_guidance,
-        fast_guidance=family.guidance.fast if fast_guidance is None else fast_guidance,
-        width=fitting[0] if width is None else width,
-        height=fitting[1] if height is None else height,
-        reference=reference,
-        reference_side=side,
-    )
-    odd = [
-        Problem(
-            f"{name}: {value} is not a multiple of {step}",
-            f"use --{name} {max(step, round(value / step) * step)}",
-        )
-        for name, value in (("width", settings.width), ("height", settings.height))
-        if value % step
-    ]
-    if not prompt.strip():
-        odd.append(Problem("prompt: it is empty", "describe the picture in --prompt"))
-    if odd:
-        raise SettingsError(odd)
-    return settings
-
-
-def _fit(aspect: tuple[int, int], *, area: int, step: int) -> tuple[int, int]:
-    """Return a size of about `area` pixels in that shape, in whole steps."""
-    scale = (area / (aspect[0] * aspect[1])) ** 0.5
-    width, height = (max(step, round(side * scale / step) * step) for side in aspect)
-    return width, height

@@ -1,0 +1,29 @@
+"""What the user asked for, resolved once: one frozen object for training, one for sampling.
+
+They speak glance's words; `simpletuner/` translates. Every default is decided here or in the
+family's row, never further down.
+"""
+
+from glance.settings.sample import SampleSettings, resolve_sample_settings
+from glance.settings.train import (
+    Crop,
+    Preset,
+    TrainSettings,
+    Weights,
+    resolve_preset,
+    resolve_train_settings,
+)
+
+__all__ = [
+    "DEFAULT_SCHEDULE",
+    "Crop",
+    "Preset",
+    "SampleSettings",
+    "TrainSettings",
+    "Weights",
+    "resolve_preset",
+    "resolve_sample_settings",
+    "resolve_train_settings",
+]
+
+DEFAULT_SCHEDULE = "seed"

@@ -1,0 +1,126 @@
+"""What decides one picture."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from glance.errors import Problem, SettingsError
+from glance.families import Family, Negative
+from glance.schedule import Phase
+from glance.settings.checked import Settings
+
+Scale = Annotated[float, Field(ge=0, le=100)]
+Strength = Annotated[float, Field(ge=-10, le=10)]
+
+
+class SampleSettings(Settings):
+    """Everything that decides one picture, besides the model, the LoRAs and the schedule."""
+
+    prompt: str = Field(description="What to paint.")
+    negative_prompt: str = Field(default="", description="What guidance leads away from.")
+    seed: int = Field(ge=0, le=2**63 - 1, description="Seed of the initial noise.")
+    slow_guidance: Scale = Field(description="Slow phase.")
+    fast_guidance: Scale = Field(description="Fast phase.")
+    true_cfg: Scale | None = Field(
+        default=None,
+        description="Classifier-free guidance in both phases, where the other one is embedded.",
+    )
+    slow_scale: Strength = Field(default=1.0, description="Strength of the slow LoRA.")
+    fast_scale: Strength = Field(default=1.0, description="Strength of the fast LoRA.")
+    loras: tuple[Phase, ...] = Field(
+        default=tuple(Phase), description="The phases that run with their LoRA."
+    )
+    width: int = Field(ge=16, le=8192, description="Pixels.")
+    height: int = Field(ge=16, le=8192, description="Pixels.")
+    reference: Path | None = Field(
+        default=None, description="What a family that edits begins with."
+    )
+    reference_side: int = Field(
+        default=1024,
+        description="The transformer sees it at about this many pixels squared, in its own aspect.",
+    )
+
+    def guidance(self, phase: Phase) -> float:
+        """Return a phase's guidance scale."""
+        return self.slow_guidance if phase is Phase.SLOW else self.fast_guidance
+
+    def scale(self, phase: Phase) -> float:
+        """Return the strength of a phase's LoRA."""
+        return self.slow_scale if phase is Phase.SLOW else self.fast_scale
+
+    def needs_negative(self, family: Family) -> bool:
+        """Whether anything is led away from the negative prompt."""
+        if self.true_cfg is not None:
+            return self.true_cfg > 1
+        strongest = max(self.slow_guidance, self.fast_guidance)
+        return family.text.negative is not Negative.NONE and strongest > family.guidance.off
+
+
+def resolve_sample_settings(
+    family: Family,
+    *,
+    resolution: int | None = None,
+    aspect: tuple[int, int] | None = None,
+    **asked: Any,
+) -> SampleSettings:
+    """Fill what was not asked for: guidance from the family, size from the run's resolution.
+
+    `asked` are fields of SampleSettings; None stands for what was not. With `aspect`, the width
+    and height of the reference, the size has its shape.
+
+    Raises SettingsError on bad values, sizes that the family cannot make among them.
+    """
+    side = resolution or family.resolution
+    fitting = _fit(aspect, area=side * side, step=family.size_multiple) if aspect else (side, side)
+    usual = {
+        "seed": 0,
+        "slow_guidance": family.guidance.slow,
+        "fast_guidance": family.guidance.fast,
+        "width": fitting[0],
+        "height": fitting[1],
+        "reference_side": side,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    settings = SampleSettings.checked(**{**usual, **given})
+    problems = [*_misfits(settings, family), *_idle_guidance(settings, family)]
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def _misfits(settings: SampleSettings, family: Family) -> Iterator[Problem]:
+    step = family.size_multiple
+    for name, value in (("width", settings.width), ("height", settings.height)):
+        if value % step:
+            yield Problem(
+                f"{name}: {value} is not a multiple of {step}",
+                f"use --{name} {max(step, round(value / step) * step)}",
+            )
+    if not settings.prompt.strip():
+        yield Problem("prompt: it is empty", "describe the picture in --prompt")
+
+
+def _idle_guidance(settings: SampleSettings, family: Family) -> Iterator[Problem]:
+    """Find what was asked for and would change nothing."""
+    if settings.true_cfg is not None and family.guidance.true_cfg is None:
+        yield Problem(
+            f"true_cfg: {family.title} has one kind of guidance",
+            "use --slow-guidance and --fast-guidance",
+        )
+    elif settings.negative_prompt and not settings.needs_negative(family):
+        if family.guidance.true_cfg is not None:
+            remedy = "add --true-cfg 2, which takes twice the time, or drop it"
+        elif family.text.negative is Negative.NONE:
+            remedy = "drop it: the model was distilled to follow the prompt alone"
+        else:
+            remedy = f"guide more strongly: --slow-guidance {family.guidance.slow:g}, or drop it"
+        yield Problem(f"negative_prompt: {settings.negative_prompt!r} would change nothing", remedy)
+
+
+def _fit(aspect: tuple[int, int], *, area: int, step: int) -> tuple[int, int]:
+    """Return a size of about `area` pixels in that shape, in whole steps."""
+    scale = (area / (aspect[0] * aspect[1])) ** 0.5
+    width, height = (max(step, round(side * scale / step) * step) for side in aspect)
+    return width, height
