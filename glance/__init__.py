@@ -1,3 +1,67 @@
-"""glance: from one image and its caption to a slow and a fast LoRA, and to ten-step pictures."""
+"""glance: from one image and its caption to a slow and a fast LoRA, and to ten-step pictures.
+
+The public names are imported when they are used: `import glance` costs nothing. docs/api.md shows
+them at work.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from glance.diffusion.glance_pipeline import GlancePipeline
+    from glance.errors import GlanceError
+    from glance.generation.execute import load_planned, run_generation
+    from glance.generation.plan import plan_generation
+    from glance.generation.request import InferRequest
+    from glance.provenance import read_record
+    from glance.schedule import PRESETS, Phase, Schedule, resolve_schedule
+    from glance.training.execute import run_training
+    from glance.training.plan import plan_training
+    from glance.training.request import TrainRequest
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "PRESETS",
+    "GlanceError",
+    "GlancePipeline",
+    "InferRequest",
+    "Phase",
+    "Schedule",
+    "TrainRequest",
+    "__version__",
+    "load_planned",
+    "plan_generation",
+    "plan_training",
+    "read_record",
+    "resolve_schedule",
+    "run_generation",
+    "run_training",
+]
+
+_MODULES = {
+    "PRESETS": "schedule",
+    "GlanceError": "errors",
+    "GlancePipeline": "diffusion.glance_pipeline",
+    "InferRequest": "generation.request",
+    "Phase": "schedule",
+    "Schedule": "schedule",
+    "TrainRequest": "training.request",
+    "load_planned": "generation.execute",
+    "plan_generation": "generation.plan",
+    "plan_training": "training.plan",
+    "read_record": "provenance",
+    "resolve_schedule": "schedule",
+    "run_generation": "generation.execute",
+    "run_training": "training.execute",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -81,27 +81,21 @@ def compare_pictures(
 
     Raises what loading and sampling raise.
     """
-    pipeline = load_planned(plan)
-    from glance.diffusion.inference import sample_base, sample_image
-
+    sampler = load_planned(plan)
     steps = sum(len(plan.schedule.phase(phase).timesteps) for phase in Phase)
-    sample_image(pipeline, plan.family, plan.schedule, plan.settings)  # first calls are slow
+    sampler.sample_one(plan.settings)  # first calls are slow
     rows: dict[str, tuple[Picture, ...]] = {}
     for prompt in prompts:
         on_event(Noted(f"comparing: {prompt}"))
         settings = plan.settings.model_copy(update={"prompt": prompt})
-        made = {
-            f"base, {TEACHER_STEPS} steps": sample_base(
-                pipeline, plan.family, settings, steps=TEACHER_STEPS
-            )
-        }
+        made = {f"base, {TEACHER_STEPS} steps": sampler.sample_base(settings, steps=TEACHER_STEPS)}
         for name, loras in _ADAPTED.items():
-            made[f"{name}, {steps} steps"] = sample_image(
-                pipeline, plan.family, plan.schedule, settings, loras=loras
-            )
+            adapted = settings.model_copy(update={"loras": loras})
+            made[f"{name}, {steps} steps"] = sampler.sample_one(adapted)
         rows[prompt] = tuple(
-            Picture(name, one.image, sum(one.seconds.values()), judge(prompt, one.image))
-            for name, one in made.items()
+            Picture(name, image, sum(batch.seconds.values()), judge(prompt, image))
+            for name, batch in made.items()
+            for image in [batch.pictures[0].image]
         )
     return Comparison(rows)
 

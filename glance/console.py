@@ -24,6 +24,8 @@ from glance.events import (
     PhaseFinished,
     PhaseSkipped,
     PhaseStarted,
+    PictureDone,
+    SamplingStep,
     StageEntered,
     StepDone,
     TrainerSaid,
@@ -101,6 +103,17 @@ class Console:
                 self.note(message)
             case Warned(message, hint):
                 self.warn(Problem(message, hint))
+            case StepDone() | ModelFetched() | SamplingStep():
+                self._show(self._progress_of(event))
+            case PictureDone():
+                self._show_picture(event)
+            case TrainerSaid(_, line) if self.verbose:
+                self.note(f"| {line}")
+            case _:
+                self._show_phase(event)
+
+    def _show_phase(self, event: Event) -> None:
+        match event:
             case PhaseStarted(phase, steps):
                 self.note(f"{phase}: training {steps} steps")
             case PhaseSkipped(phase):
@@ -108,17 +121,19 @@ class Console:
             case StageEntered(phase, label):
                 self._end_bar(phase)
                 self.note(f"{phase}: {label}")
-            case StepDone() | ModelFetched():
-                self._show(self._progress_of(event))
             case CheckpointSaved(phase, path) if self.verbose:
                 self.note(f"{phase}: saved {path}")
             case PhaseFinished(phase, lora, seconds):
                 self._end_bar(phase)
                 self.note(f"{phase}: done in {format_duration(seconds)}, {lora}")
-            case TrainerSaid(_, line) if self.verbose:
-                self.note(f"| {line}")
             case _:
                 pass
+
+    def _show_picture(self, event: PictureDone) -> None:
+        if event.total > 1:
+            known = "is there already" if event.was_there else "is done"
+            self.note(f"picture {event.number} of {event.total} {known}")
+        self.result(event.path)
 
     @contextmanager
     def progress(self, events: Path | None = None) -> Iterator[EventSink]:
@@ -145,15 +160,20 @@ class Console:
         if isinstance(event, PhaseStarted | StepDone | MemoryUsed):
             self._paces[event.phase].note(event)
 
-    def _progress_of(self, event: StepDone | ModelFetched) -> Progress:
-        if isinstance(event, StepDone):
-            words = f"step {event.step} of {event.steps}"
-            figures = self._paces[event.phase].describe(event, drawn=self._moves)
-            return Progress(event.phase, event.step, event.steps, words, figures)
-        words = f"{event.bytes / 1e9:.1f} of {event.total_bytes / 1e9:.1f} GB fetched"
-        eta = event.eta_seconds
-        left = "" if eta is None else f"  {format_duration(eta)} left"
-        return Progress(event.model, event.bytes, event.total_bytes, words, left)
+    def _progress_of(self, event: StepDone | ModelFetched | SamplingStep) -> Progress:
+        match event:
+            case StepDone():
+                words = f"step {event.step} of {event.steps}"
+                figures = self._paces[event.phase].describe(event, drawn=self._moves)
+                return Progress(event.phase, event.step, event.steps, words, figures)
+            case SamplingStep():
+                words = f"{event.phase} step {event.step} of {event.steps}"
+                left = _time_left(event.eta_seconds)
+                return Progress("painting", event.done, event.total, words, left)
+            case ModelFetched():
+                words = f"{event.bytes / 1e9:.1f} of {event.total_bytes / 1e9:.1f} GB fetched"
+                left = _time_left(event.eta_seconds)
+                return Progress(event.model, event.bytes, event.total_bytes, words, left)
 
     @property
     def _moves(self) -> bool:
@@ -221,6 +241,10 @@ def format_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def format_json(content: Mapping[str, Any]) -> str:
     """Return JSON as a person reads it."""
     return json.dumps(content, indent=2, ensure_ascii=False)
+
+
+def _time_left(eta_seconds: float | None) -> str:
+    return "" if eta_seconds is None else f"  {format_duration(eta_seconds)} left"
 
 
 def _write(stream: IO[str], text: str) -> None:

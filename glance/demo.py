@@ -67,7 +67,7 @@ def run_demo(output: Path | None, *, steps: int, on_event: EventSink) -> DemoRes
         family = find_family(plan.settings.family)
         training = run_training(plan, _importing_aside(family, on_event))
     prompts = (*held_out_prompts(), VAGUE_PROMPT)
-    request = InferRequest(prompt=prompts[0], run=run.path, device=Device.CPU)
+    request = InferRequest(prompts=prompts[:1], run=run.path, device=Device.CPU)
     on_event(Noted("sampling: the base model and the pair, from the same noise"))
     comparison = compare_pictures(plan_generation(request), prompts, on_event, judge=judge)
     sheet = run.images / "sheet.png"

@@ -1,7 +1,9 @@
 """Where a model runs, and which accelerator this machine has: torch is not asked."""
 
 import ctypes
+import os
 import platform
+import shutil
 import sys
 import time
 from enum import StrEnum
@@ -11,7 +13,7 @@ from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
-from glance.errors import DeviceUnavailable
+from glance.errors import DeviceUnavailable, SetupError
 
 AUTO = "auto"
 
@@ -59,6 +61,24 @@ def require_device(device: Device) -> None:
         raise DeviceUnavailable(
             f"device {device}: there is none that torch could use here",
             hint="drop --device to use what is there, or check the driver with nvidia-smi",
+        )
+
+
+def require_compiler(device: Device) -> None:
+    """Raise SetupError unless torch.compile can build for the device.
+
+    Inductor writes C++ for the CPU, and Triton, which it uses on CUDA, builds a launcher in C.
+    """
+    compilers = filter(None, (os.environ.get("CXX"), os.environ.get("CC"), "g++", "gcc", "clang"))
+    if not any(map(shutil.which, compilers)):
+        raise SetupError(
+            "--compile: there is no C++ compiler, which torch.compile needs",
+            hint="install one (Debian: apt install g++), or drop --compile",
+        )
+    if device is Device.CUDA and find_spec("triton") is None:
+        raise SetupError(
+            "--compile: Triton is not installed, which torch.compile needs on CUDA",
+            hint="install triton, or drop --compile",
         )
 
 

@@ -77,6 +77,29 @@ class StepDone(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SamplingStep(Event):
+    """One forward pass of a picture, or of several at once; `done` of `total` over all pictures."""
+
+    phase: Phase
+    step: int
+    steps: int
+    done: int
+    total: int
+    eta_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PictureDone(Event):
+    """A picture is written, or was there already; `number` of `total`."""
+
+    path: str
+    number: int
+    total: int
+    seed: int
+    was_there: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryUsed(Event):
     """What the trainer's processes hold, in bytes: resident, and of the card where that is told."""
 

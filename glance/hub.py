@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -9,6 +10,8 @@ from typing import Any, Final
 from glance.errors import ModelNotFound, SetupError
 
 _INDEX: Final = "model_index.json"
+_SUFFIX: Final = ".safetensors"
+_FILE: Final = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(:(?P<file>[^:]+))?")
 _OTHER_FORMATS: Final = (
     *("*.onnx*", "*.msgpack", "*.h5", "*.ckpt", "*.pth", "*.gguf", "*.tflite"),
     *("*.fp16.*", "*.bf16.*", "*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp", "*.mp4"),
@@ -73,6 +76,66 @@ def read_hub_text(model: str, name: str) -> str | None:
     except _transport_errors():
         return None
     return text
+
+
+def is_hub_file(reference: str) -> bool:
+    """Whether it has the form `owner/repo:file` or `owner/repo`."""
+    match = _FILE.fullmatch(reference)
+    return match is not None and not (match["file"] is None and reference.endswith(_SUFFIX))
+
+
+def find_hub_file(reference: str, *, default: str) -> Path | None:
+    """Return a file of a Hub model, `owner/repo:file` or `owner/repo`, fetched if it must be.
+
+    None when the reference is not of that form. Raises SetupError when the file cannot be had.
+    """
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    match = _FILE.fullmatch(reference)
+    if match is None or not is_hub_file(reference):
+        return None
+    repo, name = match["repo"], match["file"] or default
+    try:
+        return Path(hf_hub_download(repo, name))
+    except LocalEntryNotFoundError as exc:  # of the errors below, too, so it comes first
+        offline = constants.is_offline_mode()
+        raise SetupError(
+            f"{name} of {repo} is not in the cache, and "
+            + ("HF_HUB_OFFLINE forbids fetching it" if offline else "the Hub does not answer"),
+            hint="unset HF_HUB_OFFLINE" if offline else "try again, or give a file that is here",
+        ) from exc
+    except GatedRepoError as exc:
+        raise SetupError(
+            f"{repo} is gated, and there is no token with a right to it",
+            hint="accept its licence on its Hub page, then `hf auth login` or set HF_TOKEN",
+        ) from exc
+    except RepositoryNotFoundError as exc:
+        raise SetupError(
+            f"the Hub has no {repo}, or it is private",
+            hint="check the name; for a private one set HF_TOKEN",
+        ) from exc
+    except EntryNotFoundError as exc:
+        raise SetupError(
+            f"the Hub's {repo} has no file {name}",
+            hint=f"name one of its files: {repo}:file.safetensors",
+        ) from exc
+    except _transport_errors() as exc:
+        raise SetupError(
+            f"{name} of {repo} cannot be fetched: {str(exc).strip().splitlines()[0]}",
+            hint="try again, or give a file that is here",
+        ) from exc
+
+
+def find_revision(model: str) -> str | None:
+    """Return the commit of a Hub model's snapshot in the cache; None when there is none."""
+    snapshot = _find_snapshot(model)
+    return None if snapshot is None else snapshot.name
 
 
 def fetch_model(model: str, on_progress: Callable[[int, int], None]) -> bool:

@@ -67,16 +67,57 @@ class EmpiricalShift:
 Shift = StaticShift | DynamicShift | EmpiricalShift
 
 
+def depends_on_size(shift: Shift) -> bool:
+    """Whether pictures of several sizes have schedules of their own."""
+    return not isinstance(shift, StaticShift)
+
+
 def teacher_sigmas(shift: Shift, width: int, height: int) -> tuple[float, ...]:
     """Return the fifty sigmas (0-1) that the base model itself is sampled along at that size."""
-    mu = shift.mu(width * height // _PIXELS_PER_TOKEN**2, TEACHER_STEPS)
-    factor = math.exp(mu)
+    factor, scale = _factor(shift, width, height), _stretch(shift, width, height)
     even = (1 - step / TEACHER_STEPS for step in range(TEACHER_STEPS))
-    shifted = [factor / (factor + 1 / sigma - 1) for sigma in even]
+    return tuple(1 - (1 - _shifted(sigma, factor)) / scale for sigma in even)
+
+
+def reshift(
+    schedule: Schedule, shift: Shift, *, made_for: tuple[int, int], wanted: tuple[int, int]
+) -> Schedule:
+    """Return the schedule moved from one picture size to another, as the model's shift moves.
+
+    Each sigma is traced back to the unshifted one, which is the same step of the teacher at every
+    size, and shifted anew; sizes are width and height in pixels. So a list of the teacher's steps
+    becomes the list of the same steps.
+    """
+
+    def move(timestep: float) -> float:
+        sigma = 1 - (1 - timestep / MAX_TIMESTEP) * _stretch(shift, *made_for)
+        even = _shifted(sigma, 1 / _factor(shift, *made_for))
+        moved = _shifted(even, _factor(shift, *wanted))
+        return round((1 - (1 - moved) / _stretch(shift, *wanted)) * MAX_TIMESTEP, 4)
+
+    return Schedule(
+        f"{schedule.name} for {wanted[0]}x{wanted[1]}",
+        tuple(map(move, schedule.slow_timesteps)),
+        tuple(map(move, schedule.fast_timesteps)),
+    )
+
+
+def _factor(shift: Shift, width: int, height: int) -> float:
+    return math.exp(shift.mu(width * height // _PIXELS_PER_TOKEN**2, TEACHER_STEPS))
+
+
+def _shifted(sigma: float, factor: float) -> float:
+    """Return factor / (factor + 1 / sigma - 1): towards noise for a factor above 1, and back by
+    its inverse."""
+    return factor * sigma / (1 + (factor - 1) * sigma)
+
+
+def _stretch(shift: Shift, width: int, height: int) -> float:
+    """Return by how much the distance from 1 is divided so that the last sigma is `terminal`."""
     if shift.terminal is None:
-        return tuple(shifted)
-    scale = (1 - shifted[-1]) / (1 - shift.terminal)
-    return tuple(1 - (1 - sigma) / scale for sigma in shifted)
+        return 1.0
+    last = _shifted(1 / TEACHER_STEPS, _factor(shift, width, height))
+    return (1 - last) / (1 - shift.terminal)
 
 
 def teacher_schedule(shift: Shift, width: int, height: int) -> Schedule:

@@ -122,18 +122,18 @@ def check_sampling(family: str, run: Path, *, guidance: Sequence[float]) -> None
     reference = run.parents[1] / "before.png" if find_family(family).edits else None
     plan = plan_generation(
         InferRequest(
-            prompt="a slope",
+            prompts=("a slope",),
             reference=reference,
             width=64,
             height=64,
             run=run,
             device=Device.CPU,
-            seed=3,
+            seeds=(3,),
             slow_guidance=slow,
             fast_guidance=fast,
         )
     )
-    image = Image.open(run_generation(plan, lambda _: None).image)
+    image = Image.open(run_generation(plan, lambda _: None).images[0])
     pipeline = DiffusionPipeline.from_pretrained(plan.model)
     for phase in ("slow", "fast"):
         pipeline.load_lora_weights(run / f"output/glance-{phase}", adapter_name=phase)

@@ -36,12 +36,8 @@ class Workshop:
         from glance.diffusion.quiet import hush
 
         hush()
-        from glance.diffusion.pipeline import load_pipeline
+        from glance.diffusion.pipeline import Fit, load_pipeline
 
-        return load_pipeline(
-            find_family("flux"),
-            str(self.model),
-            {} if run is None else {phase: run.lora(phase) for phase in Phase},
-            device=Device.CPU,
-            dtype=Precision.FP32,
-        )
+        loras = {} if run is None else {phase: run.lora(phase) for phase in Phase}
+        fit = Fit(device=Device.CPU, dtype=Precision.FP32)
+        return load_pipeline(find_family("flux"), str(self.model), loras, fit)[0]

@@ -1,4 +1,4 @@
-"""`glance infer`: one picture in ten steps, slow LoRA first, then the fast one."""
+"""`glance infer`: pictures in ten steps, slow LoRA first, then the fast one."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,31 +19,68 @@ from glance.cli._options import (
 )
 from glance.console import Console
 from glance.device import Precision
+from glance.memory import Memory, Quantize
 
 
 def infer(
-    prompt: Annotated[str, typer.Option(help="What to paint.")],
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="What to paint; repeatable.", show_default=False)
+    ] = None,
+    prompt_file: Annotated[
+        Path | None,
+        typer.Option(help="A prompt a line; or .jsonl: objects with prompt, seed, width, ..."),
+    ] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option(help="What guidance leads away from.")
+    ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Seed of the noise; repeatable. Default: 0.")
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Pictures a prompt: the seed, the next one, ...")
+    ] = None,
     reference: ReferenceOption = None,
+    from_image: Annotated[
+        Path | None,
+        typer.Option(help="Paint this picture of glance's again; other flags change it."),
+    ] = None,
     run: Annotated[
         Path | None,
         typer.Option(help="Run folder. Default: the newest finished one in runs/."),
     ] = None,
     slow_lora: Annotated[
-        Path | None, typer.Option(help="Instead of a run: file or folder.")
+        str | None,
+        typer.Option(help="Instead of a run: file, folder, or owner/repo:file of the Hub."),
     ] = None,
-    fast_lora: Annotated[
-        Path | None, typer.Option(help="Instead of a run: file or folder.")
-    ] = None,
+    fast_lora: Annotated[str | None, typer.Option(help="Likewise.")] = None,
     model: Annotated[str | None, typer.Option(help="Base model. Default: the run's.")] = None,
     base: BaseOption = None,
     family: Annotated[str | None, typer.Option(help="Model family. Default: the run's.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
     slow_guidance: Annotated[
         float | None, typer.Option(help="Default: the family's; 3.5 for FLUX.")
     ] = None,
     fast_guidance: Annotated[
         float | None, typer.Option(help="Default: the family's; 1.0 for FLUX.")
     ] = None,
+    true_cfg: Annotated[
+        float | None,
+        typer.Option(help="FLUX: classifier-free guidance besides, for a negative prompt."),
+    ] = None,
+    slow_scale: Annotated[
+        float | None, typer.Option(help="Strength of the slow LoRA. Default: 1.")
+    ] = None,
+    fast_scale: Annotated[
+        float | None, typer.Option(help="Strength of the fast LoRA. Default: 1.")
+    ] = None,
+    slow_only: Annotated[
+        bool, typer.Option("--slow-only", help="The slow LoRA, then the base model alone.")
+    ] = False,
+    fast_only: Annotated[
+        bool, typer.Option("--fast-only", help="The base model alone, then the fast LoRA.")
+    ] = False,
+    no_lora: Annotated[
+        bool, typer.Option("--no-lora", help="The base model alone, along the same timesteps.")
+    ] = False,
     width: Annotated[int | None, typer.Option(help="Default: the run's resolution.")] = None,
     height: Annotated[int | None, typer.Option(help="Default: the run's resolution.")] = None,
     schedule: Annotated[
@@ -51,38 +88,89 @@ def infer(
     ] = None,
     slow_timesteps: SlowTimestepsOption = None,
     fast_timesteps: FastTimestepsOption = None,
+    reshift: Annotated[
+        bool,
+        typer.Option("--reshift", help="Move the timesteps as the model's shift does with size."),
+    ] = False,
+    init_latents: Annotated[
+        Path | None, typer.Option(help="The fast phase alone, from saved latents.")
+    ] = None,
+    save_latents: Annotated[
+        bool,
+        typer.Option("--save-latents", help="What is handed over, beside the picture."),
+    ] = False,
+    save_phases: Annotated[
+        bool,
+        typer.Option("--save-phases", help="Also the picture as the slow phase leaves it."),
+    ] = False,
     device: DeviceOption = DeviceChoice.AUTO,
     dtype: Annotated[
         Precision | None, typer.Option(help="Default: fp32 on the CPU, bf16 elsewhere.")
     ] = None,
+    memory: Annotated[
+        Memory, typer.Option(help="What stays on the GPU; docs/sampling-memory.md.")
+    ] = Memory.AUTO,
+    quantize: Annotated[
+        Quantize | None, typer.Option(help="The base model's weights, smaller.")
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="torch.compile: a slow first picture, then faster.")
+    ] = False,
+    batch_size: Annotated[
+        int,
+        typer.Option(min=1, max=64, help="Pictures at once; fewer where memory is short."),
+    ] = 1,
     output: Annotated[
         Path | None,
         typer.Option(help="Picture file, or folder. Default: the run's images/."),
     ] = None,
+    no_metadata: Annotated[
+        bool, typer.Option("--no-metadata", help="Pictures say nothing of their making.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Paint anew what an interrupted start has painted.")
+    ] = False,
     events: EventsOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Sample a picture with both LoRAs, in ten steps.
+    """Paint with both LoRAs, in ten steps a picture.
 
     The slow LoRA runs first and hands its latents to the fast one, along exactly the sigmas that
-    they were trained on.
+    they were trained on. The model is loaded once for all pictures, each is written as soon as it
+    is done, and the same command continues where it was interrupted.
 
     Examples:
 
     glance infer --prompt "a lighthouse at dusk"
 
     glance infer --run runs/glance --prompt "a harbour" --seed 7 --output harbour.png
+
+    glance infer --prompt-file prompts.jsonl --count 4 --output pictures/
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.generation.execute import run_generation
     from glance.generation.plan import plan_generation
-    from glance.generation.request import InferRequest
+    from glance.generation.request import InferRequest, choose_loras
 
     plan = plan_generation(
         InferRequest(
-            prompt=prompt,
+            prompts=tuple(prompt or ()),
+            prompt_file=prompt_file,
+            from_image=from_image,
+            init_latents=init_latents,
+            seeds=tuple(seed or ()),
+            count=count,
+            negative_prompt=negative_prompt,
+            slow_guidance=slow_guidance,
+            fast_guidance=fast_guidance,
+            true_cfg=true_cfg,
+            slow_scale=slow_scale,
+            fast_scale=fast_scale,
+            loras=choose_loras(slow_only=slow_only, fast_only=fast_only, no_lora=no_lora),
+            width=width,
+            height=height,
             reference=reference,
             run=run,
             slow_lora=slow_lora,
@@ -90,20 +178,23 @@ def infer(
             model=model,
             base=base,
             family=family,
-            seed=seed,
-            slow_guidance=slow_guidance,
-            fast_guidance=fast_guidance,
-            width=width,
-            height=height,
             schedule=schedule,
             slow_timesteps=slow_timesteps,
             fast_timesteps=fast_timesteps,
+            reshift=reshift,
             device=device.value,
             dtype=dtype,
+            memory=memory,
+            quantize=quantize,
+            compiled=compiled,
+            batch_size=batch_size,
             output=output,
+            save_latents=save_latents,
+            save_phases=save_phases,
+            metadata=not no_metadata,
+            restart=restart,
         )
     )
     with console.progress(events) as on_event:
         result = run_generation(plan, on_event)
-    console.result(str(result.image))
     console.document(result.to_json())

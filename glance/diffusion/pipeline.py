@@ -1,8 +1,9 @@
-"""Load the base model once, with both LoRAs beside each other."""
+"""Load the base model once, with its LoRAs, and fit it to the machine."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import diffusers
 import torch
@@ -11,20 +12,39 @@ import transformers
 from glance.checkpoint import read_checkpoint
 from glance.device import Device, Precision
 from glance.diffusion.memory import explaining_lack_of_memory
+from glance.diffusion.placement import place
+from glance.diffusion.quantize import (
+    apply_fp8,
+    part_config,
+    parts_to_quantize,
+    quantization_config,
+    sizes_of,
+)
+from glance.diffusion.switch import Loras, load_resident, load_swapped
 from glance.diffusion.transformer import load_transformer
-from glance.errors import LoraError, ModelNotFound, Problem
+from glance.errors import ModelNotFound
 from glance.families import Family
-from glance.lora import PREFIX, read_lora
+from glance.memory import Memory, Quantize
 from glance.schedule import Phase
 
-_DTYPES: Mapping[Precision, torch.dtype] = {
+DTYPES: Final[Mapping[Precision, torch.dtype]] = {
     Precision.BF16: torch.bfloat16,
     Precision.FP16: torch.float16,
     Precision.FP32: torch.float32,
 }
-# Weights are most of it, the rest is activations: with less room than this, parts move to the
-# accelerator in turn.
-_ROOM = 1.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """How a model is made to fit the machine."""
+
+    device: Device
+    dtype: Precision
+    memory: Memory = Memory.AUTO
+    quantize: Quantize = Quantize.NONE
+    compiled: bool = False
+    pixels: int = 1024 * 1024
+    """Width times height of the largest picture to come."""
 
 
 def find_class(family: Family) -> Any:
@@ -36,94 +56,84 @@ def load_pipeline(
     family: Family,
     model: str,
     loras: Mapping[Phase, Path],
+    fit: Fit,
     *,
-    device: Device,
-    dtype: Precision,
     transformer: Path | None = None,
-) -> Any:
-    """Return the family's diffusers pipeline on `device`, each LoRA an adapter named as its phase.
+) -> tuple[Any, Loras]:
+    """Return the family's diffusers pipeline, fitted to the machine, and what switches its LoRAs.
 
     `transformer` is a single file in place of the model's own.
 
     Raises ModelNotFound, LoraError, or InferenceFailed when memory does not suffice.
     """
+    pipeline = _load_base(family, model, fit, transformer)
+    pipeline.set_progress_bar_config(disable=True)
+    switch = (load_swapped if fit.compiled else load_resident)(pipeline, loras)
+    if fit.quantize is Quantize.FP8:
+        apply_fp8(pipeline, DTYPES[fit.dtype])
+    with explaining_lack_of_memory(f"moving {model} to {fit.device}"):
+        place(pipeline, fit.device, fit.memory, pixels=fit.pixels)
+    if fit.compiled:
+        compile_transformer(pipeline)
+    return pipeline, switch
+
+
+def compile_transformer(pipeline: Any, **options: Any) -> None:
+    """Let torch.compile build the transformer, block by block where diffusers knows its blocks.
+
+    It is built at the first call. `options` are those of torch.compile.
+    """
+    transformer = pipeline.transformer
+    if getattr(transformer, "_repeated_blocks", None):
+        transformer.compile_repeated_blocks(**options)
+    else:
+        transformer.compile(**options)
+
+
+def _load_base(family: Family, model: str, fit: Fit, transformer: Path | None) -> Any:
+    dtype = DTYPES[fit.dtype]
     try:
         with explaining_lack_of_memory(f"loading {model}"):
-            parts = _load_borrowed(family, _DTYPES[dtype])
+            parts = _load_borrowed(family, fit)
             if transformer is not None:
-                checkpoint = read_checkpoint(transformer)
-                parts["transformer"] = load_transformer(checkpoint, model, _DTYPES[dtype])
-            pipeline = find_class(family).from_pretrained(
-                model, torch_dtype=_DTYPES[dtype], **parts
+                parts["transformer"] = load_transformer(
+                    read_checkpoint(transformer),
+                    model,
+                    dtype,
+                    quantization=part_config("transformer", fit.quantize, dtype),
+                )
+            large = set(parts_to_quantize(sizes_of(family))) - set(parts)
+            return find_class(family).from_pretrained(
+                model,
+                torch_dtype=dtype,
+                quantization_config=quantization_config(fit.quantize, dtype, large),
+                **parts,
             )
     except (OSError, ValueError, RuntimeError, KeyError) as exc:
         raise ModelNotFound(
             f"the model {model} does not load: {_first_line(exc)}",
             hint="check --model; for a gated model accept its licence and set HF_TOKEN",
         ) from exc
-    pipeline.set_progress_bar_config(disable=True)
-    for phase, path in loras.items():
-        _load_lora(pipeline, phase, path)
-    with explaining_lack_of_memory(f"moving {model} to {device}"):
-        _place(pipeline, device)
-    return pipeline
 
 
-def _load_borrowed(family: Family, dtype: torch.dtype) -> dict[str, Any]:
+def _load_borrowed(family: Family, fit: Fit) -> dict[str, Any]:
     """Load the parts that models of the family lack."""
     if family.borrowed is None:
         return {}
+    dtype, large = DTYPES[fit.dtype], parts_to_quantize(sizes_of(family))
+
+    def options(part: str) -> dict[str, Any]:
+        if "tokenizer" in part:
+            return {}
+        config = part_config(part, fit.quantize, dtype) if part in large else None
+        return {"torch_dtype": dtype} | ({} if config is None else {"quantization_config": config})
+
     return {
         part: getattr(transformers, class_name).from_pretrained(
-            family.borrowed.model,
-            subfolder=part,
-            **({} if "tokenizer" in part else {"torch_dtype": dtype}),
+            family.borrowed.model, subfolder=part, **options(part)
         )
         for part, class_name in family.borrowed.parts.items()
     }
-
-
-def _load_lora(pipeline: Any, phase: Phase, path: Path) -> None:
-    """Load one file as the adapter `phase`; raise LoraError if it does not fit the model."""
-    lora = read_lora(path)
-    known = {name for name, _ in pipeline.transformer.named_modules()}
-    strangers = [
-        module
-        for module in lora.modules
-        if all(key.startswith(PREFIX) for key in lora.tensors) and module not in known
-    ]
-    if strangers:
-        raise LoraError(
-            Problem(
-                f"{path}: the model has no layer {name}",
-                "is it for another base model?",
-            )
-            for name in strangers[:5]
-        )
-    try:
-        pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=phase.value)
-    except (OSError, ValueError, RuntimeError, KeyError) as exc:
-        raise LoraError(
-            f"{path}: it does not fit the model: {_first_line(exc)}",
-            hint="is it for another base model?",
-        ) from exc
-    if phase.value not in pipeline.get_list_adapters().get("transformer", []):
-        raise LoraError(f"{path}: diffusers found nothing in it for the transformer")
-
-
-def _place(pipeline: Any, device: Device) -> None:
-    if device is Device.CUDA:
-        size = sum(
-            tensor.nbytes
-            for part in pipeline.components.values()
-            if isinstance(part, torch.nn.Module)
-            for tensor in part.parameters()
-        )
-        free, _ = torch.cuda.mem_get_info()
-        if size * _ROOM > free:
-            pipeline.enable_model_cpu_offload()
-            return
-    pipeline.to(device.value)
 
 
 def _first_line(exc: Exception) -> str:

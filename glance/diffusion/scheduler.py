@@ -19,6 +19,11 @@ class VerbatimEulerScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[m
     first sigma, or 0 for the finished image. Each step is x + (next sigma - sigma) * velocity.
     """
 
+    keeps_estimate: bool = False
+    """Whether `step` also reckons what the model takes the finished picture for."""
+    estimate: torch.Tensor
+    """Of the last step: x - sigma * velocity, float32, in the latents' shape."""
+
     @classmethod
     def ending_at(
         cls, end_sigma: float, like: FlowMatchEulerDiscreteScheduler
@@ -52,6 +57,15 @@ class VerbatimEulerScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[m
         self.timesteps = self.sigmas[:-1] * self.config.num_train_timesteps
         self._step_index: int | None = None
         self._begin_index: int | None = None
+
+    def step(self, model_output: Any, timestep: Any, sample: Any, **options: Any) -> Any:
+        """Step as diffusers does; see `keeps_estimate`."""
+        stepped = super().step(model_output, timestep, sample, **options)
+        if self.keeps_estimate:
+            assert self._step_index is not None  # the step has counted itself
+            sigma = self.sigmas[self._step_index - 1]
+            self.estimate = sample.to(torch.float32) - sigma * model_output.to(torch.float32)
+        return stepped
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Take diffusers' arguments; a new scheduler ends at 0."""

@@ -1,68 +1,145 @@
-"""Sample: load the model with both LoRAs, run both phases, write the picture."""
+"""Sample: load the model with both LoRAs, paint, and write each picture as soon as it is done."""
 
 import time
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from glance.diffusion.quiet import hush
 from glance.errors import SetupError
-from glance.events import EventSink, Noted
+from glance.events import Event, EventSink, Noted, PictureDone, SamplingStep
 from glance.families import Family
-from glance.files import replacing
-from glance.generation.request import GenerationPlan, GenerationResult
+from glance.generation.handover import KEY, latents_path, preview_path
+from glance.generation.request import GenerationPlan, GenerationResult, PlannedPicture
+from glance.provenance import write_picture
+from glance.schedule import Phase
+
+if TYPE_CHECKING:
+    from glance.diffusion.glance_pipeline import GlancePipeline
+    from glance.diffusion.two_phase import Painted
 
 
 def import_sampler(family: Family) -> None:
     """Import what sampling with a model of the family needs, beforehand: it takes seconds."""
     hush()
-    import glance.diffusion.inference  # noqa: F401
+    import glance.diffusion.glance_pipeline  # noqa: F401
     from glance.diffusion.pipeline import find_class
 
     find_class(family)
 
 
-def load_planned(plan: GenerationPlan) -> Any:
-    """Return the plan's model with both LoRAs; raises what load_pipeline raises."""
+def load_planned(plan: GenerationPlan) -> "GlancePipeline":
+    """Return the plan's model with its LoRAs; raises what load_pipeline raises."""
     hush()
-    from glance.diffusion.pipeline import load_pipeline
+    from glance.diffusion.glance_pipeline import GlancePipeline
+    from glance.diffusion.pipeline import Fit, load_pipeline
 
-    return load_pipeline(
-        plan.family,
-        plan.model,
-        plan.loras,
+    fit = Fit(
         device=plan.device,
         dtype=plan.dtype,
-        transformer=plan.transformer,
+        memory=plan.memory,
+        quantize=plan.quantize,
+        compiled=plan.compiled,
+        pixels=max(one.settings.width * one.settings.height for one in plan.pictures),
     )
+    pipeline, switch = load_pipeline(
+        plan.family, plan.model, plan.loras, fit, transformer=plan.transformer
+    )
+    return GlancePipeline(pipeline, family=plan.family, schedule=plan.schedule, switch=switch)
 
 
 def run_generation(plan: GenerationPlan, on_event: EventSink) -> GenerationResult:
-    """Load the model with both LoRAs, sample one image, write it.
+    """Load the model with both LoRAs, paint what is not there yet, write each picture.
 
-    Raises ModelNotFound, LoraError, InferenceFailed, SetupError (the image cannot be written).
+    What is done stays, whatever happens to the rest. Raises ModelNotFound, LoraError,
+    InferenceFailed, SetupError (a picture cannot be written).
     """
     for note in plan.notes:
         on_event(Noted(note))
+    places = {id(one): number for number, one in enumerate(plan.pictures, 1)}
+    missing = [one for one in plan.pictures if not one.is_done]
+    for one in plan.pictures:
+        if one.is_done:
+            on_event(_done(plan, one, places, was_there=True))
+    sigmas: Mapping[Phase, tuple[float, ...]]
+    sigmas = {phase: plan.schedule.phase(phase).sigmas for phase in Phase}
+    if not missing:
+        return GenerationResult(plan.pictures, sigmas, {})
     on_event(Noted(f"loading {plan.model}"))
     if plan.transformer is not None:
         on_event(Noted(f"its transformer is that of {plan.transformer}"))
-    hush()
-    from glance.diffusion.inference import sample_image
-
+    extras = _extras(plan)
     began = time.perf_counter()
-    pipeline = load_planned(plan)
-    load_seconds = time.perf_counter() - began
-    sampled = sample_image(pipeline, plan.family, plan.schedule, plan.settings, on_event)
+    sampler = load_planned(plan)
+    seconds = Counter({"load": time.perf_counter() - began})
+    left = iter(missing)
+    for batch in sampler.sample_each(
+        [one.settings for one in missing], _with_time_left(on_event), extras=extras
+    ):
+        sigmas = batch.sigmas
+        seconds.update(batch.seconds)
+        for painted in batch.pictures:
+            one = next(left)
+            _write(one, painted, plan)
+            on_event(_done(plan, one, places))
+    return GenerationResult(plan.pictures, sigmas, seconds)
+
+
+def _done(
+    plan: GenerationPlan,
+    one: PlannedPicture,
+    places: dict[int, int],
+    *,
+    was_there: bool = False,
+) -> PictureDone:
+    place, total = places[id(one)], len(plan.pictures)
+    return PictureDone(str(one.output), place, total, one.settings.seed, was_there)
+
+
+def _with_time_left(on_event: EventSink) -> EventSink:
+    """Return `on_event`, told at each step how long the rest of all pictures takes."""
+    began: float | None = None
+    first = 0
+
+    def sink(event: Event) -> None:
+        nonlocal began, first
+        if not isinstance(event, SamplingStep):
+            on_event(event)
+        elif began is None:  # the first step warms up: the pace is that of the others
+            began, first = time.monotonic(), event.done
+            on_event(event)
+        else:
+            pace = (time.monotonic() - began) / max(1, event.done - first)
+            on_event(replace(event, eta_seconds=pace * (event.total - event.done)))
+
+    return sink
+
+
+def _extras(plan: GenerationPlan) -> Any:
+    from glance.diffusion.handover import load_latents
+    from glance.diffusion.two_phase import Extras
+
+    start = None if plan.init_latents is None else load_latents(plan.init_latents)
+    return Extras(previews=plan.save_phases, start=start, batch_size=plan.batch_size)
+
+
+def _write(one: PlannedPicture, painted: "Painted", plan: GenerationPlan) -> None:
+    record = one.record if plan.metadata else None
+    if plan.save_latents:
+        _write_latents(one, painted)
+    if painted.preview is not None:
+        write_picture(painted.preview, preview_path(one.output), None)
+    write_picture(painted.image, one.output, record)
+
+
+def _write_latents(one: PlannedPicture, painted: "Painted") -> None:
+    from glance.diffusion.handover import save_latents
+
+    path = latents_path(one.output)
     try:
-        with replacing(plan.output) as temporary:
-            sampled.image.save(temporary)
+        save_latents(painted.latents, path, {KEY: one.record.model_dump_json()})
     except OSError as exc:
         raise SetupError(
-            f"cannot write {plan.output}: {exc.strerror or exc}",
-            hint="give --output another path",
+            f"cannot write {path}: {exc.strerror or exc}", hint="give --output another path"
         ) from exc
-    return GenerationResult(
-        image=plan.output,
-        seed=plan.settings.seed,
-        sigmas=sampled.sigmas,
-        seconds={"load": load_seconds, **sampled.seconds},
-    )

@@ -1,14 +1,14 @@
 """Find two LoRAs and what belongs to them: in a run folder, or where the user says."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from glance.errors import LoraError, RunError, ScheduleError, UsageError
+from glance.errors import LoraError, Problem, RunError, UsageError
 from glance.families import Family, find_family
 from glance.generation.request import InferRequest
-from glance.lora import read_lora, read_metadata, verify_lora
+from glance.hub import find_hub_file
+from glance.lora import LoraFacts, examine_lora, read_lora, trained_schedule, verify_lora
 from glance.model import locate_base, recorded_model, recorded_transformer, resolve_family
 from glance.run import (
     LORA_FILE,
@@ -31,26 +31,45 @@ class Pair:
     family: Family
     loras: Mapping[Phase, Path]
     schedule: Schedule | None  # None: nobody recorded what they were trained on
-    resolution: int | None
-    images: Path
-    notes: tuple[str, ...]
+    resolution: int | None = None
+    run: RunFolder | None = None
+    names: Mapping[Phase, str] | None = None  # what the user called them, if not by their path
+    notes: tuple[str, ...] = ()
 
 
 def find_pair(request: InferRequest) -> Pair:
     """Return the pair that is asked for: by hand, of a run, or of the newest finished run.
 
-    Raises UsageError, RunError, LoraError or ModelNotFound.
+    Only the LoRAs that will be used need to be there. Raises UsageError, RunError, LoraError or
+    ModelNotFound.
     """
     by_hand = request.slow_lora is not None or request.fast_lora is not None
     if by_hand and request.run is not None:
         raise UsageError("--run and --slow-lora/--fast-lora exclude each other", hint="drop one")
-    return _pair_by_hand(request) if by_hand else _pair_of_run(request)
+    if by_hand:
+        return _pair_by_hand(request)
+    if request.run is None and request.model is not None and not wanted_loras(request):
+        return _no_pair(request)
+    return _pair_of_run(request)
+
+
+def wanted_loras(request: InferRequest) -> tuple[Phase, ...]:
+    """Return the phases that will run with a LoRA."""
+    wanted = tuple(Phase) if request.loras is None else request.loras
+    runs = tuple(Phase) if request.init_latents is None else (Phase.FAST,)
+    return tuple(phase for phase in wanted if phase in runs)
+
+
+def _no_pair(request: InferRequest) -> Pair:
+    family = resolve_family(request.family, request.model)
+    model, transformer = _given_model(request, family)
+    return Pair(model, transformer, family, {}, None)
 
 
 def _pair_of_run(request: InferRequest) -> Pair:
     run, notes = _choose_run(request.run)
-    manifest = load_manifest(run)
-    _require_finished(run, manifest)
+    manifest, wanted = load_manifest(run), wanted_loras(request)
+    _require_finished(run, manifest, wanted)
     if request.family not in (None, manifest.settings.family):
         raise UsageError(
             f"--family {request.family}: the run {run.path} is {manifest.settings.family}",
@@ -63,7 +82,7 @@ def _pair_of_run(request: InferRequest) -> Pair:
         transformer = recorded_transformer(settings.transformer, run=run.path)
     else:
         model, transformer = _given_model(request, family)
-    loras = {phase: run.lora(phase) for phase in Phase}
+    loras = {phase: run.lora(phase) for phase in wanted}
     for path in loras.values():
         verify_lora(read_lora(path), path=path)
     return Pair(
@@ -72,9 +91,9 @@ def _pair_of_run(request: InferRequest) -> Pair:
         family,
         loras,
         manifest.resolve_schedule(),
-        manifest.settings.resolution,
-        run.images,
-        notes,
+        resolution=manifest.settings.resolution,
+        run=run,
+        notes=notes,
     )
 
 
@@ -90,10 +109,10 @@ def _choose_run(given: Path | None) -> tuple[RunFolder, tuple[str, ...]]:
     return newest, (f"using the newest finished run, {newest.path}",)
 
 
-def _require_finished(run: RunFolder, manifest: Manifest) -> None:
+def _require_finished(run: RunFolder, manifest: Manifest, wanted: tuple[Phase, ...]) -> None:
     unfinished = [
         f"{phase} is {manifest.phases[phase].state}"
-        for phase in Phase
+        for phase in wanted
         if manifest.phases[phase].state is not PhaseState.DONE
     ]
     if unfinished:
@@ -104,42 +123,88 @@ def _require_finished(run: RunFolder, manifest: Manifest) -> None:
 
 
 def _pair_by_hand(request: InferRequest) -> Pair:
-    if request.slow_lora is None or request.fast_lora is None:
-        raise UsageError("--slow-lora and --fast-lora go together", hint="give both")
-    loras = {
-        Phase.SLOW: _lora_file(request.slow_lora),
-        Phase.FAST: _lora_file(request.fast_lora),
-    }
-    headers = {phase: read_metadata(path) for phase, path in loras.items()}
-    for phase, header in headers.items():
-        if header.get("glance.phase", phase) != phase:
-            raise LoraError(
-                f"{loras[phase]} is the {header['glance.phase']} LoRA of its pair",
-                hint="swap --slow-lora and --fast-lora",
-            )
-        if "glance.phase" in header:
-            verify_lora(read_lora(loras[phase]), path=loras[phase])
-    known = headers[Phase.SLOW].get("glance.family")
+    given = {Phase.SLOW: request.slow_lora, Phase.FAST: request.fast_lora}
+    wanted = {phase: given[phase] for phase in wanted_loras(request)}
+    missing = [phase for phase, source in wanted.items() if source is None]
+    if missing:
+        raise UsageError(
+            f"--{missing[0]}-lora is missing",
+            hint=f"give both LoRAs, or say --{_other(missing[0])}-only",
+        )
+    loras = {phase: _lora_file(source) for phase, source in wanted.items() if source is not None}
+    facts = {phase: examine_lora(path) for phase, path in loras.items()}
+    _require_phases(facts)
+    known = next((one.family for one in facts.values() if one.family is not None), None)
     family = resolve_family(request.family or known, request.model)
-    silent = [loras[phase] for phase, header in headers.items() if "glance.phase" not in header]
     model, transformer = _given_model(request, family)
+    schedule = trained_schedule(facts) or _schedule_of_manifests(loras)
     return Pair(
         model,
         transformer,
         family,
         loras,
-        _schedule_of_headers(headers),
-        None,
-        Path(),
-        tuple(f"{path} was not finished by glance: it is taken at scale 1" for path in silent),
+        schedule,
+        names={phase: wanted[phase] or "" for phase in loras},
+        notes=tuple(_notes(facts, family, schedule, request)),
     )
 
 
-def _lora_file(path: Path) -> Path:
+def _other(phase: Phase) -> Phase:
+    return Phase.FAST if phase is Phase.SLOW else Phase.SLOW
+
+
+def _notes(
+    facts: Mapping[Phase, LoraFacts],
+    family: Family,
+    schedule: Schedule | None,
+    request: InferRequest,
+) -> list[str]:
+    """Say what the files leave open, and what was taken instead."""
+    notes = [
+        f"{one.path} says nothing of alpha: it is taken at scale 1; if it was trained with "
+        f"another alpha than its rank, {one.rank}, give --{phase}-scale alpha/rank"
+        for phase, one in facts.items()
+        if not one.scale_is_known
+    ]
+    notes += [
+        f"{one.path} was trained for {one.family}, the model is {family.name}"
+        for one in facts.values()
+        if one.family not in (None, family.name)
+    ]
+    lists = (request.schedule, request.slow_timesteps, request.fast_timesteps)
+    if facts and schedule is None and lists == (None, None, None):
+        notes.append(
+            "neither LoRA says which timesteps it was trained on: the guide's are used; "
+            "say others with --schedule, or --slow-timesteps and --fast-timesteps"
+        )
+    return notes
+
+
+def _require_phases(facts: Mapping[Phase, LoraFacts]) -> None:
+    swapped = [one for phase, one in facts.items() if one.phase not in (None, phase)]
+    if swapped:
+        raise LoraError(
+            Problem(
+                f"{one.path} is the {one.phase} LoRA of its pair",
+                "swap --slow-lora and --fast-lora",
+            )
+            for one in swapped
+        )
+
+
+def _lora_file(source: str) -> Path:
+    """Return the file that is meant: itself, in a folder, or on the Hub as owner/repo:file."""
+    path = Path(source).expanduser()
     file = path / LORA_FILE if path.is_dir() else path
-    if not file.is_file():
-        raise LoraError(f"LoRA not found: {file}", hint="give a .safetensors file or its folder")
-    return file
+    if file.exists():
+        return file
+    fetched = find_hub_file(source, default=LORA_FILE)
+    if fetched is None:
+        raise LoraError(
+            f"LoRA not found: {file}",
+            hint="give a .safetensors file, its folder, or owner/repo:file.safetensors of the Hub",
+        )
+    return fetched
 
 
 def _given_model(request: InferRequest, family: Family) -> tuple[str, Path | None]:
@@ -148,16 +213,11 @@ def _given_model(request: InferRequest, family: Family) -> tuple[str, Path | Non
     return model, None if transformer is None else Path(transformer)
 
 
-def _schedule_of_headers(headers: Mapping[Phase, Mapping[str, str]]) -> Schedule | None:
-    """Return what the LoRAs say they were trained on; None when one of them does not say."""
-    texts = {phase: header.get("glance.timesteps") for phase, header in headers.items()}
-    if None in texts.values():
-        return None
-    try:
-        lists = {phase: tuple(map(float, json.loads(text or ""))) for phase, text in texts.items()}
-        return Schedule("trained", lists[Phase.SLOW], lists[Phase.FAST])
-    except (ValueError, TypeError, ScheduleError) as exc:
-        raise LoraError(
-            f"the LoRAs' headers hold no schedule: {exc}",
-            hint="are they one pair? else say the lists with --slow-timesteps, --fast-timesteps",
-        ) from exc
+def _schedule_of_manifests(loras: Mapping[Phase, Path]) -> Schedule | None:
+    """Return the schedule of the run that all the files lie in, as checkpoints do."""
+    above = [
+        {parent for parent in path.resolve().parents if RunFolder(parent).manifest.is_file()}
+        for path in loras.values()
+    ]
+    runs = set.intersection(*above) if above else set()
+    return load_manifest(RunFolder(runs.pop())).resolve_schedule() if len(runs) == 1 else None

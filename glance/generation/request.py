@@ -1,4 +1,4 @@
-"""What is asked of a sampling, what was decided, and what came of it: three plain objects."""
+"""What is asked of a sampling, what was decided, and what came of it: plain objects."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,37 +6,98 @@ from pathlib import Path
 from typing import Any
 
 from glance.device import AUTO, Device, Precision
+from glance.errors import UsageError
 from glance.families import Family
+from glance.memory import Memory, Quantize
+from glance.provenance import Record
 from glance.schedule import Phase, Schedule
 from glance.settings import SampleSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferRequest:
-    """What the user typed, unchecked. None: the run's, the LoRAs' or the family's own."""
+    """What the user typed, unchecked. None: the run's, the LoRAs', the picture's or the family's.
 
-    prompt: str
+    What describes a picture holds for all of them, but for what a line of `prompt_file` says.
+    """
+
+    prompts: tuple[str, ...] = ()
+    prompt_file: Path | None = None
+    from_image: Path | None = None
+    """A picture of glance's: what it records stands in for all that is not given."""
+    init_latents: Path | None = None
+    """Handed-over latents: the fast phase alone, from there."""
+    seeds: tuple[int, ...] = ()
+    count: int | None = None
+    """Pictures a prompt and seed: with the seed, the next one, and so on."""
+    negative_prompt: str | None = None
+    slow_guidance: float | None = None
+    fast_guidance: float | None = None
+    true_cfg: float | None = None
+    slow_scale: float | None = None
+    fast_scale: float | None = None
+    loras: tuple[Phase, ...] | None = None
+    """The phases that run with their LoRA; None: both."""
+    width: int | None = None
+    height: int | None = None
     reference: Path | None = None
     run: Path | None = None
-    slow_lora: Path | None = None
-    fast_lora: Path | None = None
+    slow_lora: str | None = None
+    fast_lora: str | None = None
     model: str | None = None
     base: str | None = None
     family: str | None = None
-    seed: int = 0
-    slow_guidance: float | None = None
-    fast_guidance: float | None = None
-    width: int | None = None
-    height: int | None = None
     schedule: str | None = None
     slow_timesteps: str | None = None
     fast_timesteps: str | None = None
+    reshift: bool = False
+    """Move the schedule as the model's shift moves with the picture's size."""
     device: str = AUTO
     dtype: Precision | None = None
+    memory: Memory = Memory.AUTO
+    quantize: Quantize | None = None
+    compiled: bool = False
+    batch_size: int = 1
     output: Path | None = None
+    save_latents: bool = False
+    save_phases: bool = False
+    metadata: bool = True
+    restart: bool = False
+    """Paint anew what an earlier start of the same command has painted."""
+
+
+def choose_loras(*, slow_only: bool, fast_only: bool, no_lora: bool) -> tuple[Phase, ...] | None:
+    """Return the phases that three flags leave with their LoRA; None: nothing was said.
+
+    Raises UsageError for more than one of them.
+    """
+    chosen = [
+        (flag, phases)
+        for flag, phases, is_given in (
+            ("--slow-only", (Phase.SLOW,), slow_only),
+            ("--fast-only", (Phase.FAST,), fast_only),
+            ("--no-lora", (), no_lora),
+        )
+        if is_given
+    ]
+    if len(chosen) > 1:
+        flags = " and ".join(flag for flag, _ in chosen)
+        raise UsageError(f"{flags} exclude each other", hint="give one of them")
+    return chosen[0][1] if chosen else None
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedPicture:
+    """One picture: what it will show, where it goes, what it will say of its making."""
+
+    settings: SampleSettings
+    output: Path
+    record: Record
+    is_done: bool
+    """It is there already, painted by an earlier start of the same command."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationPlan:
     """Everything decided: which files, along which schedule, to where."""
 
@@ -45,27 +106,44 @@ class GenerationPlan:
     family: Family
     loras: Mapping[Phase, Path]
     schedule: Schedule
-    settings: SampleSettings
+    pictures: tuple[PlannedPicture, ...]
     device: Device
     dtype: Precision
-    output: Path
+    memory: Memory
+    quantize: Quantize
+    compiled: bool
+    batch_size: int
+    init_latents: Path | None
+    save_latents: bool
+    save_phases: bool
+    metadata: bool
     notes: tuple[str, ...]
+
+    @property
+    def settings(self) -> SampleSettings:
+        """The first picture's."""
+        return self.pictures[0].settings
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """The image's path and what its making was."""
+    """The pictures in the order they were asked for, and what their making took, in seconds."""
 
-    image: Path
-    seed: int
+    pictures: tuple[PlannedPicture, ...]
     sigmas: Mapping[Phase, tuple[float, ...]]
     seconds: Mapping[str, float]
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """Where they are."""
+        return tuple(picture.output for picture in self.pictures)
 
     def to_json(self) -> dict[str, Any]:
         """Return what `glance infer --json` prints."""
         return {
-            "images": [str(self.image)],
-            "seed": self.seed,
+            "images": [str(path) for path in self.images],
+            "seed": self.pictures[0].settings.seed,
+            "seeds": [picture.settings.seed for picture in self.pictures],
             "sigmas": {phase.value: list(values) for phase, values in self.sigmas.items()},
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
         }

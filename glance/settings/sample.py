@@ -98,6 +98,9 @@ def _misfits(settings: SampleSettings, family: Family) -> Iterator[Problem]:
                 f"{name}: {value} is not a multiple of {step}",
                 f"use --{name} {max(step, round(value / step) * step)}",
             )
+    for name, text in (("prompt", settings.prompt), ("negative_prompt", settings.negative_prompt)):
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            yield Problem(f"{name}: it holds bytes that are no UTF-8", "check the locale")
     if not settings.prompt.strip():
         yield Problem("prompt: it is empty", "describe the picture in --prompt")
 

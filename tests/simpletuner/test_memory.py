@@ -117,7 +117,7 @@ def test_auto_takes_the_card_that_is_here(
     gibibytes: float | None, preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = None if gibibytes is None else int(gibibytes * 2**30)
-    monkeypatch.setattr("glance.settings.cuda_memory", lambda: memory)
+    monkeypatch.setattr("glance.settings.train.cuda_memory", lambda: memory)
 
     assert resolve_preset("auto").value == preset
     assert resolve_preset("12gb") is Preset.GB12

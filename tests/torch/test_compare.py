@@ -10,7 +10,9 @@ from glance.generation.request import InferRequest
 
 @pytest.fixture
 def comparison(run_folder: Path) -> Comparison:
-    plan = plan_generation(InferRequest(prompt="a hill", run=run_folder, device="cpu", seed=3))
+    plan = plan_generation(
+        InferRequest(prompts=("a hill",), run=run_folder, device="cpu", seeds=(3,))
+    )
     return compare_pictures(plan, ["a hill", "a sea"], lambda _: None, judge=lambda p, _: p.upper())
 
 
@@ -36,8 +38,10 @@ def test_each_lora_makes_a_picture_of_its_own(comparison: Comparison) -> None:
 def test_both_is_what_infer_makes(comparison: Comparison, run_folder: Path) -> None:
     from glance.generation.execute import run_generation
 
-    plan = plan_generation(InferRequest(prompt="a hill", run=run_folder, device="cpu", seed=3))
-    made = Image.open(run_generation(plan, lambda _: None).image)
+    plan = plan_generation(
+        InferRequest(prompts=("a hill",), run=run_folder, device="cpu", seeds=(3,))
+    )
+    made = Image.open(run_generation(plan, lambda _: None).images[0])
 
     assert comparison.rows["a hill"][-1].image.tobytes() == made.tobytes()
 

@@ -23,25 +23,29 @@ SEEDS = [5, 6, 7]
 
 @pytest.fixture
 def plan(run_folder: Path) -> GenerationPlan:
-    return plan_generation(InferRequest(prompt="a sea", run=run_folder, device="cpu", seed=6))
+    return plan_generation(
+        InferRequest(prompts=("a sea",), run=run_folder, device="cpu", seeds=(6,))
+    )
 
 
 @pytest.fixture
 def pipeline(plan: GenerationPlan) -> Any:
-    from glance.diffusion.pipeline import load_pipeline
+    from glance.generation.execute import load_planned
 
-    return load_pipeline(plan.family, plan.model, plan.loras, device=plan.device, dtype=plan.dtype)
+    return load_planned(plan).pipeline
 
 
 @pytest.mark.parametrize("adapted", [True, False])
 def test_a_batch_holds_the_picture_that_infer_makes(
     plan: GenerationPlan, pipeline: Any, *, adapted: bool
 ) -> None:
-    from glance.diffusion.inference import sample_image
+    from glance.diffusion.two_phase import TwoPhase
     from glance.schedule import Phase
 
     loras = tuple(Phase) if adapted else ()
-    alone = sample_image(pipeline, plan.family, plan.schedule, plan.settings, loras=loras).image
+    settings = plan.settings.model_copy(update={"loras": loras})
+    sampler = TwoPhase(pipeline, plan.family, plan.schedule)
+    alone = sampler.sample_one(settings).pictures[0].image
     prompts = encode(pipeline, PROMPTS, SEEDS, tokens=512)
     pictures = sample_pair(pipeline, prompts, plan.schedule, Guidance(3.5, 1.0), loras=loras)
 

@@ -1,72 +1,88 @@
 """Every family: two-phase sampling against a plain Euler loop that shares no code with glance."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 from plain_loops import FAMILIES as LOOPS
 from plain_loops import paint
 from tiny_models import build_tiny, lend_parts
 from tiny_models.adapters import make_loras
 
-from glance.families import FAMILIES, find_family
+from glance.diffusion.switch import ResidentLoras
+from glance.families import FAMILIES, Family, find_family
+from glance.schedule import Phase
 
 PROMPT = "a lighthouse"
 
 
-def test_every_family_has_a_loop() -> None:
-    assert set(LOOPS) == set(FAMILIES)
+@dataclass(frozen=True)
+class Ready:
+    """A tiny model of one family with two LoRAs, loaded by glance and by hand."""
+
+    family: Family
+    model: Path
+    loras: dict[str, Path]
+    reference: Path | None
+    sampler: Any
+    plain: Any
+    whole: Any
+    """The picture of `settings()`, painted alone."""
+
+    def settings(self, **changes: Any) -> Any:
+        return make_settings(self.family, reference=self.reference, **changes)
+
+    def guided(self, slow: float, fast: float) -> Any:
+        return self.settings(slow_guidance=slow, fast_guidance=fast)
+
+    def paint_plainly(self, slow: float, fast: float) -> Image.Image:
+        reference = None if self.reference is None else Image.open(self.reference)
+        picture: Image.Image = paint(
+            self.family.name, self.plain, PROMPT, seed=3, guidance=(slow, fast), reference=reference
+        )
+        return picture
 
 
-@pytest.mark.parametrize("guided", [True, False])
-@pytest.mark.parametrize("name", FAMILIES)
-def test_two_phases_equal_a_plain_euler_loop(name: str, guided: bool, tmp_path: Path) -> None:
-    from glance.device import Device, Precision
-    from glance.diffusion.inference import sample_image
-    from glance.diffusion.pipeline import load_pipeline
-    from glance.schedule import PRESETS, Phase
-    from glance.settings import resolve_sample_settings
+@pytest.fixture(scope="module", params=FAMILIES)
+def ready(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Ready]:
+    from glance.diffusion.two_phase import TwoPhase
+    from glance.schedule import PRESETS
 
-    family = find_family(name)
-    model = build_tiny(name, tmp_path / "model", seed=1)
-    lend_parts(name, model)
-    loras = make_loras(model, tmp_path)
-    guidance = (3.0, 2.0) if guided else (family.guidance.off, family.guidance.off)
+    family = find_family(request.param)
+    folder = tmp_path_factory.mktemp(family.name)
+    model = build_tiny(family.name, folder / "model", seed=1)
+    lend_parts(family.name, model)
+    loras = make_loras(model, folder)
     reference = None
     if family.edits:
-        reference = tmp_path / "before.png"
+        reference = folder / "before.png"
         Image.radial_gradient("L").resize((128, 64)).convert("RGB").save(reference)
-    settings = resolve_sample_settings(
-        family,
-        prompt=PROMPT,
-        seed=3,
-        width=64,
-        height=64,
-        resolution=64,
-        reference=reference,
-        slow_guidance=guidance[0],
-        fast_guidance=guidance[1],
-    )
-    pipeline = load_pipeline(
-        family,
-        str(model),
-        {phase: loras[phase] for phase in Phase},
-        device=Device.CPU,
-        dtype=Precision.FP32,
-    )
+    sampler = TwoPhase(load(family, model, loras), family, PRESETS["seed"].schedule)
+    (whole,) = sampler.sample_one(make_settings(family, reference=reference)).pictures
+    return Ready(family, model, loras, reference, sampler, load_plainly(model, loras), whole)
 
-    image = sample_image(pipeline, family, PRESETS["seed"].schedule, settings).image
 
-    plain = paint(
-        name,
-        load_plainly(model, loras),
-        PROMPT,
-        seed=3,
-        guidance=guidance,
-        reference=reference and Image.open(reference),
-    )
-    assert same(image, plain)
+def make_settings(family: Family, **changes: Any) -> Any:
+    from glance.settings import resolve_sample_settings
+
+    usual = {"prompt": PROMPT, "seed": 3, "width": 64, "height": 64, "resolution": 64}
+    return resolve_sample_settings(family, **{**usual, **changes})
+
+
+def load(family: Family, model: Path, loras: dict[str, Path], dtype: str = "fp32") -> Any:
+    from glance.device import Device, Precision
+    from glance.diffusion.pipeline import Fit, load_pipeline
+
+    fit = Fit(device=Device.CPU, dtype=Precision(dtype))
+    pipeline, _ = load_pipeline(family, str(model), {one: loras[one] for one in Phase}, fit)
+    return pipeline
 
 
 def load_plainly(model: Path, loras: dict[str, Path]) -> Any:
@@ -78,6 +94,93 @@ def load_plainly(model: Path, loras: dict[str, Path]) -> Any:
     return pipeline
 
 
+def test_every_family_has_a_loop() -> None:
+    assert set(LOOPS) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("is_guided", [True, False])
+def test_two_phases_equal_a_plain_euler_loop(ready: Ready, *, is_guided: bool) -> None:
+    off = ready.family.guidance.off
+    guidance = (3.0, 2.0) if is_guided else (off, off)
+
+    picture = ready.sampler.sample_one(ready.guided(*guidance)).pictures[0].image
+
+    assert same(picture, ready.paint_plainly(*guidance))
+
+
+def test_a_batch_with_previews_holds_the_picture_that_is_painted_alone(ready: Ready) -> None:
+    from glance.diffusion.two_phase import Extras
+
+    extras = Extras(batch_size=2, previews=True)
+    wanted = [ready.settings(seed=seed) for seed in (3, 4)]
+
+    batches = list(ready.sampler.sample_each(wanted, extras=extras))
+
+    assert len(batches) == (2 if ready.family.edits else 1)
+    first, second = (one for done in batches for one in done.pictures)
+    assert furthest(first.image, ready.whole.image) <= 1  # a batch may round differently
+    assert furthest(first.image, second.image) > 1
+    assert first.preview.size == first.image.size
+
+
+def test_the_fast_phase_goes_on_from_latents_that_were_handed_over(ready: Ready) -> None:
+    from glance.diffusion.two_phase import Extras
+
+    extras = Extras(start=ready.whole.latents)
+    (done,) = ready.sampler.sample_each([ready.settings()], extras=extras)
+
+    assert same(done.pictures[0].image, ready.whole.image)
+    assert done.sigmas[Phase.SLOW] == ()
+
+
+def test_two_phases_in_bf16_equal_one_uninterrupted_run_in_bf16(ready: Ready) -> None:
+    from glance.diffusion.two_phase import TwoPhase
+
+    sampler = ready.sampler
+    pipeline = load(ready.family, ready.model, ready.loras, dtype="bf16")
+    in_bf16 = TwoPhase(pipeline, ready.family, sampler.schedule, SlowLoraAlways())
+    settings = ready.guided(3.0, 3.0)
+
+    (painted,) = in_bf16.sample_one(settings).pictures
+
+    assert painted.latents.dtype is pipeline.transformer.dtype
+    assert same(painted.image, paint_uninterrupted(in_bf16, settings))
+
+
+class SlowLoraAlways(ResidentLoras):
+    """One LoRA in both phases, so that a single call of the pipeline can do the same."""
+
+    def use(self, pipeline: Any, phase: Phase, *, scale: float) -> None:
+        super().use(pipeline, Phase.SLOW, scale=scale)
+
+
+@torch.inference_mode()
+def paint_uninterrupted(sampler: Any, settings: Any) -> Image.Image:
+    """One call of diffusers' pipeline along all ten sigmas."""
+    from glance.diffusion.reference import open_reference, shown_at_its_area
+    from glance.diffusion.scheduler import VerbatimEulerScheduler
+
+    pipeline, reference = sampler.pipeline, open_reference(settings)
+    pipeline.scheduler = VerbatimEulerScheduler.ending_at(0.0, like=pipeline.scheduler)
+    (encoded,) = sampler._encode([settings])
+    sigmas = [sigma for phase in Phase for sigma in sampler.schedule.phase(phase).sigmas]
+    sampler.loras.use(pipeline, Phase.SLOW, scale=1.0)
+    with shown_at_its_area(pipeline, reference):
+        picture: Image.Image = pipeline(
+            **sampler._call([(settings, encoded)], reference),
+            **sampler._guided(settings, Phase.SLOW),
+            generator=torch.Generator("cpu").manual_seed(settings.seed),
+            sigmas=sigmas,
+            num_inference_steps=len(sigmas),
+        ).images[0]
+    return picture
+
+
 def same(one: Image.Image, other: Image.Image) -> bool:
     """To the bit."""
     return one.size == other.size and one.tobytes() == other.tobytes()
+
+
+def furthest(one: Image.Image, other: Image.Image) -> int:
+    """Return the largest difference of two pictures, in grey levels of 255."""
+    return int(np.abs(np.asarray(one).astype(int) - np.asarray(other)).max())

@@ -41,10 +41,11 @@ def test_lora_files_and_a_model_do_without_a_run(
 
 
 def test_the_same_seed_is_the_same_picture(run_folder: Path, in_process: Callable) -> None:
-    first, again, other = (in_process(seed=seed) for seed in (5, 5, 6))
+    first, again, other = (in_process(seeds=(seed,)) for seed in (5, 5, 6))
 
-    assert first.image != again.image
-    assert first.image.read_bytes() == again.image.read_bytes() != other.image.read_bytes()
+    assert first.images != again.images
+    assert first.images[0].read_bytes() == again.images[0].read_bytes()
+    assert first.images[0].read_bytes() != other.images[0].read_bytes()
 
 
 def test_the_users_own_lists_are_run(run_folder: Path, in_process: Callable) -> None:
@@ -56,7 +57,7 @@ def test_the_users_own_lists_are_run(run_folder: Path, in_process: Callable) -> 
 def test_bf16_runs_too(run_folder: Path, in_process: Callable) -> None:
     from glance.device import Precision
 
-    assert in_process(dtype=Precision.BF16).image.exists()
+    assert in_process(dtype=Precision.BF16).images[0].exists()
 
 
 def test_a_lora_of_another_base_is_refused_by_name(
@@ -73,7 +74,7 @@ def test_a_lora_of_another_base_is_refused_by_name(
 def test_a_moved_run_still_samples(run_folder: Path, in_process: Callable) -> None:
     moved = run_folder.rename(run_folder.parents[1] / "elsewhere")
 
-    assert in_process(run=moved).image.is_relative_to(moved)
+    assert in_process(run=moved).images[0].is_relative_to(moved)
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def in_process() -> Callable[..., Any]:
     from glance.generation.request import InferRequest
 
     def run(**changes: Any) -> Any:
-        request = InferRequest(**{"prompt": "a hill", **changes})
+        request = InferRequest(**{"prompts": ("a hill",), **changes})
         return run_generation(plan_generation(request), lambda _: None)
 
     return run
@@ -114,7 +115,7 @@ import_sampler(family)
 before = set(sys.modules)
 
 import diffusers
-import glance.diffusion.inference, glance.diffusion.pipeline
+import glance.diffusion.glance_pipeline, glance.diffusion.pipeline
 
 getattr(diffusers, family.pipeline)
 assert set(sys.modules) == before, set(sys.modules) - before

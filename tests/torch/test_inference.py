@@ -48,27 +48,22 @@ class Counted:
 def sampled(tiny_flux: Path, loras: dict[str, Path]) -> dict[str, Any]:
     """One sampling by glance, with everything counted on the way."""
     from glance.device import Device, Precision
-    from glance.diffusion.inference import sample_image
-    from glance.diffusion.pipeline import load_pipeline
+    from glance.diffusion.pipeline import Fit, load_pipeline
+    from glance.diffusion.two_phase import TwoPhase
     from glance.families import find_family
     from glance.schedule import PRESETS, Phase
     from glance.settings import resolve_sample_settings
 
     family = find_family("flux")
-    pipeline = load_pipeline(
-        family,
-        str(tiny_flux),
-        {phase: loras[phase] for phase in Phase},
-        device=Device.CPU,
-        dtype=Precision.FP32,
-    )
+    fit = Fit(device=Device.CPU, dtype=Precision.FP32)
+    pipeline, _ = load_pipeline(family, str(tiny_flux), {one: loras[one] for one in Phase}, fit)
     counts = {
         "forward": Counted(pipeline.transformer, "forward"),
         "encode": Counted(pipeline.text_encoder_2, "forward"),
         "decode": Counted(pipeline.vae, "decode"),
     }
     settings = resolve_sample_settings(family, prompt=PROMPT, seed=3, width=SIDE, height=SIDE)
-    result = sample_image(pipeline, family, PRESETS["seed"].schedule, settings)
+    result = TwoPhase(pipeline, family, PRESETS["seed"].schedule).sample_one(settings)
     return {"result": result, "pipeline": pipeline, **counts}
 
 
@@ -129,7 +124,7 @@ def test_the_guides_snippet_does_not_run_the_trained_schedule(
 def test_both_adapters_change_the_picture(
     phase: str, sampled: dict[str, Any], tiny_flux: Path, loras: dict[str, Path]
 ) -> None:
-    from glance.diffusion.inference import sample_image
+    from glance.diffusion.two_phase import TwoPhase
     from glance.families import find_family
     from glance.schedule import PRESETS
     from glance.settings import resolve_sample_settings
@@ -142,7 +137,7 @@ def test_both_adapters_change_the_picture(
         if f"lora_B.{phase}" in name:
             weight.data.zero_()
 
-    sample_image(pipeline, family, PRESETS["seed"].schedule, settings)
+    TwoPhase(pipeline, family, PRESETS["seed"].schedule).sample_one(settings)
 
     assert not torch.equal(sampled["decode"].given, with_both)
 

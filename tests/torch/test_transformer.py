@@ -9,7 +9,7 @@ from tiny_models import build_tiny, layouts
 
 from glance.checkpoint import read_checkpoint
 from glance.device import Device, Precision
-from glance.diffusion.pipeline import load_pipeline
+from glance.diffusion.pipeline import Fit, load_pipeline
 from glance.diffusion.transformer import load_transformer, write_transformer
 from glance.errors import ModelNotFound
 from glance.families import FAMILIES
@@ -108,13 +108,9 @@ def test_the_pipeline_is_the_bases_with_the_files_transformer(z_images: tuple[Pa
     expected = layouts.weights(other)
     layouts.write(layouts.original_z_image(expected), Path("x.safetensors"))
 
-    pipeline = load_pipeline(
-        FAMILIES["z_image"],
-        str(base),
-        {},
-        device=Device.CPU,
-        dtype=Precision.FP32,
-        transformer=Path("x.safetensors"),
+    fit = Fit(device=Device.CPU, dtype=Precision.FP32)
+    pipeline, _ = load_pipeline(
+        FAMILIES["z_image"], str(base), {}, fit, transformer=Path("x.safetensors")
     )
 
     assert same(pipeline.transformer, expected)

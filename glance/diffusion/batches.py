@@ -1,0 +1,42 @@
+"""Which pictures are painted together: neighbours that differ in nothing but prompt and noise."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from glance.diffusion.text import Encoded
+from glance.settings import SampleSettings
+
+Pictures = Sequence[tuple[SampleSettings, Encoded]]
+
+
+def gather(
+    pictures: Sequence[SampleSettings], encoded: Sequence[Encoded], limit: int
+) -> Iterator[Pictures]:
+    """Yield all pictures in their order, at most `limit` that can share a batch at a time."""
+    batch: list[tuple[SampleSettings, Encoded]] = []
+    for one in zip(pictures, encoded, strict=True):
+        if batch and (len(batch) == limit or _likeness(*one) != _likeness(*batch[0])):
+            yield batch
+            batch = []
+        batch.append(one)
+    if batch:
+        yield batch
+
+
+def portions[T](items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield `items` in their order, `size` at a time; the last ones may be fewer."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def text_of(settings: SampleSettings) -> tuple[Any, ...]:
+    """Return what decides a picture's encoded prompts: equal ones need encoding only once."""
+    return (
+        *(settings.prompt, settings.negative_prompt, settings.reference),
+        *(settings.slow_guidance, settings.fast_guidance, settings.true_cfg),
+    )
+
+
+def _likeness(settings: SampleSettings, encoded: Encoded) -> tuple[Any, ...]:
+    alike = settings.model_dump(exclude={"prompt", "negative_prompt", "seed"})
+    return (*alike.values(), encoded.shape)

@@ -1,0 +1,79 @@
+"""One phase of a batch: its LoRA, its sigmas, its guidance, and nothing between the steps."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from glance.diffusion.scheduler import VerbatimEulerScheduler
+from glance.families import Family, Latents
+from glance.schedule import PhaseSchedule
+
+OnStep = Callable[[int], None]
+"""Told how many steps of the phase are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseOutput:
+    """What a phase leaves. Latents are as the family's callbacks see them: see families.Latents."""
+
+    images: Any
+    """Pictures: the finished ones of the last phase, or the previews that were asked for."""
+    latents: torch.Tensor
+    sigmas: tuple[float, ...]
+    last_step: float
+    """When the last step was done: `now()`."""
+
+
+def run_phase(
+    pipeline: Any,
+    call: Mapping[str, Any],
+    schedule: PhaseSchedule,
+    on_step: OnStep,
+    *,
+    shows_estimate: bool = False,
+) -> PhaseOutput:
+    """Call the pipeline along exactly the phase's sigmas.
+
+    With `shows_estimate` the pipeline decodes what the model takes the finished picture for after
+    the last step, x - sigma * velocity, in place of the noisy latents; those are returned beside.
+    """
+    scheduler = VerbatimEulerScheduler.ending_at(schedule.end_sigma, like=pipeline.scheduler)
+    scheduler.keeps_estimate = shows_estimate
+    pipeline.scheduler = scheduler
+    steps = len(schedule.sigmas)
+    last_step, latents = 0.0, torch.empty(0)
+
+    def after_step(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        nonlocal last_step, latents
+        last_step, latents = now(), tensors["latents"]
+        on_step(step + 1)
+        if shows_estimate and step + 1 == steps:
+            return {**tensors, "latents": scheduler.estimate.to(latents.dtype)}
+        return tensors
+
+    output = pipeline(
+        **call,
+        sigmas=list(schedule.sigmas),
+        num_inference_steps=steps,
+        callback_on_step_end=after_step,
+    )
+    # float32's own shortest digits: 0.9791915, not the double next to it
+    used = tuple(float(str(sigma)) for sigma in scheduler.sigmas[:-1].cpu().numpy())
+    return PhaseOutput(output.images, latents, used, last_step)
+
+
+def as_input(latents: torch.Tensor, family: Family, *, height: int, width: int) -> torch.Tensor:
+    """Return what one call's last callback was given in the shape that the next call takes."""
+    if family.latents is not Latents.TOKENS_FROM_GRID:
+        return latents
+    return latents.permute(0, 2, 1).reshape(len(latents), -1, height // 16, width // 16)
+
+
+def now() -> float:
+    """Return the time in seconds once the accelerator has done what was asked of it."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,267 @@
+"""Two-phase sampling: slow LoRA, hand-over of the latents, fast LoRA.
+
+One model, one encoding a prompt, one forward pass a sigma, one decode a picture.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from PIL import Image
+
+from glance.diffusion.batches import Pictures, gather, portions, text_of
+from glance.diffusion.memory import explaining_lack_of_memory
+from glance.diffusion.phases import PhaseOutput, as_input, run_phase
+from glance.diffusion.placement import staying_placed
+from glance.diffusion.progress import Clock, Counted
+from glance.diffusion.reference import Reference, open_reference, shown_at_its_area
+from glance.diffusion.switch import Loras, ResidentLoras
+from glance.diffusion.text import Encoded, encode, join
+from glance.events import EventSink
+from glance.families import Family, families_of_pipeline
+from glance.schedule import Phase, Schedule
+from glance.settings import SampleSettings
+
+# So many prompts are encoded before the first picture of them is begun: where memory is short the
+# text encoders come to the device once for all of them, and their embeddings take little room.
+_ROUND: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Painted:
+    """One picture, and what the slow phase left of it."""
+
+    settings: SampleSettings
+    image: Image.Image
+    latents: torch.Tensor
+    """As they were handed over, (1, ...): see families.Latents. Of the base alone: empty."""
+    preview: Image.Image | None = None
+    """What the model took the picture for at the hand-over, if that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Pictures that were painted together, the sigmas that were run, and what each part took."""
+
+    pictures: tuple[Painted, ...]
+    sigmas: Mapping[Phase, tuple[float, ...]]
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extras:
+    """What else may be asked of a sampling."""
+
+    previews: bool = False
+    start: torch.Tensor | None = None
+    """Handed-over latents to begin the fast phase from, in place of the slow phase."""
+    batch_size: int = 1
+
+
+_NO_EXTRAS: Final = Extras()
+
+
+@dataclass(slots=True)
+class TwoPhase:
+    """A diffusers pipeline, its family, the schedule, and the LoRAs that are loaded into it."""
+
+    pipeline: Any
+    family: Family
+    schedule: Schedule
+    loras: Loras = field(default_factory=ResidentLoras)
+
+    def sample_each(
+        self,
+        pictures: Sequence[SampleSettings],
+        on_event: EventSink = lambda _: None,
+        *,
+        extras: Extras = _NO_EXTRAS,
+    ) -> Iterator[Batch]:
+        """Yield the pictures in their order, as soon as each batch is done.
+
+        Each picture's noise comes from a CPU generator of its own, so that a seed means the same
+        picture on every device, in every order and batch. Neighbours with equal sizes, guidance
+        and prompt lengths share a batch; one that memory does not suffice for is halved. The
+        pipeline's scheduler is put back afterwards. Raises InferenceFailed when memory does not
+        suffice for one picture, SampleError when a reference is gone.
+        """
+        counted = Counted(self._forwards(pictures, extras), on_event)
+        for some in portions(pictures, _ROUND):
+            clock = Clock()
+            with self._sampling(), explaining_lack_of_memory("the text encoders"):
+                encoded = self._encode(some)
+            clock.lap("encode")
+            for batch in gather(some, encoded, self.batch_limit(extras)):
+                for done in self._sample_halving(batch, counted, extras):
+                    yield Batch(done.pictures, done.sigmas, {**clock.seconds, **done.seconds})
+                    clock.seconds = {"encode": 0.0}
+
+    def sample_one(self, settings: SampleSettings) -> Batch:
+        """Return one picture; see `sample_each`."""
+        (batch,) = self.sample_each([settings])
+        return batch
+
+    def sample_base(self, settings: SampleSettings, *, steps: int) -> Batch:
+        """Sample with the base model alone, as diffusers does it: its own schedule of `steps`.
+
+        The same seed starts from the same noise as two phases do; the slow phase's guidance is
+        used throughout.
+        """
+        clock = Clock()
+        reference = open_reference(settings)
+        with self._sampling(reference):
+            (encoded,) = self._encode([settings])
+            clock.lap("encode")
+            self.loras.leave(self.pipeline)
+            call = self._call([(settings, encoded)], reference)
+            images = self.pipeline(
+                **call, **self._guided(settings, Phase.SLOW), **_noise([settings]),
+                num_inference_steps=steps,
+            ).images  # fmt: skip
+            clock.lap("base")
+        painted = Painted(settings, images[0], torch.empty(0))
+        return Batch((painted,), {}, clock.seconds)
+
+    def batch_limit(self, extras: Extras) -> int:
+        """Return how many pictures may share a batch: one, where each has a reference."""
+        return 1 if self.family.edits or extras.start is not None else extras.batch_size
+
+    def _sample_halving(self, batch: Pictures, counted: Counted, extras: Extras) -> Iterator[Batch]:
+        size = f"{batch[0][0].width}x{batch[0][0].height} pixels"
+        before = counted.done
+        try:
+            with explaining_lack_of_memory(size) if len(batch) == 1 else nullcontext():
+                done = self._sample(batch, counted, extras)
+        except torch.OutOfMemoryError:
+            done = None
+        if done is not None:
+            yield done
+            return
+        counted.done = before
+        torch.cuda.empty_cache()
+        for half in portions(batch, (len(batch) + 1) // 2):
+            yield from self._sample_halving(half, counted, extras)
+
+    def _sample(self, batch: Pictures, counted: Counted, extras: Extras) -> Batch:
+        settings = [one for one, _ in batch]
+        reference = open_reference(settings[0])
+        previews: Sequence[Image.Image | None] = [None] * len(batch)
+        slow_sigmas: tuple[float, ...] = ()
+        clock = Clock()
+        with self._sampling(reference), staying_placed(self.pipeline):
+            call = self._call(batch, reference)
+            if extras.start is None:
+                slow = self._slow(call, settings, counted, previews=extras.previews)
+                latents, slow_sigmas = slow.latents, slow.sigmas
+                previews = slow.images if extras.previews else previews
+            else:
+                latents = extras.start
+            clock.lap("slow")
+            fast = self._fast(call, settings, counted, latents)
+            clock.lap("fast", until=fast.last_step)
+        clock.lap("decode")
+        painted = zip(settings, fast.images, torch.split(latents.cpu(), 1), previews, strict=True)
+        return Batch(
+            tuple(Painted(*one) for one in painted),
+            {Phase.SLOW: slow_sigmas, Phase.FAST: fast.sigmas},
+            clock.seconds,
+        )
+
+    def _slow(
+        self,
+        call: Mapping[str, Any],
+        settings: Sequence[SampleSettings],
+        counted: Counted,
+        *,
+        previews: bool,
+    ) -> PhaseOutput:
+        self._switch(Phase.SLOW, settings[0])
+        kind = {"output_type": "pil" if previews else "latent"}
+        return run_phase(
+            self.pipeline,
+            {**call, **self._guided(settings[0], Phase.SLOW), **_noise(settings), **kind},
+            self.schedule.phase(Phase.SLOW),
+            counted.steps(Phase.SLOW, self._steps(Phase.SLOW), pictures=len(settings)),
+            shows_estimate=previews,
+        )
+
+    def _fast(
+        self,
+        call: Mapping[str, Any],
+        settings: Sequence[SampleSettings],
+        counted: Counted,
+        latents: torch.Tensor,
+    ) -> PhaseOutput:
+        one = settings[0]
+        self._switch(Phase.FAST, one)
+        start = as_input(latents, self.family, height=one.height, width=one.width)
+        return run_phase(
+            self.pipeline,
+            {**call, **self._guided(one, Phase.FAST), "latents": start, "output_type": "pil"},
+            self.schedule.phase(Phase.FAST),
+            counted.steps(Phase.FAST, self._steps(Phase.FAST), pictures=len(settings)),
+        )
+
+    def _switch(self, phase: Phase, settings: SampleSettings) -> None:
+        if phase in settings.loras:
+            self.loras.use(self.pipeline, phase, scale=settings.scale(phase))
+        else:
+            self.loras.leave(self.pipeline)
+
+    def _encode(self, pictures: Sequence[SampleSettings]) -> list[Encoded]:
+        """Encode each distinct prompt once."""
+        known: dict[Any, Encoded] = {}
+        for one in pictures:
+            if text_of(one) not in known:
+                known[text_of(one)] = encode(self.pipeline, self.family, one, open_reference(one))
+        return [known[text_of(one)] for one in pictures]
+
+    def _call(self, batch: Pictures, reference: Reference | None) -> dict[str, Any]:
+        """Return what both phases are given: the encoded prompts, the size, what is edited."""
+        settings = batch[0][0]
+        if self.family.has_fixed_area:
+            # a little more than the area, so that rounding down does not lose a row of pixels
+            side = (settings.width * settings.height) ** 0.5 * (1 + 1e-6)
+            self.pipeline.default_sample_size = side / self.pipeline.vae_scale_factor
+        size = {"width": settings.width, "height": settings.height}
+        images = {} if reference is None else {"image": [reference.picture]}
+        prompts = join(self.family, [encoded for _, encoded in batch])
+        return {**prompts, **size, **images, **self.family.sampling_options}
+
+    def _guided(self, settings: SampleSettings, phase: Phase) -> dict[str, float]:
+        guidance = self.family.guidance
+        call = {guidance.argument: settings.guidance(phase)}
+        if settings.true_cfg is not None and guidance.true_cfg is not None:
+            call[guidance.true_cfg] = settings.true_cfg
+        return call
+
+    @contextmanager
+    def _sampling(self, reference: Reference | None = None) -> Iterator[None]:
+        scheduler = self.pipeline.scheduler
+        try:
+            with torch.inference_mode(), shown_at_its_area(self.pipeline, reference):
+                yield
+        finally:
+            self.pipeline.scheduler = scheduler
+
+    def _forwards(self, pictures: Sequence[SampleSettings], extras: Extras) -> int:
+        """Return the steps of all pictures together."""
+        phases = tuple(Phase) if extras.start is None else (Phase.FAST,)
+        return len(pictures) * sum(map(self._steps, phases))
+
+    def _steps(self, phase: Phase) -> int:
+        return len(self.schedule.phase(phase).timesteps)
+
+
+def family_of(pipeline: Any) -> Family:
+    """Return the family of a loaded diffusers pipeline; raise SettingsError if there is none."""
+    found = families_of_pipeline(type(pipeline).__name__)
+    return next(
+        (row for row in found if row.has_transformer(pipeline.transformer.config)), found[0]
+    )
+
+
+def _noise(settings: Sequence[SampleSettings]) -> dict[str, Any]:
+    return {"generator": [torch.Generator("cpu").manual_seed(one.seed) for one in settings]}

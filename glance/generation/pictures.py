@@ -1,0 +1,132 @@
+"""Which pictures are asked for: prompts, lines of a file, seeds and counts, laid out in a row."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glance.errors import Problem, SettingsError, UsageError
+from glance.families import Family
+from glance.generation.recorded import Recorded
+from glance.generation.request import InferRequest
+from glance.prompts import PromptLine, read_prompts
+from glance.sample import measure_picture
+from glance.settings import SampleSettings, resolve_sample_settings
+
+_ASKED = (
+    *("negative_prompt", "slow_guidance", "fast_guidance", "true_cfg", "slow_scale"),
+    *("fast_scale", "width", "height", "reference", "loras"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One picture that is asked for; `name` is that of its file, if somebody chose one."""
+
+    settings: SampleSettings
+    name: str | None
+
+
+def lay_out(
+    request: InferRequest,
+    family: Family,
+    *,
+    resolution: int | None,
+    recorded: Recorded | None,
+) -> tuple[Asked, ...]:
+    """Return every picture, prompt by prompt, a prompt's seeds one after the other.
+
+    What the request leaves open is as `recorded`, if that is given. Raises UsageError, InputError
+    for a prompt file that cannot be read, SettingsError with every picture's problems.
+    """
+    before = None if recorded is None else _settings_of(recorded)
+    asked: list[Asked] = []
+    problems: list[Problem] = []
+    for where, line in _lines(request, before):
+        values = _values(request, line, before)
+        for seed in _seeds(request, line, before):
+            try:
+                settings = _resolve(family, {**values, "seed": seed}, resolution)
+            except SettingsError as exc:
+                problems += (Problem(f"{where}{one.message}", one.hint) for one in exc.problems)
+                break  # the other seeds have the same problems
+            asked.append(Asked(settings, line.output))
+    if problems:
+        raise SettingsError(problems)
+    return tuple(asked)
+
+
+def _settings_of(recorded: Recorded) -> SampleSettings:
+    """Return the recorded settings, the reference as it is seen from here."""
+    settings = recorded.record.settings
+    if settings.reference is None:
+        return settings
+    place = Path(recorded.place(str(settings.reference)))
+    return settings.model_copy(update={"reference": place})
+
+
+def _lines(
+    request: InferRequest, recorded: SampleSettings | None
+) -> Iterator[tuple[str, PromptLine]]:
+    """Yield what asks for pictures, and how a problem with it begins."""
+    if request.prompt_file is not None:
+        for number, line in enumerate(read_prompts(request.prompt_file), 1):
+            yield f"{request.prompt_file}, prompt {number}: ", line
+    prompts = request.prompts
+    if not prompts and request.prompt_file is None:
+        if recorded is None:
+            raise UsageError(
+                "there is nothing to paint", hint='say it: --prompt "..." or --prompt-file FILE'
+            )
+        prompts = (recorded.prompt,)
+    for number, prompt in enumerate(prompts, 1):
+        where = f"prompt {number}: " if len(prompts) > 1 else ""
+        yield where, PromptLine.model_construct(prompt=prompt)  # checked with the rest
+
+
+def _values(
+    request: InferRequest, line: PromptLine, recorded: SampleSettings | None
+) -> dict[str, Any]:
+    """Return a picture's settings but for the seed: the line's, else the request's, else these."""
+    values = {} if recorded is None else recorded.model_dump(include=set(_ASKED))
+    own = line.model_dump(exclude_none=True, exclude={"seed", "count", "output"})
+    if line.reference is not None and request.prompt_file is not None:
+        own["reference"] = request.prompt_file.parent / line.reference
+    given = {name: getattr(request, name) for name in _ASKED}
+    return {**values, **{k: v for k, v in given.items() if v is not None}, **own}
+
+
+def _seeds(
+    request: InferRequest, line: PromptLine, recorded: SampleSettings | None
+) -> tuple[int, ...]:
+    usual = 0 if recorded is None else recorded.seed
+    own = (line.seed,) if isinstance(line.seed, int) else line.seed
+    count = line.count or request.count or 1
+    first = own or request.seeds or (usual,)
+    return tuple(seed + more for seed in first for more in range(count))
+
+
+def _resolve(family: Family, values: Mapping[str, Any], resolution: int | None) -> SampleSettings:
+    reference = values.get("reference")
+    return resolve_sample_settings(
+        family,
+        resolution=resolution,
+        aspect=_measure_reference(reference, family),
+        **values,
+    )
+
+
+def _measure_reference(reference: Path | None, family: Family) -> tuple[int, int] | None:
+    """Return the width and height of the picture to edit; None where nothing is edited."""
+    if family.edits and reference is None:
+        raise UsageError(
+            f"{family.title} edits a picture, and there is no --reference",
+            hint="say which one with --reference x.png",
+        )
+    if reference is None:
+        return None
+    if not family.edits:
+        raise UsageError(
+            f"--reference: {family.title} paints from text alone", hint="drop --reference"
+        )
+    return measure_picture(reference)

@@ -1,0 +1,87 @@
+"""The record of each picture of a plan: everything that decides its pixels, written down before."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from glance.device import Device, Precision
+from glance.generation.pair import Pair
+from glance.generation.pictures import Asked
+from glance.hub import find_revision
+from glance.lora import hash_file
+from glance.memory import Quantize
+from glance.model import fingerprint
+from glance.provenance import LoraUse, Record, ScheduleUse
+from glance.schedule import Phase, Schedule
+
+STACK: Final = ("torch", "diffusers", "transformers", "peft")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordMaker:
+    """What all pictures of a plan have in common."""
+
+    pair: Pair
+    hashes: Mapping[Phase, str]
+    schedule: Schedule
+    device: Device
+    dtype: Precision
+    quantize: Quantize
+    init_latents: Path | None
+
+    def make(self, asked: Asked, folder: Path) -> Record:
+        """Return the record of a picture that goes to `folder`: its paths start from there."""
+        settings, pair = asked.settings, self.pair
+        used = (phase for phase in settings.loras if phase in pair.loras)
+        reference = settings.reference
+        if reference is not None:
+            settings = settings.model_copy(update={"reference": Path(_from(folder, reference))})
+        return Record(
+            versions=stack_versions(),
+            family=pair.family.name,
+            model=_from(folder, pair.model) if Path(pair.model).is_dir() else pair.model,
+            base_revision=base_revision(pair),
+            transformer=None if pair.transformer is None else _from(folder, pair.transformer),
+            run=None if pair.run is None else _from(folder, pair.run.path),
+            device=self.device,
+            dtype=self.dtype,
+            quantize=self.quantize.value,
+            schedule=ScheduleUse.of(self.schedule),
+            loras=tuple(self._use(phase, asked, folder) for phase in used),
+            settings=settings,
+            reference_sha256=None if reference is None else hash_file(reference),
+            init_latents_sha256=None if self.init_latents is None else hash_file(self.init_latents),
+        )
+
+    def _use(self, phase: Phase, asked: Asked, folder: Path) -> LoraUse:
+        path = self.pair.loras[phase]
+        name = (self.pair.names or {}).get(phase)
+        is_here = name is None or Path(name).expanduser().exists()
+        return LoraUse(
+            phase=phase,
+            file=_from(folder, path) if is_here or name is None else name,
+            sha256=self.hashes[phase],
+            scale=asked.settings.scale(phase),
+        )
+
+
+def stack_versions() -> dict[str, str]:
+    """Return the versions of the packages that sample."""
+    return {name: version(name) for name in STACK}
+
+
+def base_revision(pair: Pair) -> str:
+    """Return what tells the base model from another one of the same name."""
+    transformer = None if pair.transformer is None else str(pair.transformer)
+    if Path(pair.model).is_dir():
+        return fingerprint(pair.model, run=Path(), transformer=transformer)
+    revision = find_revision(pair.model) or "unknown"
+    return revision if transformer is None else f"{revision} {Path(transformer).name}"
+
+
+def _from(folder: Path, path: Path | str) -> str:
+    """Return a path as seen from `folder`."""
+    return Path(os.path.relpath(Path(path).resolve(), folder.resolve())).as_posix()

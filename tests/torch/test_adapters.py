@@ -1,0 +1,521 @@
+"""The same LoRA in anybody's spelling has the same effect, and no layer of a file is skipped.
+
+The tiny FLUX is 32 wide. diffusers' converters have FLUX's 3072 and Lumina's 2304 written into
+them where they split what is fused in single blocks: those are tested on layers without memory.
+"""
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
+from tiny_models import build_tiny
+from tiny_models.adapters import make_loras
+
+from glance.diffusion.adapters import load_adapter, prepare_adapter
+from glance.diffusion.converter import Pair, convert
+from glance.errors import LoraError
+from glance.families import find_family
+from glance.lora import examine_lora, finalise_lora
+from glance.schedule import PRESETS, Phase
+
+Q, K, V = (f"transformer_blocks.0.attn.to_{part}" for part in "qkv")
+FF = "transformer_blocks.0.ff.net.0.proj"
+OUT = "single_transformer_blocks.0.proj_out"
+RANK, ALPHA = 4, 8.0
+
+type Tensors = dict[str, torch.Tensor]
+type Pairs = dict[str, tuple[torch.Tensor, torch.Tensor]]
+type Style = Callable[[Pairs], tuple[Tensors, dict[str, Any]]]
+
+
+# --- the tiny models, and LoRAs for them ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    built: dict[str, Path] = {}
+
+    def find(family: str) -> Path:
+        if family not in built:
+            built[family] = build_tiny(family, tmp_path_factory.mktemp(family) / "model")
+        return built[family]
+
+    return find
+
+
+@pytest.fixture
+def flux(tiny_flux: Path) -> Any:
+    return diffusers.FluxPipeline.from_pretrained(tiny_flux)
+
+
+def load(family: str, model: Path) -> Any:
+    return getattr(diffusers, find_family(family).pipeline).from_pretrained(model)
+
+
+def without_memory(pipeline_class: Any, transformer_class: Any, **config: Any) -> Any:
+    """A pipeline of nothing but a transformer of full width, on torch's meta device."""
+    with torch.device("meta"):
+        transformer = transformer_class(**config)
+    parts = [name for name in inspect.signature(pipeline_class).parameters if name != "transformer"]
+    return pipeline_class(**dict.fromkeys(parts), transformer=transformer)
+
+
+def make_pairs(pipeline: Any, *layers: str, rank: int = RANK) -> Pairs:
+    generator = torch.Generator().manual_seed(0)
+    pairs: Pairs = {}
+    for name in layers:
+        layer = pipeline.transformer.get_submodule(name)
+        down = torch.randn(rank, layer.in_features, generator=generator)
+        pairs[name] = (down, torch.randn(layer.out_features, rank, generator=generator))
+    return pairs
+
+
+def product(pairs: Pairs, *, factor: float = 1.0) -> Tensors:
+    return {name: factor * (up @ down) for name, (down, up) in pairs.items()}
+
+
+def write(tensors: Tensors, metadata: Mapping[str, Any] | None = None) -> Path:
+    path = Path("x.safetensors")
+    header = {"lora_adapter_metadata": json.dumps(metadata)} if metadata else None
+    save_file({key: tensor.clone() for key, tensor in tensors.items()}, path, header)
+    return path
+
+
+def spelled(pairs: Pairs, down: str, up: str, alpha: str | None = None) -> Tensors:
+    tensors: Tensors = {}
+    for name, (a, b) in pairs.items():
+        tensors |= {down.format(name): a, up.format(name): b}
+        if alpha:
+            tensors[alpha.format(name)] = torch.tensor(ALPHA)
+    return tensors
+
+
+def peft(pairs: Pairs, prefix: str = "transformer.") -> Tensors:
+    return spelled(pairs, prefix + "{}.lora_A.weight", prefix + "{}.lora_B.weight")
+
+
+def comfy(pairs: Pairs) -> Tensors:
+    stem = "diffusion_model.{}"
+    return spelled(pairs, f"{stem}.lora_A.weight", f"{stem}.lora_B.weight", f"{stem}.alpha")
+
+
+def kohya(pairs: Pairs, prefix: str = "lora_unet_") -> Tensors:
+    flat = {name.replace(".", "_"): pair for name, pair in pairs.items()}
+    stem = prefix + "{}"
+    return spelled(flat, f"{stem}.lora_down.weight", f"{stem}.lora_up.weight", f"{stem}.alpha")
+
+
+def effects(transformer: torch.nn.Module, name: str) -> Tensors:
+    """What the adapter adds to each layer's weight, by PEFT's own layers."""
+    return {
+        layer: module.scaling[name] * (module.lora_B[name].weight @ module.lora_A[name].weight)
+        for layer, module in transformer.named_modules()
+        if isinstance(module, LoraLayer) and name in module.scaling
+    }
+
+
+def same(found: Tensors, expected: Tensors) -> bool:
+    return found.keys() == expected.keys() and all(
+        torch.allclose(found[layer], expected[layer], rtol=1e-5, atol=1e-5) for layer in expected
+    )
+
+
+# --- one LoRA, many spellings --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("style", "factor"),
+    [
+        (lambda pairs: (peft(pairs), {}), 1.0),
+        (lambda pairs: (peft(pairs, ""), {}), 1.0),
+        (lambda pairs: (peft(pairs, "base_model.model."), {}), 1.0),
+        (lambda pairs: (peft(pairs), {"transformer.lora_alpha": 8, "transformer.r": 4}), 2.0),
+        (lambda p: (peft(p), {"transformer.lora_alpha": 8, "transformer.use_rslora": True}), 4.0),
+        (lambda pairs: (comfy(pairs), {}), 2.0),
+        (lambda pairs: (kohya(pairs), {}), 2.0),
+        (lambda pairs: (kohya(pairs, "lora_transformer_"), {}), 2.0),
+    ],
+    ids=["diffusers", "bare", "PEFT", "alpha", "rsLoRA", "ComfyUI", "kohya", "OneTrainer"],
+)
+def test_every_style_gives_alpha_by_rank(flux: Any, style: Style, factor: float) -> None:
+    pairs = make_pairs(flux, Q, FF, OUT, "x_embedder")
+
+    rank = load_adapter(flux, write(*style(pairs)), name="slow")
+
+    assert rank == RANK
+    assert same(effects(flux.transformer, "slow"), product(pairs, factor=factor))
+
+
+def fused(pairs: Pairs, *names: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """One pair over several layers, whose A they share."""
+    down = pairs[names[0]][0]
+    for name in names[1:]:
+        pairs[name] = (down, pairs[name][1])
+    return down, torch.cat([pairs[name][1] for name in names])
+
+
+@pytest.mark.parametrize(
+    "style", [comfy, kohya, lambda pairs: kohya(pairs, "base_model.model.lora_unet_")],
+    ids=["ComfyUI", "kohya", "both"],
+)  # fmt: skip
+def test_original_flux_is_split_into_q_k_and_v(flux: Any, style: Any) -> None:
+    final = "norm_out.linear"
+    pairs = make_pairs(flux, Q, K, V, FF, OUT, "context_embedder", final)
+    original = {
+        "double_blocks.0.img_attn.qkv": fused(pairs, Q, K, V),
+        "double_blocks.0.img_mlp.0": pairs[FF],
+        "single_blocks.0.linear2": pairs[OUT],
+        "txt_in": pairs["context_embedder"],
+        # The original has shift before scale.
+        "final_layer.adaLN_modulation.1": (pairs[final][0], pairs[final][1].roll(32, 0)),
+    }
+
+    load_adapter(flux, write(style(original)), name="slow")
+
+    assert same(effects(flux.transformer, "slow"), product(pairs, factor=ALPHA / RANK))
+
+
+@pytest.mark.parametrize("style", [comfy, kohya])
+def test_single_blocks_of_real_flux_are_split(style: Any) -> None:
+    flux = without_memory(
+        diffusers.FluxPipeline, diffusers.FluxTransformer2DModel, num_layers=1, num_single_layers=1
+    )
+    block = "single_transformer_blocks.0"
+    names = [f"{block}.{n}" for n in ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")]
+    pairs = make_pairs(flux, *names)
+
+    file = write(style({"single_blocks.0.linear1": fused(pairs, *names)}))
+
+    prepared = prepare_adapter(flux, file)
+
+    for name, (down, up) in pairs.items():
+        assert torch.equal(prepared.state[f"transformer.{name}.lora_A.weight"], down)
+        assert torch.equal(prepared.state[f"transformer.{name}.lora_B.weight"], 2 * up)
+
+
+def test_kohyas_sparse_qkv_becomes_pairs_of_a_third_of_the_rank(flux: Any) -> None:
+    pairs = make_pairs(flux, Q, K, V)
+    down = torch.cat([pair[0] for pair in pairs.values()])
+    up = torch.block_diag(*(pair[1] for pair in pairs.values()))
+    file = write(peft({"double_blocks.0.img_attn.qkv": (down, up)}) | peft(make_pairs(flux, FF)))
+
+    rank = load_adapter(flux, file, name="slow")
+
+    assert rank == RANK  # of the file's 12
+    assert same(effects(flux.transformer, "slow"), product(pairs | make_pairs(flux, FF)))
+
+
+def test_parts_of_a_fused_layer_have_memory_of_their_own(flux: Any) -> None:
+    pairs = make_pairs(flux, Q, K, V)
+    file = write(kohya({"double_blocks.0.img_attn.qkv": fused(pairs, Q, K, V)}))
+
+    state = prepare_adapter(flux, file).state
+
+    assert len({tensor.data_ptr() for tensor in state.values()}) == len(state) == 6
+
+
+@pytest.mark.parametrize("style", [comfy, kohya])
+def test_qwen_image_is_read(models: Callable[[str], Path], style: Any) -> None:
+    pipeline = load("qwen_image", models("qwen_image"))
+    pairs = make_pairs(pipeline, Q, "transformer_blocks.0.img_mod.1", "txt_in", "proj_out")
+
+    load_adapter(pipeline, write(style(pairs)), name="slow")
+
+    assert same(effects(pipeline.transformer, "slow"), product(pairs, factor=2.0))
+
+
+@pytest.mark.parametrize("style", [comfy, kohya])
+def test_original_z_image_is_split(models: Callable[[str], Path], style: Any) -> None:
+    pipeline = load("z_image", models("z_image"))
+    block = "layers.0.attention"
+    names = [f"{block}.to_{part}" for part in "qkv"]
+    pairs = make_pairs(pipeline, *names, f"{block}.to_out.0", "layers.0.feed_forward.w1")
+    original = dict(pairs) | {f"{block}.qkv": fused(pairs, *names)}
+    original[f"{block}.out"] = original.pop(f"{block}.to_out.0")
+    for name in names:
+        del original[name]
+
+    load_adapter(pipeline, write(style(original)), name="slow")
+
+    assert same(effects(pipeline.transformer, "slow"), product(pairs, factor=2.0))
+
+
+def test_original_flux2_has_its_last_modulation_swapped(models: Callable[[str], Path]) -> None:
+    pipeline = load("flux2", models("flux2"))
+    final = "norm_out.linear"
+    pairs = make_pairs(pipeline, Q, K, V, final)
+    original = {
+        "double_blocks.0.img_attn.qkv": fused(pairs, Q, K, V),
+        "final_layer.adaLN_modulation.1": (pairs[final][0], pairs[final][1].roll(32, 0)),
+    }
+
+    load_adapter(pipeline, write(comfy(original)), name="slow")
+
+    assert same(effects(pipeline.transformer, "slow"), product(pairs, factor=2.0))
+
+
+def test_original_krea_is_renamed(models: Callable[[str], Path]) -> None:
+    pipeline = load("krea2", models("krea2"))
+    pairs = make_pairs(pipeline, "transformer_blocks.0.attn.to_gate", "img_in")
+    original = dict(zip(("blocks.0.attn.gate", "first"), pairs.values(), strict=True))
+
+    load_adapter(pipeline, write(comfy(original)), name="slow")
+
+    assert same(effects(pipeline.transformer, "slow"), product(pairs, factor=2.0))
+
+
+def test_original_lumina_of_full_width_is_split() -> None:
+    pipeline = without_memory(
+        diffusers.Lumina2Pipeline, diffusers.Lumina2Transformer2DModel, num_layers=1
+    )
+    new = [*(f"attn.to_{part}" for part in "qkv"), "attn.to_out.0", "norm1.linear"]
+    new += [f"feed_forward.linear_{number}" for number in (1, 2, 3)]
+    old = ["attention.out", "adaLN_modulation.1", *(f"feed_forward.w{n}" for n in (1, 2, 3))]
+    pairs = make_pairs(pipeline, *(f"layers.0.{name}" for name in new))
+    names = list(pairs)
+    original = {"layers.0.attention.qkv": fused(pairs, *names[:3])}
+    original |= {f"layers.0.{name}": pairs[at] for name, at in zip(old, names[3:], strict=True)}
+
+    state = prepare_adapter(pipeline, write(peft(original, "diffusion_model."))).state
+
+    assert state.keys() == peft(pairs).keys()
+    assert all(torch.equal(state[key], tensor) for key, tensor in peft(pairs).items())
+
+
+# --- ranks, types, and what diffusers itself would do --------------------------------------------
+
+
+def test_layers_of_different_ranks_all_have_scale_one(flux: Any) -> None:
+    pairs = make_pairs(flux, Q, K)
+    # Every name but the first is the end of another.
+    pairs |= make_pairs(flux, OUT, rank=8) | make_pairs(flux, "proj_out", rank=2)
+
+    assert load_adapter(flux, write(peft(pairs)), name="slow") == 8
+    assert same(effects(flux.transformer, "slow"), product(pairs))
+
+
+def test_patterns_of_the_header_hold_layer_by_layer(flux: Any) -> None:
+    pairs = make_pairs(flux, Q, FF) | make_pairs(flux, K, rank=8)
+    metadata = {"r": 4, "lora_alpha": 4, "rank_pattern": {"to_k": 8}, "alpha_pattern": {"to_k": 2}}
+
+    load_adapter(
+        flux,
+        write(peft(pairs), {f"transformer.{key}": value for key, value in metadata.items()}),
+        name="slow",
+    )
+
+    expected = product(pairs)
+    expected[K] = expected[K] * 2 / 8
+    assert same(effects(flux.transformer, "slow"), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_glances_own_files_load_as_diffusers_loads_them(
+    tiny_flux: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    ours, theirs = (
+        diffusers.FluxPipeline.from_pretrained(tiny_flux, torch_dtype=dtype) for _ in range(2)
+    )
+    schedule = PRESETS["seed"].schedule
+    for name, path in make_loras(tiny_flux, tmp_path / "loras").items():
+        phase = Phase(name)
+        times = schedule.phase(phase)
+        finalise_lora(path, rank=4, alpha=8, phase=phase, schedule=times, family="flux")
+        load_adapter(ours, path, name=name)
+        theirs.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name)
+
+    found, expected = ours.transformer.state_dict(), theirs.transformer.state_dict()
+
+    assert found.keys() == expected.keys()
+    assert all(found[key].dtype == dtype for key in found)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_factor_one_leaves_every_bit(flux: Any) -> None:
+    pairs = {name: (a.half(), b.half()) for name, (a, b) in make_pairs(flux, Q).items()}
+
+    state = prepare_adapter(flux, write(peft(pairs))).state
+
+    assert all(torch.equal(state[key], tensor) for key, tensor in peft(pairs).items())
+    assert {tensor.dtype for tensor in state.values()} == {torch.float16}
+
+
+def test_factor_is_multiplied_in_float32(flux: Any) -> None:
+    ((down, up),) = make_pairs(flux, Q, rank=3).values()
+    file = write(kohya({Q: (down.bfloat16(), up.bfloat16())}))
+
+    state = prepare_adapter(flux, file).state
+
+    expected = (up.bfloat16().float() * (8 / 3)).bfloat16()
+    assert torch.equal(state[f"transformer.{Q}.lora_B.weight"], expected)
+
+
+def test_converted_layers_keep_the_files_type(flux: Any) -> None:
+    qkv = make_pairs(flux, Q, K, V, rank=257)  # which bf16 cannot hold
+    halves = tuple(half.bfloat16() for half in fused(qkv, Q, K, V))
+    file = write(peft({"double_blocks.0.img_attn.qkv": halves}))
+
+    state = prepare_adapter(flux, file).state
+
+    assert torch.equal(state[f"transformer.{V}.lora_B.weight"], qkv[V][1].bfloat16())
+    assert torch.equal(state[f"transformer.{V}.lora_A.weight"], qkv[V][0].bfloat16())
+
+
+def test_random_numbers_are_not_touched(flux: Any) -> None:
+    file = write(peft(make_pairs(flux, Q)))
+    before = torch.get_rng_state()
+
+    load_adapter(flux, file, name="slow")
+
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_prepared_lora_can_be_loaded_more_than_once(flux: Any) -> None:
+    pairs = make_pairs(flux, Q, OUT)
+    prepared = prepare_adapter(flux, write(peft(pairs)))
+
+    ranks = [load_adapter(flux, prepared, name=name) for name in ("slow", "fast")]
+
+    assert ranks == [prepared.rank, prepared.rank] == [RANK, RANK]
+    assert same(effects(flux.transformer, "slow"), effects(flux.transformer, "fast"))
+    assert prepare_adapter(flux, Path("x.safetensors")).metadata == prepared.metadata
+
+
+@pytest.mark.parametrize("family", ["flux", "sd3", "qwen_image", "z_image"])
+def test_families_take_simpletuners_keys(
+    family: str, models: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = models(family)
+    pipeline = load(family, model)
+    path = make_loras(model, tmp_path / "loras")["slow"]
+
+    assert load_adapter(pipeline, path, name="slow") == 4
+    assert len(effects(pipeline.transformer, "slow")) == examine_lora(path).modules
+
+
+# --- what does not fit ---------------------------------------------------------------------------
+
+
+def refusal(pipeline: Any, tensors: Tensors) -> str:
+    with pytest.raises(LoraError) as caught:
+        prepare_adapter(pipeline, write(tensors))
+    return str(caught.value)
+
+
+def test_layers_that_the_model_lacks_are_named_and_counted(flux: Any) -> None:
+    pair = make_pairs(flux, Q)[Q]
+    alien = {f"transformer_blocks.{number}.attn.to_q": pair for number in range(70, 95)}
+
+    message = refusal(flux, peft({Q: pair, **alien}))
+
+    assert message.startswith(
+        "x.safetensors: 25 of its 26 layers are not the model's: the model has no layer "
+        "transformer_blocks.70.attn.to_q, transformer_blocks.71.attn.to_q"
+    )
+    assert message.endswith("transformer_blocks.89.attn.to_q and 5 more")
+
+
+@pytest.mark.parametrize("style", [comfy, kohya])
+def test_only_the_alien_among_original_layers_is_named(flux: Any, style: Any) -> None:
+    pairs = make_pairs(flux, FF, OUT)
+    original = {"double_blocks.0.img_mlp.0": pairs[FF], "single_blocks.0.linear2": pairs[OUT]}
+
+    message = refusal(flux, style({**original, "alien.0": pairs[FF]}))
+
+    assert re.search(r": 1 of its 3 layers .* no layer alien[._]0$", message)
+
+
+def test_layer_that_the_converter_drops_with_a_warning_is_named(
+    models: Callable[[str], Path],
+) -> None:
+    pipeline = load("flux2", models("flux2"))
+    pairs = make_pairs(pipeline, "single_stream_modulation.linear", "x_embedder")
+    original = dict(zip(("single_stream_modulation.lin", "img_in"), pairs.values(), strict=True))
+
+    converted = type(pipeline).lora_state_dict(kohya(original))
+    message = refusal(pipeline, kohya(original))
+
+    assert list(converted) == [f"transformer.x_embedder.lora_{half}.weight" for half in "AB"]
+    assert message.endswith(": the model has no layer single_stream_modulation_lin")
+    assert not prepare_adapter(pipeline, write(comfy(original))).state.keys() - peft(pairs).keys()
+
+
+class Forgetful(diffusers.FluxPipeline):  # type: ignore[misc]
+    """Its converter loses a part of what it splits."""
+
+    @classmethod
+    def lora_state_dict(cls, *given: Any, **options: Any) -> Tensors:
+        converted = super().lora_state_dict(*given, **options)
+        return {key: tensor for key, tensor in converted.items() if "to_v" not in key}
+
+
+def test_layer_of_which_a_part_is_lost_is_not_converted(flux: Any) -> None:
+    qkv, out = fused(make_pairs(flux, Q, K, V), Q, K, V), make_pairs(flux, OUT)[OUT]
+    pairs = {"double_blocks.0.img_attn.qkv": Pair(*qkv), "single_blocks.0.linear2": Pair(*out)}
+    layers = dict.fromkeys((Q, K, V, OUT), (32, 32))
+
+    converted = dict(convert(Forgetful, pairs, layers))
+
+    assert {source: list(own) for source, own in converted.items()} == {
+        "single_blocks.0.linear2": [OUT]
+    }
+
+
+def test_layer_of_narrow_flux_that_cannot_be_split_is_named(flux: Any) -> None:
+    linear1 = (torch.ones(4, 32), torch.ones(224, 4))
+
+    message = refusal(flux, kohya({"single_blocks.0.linear1": linear1}))
+
+    assert message.endswith("no layer single_blocks_0_linear1")
+
+
+def test_layer_that_is_not_linear_is_named(models: Callable[[str], Path]) -> None:
+    pipeline = load("sd3", models("sd3"))
+
+    message = refusal(pipeline, peft({"pos_embed.proj": (torch.ones(4, 16), torch.ones(32, 4))}))
+
+    assert message.endswith("no layer pos_embed.proj")
+
+
+def test_wrong_widths_are_named_with_both(flux: Any) -> None:
+    pairs = make_pairs(flux, Q, "x_embedder")
+    wide = {"x_embedder": (torch.ones(4, 128), pairs["x_embedder"][1])}  # FLUX's control LoRAs
+
+    message = refusal(flux, peft(pairs | wide | {FF: (torch.ones(4, 32), torch.ones(64, 4))}))
+
+    assert message.split("; ") == [
+        f"x.safetensors: {FF} is 32 to 128 wide in the model, the LoRA is for 32 to 64",
+        "x.safetensors: x_embedder is 64 to 32 wide in the model, the LoRA is for 128 to 32",
+    ]
+
+
+def test_two_pairs_for_one_layer_are_refused(flux: Any) -> None:
+    pairs = make_pairs(flux, Q)
+
+    assert refusal(flux, peft(pairs) | kohya(pairs)) == (
+        f"x.safetensors: more than one of its pairs changes {Q}"
+    )
+
+
+def test_text_encoders_keys_are_refused(flux: Any) -> None:
+    pairs = make_pairs(flux, Q)
+
+    message = refusal(flux, peft(pairs) | peft(pairs, "text_encoder."))
+
+    assert "2 of its keys are a text encoder's" in message
+
+
+def test_refusal_leaves_the_model_as_it_was(flux: Any) -> None:
+    before = list(flux.transformer.state_dict())
+
+    refusal(flux, peft(make_pairs(flux, Q) | {"alien": make_pairs(flux, FF)[FF]}))
+
+    assert list(flux.transformer.state_dict()) == before

@@ -1,0 +1,202 @@
+"""Several pictures of one loaded model: the same ones in every order and batch, none lost."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from glance.diffusion.two_phase import Extras, TwoPhase
+from glance.errors import InferenceFailed, SetupError
+from glance.events import Event, PictureDone, SamplingStep
+from glance.generation import execute
+from glance.generation.execute import load_planned, run_generation
+from glance.generation.plan import plan_generation
+from glance.generation.request import GenerationPlan, InferRequest
+
+
+@pytest.fixture(scope="module")
+def sampler(tiny_flux: Path, loras: dict[str, Path]) -> TwoPhase:
+    request = InferRequest(
+        prompts=("x",),
+        model=str(tiny_flux),
+        device="cpu",
+        slow_lora=str(loras["slow"]),
+        fast_lora=str(loras["fast"]),
+    )
+    return load_planned(plan_generation(request))
+
+
+@pytest.fixture
+def plan(run_folder: Path, monkeypatch: pytest.MonkeyPatch, sampler: TwoPhase) -> Callable:
+    """Plan for the made run; the model that is loaded already serves all of them."""
+    monkeypatch.setattr(execute, "load_planned", lambda _: sampler)
+
+    def make(**request: Any) -> GenerationPlan:
+        return plan_generation(InferRequest(**{"run": run_folder, "device": "cpu", **request}))
+
+    return make
+
+
+def paint(planned: GenerationPlan) -> list[Event]:
+    events: list[Event] = []
+    run_generation(planned, events.append)
+    return events
+
+
+def pixels(sampler: TwoPhase, planned: GenerationPlan, *, batch_size: int = 1) -> dict[Any, bytes]:
+    wanted = [one.settings for one in planned.pictures]
+    batches = sampler.sample_each(wanted, extras=Extras(batch_size=batch_size))
+    return {
+        (one.settings.prompt, one.settings.seed): one.image.tobytes()
+        for done in batches
+        for one in done.pictures
+    }
+
+
+def test_the_order_changes_no_picture(sampler: TwoPhase, plan: Callable) -> None:
+    there = pixels(sampler, plan(prompts=("a", "b"), seeds=(1, 2)))
+    back = pixels(sampler, plan(prompts=("b", "a"), seeds=(2, 1)))
+
+    assert there == back
+    assert len(set(there.values())) == 4
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 8])
+def test_the_batch_changes_no_picture(sampler: TwoPhase, plan: Callable, batch_size: int) -> None:
+    planned = plan(prompts=("a hill", "a sea"), seeds=(1, 2))
+
+    alone, together = pixels(sampler, planned), pixels(sampler, planned, batch_size=batch_size)
+
+    away = [
+        abs(one - other)
+        for name in alone
+        for one, other in zip(alone[name], together[name], strict=True)
+    ]
+    assert max(away) <= 1  # matrix products of another shape may round differently
+
+
+def test_each_prompt_is_encoded_once(sampler: TwoPhase, plan: Callable) -> None:
+    encoded = []
+    with counting(sampler.pipeline.text_encoder_2, encoded.append):
+        pixels(sampler, plan(prompts=("a", "b", "a"), seeds=(1, 2)))
+
+    assert len(encoded) == 2
+
+
+def test_a_batch_that_memory_does_not_suffice_for_is_halved(
+    sampler: TwoPhase, plan: Callable
+) -> None:
+    planned = plan(prompts=("a",), seeds=(1, 2, 3))
+    alone = pixels(sampler, planned)
+    sizes: list[int] = []
+
+    with counting(sampler.pipeline.transformer, refusing_more_than(1, sizes)):
+        batches = pixels(sampler, planned, batch_size=3)
+
+    assert list(batches) == list(alone)
+    assert sizes[:3] == [3, 2, 1]
+
+
+def test_one_picture_that_memory_does_not_suffice_for_is_said_with_a_remedy(
+    sampler: TwoPhase, plan: Callable
+) -> None:
+    with (
+        counting(sampler.pipeline.transformer, refusing_more_than(0, [])),
+        pytest.raises(InferenceFailed, match="memory does not suffice for 64x64 pixels"),
+    ):
+        pixels(sampler, plan(prompts=("a",)), batch_size=2)
+
+
+def test_progress_runs_over_all_pictures_and_each_is_told(plan: Callable) -> None:
+    events = paint(plan(prompts=("a",), seeds=(1, 2), batch_size=2))
+
+    steps = [one for one in events if isinstance(one, SamplingStep)]
+    assert [one.done for one in steps] == [*range(2, 21, 2)]
+    assert {one.total for one in steps} == {20}
+    assert steps[0].eta_seconds is None
+    assert steps[-1].eta_seconds == 0
+    told = [one for one in events if isinstance(one, PictureDone)]
+    assert [(one.number, one.total, one.seed) for one in told] == [(1, 2, 1), (2, 2, 2)]
+
+
+def test_what_is_painted_stays_when_the_rest_fails_and_is_not_painted_again(
+    sampler: TwoPhase, plan: Callable
+) -> None:
+    request = {"prompts": ("a",), "seeds": (1, 2, 3)}
+    calls: list[int] = []
+    with (
+        counting(sampler.pipeline.transformer, failing_at(15, calls)),
+        pytest.raises(InferenceFailed),
+    ):
+        paint(plan(**request))
+
+    resumed = plan(**request)
+    events = paint(resumed)
+
+    assert [one.is_done for one in resumed.pictures] == [True, False, False]
+    assert [one.was_there for one in events if isinstance(one, PictureDone)] == [True, False, False]
+    assert all(Image.open(one.output).size == (64, 64) for one in resumed.pictures)
+
+
+def test_nothing_is_loaded_when_all_is_there(plan: Callable, monkeypatch: Any) -> None:
+    request = {"prompts": ("a",), "seeds": (1, 2)}
+    paint(plan(**request))
+    monkeypatch.setattr(execute, "load_planned", None)
+
+    events = paint(plan(**request))
+
+    assert [one.was_there for one in events if isinstance(one, PictureDone)] == [True, True]
+
+
+def test_a_folder_that_vanishes_costs_the_picture_and_no_other(
+    plan: Callable, sampler: TwoPhase
+) -> None:
+    planned = plan(prompts=("a",), seeds=(1, 2), output=Path("out"))
+
+    def take_away(event: Event) -> None:
+        if isinstance(event, PictureDone):
+            Path("out").rename("elsewhere")
+            Path("out").write_text("a file now")
+
+    with pytest.raises(SetupError, match="cannot write out"):
+        run_generation(planned, take_away)
+
+    assert [path.name for path in Path("elsewhere").iterdir()] == ["a-1.png"]
+
+
+class counting:  # noqa: N801  # reads as a verb where it is used
+    """Call `told` with the batch size of each forward pass of a module."""
+
+    def __init__(self, module: torch.nn.Module, told: Callable[[int], Any]) -> None:
+        self._module, self._told = module, told
+
+    def __enter__(self) -> None:
+        def tell(_: Any, arguments: Any, named: dict[str, Any]) -> None:
+            first = named["hidden_states"] if "hidden_states" in named else arguments[0]
+            self._told(len(first))
+
+        self._hook = self._module.register_forward_pre_hook(tell, with_kwargs=True)
+
+    def __exit__(self, *_: object) -> None:
+        self._hook.remove()
+
+
+def refusing_more_than(limit: int, sizes: list[int]) -> Callable[[int], None]:
+    def tell(size: int) -> None:
+        sizes.append(size)
+        if size > limit:
+            raise torch.OutOfMemoryError("made up")
+
+    return tell
+
+
+def failing_at(number: int, calls: list[int]) -> Callable[[int], None]:
+    def tell(size: int) -> None:
+        calls.append(size)
+        if len(calls) == number:
+            raise torch.OutOfMemoryError("made up")
+
+    return tell

@@ -1,0 +1,133 @@
+"""How one LoRA gives way to the other: as adapters, or swapped into a compiled model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from glance.device import Device, Precision
+from glance.diffusion.glance_pipeline import GlancePipeline
+from glance.diffusion.pipeline import Fit, compile_transformer, load_pipeline
+from glance.diffusion.switch import level, load_swapped
+from glance.families import find_family
+from glance.schedule import PRESETS, Phase
+
+FIT = Fit(device=Device.CPU, dtype=Precision.FP32)
+SIZE = {"width": 64, "height": 64}
+
+
+def load(model: Path, loras: dict[str, Path], *, swapped: bool = False) -> GlancePipeline:
+    family, files = find_family("flux"), {phase: loras[phase] for phase in Phase}
+    pipeline, switch = load_pipeline(family, str(model), {} if swapped else files, FIT)
+    if swapped:
+        switch = load_swapped(pipeline, files)
+    return GlancePipeline(pipeline, schedule=PRESETS["seed"].schedule, switch=switch)
+
+
+@pytest.fixture(scope="module")
+def resident(tiny_flux: Path, loras: dict[str, Path]) -> GlancePipeline:
+    return load(tiny_flux, loras)
+
+
+@pytest.fixture(scope="module")
+def swapped(tiny_flux: Path, loras: dict[str, Path]) -> GlancePipeline:
+    return load(tiny_flux, loras, swapped=True)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"slow_scale": 0.5, "fast_scale": -1.0},
+        {"loras": (Phase.FAST,)},
+        {"loras": ()},
+    ],
+    ids=str,
+)
+def test_swapping_paints_what_adapters_paint(
+    resident: GlancePipeline, swapped: GlancePipeline, settings: dict[str, Any]
+) -> None:
+    (one,), (other,) = (it("a hill", **SIZE, **settings) for it in (resident, swapped))
+
+    assert one.tobytes() == other.tobytes()
+    assert swapped("a hill", **SIZE, **settings)[0].tobytes() == other.tobytes()
+
+
+def test_scale_0_is_the_base_model_alone(resident: GlancePipeline) -> None:
+    (without,) = resident("a hill", **SIZE, loras=())
+    (zero,) = resident("a hill", **SIZE, slow_scale=0.0, fast_scale=0.0)
+    (usual,) = resident("a hill", **SIZE)
+
+    assert furthest(without, zero) <= 1
+    assert furthest(without, usual) > 1
+
+
+def test_a_compiled_model_is_built_once_for_both_loras_all_scales_and_the_base_alone(
+    tiny_flux: Path, loras: dict[str, Path], swapped: GlancePipeline
+) -> None:
+    compiled = load(tiny_flux, loras, swapped=True)
+    compile_transformer(compiled.pipeline, backend="eager")
+    torch._dynamo.reset()
+    (first,) = compiled("a hill", **SIZE)
+
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        compiled("a sea", **SIZE, slow_scale=0.5)
+        compiled("a sea", **SIZE, loras=())
+        (again,) = compiled("a hill", **SIZE)
+
+    assert first.tobytes() == again.tobytes()
+    assert furthest(first, swapped("a hill", **SIZE)[0]) <= 1
+
+
+def test_adapters_would_make_a_compiled_model_build_again(
+    tiny_flux: Path, loras: dict[str, Path]
+) -> None:
+    compiled = load(tiny_flux, loras)
+    compile_transformer(compiled.pipeline, backend="eager")
+    torch._dynamo.reset()
+
+    with (
+        torch._dynamo.config.patch(error_on_recompile=True),
+        pytest.raises(Exception, match="ecompil"),
+    ):
+        compiled("a hill", **SIZE)
+
+
+def test_loras_of_other_layers_and_ranks_are_levelled_with_zeros(
+    resident: GlancePipeline, tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    from glance.diffusion.adapters import prepare_adapter
+
+    layer = "transformer.transformer_blocks.0.attn.to_"
+    files = {Phase.SLOW: ("q", 2), Phase.FAST: ("k", 3)}
+    prepared = {}
+    for phase, (end, rank) in files.items():
+        path = tmp_path / f"{phase}.safetensors"
+        tensors = {
+            f"{layer}{end}.lora_A.weight": torch.ones(rank, 32),
+            f"{layer}{end}.lora_B.weight": torch.ones(32, rank),
+        }
+        save_file(tensors, path)
+        prepared[phase] = prepare_adapter(resident.pipeline, path)
+
+    slow, fast = level(prepared).values()
+
+    assert slow.state.keys() == fast.state.keys()
+    assert {tensor.shape for tensor in slow.state.values()} == {(3, 32), (32, 3)}
+    for lora, own, other in ((slow, "q", "k"), (fast, "k", "q")):
+        product = {
+            end: lora.state[f"{layer}{end}.lora_B.weight"]
+            @ lora.state[f"{layer}{end}.lora_A.weight"]
+            for end in (own, other)
+        }
+        assert product[own].max() == dict(files.values())[own]
+        assert not product[other].any()
+
+
+def furthest(one: Image.Image, other: Image.Image) -> int:
+    pairs = zip(one.tobytes(), other.tobytes(), strict=True)
+    return max(abs(first - second) for first, second in pairs)
