@@ -3,11 +3,13 @@
 import io
 import json
 import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from glance.errors import ModelNotFound, SetupError
+from glance.events import EventSink, ModelFetched
 
 _INDEX: Final = "model_index.json"
 _SUFFIX: Final = ".safetensors"
@@ -165,6 +167,20 @@ def fetch_model(model: str, on_progress: Callable[[int, int], None]) -> bool:
             hint="run the same command again: what is whole stays",
         ) from exc
     return True
+
+
+def fetch_telling(model: str, on_event: EventSink) -> bool:
+    """Fetch a model as `fetch_model` does, telling how far it is and how long the rest takes."""
+    began: list[tuple[float, int]] = []
+
+    def on_progress(done: int, total: int) -> None:
+        now = time.monotonic()
+        began.append((now, done)) if not began else None
+        seconds, fetched = now - began[0][0], done - began[0][1]
+        eta = (total - done) * seconds / fetched if fetched > 0 and seconds > 1 else None
+        on_event(ModelFetched(model, done, total, None if eta is None else round(eta, 1)))
+
+    return fetch_model(model, on_progress)
 
 
 def _list_needed(model: str) -> list[str] | None:

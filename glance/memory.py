@@ -44,19 +44,25 @@ _DENOISING: Final = 4  # the transformer's own activations are at most this part
 
 
 def check_memory(
-    memory: Memory, quantize: Quantize, device: Device, *, is_single_file: bool = False
+    memory: Memory,
+    quantize: Quantize,
+    device: Device,
+    *,
+    is_single_file: bool = False,
+    is_compiled: bool = False,
 ) -> None:
     """Raise unless the two can work together on `device`; all that is wrong is listed.
 
-    `is_single_file` says that the transformer is a single file in place of the model's own. Any
-    precision will do: all three were tried with each. Raises DeviceUnavailable (the device cannot
-    do it), SetupError (a package is missing) or UsageError (the two do not go together): the class
-    is that of the first problem.
+    `is_single_file` says that the transformer is a single file in place of the model's own,
+    `is_compiled` that torch.compile builds it. Any precision will do: all three were tried with
+    each. Raises DeviceUnavailable (the device cannot do it), SetupError (a package is missing) or
+    UsageError (the two do not go together): the class is that of the first problem.
     """
     found = [
         *_device_problems(memory, quantize, device),
         *_package_problems(quantize, device),
         *_4bit_problems(memory, quantize, is_single_file=is_single_file),
+        *(_compiled_problems(memory) if is_compiled else ()),
     ]
     if found:
         raise found[0][0](problem for _, problem in found)
@@ -119,6 +125,15 @@ def _4bit_problems(memory: Memory, quantize: Quantize, *, is_single_file: bool) 
         )
 
 
+def _compiled_problems(memory: Memory) -> Iterator[_Found]:
+    if memory in (Memory.GROUP, Memory.SEQUENTIAL):
+        # A compiled model's LoRAs are swapped in place, and both bring back copies made before.
+        yield (
+            UsageError,
+            Problem(f"--memory {memory} does not go with --compile", "use --memory offload"),
+        )
+
+
 def activation_bytes(pixels: int, *, number_bytes: int = 2) -> int:
     """Return the bytes that sampling takes beside the weights, at its peak.
 
@@ -139,8 +154,8 @@ def choose_memory(sizes: Mapping[str, int], *, free: int, activations: int) -> M
     3. GROUP: a block or two of the transformer are there at a time.
 
     SEQUENTIAL is never chosen: it needs hardly less than GROUP and waits for every layer. The order
-    is that of diffusers' guide (docs/source/en/optimization/memory.md): model offloading is faster
-    than group offloading, which is faster than moving single layers.
+    is that of diffusers' guides (docs/source/en/optimization: memory.md, speed-memory-optims.md):
+    for pictures model offloading is faster than group offloading, and that than single layers.
     """
     largest = max(sizes.values(), default=0)
     if sum(sizes.values()) + activations <= free:

@@ -194,3 +194,62 @@ class TestFetching:
         assert again >= 2, (
             "a file that broke off is begun again; how often it is tried is the library's"
         )
+
+
+class TestOneFile:
+    """`owner/repo:file`: a LoRA on the Hub."""
+
+    @pytest.fixture
+    def hub(self, tmp_path: Path) -> Iterator[FakeHub]:
+        folder = tmp_path / "served"
+        folder.mkdir()
+        (folder / "slow.safetensors").write_bytes(b"a lora")
+        served = FakeHub("acme/pair", folder)
+        yield served
+        served.close()
+
+    def find(self, hub: FakeHub, home: Path, reference: str, **more: str) -> tuple[str, str]:
+        script = (
+            "import sys; from glance.hub import find_hub_file; from glance.errors import *\n"
+            "try:\n"
+            "    found = find_hub_file(sys.argv[1], default='none.safetensors')\n"
+            "    print(found.read_text() if found else None)\n"
+            "except SetupError as exc:\n    print(exc, file=sys.stderr)\n"
+        )
+        own = {"HF_HOME": str(home), "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", **more}
+        done = subprocess.run(
+            [sys.executable, "-c", script, reference],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, **own},
+        )
+        return done.stdout.strip(), done.stderr.strip()
+
+    def test_it_is_fetched_once_and_is_there_offline(self, hub: FakeHub, tmp_path: Path) -> None:
+        reference = "acme/pair:slow.safetensors"
+
+        assert self.find(hub, tmp_path / "home", reference)[0] == "a lora"
+        assert self.find(hub, tmp_path / "home", reference, HF_HUB_OFFLINE="1")[0] == "a lora"
+
+    @pytest.mark.parametrize(
+        ("reference", "reason"),
+        [
+            ("acme/pair:fast.safetensors", "has no file fast.safetensors"),
+            ("acme/pair", "has no file none.safetensors"),
+            ("acme/nobody:x.safetensors", "the Hub has no acme/nobody, or it is private"),
+        ],
+    )
+    def test_what_the_hub_lacks_is_said(
+        self, reference: str, reason: str, hub: FakeHub, tmp_path: Path
+    ) -> None:
+        assert reason in self.find(hub, tmp_path / "home", reference)[1]
+
+    @pytest.mark.parametrize(
+        "reference", ["x.safetensors", "loras/x.safetensors", "a/b/c", "./a/b"]
+    )
+    def test_a_path_is_no_name_on_the_hub(
+        self, reference: str, hub: FakeHub, tmp_path: Path
+    ) -> None:
+        assert self.find(hub, tmp_path / "home", reference)[0] == "None"
+        assert hub.requests == []

@@ -159,3 +159,11 @@ def test_all_that_is_wrong_is_listed() -> None:
         "--memory group does not go with --quantize 4bit",
         "--quantize 4bit does not go with a transformer of a single file",
     ]
+
+
+@pytest.mark.parametrize("memory", [Memory.GROUP, Memory.SEQUENTIAL])
+def test_what_is_compiled_is_not_moved_in_pieces(memory: Memory) -> None:
+    check_memory(Memory.OFFLOAD, Quantize.NONE, Device.CUDA, is_compiled=True)
+
+    with pytest.raises(UsageError, match=f"{memory} does not go with --compile"):
+        check_memory(memory, Quantize.NONE, Device.CUDA, is_compiled=True)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from glance.diffusion.scheduler import VerbatimEulerScheduler
+from glance.errors import InferenceFailed
 from glance.families import Family, Latents
 from glance.schedule import PhaseSchedule
 
@@ -39,6 +40,7 @@ def run_phase(
 
     With `shows_estimate` the pipeline decodes what the model takes the finished picture for after
     the last step, x - sigma * velocity, in place of the noisy latents; those are returned beside.
+    Raises InferenceFailed for NaN: it would be written as a black picture and called done.
     """
     scheduler = VerbatimEulerScheduler.ending_at(schedule.end_sigma, like=pipeline.scheduler)
     scheduler.keeps_estimate = shows_estimate
@@ -60,6 +62,11 @@ def run_phase(
         num_inference_steps=steps,
         callback_on_step_end=after_step,
     )
+    if not bool(torch.isfinite(latents).all()):
+        raise InferenceFailed(
+            "the model gave NaN or infinity instead of a picture",
+            hint="use --dtype bf16 or fp32, or a smaller --slow-scale or --fast-scale",
+        )
     # float32's own shortest digits: 0.9791915, not the double next to it
     used = tuple(float(str(sigma)) for sigma in scheduler.sigmas[:-1].cpu().numpy())
     return PhaseOutput(output.images, latents, used, last_step)

@@ -18,6 +18,7 @@ from glance.diffusion.quantize import (
     part_config,
     parts_to_quantize,
     quantization_config,
+    quantize_loaded,
     sizes_of,
 )
 from glance.diffusion.switch import Loras, load_resident, load_swapped
@@ -44,7 +45,7 @@ class Fit:
     quantize: Quantize = Quantize.NONE
     compiled: bool = False
     pixels: int = 1024 * 1024
-    """Width times height of the largest picture to come."""
+    """What is painted at a time has so many: width times height times pictures."""
 
 
 def find_class(family: Family) -> Any:
@@ -72,7 +73,7 @@ def load_pipeline(
     if fit.quantize is Quantize.FP8:
         apply_fp8(pipeline, DTYPES[fit.dtype])
     with explaining_lack_of_memory(f"moving {model} to {fit.device}"):
-        place(pipeline, fit.device, fit.memory, pixels=fit.pixels)
+        place(pipeline, fit.device, fit.memory, pixels=fit.pixels, swaps_loras=fit.compiled)
     if fit.compiled:
         compile_transformer(pipeline)
     return pipeline, switch
@@ -96,12 +97,8 @@ def _load_base(family: Family, model: str, fit: Fit, transformer: Path | None) -
         with explaining_lack_of_memory(f"loading {model}"):
             parts = _load_borrowed(family, fit)
             if transformer is not None:
-                parts["transformer"] = load_transformer(
-                    read_checkpoint(transformer),
-                    model,
-                    dtype,
-                    quantization=part_config("transformer", fit.quantize, dtype),
-                )
+                parts["transformer"] = load_transformer(read_checkpoint(transformer), model, dtype)
+                quantize_loaded(parts["transformer"], fit.quantize)
             large = set(parts_to_quantize(sizes_of(family))) - set(parts)
             return find_class(family).from_pretrained(
                 model,

@@ -14,12 +14,19 @@ from glance.device import Device
 from glance.memory import Memory, activation_bytes, choose_memory
 
 
-def place(pipeline: Any, device: Device, memory: Memory, *, pixels: int) -> Memory:
+def place(
+    pipeline: Any, device: Device, memory: Memory, *, pixels: int, swaps_loras: bool = False
+) -> Memory:
     """Make `pipeline` compute on `device`, its weights kept as `memory` says; return how.
 
-    `pixels` is the width times the height of the pictures to come; AUTO leaves room for them.
+    `pixels` is what the pictures to come have at a time; AUTO leaves room for them. With
+    `swaps_loras` their weights are exchanged in place, which AUTO leaves possible.
     """
-    used = _choose(pipeline, device, pixels) if memory is Memory.AUTO else memory
+    used = memory
+    if memory is Memory.AUTO:
+        used = _choose(pipeline, device, pixels)
+        if used is Memory.GROUP and swaps_loras:
+            used = Memory.OFFLOAD
     match used:
         case Memory.OFFLOAD:
             pipeline.enable_model_cpu_offload(device=device.value)
@@ -40,7 +47,7 @@ def staying_placed(pipeline: Any) -> Iterator[None]:
     transformer too, which the next call needs at once. Inside it does nothing, afterwards it is
     done once. The parts still take turns: that is their hooks' work.
     """
-    pipeline.maybe_free_model_hooks = pipeline.maybe_free_model_hooks
+    pipeline.maybe_free_model_hooks = _do_nothing
     try:
         yield
     finally:

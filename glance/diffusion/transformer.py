@@ -15,18 +15,10 @@ _FP8: Final = (torch.float8_e4m3fn, torch.float8_e5m2)
 _BESIDE: Final = (".scale_weight", ".weight_scale", ".scale_input", ".input_scale", ".comfy_quant")
 
 
-def load_transformer(
-    checkpoint: Checkpoint,
-    base: str,
-    dtype: torch.dtype | None = None,
-    *,
-    quantization: Any | None = None,
-) -> Any:
+def load_transformer(checkpoint: Checkpoint, base: str, dtype: torch.dtype | None = None) -> Any:
     """Return the file's transformer, built as that of the whole model `base`.
 
     Without `dtype` it keeps the file's own; fp8, which nothing computes in, becomes bfloat16.
-    `quantization` is a config of diffusers'.
-
     Raises ModelNotFound when the file does not fit the base.
     """
     path = checkpoint.path
@@ -38,7 +30,6 @@ def load_transformer(
             config=base,
             subfolder="transformer",
             torch_dtype=dtype or _dtype_of(tensors),
-            **({} if quantization is None else {"quantization_config": quantization}),
         )
     except (OSError, ValueError, RuntimeError, LookupError, NotImplementedError) as exc:
         raise ModelNotFound(

@@ -4,14 +4,17 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glance.diffusion.quiet import hush
-from glance.errors import SetupError
-from glance.events import Event, EventSink, Noted, PictureDone, SamplingStep
+from glance.errors import ModelNotFound, SetupError
+from glance.events import Event, EventSink, Noted, PictureDone, SamplingStep, Warned
 from glance.families import Family
 from glance.generation.handover import KEY, latents_path, preview_path
 from glance.generation.request import GenerationPlan, GenerationResult, PlannedPicture
+from glance.hub import check_access, fetch_telling, is_offline
+from glance.model import hub_models
 from glance.provenance import write_picture
 from glance.schedule import Phase
 
@@ -41,7 +44,8 @@ def load_planned(plan: GenerationPlan) -> "GlancePipeline":
         memory=plan.memory,
         quantize=plan.quantize,
         compiled=plan.compiled,
-        pixels=max(one.settings.width * one.settings.height for one in plan.pictures),
+        pixels=plan.batch_size
+        * max(one.settings.width * one.settings.height for one in plan.pictures),
     )
     pipeline, switch = load_pipeline(
         plan.family, plan.model, plan.loras, fit, transformer=plan.transformer
@@ -66,6 +70,7 @@ def run_generation(plan: GenerationPlan, on_event: EventSink) -> GenerationResul
     sigmas = {phase: plan.schedule.phase(phase).sigmas for phase in Phase}
     if not missing:
         return GenerationResult(plan.pictures, sigmas, {})
+    _fetch(plan, on_event)
     on_event(Noted(f"loading {plan.model}"))
     if plan.transformer is not None:
         on_event(Noted(f"its transformer is that of {plan.transformer}"))
@@ -84,6 +89,17 @@ def run_generation(plan: GenerationPlan, on_event: EventSink) -> GenerationResul
             _write(one, painted, plan)
             on_event(_done(plan, one, places))
     return GenerationResult(plan.pictures, sigmas, seconds)
+
+
+def _fetch(plan: GenerationPlan, on_event: EventSink) -> None:
+    """Bring what is on the Hub into the cache, before anything slow is imported."""
+    for model in hub_models(plan.model, family=plan.family, run=Path()):
+        doubt = check_access(model)
+        if doubt is not None and is_offline():
+            raise ModelNotFound(doubt, hint="unset HF_HUB_OFFLINE, or give --model a folder")
+        if doubt is not None:
+            on_event(Warned(doubt, "check the connection, or give --model a folder"))
+        fetch_telling(model, on_event)
 
 
 def _done(

@@ -54,7 +54,13 @@ def _record_maker(request: InferRequest, pair: Pair, schedule: Schedule) -> Reco
     require_device(device)
     dtype = request.dtype or (Precision.FP32 if device is Device.CPU else Precision.BF16)
     quantize = request.quantize or Quantize.NONE
-    check_memory(request.memory, quantize, device)
+    check_memory(
+        request.memory,
+        quantize,
+        device,
+        is_single_file=pair.transformer is not None,
+        is_compiled=request.compiled,
+    )
     if request.compiled:
         require_compiler(device)
     return RecordMaker(

@@ -1,15 +1,14 @@
 """Train the phases of a plan that are not done, on a machine that can."""
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
 from glance.checkpoint import read_checkpoint
 from glance.diffusion.quiet import hush
-from glance.events import EventSink, ModelFetched, Noted, PhaseSkipped, Warned
+from glance.events import EventSink, Noted, PhaseSkipped, Warned
 from glance.families import find_family
 from glance.files import state_folder
-from glance.hub import fetch_model
+from glance.hub import fetch_telling
 from glance.lora import hash_file
 from glance.model import recorded_model, recorded_transformer
 from glance.run import Manifest, PhaseState, RunFolder, load_manifest
@@ -64,7 +63,7 @@ def run_training(
         job = Job(plan.settings, plan.run, plan.launcher, plan.hub_models, plan.devices)
         for warning in require(job):
             on_event(Warned(warning.message, warning.hint))
-        fetched = [_fetch(model, on_event) for model in plan.hub_models]
+        fetched = [fetch_telling(model, on_event) for model in plan.hub_models]
         is_complete = all(fetched)
     sealer, program = Sealer(state_folder()), find_program(plan.launcher)
     with locked(plan.run, lambda text: on_event(Noted(text))) as lock:
@@ -72,20 +71,6 @@ def run_training(
         tools = Tools(program, runner or ProcessRunner(), sealer, lock, is_complete)
         manifest = _train_phases(plan, tools, on_event)
     return TrainingResult(plan.run, manifest)
-
-
-def _fetch(model: str, on_event: EventSink) -> bool:
-    """Bring a model into the cache, telling how far it is; return whether it is whole there."""
-    began: list[tuple[float, int]] = []
-
-    def on_progress(done: int, total: int) -> None:
-        now = time.monotonic()
-        began.append((now, done)) if not began else None
-        seconds, fetched = now - began[0][0], done - began[0][1]
-        eta = (total - done) * seconds / fetched if fetched > 0 and seconds > 1 else None
-        on_event(ModelFetched(model, done, total, None if eta is None else round(eta, 1)))
-
-    return fetch_model(model, on_progress)
 
 
 def _train_phases(plan: TrainingPlan, tools: Tools, on_event: EventSink) -> Manifest:

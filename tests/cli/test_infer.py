@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from fakes.pairs import write_lora, write_run
+
 from glance.run import RunFolder
 
 
@@ -49,3 +51,51 @@ def test_a_file_that_is_no_lora_is_refused(glance: Callable) -> None:
     done = glance("infer", "--prompt", "x", "--slow-lora", "a.safetensors", "--fast-lora", "b")
 
     assert done.code == 4
+
+
+def test_a_model_that_cannot_be_had_is_refused_before_anything_is_imported(
+    glance: Callable,
+) -> None:
+    write_run(Path("runs/cat"), model="acme/absent")
+
+    done = glance("infer", "--prompt", "x", PYTHONPROFILEIMPORTTIME="1")
+
+    assert done.code == 3
+    assert "model acme/absent is not in the cache, and HF_HUB_OFFLINE forbids" in done.err
+    assert "| torch" not in done.err
+
+
+def test_what_lies_between_the_flags_is_said_at_once(glance: Callable) -> None:
+    write_run(Path("runs/cat"))
+
+    both = glance("infer", "--prompt", "x", "--slow-only", "--no-lora")
+    nothing = glance("infer")
+    odd = glance("infer", "--prompt", "x", "--width", "100", "--height", "50")
+
+    assert (both.code, nothing.code, odd.code) == (2, 2, 4)
+    assert "--slow-only and --no-lora exclude each other" in both.err
+    assert 'say it: --prompt "..." or --prompt-file FILE' in nothing.err
+    assert "use --width 96" in odd.err
+    assert "use --height 48" in odd.err
+
+
+def test_a_prompt_file_that_cannot_be_used_is_said_line_by_line(glance: Callable) -> None:
+    write_run(Path("runs/cat"))
+    Path("p.jsonl").write_text('{"prompt": 1}\n{"prompt": "b", "sed": 2}\n')
+
+    done = glance("infer", "--prompt-file", "p.jsonl", "--json")
+
+    assert done.code == 4
+    messages = [one["message"] for one in done.document["error"]["problems"]]
+    assert [message.split(": ")[0] for message in messages] == ["p.jsonl:1", "p.jsonl:2"]
+
+
+def test_a_damaged_lora_is_refused(glance: Callable) -> None:
+    run = write_run(Path("runs/cat"))
+    path = write_lora(run.path / "output/glance-slow/pytorch_lora_weights.safetensors")
+    path.write_bytes(path.read_bytes()[:-20])
+
+    done = glance("infer", "--prompt", "x")
+
+    assert done.code == 4
+    assert "not a whole safetensors file" in done.err

@@ -64,6 +64,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif path.startswith(about):
             siblings = [{"rfilename": name} for name in hub.files]
             self.send_document({"id": hub.model, "sha": COMMIT, "siblings": siblings})
+        elif not path.startswith(f"/{hub.model}/"):
+            self.send(404, b"", {"X-Error-Code": "RepoNotFound"})
         else:
             name = path.removeprefix(f"/{hub.model}/resolve/").partition("/")[2]
             self.send_file(hub.files.get(name))

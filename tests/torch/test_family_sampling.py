@@ -133,6 +133,25 @@ def test_the_fast_phase_goes_on_from_latents_that_were_handed_over(ready: Ready)
     assert done.sigmas[Phase.SLOW] == ()
 
 
+def test_a_negative_prompt_is_encoded_where_it_is_guided_away_from(ready: Ready) -> None:
+    from glance.families import Negative
+
+    row, strong = ready.family, {"slow_guidance": 4.0}
+    if row.guidance.true_cfg is not None:
+        strong = {"true_cfg": 2.0}
+    elif row.text.negative is Negative.NONE:
+        pytest.skip("it has no negative prompt")
+    encoded = [
+        ready.sampler._encode([ready.settings(negative_prompt=text, **strong)])[0].arguments
+        for text in ("", "blur")
+    ]
+
+    changed = {name for name in encoded[0] if not equal(*(one[name] for one in encoded))}
+
+    assert changed
+    assert all(name.startswith("negative_") for name in changed)
+
+
 def test_two_phases_in_bf16_equal_one_uninterrupted_run_in_bf16(ready: Ready) -> None:
     from glance.diffusion.two_phase import TwoPhase
 
@@ -143,7 +162,7 @@ def test_two_phases_in_bf16_equal_one_uninterrupted_run_in_bf16(ready: Ready) ->
 
     (painted,) = in_bf16.sample_one(settings).pictures
 
-    assert painted.latents.dtype is pipeline.transformer.dtype
+    assert pipeline.transformer.dtype is torch.bfloat16
     assert same(painted.image, paint_uninterrupted(in_bf16, settings))
 
 
@@ -184,3 +203,10 @@ def same(one: Image.Image, other: Image.Image) -> bool:
 def furthest(one: Image.Image, other: Image.Image) -> int:
     """Return the largest difference of two pictures, in grey levels of 255."""
     return int(np.abs(np.asarray(one).astype(int) - np.asarray(other)).max())
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Whether two arguments of a pipeline are equal: tensors, or lists of them."""
+    if isinstance(one, list):
+        return all(map(equal, one, other))
+    return one.shape == other.shape and torch.equal(one, other)

@@ -167,6 +167,18 @@ def test_a_folder_that_vanishes_costs_the_picture_and_no_other(
     assert [path.name for path in Path("elsewhere").iterdir()] == ["a-1.png"]
 
 
+def test_nan_is_no_picture(sampler: TwoPhase, plan: Callable) -> None:
+    planned = plan(prompts=("a",))
+
+    hook = sampler.pipeline.transformer.register_forward_hook(
+        lambda _module, _given, output: (output[0] * torch.nan,)
+    )
+    with hook, pytest.raises(InferenceFailed, match="NaN or infinity instead of a picture"):
+        paint(planned)
+
+    assert not planned.pictures[0].output.exists()
+
+
 class counting:  # noqa: N801  # reads as a verb where it is used
     """Call `told` with the batch size of each forward pass of a module."""
 
