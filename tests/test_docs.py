@@ -9,13 +9,28 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from fakes.pairs import write_lora, write_run
+from PIL import Image
 
 from glance import __version__
 from glance.families import FAMILIES
+from glance.generation.plan import plan_generation
+from glance.generation.request import InferRequest
+from glance.provenance import write_picture
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^uv run (glance (?:check|schedule|train)\b[^#\n]*)", README, re.MULTILINE)
+
+SAMPLING_PAGE = (ROOT / "docs/sampling.md").read_text(encoding="utf-8")
+# what is fetched from the Hub cannot be planned offline
+SAMPLING = [
+    command
+    for command in re.findall(
+        r"^(?:uv run )?(glance infer\b.*)$", README + SAMPLING_PAGE, re.MULTILINE
+    )
+    if "owner/" not in command and "CSU-JPG" not in command
+]
 
 
 def script(name: str) -> ModuleType:
@@ -48,6 +63,31 @@ def test_every_familys_proof_is_recorded() -> None:
     assert {name for name, row in proofs.items() if row["passed"] and not row["failed"]} == set(
         FAMILIES
     )
+
+
+@pytest.mark.parametrize("command", SAMPLING)
+def test_the_commands_that_sample_can_be_planned(
+    glance: Callable, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_what_the_pages_speak_of()
+
+    done = glance(*shlex.split(command.partition(" #")[0])[1:], "--device", "cpu", "--dry-run")
+
+    assert (done.code, done.err) == (0, done.err)
+    assert json.loads(done.out)["pictures"]
+
+
+def make_what_the_pages_speak_of() -> None:
+    """The files that the commands name."""
+    write_run(Path("runs/glance"))
+    for name in ("slow", "fast"):
+        write_lora(Path(f"{name}.safetensors"))
+    picture = Path("harbour.png")
+    plan = plan_generation(InferRequest(prompts=("x",), device="cpu", output=picture))
+    write_picture(Image.new("RGB", (8, 8)), picture, plan.pictures[0].record)
+    lines = re.search(r"```json\n(.*?)```", SAMPLING_PAGE, re.DOTALL)
+    assert lines is not None
+    Path("prompts.jsonl").write_text(lines[1])
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -17,7 +17,7 @@ from glance.cli._options import (
     SlowTimestepsOption,
     VerboseOption,
 )
-from glance.console import Console
+from glance.console import Console, format_json
 from glance.device import Precision
 from glance.memory import Memory, Quantize
 
@@ -127,6 +127,9 @@ def infer(
     no_metadata: Annotated[
         bool, typer.Option("--no-metadata", help="Pictures say nothing of their making.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be painted and where, load nothing.")
+    ] = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Paint anew what an interrupted start has painted.")
     ] = False,
@@ -150,7 +153,6 @@ def infer(
     glance infer --prompt-file prompts.jsonl --count 4 --output pictures/
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.generation.execute import run_generation
     from glance.generation.plan import plan_generation
     from glance.generation.request import InferRequest, choose_loras
 
@@ -195,6 +197,14 @@ def infer(
             restart=restart,
         )
     )
+    if dry_run:
+        for note in plan.notes:
+            console.note(note)
+        console.result(format_json(plan.to_json()))
+        console.document(plan.to_json())
+        return
+    from glance.generation.execute import run_generation
+
     with console.progress(events) as on_event:
         result = run_generation(plan, on_event)
     console.document(result.to_json())

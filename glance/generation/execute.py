@@ -74,6 +74,11 @@ def run_generation(plan: GenerationPlan, on_event: EventSink) -> GenerationResul
     on_event(Noted(f"loading {plan.model}"))
     if plan.transformer is not None:
         on_event(Noted(f"its transformer is that of {plan.transformer}"))
+    if plan.compiled:
+        on_event(
+            Noted("torch.compile builds the transformer at the first step: that takes a while")
+        )
+    hush()
     extras = _extras(plan)
     began = time.perf_counter()
     sampler = load_planned(plan)

@@ -96,6 +96,11 @@ class PlannedPicture:
     is_done: bool
     """It is there already, painted by an earlier start of the same command."""
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings with the place."""
+        settings = self.settings.model_dump(mode="json")
+        return {"image": str(self.output), "is_done": self.is_done, **settings}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationPlan:
@@ -123,6 +128,22 @@ class GenerationPlan:
     def settings(self) -> SampleSettings:
         """The first picture's."""
         return self.pictures[0].settings
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `glance infer --dry-run` prints."""
+        return {
+            "model": self.model,
+            "transformer": None if self.transformer is None else str(self.transformer),
+            "family": self.family.name,
+            "loras": {phase.value: str(path) for phase, path in self.loras.items()},
+            "schedule": self.schedule.to_json(),
+            "device": self.device.value,
+            "dtype": self.dtype.value,
+            "memory": self.memory.value,
+            "quantize": self.quantize.value,
+            "pictures": [picture.to_json() for picture in self.pictures],
+            "notes": list(self.notes),
+        }
 
 
 @dataclass(frozen=True, slots=True)
