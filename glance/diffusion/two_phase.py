@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from glance.diffusion.batches import Pictures, gather, portions, text_of
-from glance.diffusion.memory import explaining_lack_of_memory
+from glance.diffusion.memory import explaining_lack_of_memory, is_lack_of_memory
 from glance.diffusion.phases import PhaseOutput, as_input, run_phase
 from glance.diffusion.placement import staying_placed
 from glance.diffusion.progress import Clock, Counted
@@ -134,8 +134,10 @@ class TwoPhase:
         try:
             with explaining_lack_of_memory(size) if len(batch) == 1 else nullcontext():
                 done = self._sample(batch, counted, extras)
-        except torch.OutOfMemoryError:
-            done = None
+        except RuntimeError as exc:
+            if not is_lack_of_memory(exc):
+                raise
+            done = None  # halved outside: here the error still holds the tensors
         if done is not None:
             yield done
             return

@@ -39,6 +39,11 @@ def lay_out(
     What the request leaves open is as `recorded`, if that is given. Raises UsageError, InputError
     for a prompt file that cannot be read, SettingsError with every picture's problems.
     """
+    if request.init_latents is not None and (request.seeds or request.count):
+        raise UsageError(
+            "--seed and --count say which noise to begin with: saved latents are past that",
+            hint="leave them out; other prompts are possible",
+        )
     before = None if recorded is None else _settings_of(recorded)
     asked: list[Asked] = []
     problems: list[Problem] = []

@@ -276,6 +276,12 @@ def test_latents_that_went_elsewhere_alone_ask_for_the_lora() -> None:
     }
 
 
+@pytest.mark.parametrize("flags", [{"seeds": (3,)}, {"count": 2}])
+def test_latents_have_their_noise_already(flags: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="saved latents are past that"):
+        plan(init_latents=write_latents(), **flags)
+
+
 def test_latents_that_do_not_fit_are_refused_with_every_reason() -> None:
     path = write_latents()
 

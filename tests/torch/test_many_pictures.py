@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from glance.diffusion.memory import explaining_lack_of_memory
 from glance.diffusion.two_phase import Extras, TwoPhase
 from glance.errors import InferenceFailed, SetupError
 from glance.events import Event, PictureDone, SamplingStep
@@ -108,6 +109,19 @@ def test_one_picture_that_memory_does_not_suffice_for_is_said_with_a_remedy(
         pytest.raises(InferenceFailed, match="memory does not suffice for 64x64 pixels"),
     ):
         pixels(sampler, plan(prompts=("a",)), batch_size=2)
+
+
+def test_the_cpus_lack_of_memory_is_said_too() -> None:
+    with (
+        pytest.raises(InferenceFailed, match="memory does not suffice for a trial"),
+        explaining_lack_of_memory("a trial"),
+    ):
+        torch.empty(2**60)
+
+
+def test_other_errors_of_torch_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="must match"), explaining_lack_of_memory("a trial"):
+        torch.ones(2) + torch.ones(3)
 
 
 def test_progress_runs_over_all_pictures_and_each_is_told(plan: Callable) -> None:
