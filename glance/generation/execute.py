@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glance.diffusion.quiet import hush
+from glance.diffusion.quiet import hush, importing
 from glance.errors import ModelNotFound, SetupError
 from glance.events import Event, EventSink, Noted, PictureDone, SamplingStep, Warned
 from glance.families import Family
@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 def import_sampler(family: Family) -> None:
     """Import what sampling with a model of the family needs, beforehand: it takes seconds."""
     hush()
-    import glance.diffusion.glance_pipeline  # noqa: F401
-    from glance.diffusion.pipeline import find_class
+    with importing():
+        import glance.diffusion.glance_pipeline
+        from glance.diffusion.pipeline import find_class
 
-    find_class(family)
+        find_class(family)
 
 
 def load_planned(plan: GenerationPlan) -> "GlancePipeline":
     """Return the plan's model with its LoRAs; raises what load_pipeline raises."""
-    hush()
+    import_sampler(plan.family)
     from glance.diffusion.glance_pipeline import GlancePipeline
     from glance.diffusion.pipeline import Fit, load_pipeline
 
@@ -78,7 +79,7 @@ def run_generation(plan: GenerationPlan, on_event: EventSink) -> GenerationResul
         on_event(
             Noted("torch.compile builds the transformer at the first step: that takes a while")
         )
-    hush()
+    import_sampler(plan.family)
     extras = _extras(plan)
     began = time.perf_counter()
     sampler = load_planned(plan)
