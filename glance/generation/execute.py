@@ -27,7 +27,7 @@ def import_sampler(family: Family) -> None:
     """Import what sampling with a model of the family needs, beforehand: it takes seconds."""
     hush()
     with importing():
-        import glance.diffusion.glance_pipeline
+        import glance.diffusion.glance_pipeline  # noqa: F401
         from glance.diffusion.pipeline import find_class
 
         find_class(family)
