@@ -17,6 +17,8 @@ import pytest
 from PIL import Image
 from proofs import Proofs
 
+from glance.device import Device, is_present
+
 pytest.register_assert_rewrite("real_training")
 
 ROOT = Path(__file__).parents[1]
@@ -72,8 +74,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The folder is the tier."""
     for item in items:
-        for tier in {"torch", "train"} & set(item.path.parent.parts):
+        for tier in {"torch", "train", "gpu"} & set(item.path.parent.parts):
             item.add_marker(tier)
+            if tier == "gpu" and not is_present(Device.CUDA):
+                item.add_marker(pytest.mark.skip(reason="there is no GPU here"))
             # torch, diffusers and their friends warn of each other's deprecations
             item.add_marker(pytest.mark.filterwarnings("ignore"))
 
@@ -87,6 +91,14 @@ def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny_models import build_tiny
 
     return build_tiny("flux", tmp_path_factory.mktemp("tiny") / "model", seed=1)
+
+
+@pytest.fixture(scope="session")
+def loras(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two random LoRAs for it."""
+    from tiny_models.adapters import make_loras
+
+    return make_loras(tiny_flux, tmp_path_factory.mktemp("loras"))
 
 
 @dataclass(frozen=True)

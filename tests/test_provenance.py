@@ -21,7 +21,8 @@ from glance.provenance import (
     read_record,
     write_picture,
 )
-from glance.schedule import PRESETS, Phase
+from glance.provenance.record import Levels
+from glance.schedule import PRESETS, Phase, Schedule
 from glance.settings import SampleSettings
 
 NAMES = ["x.png", "x.jpg", "x.JPEG", "x.webp"]
@@ -371,7 +372,13 @@ def test_a_picture_cut_short_is_read_or_refused(name: str) -> None:
         (document(quantize="\x1b[31m\ud83d"), "surrogates not allowed"),
         (document(**{"a\x1b[31m": 1}), "a?[31m: Extra inputs are not permitted"),
         (
-            document(schedule={"name": "x", "slow_timesteps": [1], "fast_timesteps": [2]}),
+            document(
+                schedule={
+                    "name": "x",
+                    "slow": {"timesteps": [1], "sigmas": [0.001]},
+                    "fast": {"timesteps": [2], "sigmas": [0.002]},
+                }
+            ),
             "fast[0]: 2 is not below slow[0] = 1",
         ),
         (document(reference_sha256="c" * 64), "settings.reference and reference_sha256 go tog"),
@@ -485,7 +492,7 @@ def test_key_is_a_sha256_that_stays() -> None:
 
 
 def test_steps_are_those_of_both_phases() -> None:
-    schedule = ScheduleUse(name="custom", slow_timesteps=(1000, 900), fast_timesteps=(500,))
+    schedule = ScheduleUse.of(Schedule("custom", (1000, 900), (500,)))
 
     assert make_record(schedule=schedule).steps == 3
 
@@ -493,7 +500,11 @@ def test_steps_are_those_of_both_phases() -> None:
 def test_schedule_is_checked_where_it_is_resolved() -> None:
     assert make_record().schedule.resolve() == PRESETS["seed"].schedule
     with pytest.raises(ScheduleError):
-        ScheduleUse(name="x", slow_timesteps=(), fast_timesteps=(1,)).resolve()
+        ScheduleUse(
+            name="x",
+            slow=Levels(timesteps=(), sigmas=()),
+            fast=Levels(timesteps=(1,), sigmas=(0.001,)),
+        ).resolve()
 
 
 def test_a_reference_without_its_hash_is_a_mistake() -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,14 @@ from glance.hub import check_access, fetch_telling, is_offline
 from glance.model import hub_models
 from glance.provenance import write_picture
 from glance.schedule import Phase
+from glance.settings import SampleSettings
+
+_PARTS = ("load", "encode", "slow", "fast", "decode")
+"""What a sampling is made of, and timed by."""
 
 if TYPE_CHECKING:
     from glance.diffusion.glance_pipeline import GlancePipeline
-    from glance.diffusion.two_phase import Painted
+    from glance.diffusion.two_phase import Batch, Painted
 
 
 def import_sampler(family: Family) -> None:
@@ -62,39 +66,46 @@ def run_generation(plan: GenerationPlan, on_event: EventSink) -> GenerationResul
     """
     for note in plan.notes:
         on_event(Noted(note))
-    places = {id(one): number for number, one in enumerate(plan.pictures, 1)}
-    missing = [one for one in plan.pictures if not one.is_done]
-    for one in plan.pictures:
+    missing = []
+    for number, one in enumerate(plan.pictures, 1):
         if one.is_done:
-            on_event(_done(plan, one, places, was_there=True))
+            on_event(_done(plan, number, was_there=True))
+        else:
+            missing.append((number, one))
     sigmas: Mapping[Phase, tuple[float, ...]]
     sigmas = {phase: plan.schedule.phase(phase).sigmas for phase in Phase}
+    seconds = Counter(dict.fromkeys(_PARTS, 0.0))
+    left = iter(missing)
+    for batch in _paint(plan, [one.settings for _, one in missing], on_event):
+        sigmas = batch.sigmas
+        seconds.update(batch.seconds)
+        for painted in batch.pictures:
+            number, one = next(left)
+            _write(one, painted, plan)
+            on_event(_done(plan, number))
+    return GenerationResult(plan.pictures, sigmas, seconds)
+
+
+def _paint(
+    plan: GenerationPlan, missing: Sequence[SampleSettings], on_event: EventSink
+) -> Iterator["Batch"]:
+    """Load what is needed and yield the pictures; nothing is loaded for none."""
     if not missing:
-        return GenerationResult(plan.pictures, sigmas, {})
+        return
     _fetch(plan, on_event)
     on_event(Noted(f"loading {plan.model}"))
     if plan.transformer is not None:
         on_event(Noted(f"its transformer is that of {plan.transformer}"))
     if plan.compiled:
-        on_event(
-            Noted("torch.compile builds the transformer at the first step: that takes a while")
-        )
+        on_event(Noted("torch.compile builds the transformer at the first step: have patience"))
     import_sampler(plan.family)
     extras = _extras(plan)
     began = time.perf_counter()
     sampler = load_planned(plan)
-    seconds = Counter({"load": time.perf_counter() - began})
-    left = iter(missing)
-    for batch in sampler.sample_each(
-        [one.settings for one in missing], _with_time_left(on_event), extras=extras
-    ):
-        sigmas = batch.sigmas
-        seconds.update(batch.seconds)
-        for painted in batch.pictures:
-            one = next(left)
-            _write(one, painted, plan)
-            on_event(_done(plan, one, places))
-    return GenerationResult(plan.pictures, sigmas, seconds)
+    loading = {"load": time.perf_counter() - began}
+    for batch in sampler.sample_each(missing, _with_time_left(on_event), extras=extras):
+        yield replace(batch, seconds={**loading, **batch.seconds})
+        loading = {}
 
 
 def _fetch(plan: GenerationPlan, on_event: EventSink) -> None:
@@ -108,15 +119,10 @@ def _fetch(plan: GenerationPlan, on_event: EventSink) -> None:
         fetch_telling(model, on_event)
 
 
-def _done(
-    plan: GenerationPlan,
-    one: PlannedPicture,
-    places: dict[int, int],
-    *,
-    was_there: bool = False,
-) -> PictureDone:
-    place, total = places[id(one)], len(plan.pictures)
-    return PictureDone(str(one.output), place, total, one.settings.seed, was_there)
+def _done(plan: GenerationPlan, number: int, *, was_there: bool = False) -> PictureDone:
+    one = plan.pictures[number - 1]
+    total = len(plan.pictures)
+    return PictureDone(str(one.output), number, total, one.settings.seed, was_there)
 
 
 def _with_time_left(on_event: EventSink) -> EventSink:

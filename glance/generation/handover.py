@@ -50,7 +50,7 @@ def require_fitting(
 ) -> None:
     """Raise InputError unless the fast phase can begin from the latents in `path` as they are."""
     record = read_handover(path)
-    at, begins = record.schedule.fast_timesteps[0], schedule.phase(Phase.FAST).timesteps[0]
+    at, begins = record.schedule.fast.timesteps[0], schedule.phase(Phase.FAST).timesteps[0]
     made, wanted = ((one.width, one.height) for one in (record.settings, settings))
     problems = []
     if record.family != family.name:

@@ -40,25 +40,28 @@ class LoraUse(_Part):
     scale: float = Field(description="The strength that it was applied with.")
 
 
+class Levels(_Part):
+    """The noise levels of one phase; the sigmas are there for the reader."""
+
+    timesteps: tuple[float, ...] = Field(description="0-1000, stepped from.")
+    sigmas: tuple[float, ...] = Field(description="The same from 0 to 1.")
+
+
 class ScheduleUse(_Part):
-    """The timesteps (0-1000) that were stepped from."""
+    """What was stepped along."""
 
     name: str = Field(description="The preset's name, or custom.")
-    slow_timesteps: tuple[float, ...] = Field(description="Slow phase.")
-    fast_timesteps: tuple[float, ...] = Field(description="Fast phase.")
+    slow: Levels = Field(description="Slow phase.")
+    fast: Levels = Field(description="Fast phase.")
 
     @classmethod
     def of(cls, schedule: Schedule) -> Self:
         """Return a picture's form of a schedule."""
-        return cls(
-            name=schedule.name,
-            slow_timesteps=schedule.slow_timesteps,
-            fast_timesteps=schedule.fast_timesteps,
-        )
+        return cls.model_validate({"name": schedule.name, **schedule.to_json()})
 
     def resolve(self) -> Schedule:
         """Return the schedule as the object that checks its rules; raises ScheduleError."""
-        return Schedule(self.name, self.slow_timesteps, self.fast_timesteps)
+        return Schedule(self.name, self.slow.timesteps, self.fast.timesteps)
 
 
 class Record(_Part):
@@ -101,7 +104,7 @@ class Record(_Part):
     @property
     def steps(self) -> int:
         """How many steps both phases took."""
-        return len(self.schedule.slow_timesteps) + len(self.schedule.fast_timesteps)
+        return len(self.schedule.slow.timesteps) + len(self.schedule.fast.timesteps)
 
     def key(self) -> str:
         """Return a SHA-256 over all that decides the pixels, and not over where things lie.

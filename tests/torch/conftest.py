@@ -7,14 +7,6 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture(scope="session")
-def loras(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two random LoRAs for it."""
-    from tiny_models.adapters import make_loras
-
-    return make_loras(tiny_flux, tmp_path_factory.mktemp("loras"))
-
-
 @pytest.fixture
 def run_folder(tiny_flux: Path, loras: dict[str, Path], tmp_path: Path) -> Path:
     """A finished run, as `glance train` leaves it, without having trained it."""

@@ -163,6 +163,10 @@ def test_nothing_is_loaded_when_all_is_there(plan: Callable, monkeypatch: Any) -
     events = paint(plan(**request))
 
     assert [one.was_there for one in events if isinstance(one, PictureDone)] == [True, True]
+    result = run_generation(plan(**request), lambda _: None)
+    assert result.to_json()["seconds"] == dict.fromkeys(
+        ("load", "encode", "slow", "fast", "decode"), 0
+    )
 
 
 def test_a_folder_that_vanishes_costs_the_picture_and_no_other(

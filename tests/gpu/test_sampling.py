@@ -1,0 +1,88 @@
+"""On a real accelerator: every way to place the weights paints the same, quantised ones nearly."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from glance.device import Device, Precision
+from glance.diffusion.glance_pipeline import GlancePipeline
+from glance.diffusion.pipeline import Fit, load_pipeline
+from glance.families import find_family
+from glance.memory import Memory, Quantize
+from glance.schedule import PRESETS, Phase
+
+
+def load(
+    model: Path, loras: dict[str, Path], device: Device = Device.CUDA, **fit: object
+) -> GlancePipeline:
+    chosen = Fit(device=device, **{"dtype": Precision.BF16, "pixels": 64 * 64, **fit})
+    family = find_family("flux")
+    files = {phase: loras[phase] for phase in Phase}
+    pipeline, switch = load_pipeline(family, str(model), files, chosen)
+    return GlancePipeline(pipeline, schedule=PRESETS["seed"].schedule, switch=switch)
+
+
+def paint(
+    model: Path, loras: dict[str, Path], device: Device = Device.CUDA, **fit: object
+) -> Image.Image:
+    """Paint one picture with a model that is loaded for it."""
+    (picture,) = load(model, loras, device, **fit)("a hill", seed=3, width=64, height=64)
+    return picture
+
+
+def away(one: Image.Image, other: Image.Image) -> float:
+    """Return the mean distance in grey levels of 255."""
+    return float(np.abs(np.asarray(one).astype(int) - np.asarray(other)).mean())
+
+
+@pytest.mark.parametrize("memory", [Memory.OFFLOAD, Memory.GROUP, Memory.SEQUENTIAL])
+def test_where_the_weights_wait_changes_no_picture(
+    tiny_flux: Path, loras: dict[str, Path], memory: Memory
+) -> None:
+    full = paint(tiny_flux, loras, memory=Memory.FULL)
+
+    assert paint(tiny_flux, loras, memory=memory).tobytes() == full.tobytes()
+
+
+@pytest.mark.parametrize("memory", [Memory.FULL, Memory.OFFLOAD])
+@pytest.mark.parametrize("quantize", [Quantize.BIT8, Quantize.BIT4, Quantize.FP8])
+def test_small_weights_paint_nearly_the_same(
+    tiny_flux: Path, loras: dict[str, Path], quantize: Quantize, memory: Memory
+) -> None:
+    if quantize is Quantize.BIT4:
+        pytest.importorskip("bitsandbytes")
+    exact = paint(tiny_flux, loras)
+
+    assert away(paint(tiny_flux, loras, quantize=quantize, memory=memory), exact) < 16
+
+
+def test_a_seed_is_the_same_picture_as_on_the_cpu(tiny_flux: Path, loras: dict[str, Path]) -> None:
+    here, there = (
+        paint(tiny_flux, loras, device, dtype=Precision.FP32)
+        for device in (Device.CUDA, Device.CPU)
+    )
+
+    assert away(here, there) < 1
+
+
+def test_a_compiled_model_paints_the_same(tiny_flux: Path, loras: dict[str, Path]) -> None:
+    plain = paint(tiny_flux, loras)
+
+    assert away(paint(tiny_flux, loras, compiled=True), plain) < 4
+
+
+def test_auto_keeps_everything_on_a_card_that_has_room(
+    tiny_flux: Path, loras: dict[str, Path]
+) -> None:
+    parts = load(tiny_flux, loras, memory=Memory.AUTO).pipeline.components.values()
+
+    devices = {
+        weight.device.type
+        for part in parts
+        if isinstance(part, torch.nn.Module)
+        for weight in part.parameters()
+    }
+    assert devices == {"cuda"}
