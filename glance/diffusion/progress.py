@@ -1,5 +1,6 @@
 """How far a sampling is, and what its parts took."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ class Counted:
     total: int
     on_event: EventSink
     done: int = 0
+    most: int = sys.maxsize
+    """So many pictures at a time memory suffices for, as far as was tried."""
 
     def steps(self, phase: Phase, steps: int, *, pictures: int) -> Callable[[int], None]:
         """Return what a phase of so many steps, of so many pictures at once, is to call."""

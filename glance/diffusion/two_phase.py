@@ -129,6 +129,10 @@ class TwoPhase:
         return 1 if self.family.edits or extras.start is not None else extras.batch_size
 
     def _sample_halving(self, batch: Pictures, counted: Counted, extras: Extras) -> Iterator[Batch]:
+        if len(batch) > counted.most:
+            for part in portions(batch, counted.most):
+                yield from self._sample_halving(part, counted, extras)
+            return
         size = f"{batch[0][0].width}x{batch[0][0].height} pixels"
         before = counted.done
         try:
@@ -137,14 +141,13 @@ class TwoPhase:
         except RuntimeError as exc:
             if not is_lack_of_memory(exc):
                 raise
-            done = None  # halved outside: here the error still holds the tensors
+            done = None  # tried again outside: here the error still holds the tensors
         if done is not None:
             yield done
             return
-        counted.done = before
+        counted.done, counted.most = before, (len(batch) + 1) // 2
         torch.cuda.empty_cache()
-        for half in portions(batch, (len(batch) + 1) // 2):
-            yield from self._sample_halving(half, counted, extras)
+        yield from self._sample_halving(batch, counted, extras)
 
     def _sample(self, batch: Pictures, counted: Counted, extras: Extras) -> Batch:
         settings = [one for one, _ in batch]

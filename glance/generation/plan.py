@@ -14,7 +14,7 @@ from glance.generation.recorded import (
     fill_in,
     find_recorded,
 )
-from glance.generation.records import RecordMaker
+from glance.generation.records import RecordMaker, base_revision, stack_versions
 from glance.generation.request import GenerationPlan, InferRequest
 from glance.lora import hash_file
 from glance.memory import Quantize, check_memory
@@ -63,6 +63,7 @@ def _record_maker(request: InferRequest, pair: Pair, schedule: Schedule) -> Reco
     )
     if request.compiled:
         require_compiler(device)
+    latents = request.init_latents
     return RecordMaker(
         pair=pair,
         hashes={phase: hash_file(path) for phase, path in pair.loras.items()},
@@ -70,7 +71,9 @@ def _record_maker(request: InferRequest, pair: Pair, schedule: Schedule) -> Reco
         device=device,
         dtype=dtype,
         quantize=quantize,
-        init_latents=request.init_latents,
+        versions=stack_versions(),
+        revision=base_revision(pair),
+        init_latents_sha256=None if latents is None else hash_file(latents),
     )
 
 

@@ -30,7 +30,10 @@ class RecordMaker:
     device: Device
     dtype: Precision
     quantize: Quantize
-    init_latents: Path | None
+    versions: Mapping[str, str]
+    revision: str
+    """What tells the base model from another one of the same name."""
+    init_latents_sha256: str | None
 
     def make(self, asked: Asked, folder: Path) -> Record:
         """Return the record of a picture that goes to `folder`: its paths start from there."""
@@ -40,10 +43,10 @@ class RecordMaker:
         if reference is not None:
             settings = settings.model_copy(update={"reference": Path(_from(folder, reference))})
         return Record(
-            versions=stack_versions(),
+            versions=self.versions,
             family=pair.family.name,
             model=_from(folder, pair.model) if Path(pair.model).is_dir() else pair.model,
-            base_revision=base_revision(pair),
+            base_revision=self.revision,
             transformer=None if pair.transformer is None else _from(folder, pair.transformer),
             run=None if pair.run is None else _from(folder, pair.run.path),
             device=self.device,
@@ -53,7 +56,7 @@ class RecordMaker:
             loras=tuple(self._use(phase, asked, folder) for phase in used),
             settings=settings,
             reference_sha256=None if reference is None else hash_file(reference),
-            init_latents_sha256=None if self.init_latents is None else hash_file(self.init_latents),
+            init_latents_sha256=self.init_latents_sha256,
         )
 
     def _use(self, phase: Phase, asked: Asked, folder: Path) -> LoraUse:

@@ -99,6 +99,7 @@ def test_a_batch_that_memory_does_not_suffice_for_is_halved(
 
     assert list(batches) == list(alone)
     assert sizes[:3] == [3, 2, 1]
+    assert set(sizes[3:]) == {1}  # what did not fit is not tried again
 
 
 def test_one_picture_that_memory_does_not_suffice_for_is_said_with_a_remedy(
