@@ -40,4 +40,4 @@ class Workshop:
 
         loras = {} if run is None else {phase: run.lora(phase) for phase in Phase}
         fit = Fit(device=Device.CPU, dtype=Precision.FP32)
-        return load_pipeline(find_family("flux"), str(self.model), loras, fit)[0]
+        return load_pipeline(find_family("flux"), str(self.model), loras, fit).pipeline

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import diffusers
 import torch
@@ -48,6 +48,14 @@ class Fit:
     """What is painted at a time has so many: width times height times pictures."""
 
 
+class Loaded(NamedTuple):
+    """A pipeline with its LoRAs, what switches them, and where the weights were put."""
+
+    pipeline: Any
+    switch: Loras
+    memory: Memory
+
+
 def find_class(family: Family) -> Any:
     """Return the family's pipeline class; diffusers imports a pipeline only when it is named."""
     return getattr(diffusers, family.pipeline)
@@ -60,8 +68,8 @@ def load_pipeline(
     fit: Fit,
     *,
     transformer: Path | None = None,
-) -> tuple[Any, Loras]:
-    """Return the family's diffusers pipeline, fitted to the machine, and what switches its LoRAs.
+) -> Loaded:
+    """Load the family's diffusers pipeline with its LoRAs, and fit it to the machine.
 
     `transformer` is a single file in place of the model's own.
 
@@ -73,10 +81,12 @@ def load_pipeline(
     if fit.quantize is Quantize.FP8:
         apply_fp8(pipeline, DTYPES[fit.dtype])
     with explaining_lack_of_memory(f"moving {model} to {fit.device}"):
-        place(pipeline, fit.device, fit.memory, pixels=fit.pixels, swaps_loras=fit.compiled)
+        memory = place(
+            pipeline, fit.device, fit.memory, pixels=fit.pixels, swaps_loras=fit.compiled
+        )
     if fit.compiled:
         compile_transformer(pipeline)
-    return pipeline, switch
+    return Loaded(pipeline, switch, memory)
 
 
 def compile_transformer(pipeline: Any, **options: Any) -> None:

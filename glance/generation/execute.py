@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from glance.device import Device
 from glance.diffusion.quiet import hush, importing
 from glance.errors import ModelNotFound, SetupError
 from glance.events import Event, EventSink, Noted, PictureDone, SamplingStep, Warned
@@ -37,7 +38,7 @@ def import_sampler(family: Family) -> None:
         find_class(family)
 
 
-def load_planned(plan: GenerationPlan) -> "GlancePipeline":
+def load_planned(plan: GenerationPlan, on_event: EventSink = lambda _: None) -> "GlancePipeline":
     """Return the plan's model with its LoRAs; raises what load_pipeline raises."""
     import_sampler(plan.family)
     from glance.diffusion.glance_pipeline import GlancePipeline
@@ -52,10 +53,12 @@ def load_planned(plan: GenerationPlan) -> "GlancePipeline":
         pixels=plan.batch_size
         * max(one.settings.width * one.settings.height for one in plan.pictures),
     )
-    pipeline, switch = load_pipeline(
-        plan.family, plan.model, plan.loras, fit, transformer=plan.transformer
+    loaded = load_pipeline(plan.family, plan.model, plan.loras, fit, transformer=plan.transformer)
+    if plan.device is Device.CUDA:
+        on_event(Noted(f"memory: {loaded.memory}"))
+    return GlancePipeline(
+        loaded.pipeline, family=plan.family, schedule=plan.schedule, switch=loaded.switch
     )
-    return GlancePipeline(pipeline, family=plan.family, schedule=plan.schedule, switch=switch)
 
 
 def run_generation(plan: GenerationPlan, on_event: EventSink) -> GenerationResult:
@@ -101,7 +104,7 @@ def _paint(
     import_sampler(plan.family)
     extras = _extras(plan)
     began = time.perf_counter()
-    sampler = load_planned(plan)
+    sampler = load_planned(plan, on_event)
     loading = {"load": time.perf_counter() - began}
     for batch in sampler.sample_each(missing, _with_time_left(on_event), extras=extras):
         yield replace(batch, seconds={**loading, **batch.seconds})

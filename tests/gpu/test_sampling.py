@@ -21,7 +21,7 @@ def load(
     chosen = Fit(device=device, **{"dtype": Precision.BF16, "pixels": 64 * 64, **fit})
     family = find_family("flux")
     files = {phase: loras[phase] for phase in Phase}
-    pipeline, switch = load_pipeline(family, str(model), files, chosen)
+    pipeline, switch, _ = load_pipeline(family, str(model), files, chosen)
     return GlancePipeline(pipeline, schedule=PRESETS["seed"].schedule, switch=switch)
 
 

@@ -35,7 +35,7 @@ def sampler(tiny_flux: Path, loras: dict[str, Path]) -> GlancePipeline:
 def infer(run_folder: Path, monkeypatch: pytest.MonkeyPatch, sampler: TwoPhase) -> Callable:
     """Infer from the made run; the model that is loaded already serves every schedule."""
 
-    def load(plan: Any) -> GlancePipeline:
+    def load(plan: Any, *_: Any) -> GlancePipeline:
         return GlancePipeline(sampler.pipeline, schedule=plan.schedule)
 
     monkeypatch.setattr(execute, "load_planned", load)

@@ -81,7 +81,7 @@ def load(family: Family, model: Path, loras: dict[str, Path], dtype: str = "fp32
     from glance.diffusion.pipeline import Fit, load_pipeline
 
     fit = Fit(device=Device.CPU, dtype=Precision(dtype))
-    pipeline, _ = load_pipeline(family, str(model), {one: loras[one] for one in Phase}, fit)
+    pipeline, *_ = load_pipeline(family, str(model), {one: loras[one] for one in Phase}, fit)
     return pipeline
 
 

@@ -56,7 +56,7 @@ def sampled(tiny_flux: Path, loras: dict[str, Path]) -> dict[str, Any]:
 
     family = find_family("flux")
     fit = Fit(device=Device.CPU, dtype=Precision.FP32)
-    pipeline, _ = load_pipeline(family, str(tiny_flux), {one: loras[one] for one in Phase}, fit)
+    pipeline, *_ = load_pipeline(family, str(tiny_flux), {one: loras[one] for one in Phase}, fit)
     counts = {
         "forward": Counted(pipeline.transformer, "forward"),
         "encode": Counted(pipeline.text_encoder_2, "forward"),

@@ -33,7 +33,7 @@ def sampler(tiny_flux: Path, loras: dict[str, Path]) -> TwoPhase:
 @pytest.fixture
 def plan(run_folder: Path, monkeypatch: pytest.MonkeyPatch, sampler: TwoPhase) -> Callable:
     """Plan for the made run; the model that is loaded already serves all of them."""
-    monkeypatch.setattr(execute, "load_planned", lambda _: sampler)
+    monkeypatch.setattr(execute, "load_planned", lambda *_: sampler)
 
     def make(**request: Any) -> GenerationPlan:
         return plan_generation(InferRequest(**{"run": run_folder, "device": "cpu", **request}))

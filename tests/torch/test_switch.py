@@ -20,7 +20,7 @@ SIZE = {"width": 64, "height": 64}
 
 def load(model: Path, loras: dict[str, Path], *, swapped: bool = False) -> GlancePipeline:
     family, files = find_family("flux"), {phase: loras[phase] for phase in Phase}
-    pipeline, switch = load_pipeline(family, str(model), {} if swapped else files, FIT)
+    pipeline, switch, _ = load_pipeline(family, str(model), {} if swapped else files, FIT)
     if swapped:
         switch = load_swapped(pipeline, files)
     return GlancePipeline(pipeline, schedule=PRESETS["seed"].schedule, switch=switch)

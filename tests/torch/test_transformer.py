@@ -109,7 +109,7 @@ def test_the_pipeline_is_the_bases_with_the_files_transformer(z_images: tuple[Pa
     layouts.write(layouts.original_z_image(expected), Path("x.safetensors"))
 
     fit = Fit(device=Device.CPU, dtype=Precision.FP32)
-    pipeline, _ = load_pipeline(
+    pipeline, *_ = load_pipeline(
         FAMILIES["z_image"], str(base), {}, fit, transformer=Path("x.safetensors")
     )
 
