@@ -18,6 +18,7 @@ from glance.generation.records import RecordMaker, base_revision, stack_versions
 from glance.generation.request import GenerationPlan, InferRequest
 from glance.lora import hash_file
 from glance.memory import Quantize, check_memory
+from glance.provenance import require_room
 from glance.schedule import Schedule
 
 
@@ -84,19 +85,23 @@ def _put_together(
     asked: tuple[Asked, ...],
     notes: tuple[str, ...],
 ) -> GenerationPlan:
+    pictures = place_pictures(
+        asked,
+        given=request.output,
+        images=Path() if pair.run is None else pair.run.images,
+        make_record=maker.make,
+        is_anew=request.restart,
+    )
+    if request.metadata:
+        for one in pictures:
+            require_room(one.output, one.record)
     return GenerationPlan(
         model=pair.model,
         transformer=pair.transformer,
         family=pair.family,
         loras=pair.loras,
         schedule=maker.schedule,
-        pictures=place_pictures(
-            asked,
-            given=request.output,
-            images=Path() if pair.run is None else pair.run.images,
-            make_record=maker.make,
-            is_anew=request.restart,
-        ),
+        pictures=pictures,
         device=maker.device,
         dtype=maker.dtype,
         memory=request.memory,

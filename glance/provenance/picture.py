@@ -61,6 +61,12 @@ def write_picture(image: Image.Image, path: Path, record: Record | None) -> None
         ) from exc
 
 
+def require_room(path: Path, record: Record) -> None:
+    """Raise InputError where `write_picture` would, because JPEG has no room for the record."""
+    if FORMATS.get(path.suffix.lower()) == "JPEG":
+        _fitting_exif(path, record)
+
+
 def read_record(path: Path) -> Record:
     """Return what a picture says of its making: well-formed, but anybody may have written it.
 

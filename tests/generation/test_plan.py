@@ -65,6 +65,15 @@ def test_an_unknown_format_is_refused_before_anything_is_loaded(output: str) -> 
         plan(output=Path(output))
 
 
+def test_a_prompt_that_jpeg_has_no_room_for_is_refused_before_anything_is_loaded() -> None:
+    long = ("a hill " * 10_000,)
+
+    with pytest.raises(InputError, match="JPEG has room for"):
+        plan(prompts=long, output=Path("x.jpg"))
+    assert plan(prompts=long, output=Path("x.jpg"), metadata=False).pictures
+    assert plan(prompts=long, output=Path("x.png")).pictures
+
+
 def test_a_place_that_cannot_be_written_is_refused() -> None:
     Path("file").write_text("")
 
