@@ -1,6 +1,7 @@
 """`glance infer` as users run it: processes, files, exit codes."""
 
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -75,6 +76,33 @@ def test_a_moved_run_still_samples(run_folder: Path, in_process: Callable) -> No
     moved = run_folder.rename(run_folder.parents[1] / "elsewhere")
 
     assert in_process(run=moved).images[0].is_relative_to(moved)
+
+
+def test_ctrl_c_keeps_what_is_painted_and_the_same_command_goes_on(run_folder: Path) -> None:
+    from glance.generation.plan import plan_generation
+    from glance.generation.request import InferRequest
+
+    arguments = ["infer", "--prompt", "a hill", "--count", "500", "--output", "out"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "glance", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdout is not None
+    first = running.stdout.readline().strip()
+
+    running.send_signal(signal.SIGINT)
+
+    out, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert err.endswith("stopped: run the same command again to continue\n")
+    told = {first, *out.split()}
+    painted = {f"out/{path.name}" for path in Path("out").iterdir()}
+    assert told <= painted
+    assert len(painted - told) <= 1  # it may come between writing and telling
+    plan = plan_generation(InferRequest(prompts=("a hill",), count=500, output=Path("out")))
+    assert {str(one.output) for one in plan.pictures if one.is_done} == painted
 
 
 @pytest.fixture
