@@ -8,7 +8,7 @@ from glance.errors import LoraError, Problem, RunError, UsageError
 from glance.families import Family, find_family
 from glance.generation.request import InferRequest
 from glance.hub import find_hub_file
-from glance.lora import LoraFacts, examine_lora, read_lora, trained_schedule, verify_lora
+from glance.lora import LoraFacts, examine_lora, hash_file, read_lora, trained_schedule, verify_lora
 from glance.model import locate_base, recorded_model, recorded_transformer, resolve_family
 from glance.run import (
     LORA_FILE,
@@ -19,7 +19,7 @@ from glance.run import (
     find_newest_run,
     load_manifest,
 )
-from glance.schedule import Phase, Schedule
+from glance.schedule import PRESETS, Phase, Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Pair:
     transformer: Path | None
     family: Family
     loras: Mapping[Phase, Path]
+    hashes: Mapping[Phase, str]  # SHA-256 of the files
     schedule: Schedule | None  # None: nobody recorded what they were trained on
     resolution: int | None = None
     run: RunFolder | None = None
@@ -63,7 +64,7 @@ def wanted_loras(request: InferRequest) -> tuple[Phase, ...]:
 def _no_pair(request: InferRequest) -> Pair:
     family = resolve_family(request.family, request.model)
     model, transformer = _given_model(request, family)
-    return Pair(model, transformer, family, {}, None)
+    return Pair(model, transformer, family, {}, {}, None)
 
 
 def _pair_of_run(request: InferRequest) -> Pair:
@@ -90,6 +91,7 @@ def _pair_of_run(request: InferRequest) -> Pair:
         transformer,
         family,
         loras,
+        {phase: hash_file(path) for phase, path in loras.items()},
         manifest.resolve_schedule(),
         resolution=manifest.settings.resolution,
         run=run,
@@ -137,12 +139,13 @@ def _pair_by_hand(request: InferRequest) -> Pair:
     known = next((one.family for one in facts.values() if one.family is not None), None)
     family = resolve_family(request.family or known, request.model)
     model, transformer = _given_model(request, family)
-    schedule = trained_schedule(facts) or _schedule_of_manifests(loras)
+    schedule = trained_schedule(facts) or _preset_of_one(facts) or _schedule_of_manifests(loras)
     return Pair(
         model,
         transformer,
         family,
         loras,
+        {phase: one.sha256 for phase, one in facts.items()},
         schedule,
         names={phase: wanted[phase] or "" for phase in loras},
         notes=tuple(_notes(facts, family, schedule, request)),
@@ -171,11 +174,14 @@ def _notes(
         for one in facts.values()
         if one.family not in (None, family.name)
     ]
-    lists = (request.schedule, request.slow_timesteps, request.fast_timesteps)
-    if facts and schedule is None and lists == (None, None, None):
+    says = (
+        *(request.schedule, request.slow_timesteps, request.fast_timesteps),
+        *(request.from_image, request.init_latents),  # they record a schedule
+    )
+    if facts and schedule is None and not any(says):
         notes.append(
-            "neither LoRA says which timesteps it was trained on: the guide's are used; "
-            "say others with --schedule, or --slow-timesteps and --fast-timesteps"
+            "the LoRAs do not say which timesteps both phases were trained on: the guide's are "
+            "used; say others with --schedule, or --slow-timesteps and --fast-timesteps"
         )
     return notes
 
@@ -211,6 +217,15 @@ def _given_model(request: InferRequest, family: Family) -> tuple[str, Path | Non
     """Return the user's --model and --base; a folder stays relative to where the user is."""
     model, transformer = locate_base(request.model, request.base, family=family, run=Path.cwd())
     return model, None if transformer is None else Path(transformer)
+
+
+def _preset_of_one(facts: Mapping[Phase, LoraFacts]) -> Schedule | None:
+    """Return the preset that the only LoRA was trained on: its header says one phase's list."""
+    if len(facts) != 1:
+        return None
+    ((phase, one),) = facts.items()
+    schedules = (preset.schedule for preset in PRESETS.values())
+    return next((it for it in schedules if it.phase(phase).timesteps == one.timesteps), None)
 
 
 def _schedule_of_manifests(loras: Mapping[Phase, Path]) -> Schedule | None:

@@ -45,7 +45,7 @@ def plan_generation(request: InferRequest) -> GenerationPlan:
     maker = _record_maker(request, pair, levels.schedule)
     notes = [*pair.notes, *levels.notes]
     if recorded is not None:
-        notes += check_loras(recorded, typed, maker.hashes)
+        notes += check_loras(recorded, typed, pair.hashes)
         notes += differences(recorded, maker.make(asked[0], Path()))
     return _put_together(request, pair, maker, asked, tuple(notes))
 
@@ -67,7 +67,6 @@ def _record_maker(request: InferRequest, pair: Pair, schedule: Schedule) -> Reco
     latents = request.init_latents
     return RecordMaker(
         pair=pair,
-        hashes={phase: hash_file(path) for phase, path in pair.loras.items()},
         schedule=schedule,
         device=device,
         dtype=dtype,

@@ -25,7 +25,6 @@ class RecordMaker:
     """What all pictures of a plan have in common."""
 
     pair: Pair
-    hashes: Mapping[Phase, str]
     schedule: Schedule
     device: Device
     dtype: Precision
@@ -66,7 +65,7 @@ class RecordMaker:
         return LoraUse(
             phase=phase,
             file=_from(folder, path) if is_here or name is None else name,
-            sha256=self.hashes[phase],
+            sha256=self.pair.hashes[phase],
             scale=asked.settings.scale(phase),
         )
 

@@ -94,6 +94,26 @@ def test_only_the_lora_that_is_used_must_be_there(loras: tuple[Phase, ...]) -> N
     assert set(pair_of(**{name: files[name]}, loras=loras).loras) == set(loras)
 
 
+@pytest.mark.parametrize("phase", Phase)
+def test_one_lora_alone_brings_the_preset_that_it_was_trained_on(phase: Phase) -> None:
+    path = write_lora(Path("x.safetensors"), glance_header(phase, "paper"))
+
+    pair = pair_of(**{f"{phase}_lora": str(path)}, loras=(phase,))
+
+    assert pair.schedule is PRESETS["paper"].schedule
+    assert pair.notes == ()
+
+
+def test_one_lora_of_a_list_of_its_own_leaves_the_other_phase_open_and_it_is_said() -> None:
+    header = glance_header(Phase.SLOW, **{"glance.timesteps": "[990.0]"})
+    path = write_lora(Path("x.safetensors"), header)
+
+    pair = pair_of(slow_lora=str(path), loras=(Phase.SLOW,))
+
+    assert pair.schedule is None
+    assert "do not say which timesteps both phases were trained on" in pair.notes[0]
+
+
 def test_a_missing_half_is_asked_for() -> None:
     with pytest.raises(UsageError) as caught:
         pair_of(slow_lora=write_pair(Path())["slow_lora"])
@@ -113,6 +133,7 @@ def test_the_fast_phase_alone_needs_no_slow_lora() -> None:
     pair = pair_of(fast_lora=files["fast_lora"], init_latents=Path("x.latents.safetensors"))
 
     assert set(pair.loras) == {Phase.FAST}
+    assert pair.notes == ()
 
 
 def test_an_unfinished_phase_that_is_not_used_is_no_obstacle() -> None:

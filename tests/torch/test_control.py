@@ -79,7 +79,7 @@ def test_each_strength_changes_the_picture_by_degrees(sampler: GlancePipeline, n
     assert len({whole, half, none}) == 3
 
 
-def test_a_setting_that_is_none_is_a_bug_of_the_caller(sampler: GlancePipeline) -> None:
+def test_a_setting_that_there_is_not_is_a_bug_of_the_caller(sampler: GlancePipeline) -> None:
     with pytest.raises(TypeError, match="unknown setting 'guidance'; there are negative_prompt"):
         sampler("a hill", guidance=3.0)
 
