@@ -99,6 +99,8 @@ def differences(recorded: Recorded, record: Record) -> Iterator[str]:
             )
     if record.base_revision != before.base_revision:
         yield f"the base model is not that of {recorded.source}: the picture may differ"
+    if record.reference_sha256 != before.reference_sha256:
+        yield f"the reference is not that of {recorded.source}: the picture will differ"
     if record.device is not before.device:
         yield f"{recorded.source} was made on {before.device}, this will be on {record.device}"
 

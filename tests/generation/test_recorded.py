@@ -185,3 +185,25 @@ def test_a_picture_painted_from_latents_asks_for_them() -> None:
 
     with pytest.raises(UsageError, match="was painted from saved latents"):
         again(source)
+
+
+# --- a picture that was made of another one ------------------------------------------------------
+
+
+def test_a_picture_finds_what_it_was_made_of_and_a_changed_one_is_another_picture() -> None:
+    Path("model/transformer").mkdir(parents=True)
+    Path("model/transformer/config.json").write_text('{"zero_cond_t": true}')
+    Path("model/model_index.json").write_text('{"_class_name": "QwenImageEditPlusPipeline"}')
+    write_run(Path("runs/edit"), family="qwen_image_edit_2511", model="../../model")
+    Image.new("RGB", (64, 64), "red").save("before.png")
+    wanted = {"run": Path("runs/edit"), "reference": Path("before.png"), "seeds": (1, 2)}
+    picture = plan(**wanted).pictures[0]
+    source = paint(picture)
+
+    found = again(source).pictures[0]
+
+    assert found.settings.reference == Path("before.png")
+    assert found.record.key() == picture.record.key()
+    Image.new("RGB", (64, 64), "blue").save("before.png")
+    assert [one.is_done for one in plan(**wanted).pictures] == [False, False]
+    assert any("the reference is not that of" in note for note in again(source).notes)
