@@ -1,112 +1,136 @@
-"""What a training takes in memory and time on the CPU, against what `--dry-run` says.
+"""What a training takes in memory and time, against what `glance train --dry-run` says.
 
-`uv run python -m benchmarks.memory`. A FLUX with random weights, 0.64 billion parameters in its
-transformer and 0.4 in its T5, is trained for four steps by real SimpleTuner at four resolutions.
-About five minutes on two cores. No figure of a GPU: there is none here.
+On the CPU that is system memory. On a GPU the card's is told as well, where nvidia-ml-py is
+installed (glance's extra `cuda`).
 """
 
 import json
-import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any, Final
 
+from benchmarks.models import start_making
+from benchmarks.result import Column, Ratio, Result, Row, summarise
+from benchmarks.rounds import ROOT, SMALL_MODEL, Conditions, call, interleave
 from glance.device import Device, speed
-from glance.families import find_family
-from glance.settings import resolve_train_settings
 from glance.simpletuner.duration import seconds_a_step
 from glance.simpletuner.memory import estimate
-from glance.weights import weigh
+from glance.training.plan import plan_settings
+from glance.training.request import TrainRequest
 
-ROOT = Path(__file__).parents[1]
-WIDTH = 1024  # of the text
+_RESOLUTIONS: Final = {Device.CPU: (64, 256, 384, 512), Device.CUDA: (256, 512, 1024)}
+_PICTURE: Final = ROOT / "data" / "glance.png"
+_STEPS: Final = 4
+_SYSTEM, _CARD, _STEP = "GB of system memory", "GB of the card", "seconds a step"
 
-
-def main() -> None:
-    """Print the table."""
-    lines = ["| resolution | GB said | GB at most | error | s a step said | s a step | error |"]
-    lines.append("|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        make_model(folder / "model")
-        for resolution in (64, 256, 384, 512):
-            said, said_seconds = reckon(folder, resolution)
-            peak, seconds = train(folder, resolution)
-            lines.append(
-                f"| {resolution} | {said:.1f} | {peak:.1f} | {off(said, peak)} "
-                f"| {said_seconds:.2f} | {seconds:.2f} | {off(said_seconds, seconds)} |"
-            )
-    sys.stdout.write("\n".join(lines) + "\n")
+Measured = Mapping[str, float]
+"""Quantities by name; what was not told is not there."""
 
 
-def make_model(folder: Path) -> None:
-    """Put a large transformer and a large T5 with random weights into the small FLUX."""
-    import torch
-    from diffusers import FluxPipeline, FluxTransformer2DModel
-    from transformers import T5Config, T5EncoderModel
-
-    torch.manual_seed(0)
-    pipeline = FluxPipeline.from_pretrained(
-        ROOT / "glance/assets/small-flux", torch_dtype=torch.float32
-    )
-    t5 = T5Config(
-        vocab_size=pipeline.text_encoder_2.config.vocab_size,
-        d_model=WIDTH,
-        d_ff=4 * WIDTH,
-        d_kv=64,
-        num_heads=16,
-        num_layers=24,
-        feed_forward_proj="gated-gelu",
-        is_encoder_decoder=False,
-    )
-    pipeline.register_modules(
-        text_encoder_2=T5EncoderModel(t5),
-        transformer=FluxTransformer2DModel(
-            in_channels=pipeline.transformer.config.in_channels,
-            num_layers=4,
-            num_single_layers=8,
-            attention_head_dim=64,
-            num_attention_heads=24,
-            joint_attention_dim=WIDTH,
-            pooled_projection_dim=pipeline.transformer.config.pooled_projection_dim,
-            guidance_embeds=True,
-            axes_dims_rope=(16, 24, 24),
-        ),
-    )
-    pipeline.save_pretrained(folder)
+def measure(conditions: Conditions) -> Result:
+    """Train a large FLUX with random weights for four steps at several resolutions."""
+    resolutions = (64,) if conditions.is_quick else _RESOLUTIONS[conditions.device]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+        folder, model = Path(place), SMALL_MODEL
+        if not conditions.is_quick:
+            conditions.tell("making the model")
+            start_making(folder, size="twentieth", device=conditions.device)
+            model = folder / "model"
+        said = {side: _reckon(model, side, conditions.device) for side in resolutions}
+        ways: Mapping[str, Callable[[], Measured]] = {
+            str(side): partial(_train, model, side, conditions.device) for side in resolutions
+        }
+        rounds = interleave(ways, conditions)
+    described = "The small model of the package:" if conditions.is_quick else _LARGE
+    return _report(described, rounds, {str(side): one for side, one in said.items()})
 
 
-def off(said: float, measured: float) -> str:
-    """Return how far what was said is off."""
-    return f"{(said / measured - 1) * 100:+.0f} %"
-
-
-def reckon(folder: Path, resolution: int) -> tuple[float, float]:
-    """Return the gigabytes and the seconds a step that `--dry-run` would say."""
-    settings = resolve_train_settings(device=Device.CPU, resolution=resolution)
-    weights = weigh("../../model", None, family=find_family("flux"), run=folder / "runs" / "x")
-    settings = settings.model_copy(update={"weights": weights})
-    cpu = speed(Device.CPU)
-    assert cpu is not None
-    return estimate(settings).system, seconds_a_step(settings, cpu)
-
-
-def train(folder: Path, resolution: int) -> tuple[float, float]:
-    """Return the gigabytes that it took at most, and the seconds a step."""
-    run, events = f"runs/{resolution}", folder / f"{resolution}.jsonl"
-    command = [
-        *(sys.executable, "-m", "glance", "train", "--image", str(ROOT / "data/glance.png")),
-        *("--model", "model", "--run", run, "--resolution", str(resolution), "--phase", "slow"),
-        *("--steps", "4", "--device", "cpu", "--launcher", "direct", "--quiet"),
-        *("--events", str(events)),
+def _report(model: str, rounds: list[dict[str, Measured]], said: Mapping[str, Measured]) -> Result:
+    quantities = [
+        quantity
+        for quantity in (_CARD, _SYSTEM, _STEP)
+        if all(quantity in one for one in (*said.values(), *rounds[0].values()))
     ]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    told = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines()]
-    used = [one for one in told if one["event"] == "MemoryUsed"]
-    peak = max(one["resident"] for one in used)
-    steps = [one["time"] for one in told if one["event"] == "StepDone"]
-    return peak / 1e9, (steps[-1] - steps[0]) / (len(steps) - 1)
+
+    def taken(side: str, quantity: str) -> Iterable[float]:
+        return [one[side][quantity] for one in rounds]
+
+    rows, ratios = [], []
+    for side, reckoned in said.items():
+        figures = {}
+        for quantity in quantities:
+            figures[f"{quantity}, said"] = summarise([reckoned[quantity]])
+            figures[quantity] = summarise(taken(side, quantity))
+            errors = (reckoned[quantity] / one for one in taken(side, quantity))
+            name = f"{quantity} at {side}, said / taken"
+            ratios.append(Ratio(name=name, figure=summarise(errors)))
+        rows.append(Row(name=f"at {side} x {side}", figures=figures))
+    return Result(
+        name="memory",
+        compares=f"{model} {_COMPARES}",
+        rounds=len(rounds),
+        columns=tuple(
+            Column(name=name, digits=2, shows_spread=True)
+            for quantity in quantities
+            for name in (f"{quantity}, said", quantity)
+        ),
+        rows=tuple(rows),
+        ratios=tuple(ratios),
+    )
 
 
-if __name__ == "__main__":
-    main()
+def _request(model: Path, resolution: int, device: Device) -> TrainRequest:
+    return TrainRequest(
+        image=_PICTURE, model=str(model), resolution=resolution, device=device.value, steps=_STEPS
+    )
+
+
+def _reckon(model: Path, resolution: int, device: Device) -> Measured:
+    """Return what `--dry-run` would say."""
+    settings = plan_settings(_request(model, resolution, device))
+    found, pace = estimate(settings), speed(device)
+    said = {
+        _SYSTEM: found.system,
+        _CARD: found.gpu,
+        _STEP: None if pace is None else seconds_a_step(settings, pace),
+    }
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _train(model: Path, resolution: int, device: Device) -> Measured:
+    """Return the gigabytes that it took at most, and the seconds a step."""
+    command = [
+        *(sys.executable, "-m", "glance", "train", "--image", str(_PICTURE)),
+        *("--model", str(model), "--run", "run", "--resolution", str(resolution)),
+        *("--phase", "slow", "--steps", str(_STEPS), "--device", device.value),
+        *("--launcher", "direct", "--quiet", "--events", "events.jsonl"),
+    ]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+        folder = Path(place)
+        call(command, folder)
+        told = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    return measure_events([json.loads(line) for line in told])
+
+
+def measure_events(events: list[dict[str, Any]]) -> Measured:
+    """Return what the events of a training tell; the first step, which warms up, is left out."""
+    used = [one for one in events if one["event"] == "MemoryUsed"]
+    cards = [one["gpu"] for one in used if one["gpu"]]
+    times = [one["time"] for one in events if one["event"] == "StepDone"]
+    return {
+        _SYSTEM: max(one["resident"] for one in used) / 1e9,
+        _STEP: (times[-1] - times[0]) / (len(times) - 1),
+        **({_CARD: max(cards) / 1e9} if cards else {}),
+    }
+
+
+_LARGE: Final = (
+    "A FLUX with random weights, 0.64 billion parameters in its transformer and 0.4 in its T5:"
+)
+_COMPARES: Final = (
+    f"rank 32, {_STEPS} steps of the slow phase by real SimpleTuner; what the estimate says, and "
+    "what the trainer's processes held at most."
+)

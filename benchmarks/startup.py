@@ -1,51 +1,69 @@
-"""What it costs to start a command that loads no model, next to Python alone.
+"""What it costs to start a command that loads no model, next to Python alone."""
 
-`uv run python benchmarks/startup.py [ROUNDS]`. The commands run in turn, round by round, so that
-a machine whose speed drifts treats them alike; figures are medians of seconds and of the
-difference to `python -c pass` in the same round.
-"""
-
-import statistics
-import subprocess
 import sys
 import time
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
 
-ROOT = Path(__file__).parents[1]
-PYTHON = (sys.executable, "-c", "pass")
-GLANCE = (sys.executable, "-m", "glance")
-COMMANDS: dict[str, tuple[str, ...]] = {
-    "python -c pass": PYTHON,
-    "glance --help": (*GLANCE, "--help"),
-    "glance schedule": (*GLANCE, "schedule"),
-    "glance check": (*GLANCE, "check", "data/glance.png"),
+from benchmarks.result import Column, Goal, Ratio, Result, Row, summarise
+from benchmarks.rounds import Conditions, call, interleave
+
+_PYTHON: Final = "python -c pass"
+_GLANCE: Final = (sys.executable, "-m", "glance")
+_COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
+    _PYTHON: (sys.executable, "-c", "pass"),
+    "glance --help": (*_GLANCE, "--help"),
+    "glance schedule": (*_GLANCE, "schedule"),
+    "glance check": (*_GLANCE, "check", "data/glance.png"),
     "glance train --dry-run": (
-        *(*GLANCE, "train", "--image", "data/glance.png"),
+        *(*_GLANCE, "train", "--image", "data/glance.png"),
         *("--device", "cuda", "--dry-run"),
     ),
 }
+_HELP, _OTHERS = Goal(at_most=0.25), Goal(at_most=0.7)
+_GOALS: Final = {_PYTHON: None, "glance --help": _HELP}
+_COLUMNS: Final = (
+    Column(name="seconds", digits=3, shows_spread=True),
+    Column(name="above Python", digits=3, shows_spread=True),
+)
 
 
-def run(command: tuple[str, ...]) -> float:
-    """Return the seconds that one start takes."""
+def measure(conditions: Conditions) -> Result:
+    """Start each command once a round. No device has to do with it."""
+    ways: Mapping[str, Callable[[], float]] = {
+        name: partial(_seconds, command) for name, command in _COMMANDS.items()
+    }
+    rounds = interleave(ways, conditions, first=ways)
+    rows = (
+        Row(
+            name=f"`{name}`",
+            figures={
+                "seconds": summarise(one[name] for one in rounds),
+                "above Python": summarise(one[name] - one[_PYTHON] for one in rounds),
+            },
+            goal=_GOALS.get(name, _OTHERS),
+        )
+        for name in ways
+    )
+    ratios = (
+        Ratio(
+            name=f"`{name}` / Python", figure=summarise(one[name] / one[_PYTHON] for one in rounds)
+        )
+        for name in ways
+        if name != _PYTHON
+    )
+    return Result(
+        name="startup",
+        compares="Commands that load no model, each from its start to its end.",
+        rounds=len(rounds),
+        columns=_COLUMNS,
+        rows=tuple(rows),
+        ratios=tuple(ratios),
+    )
+
+
+def _seconds(command: tuple[str, ...]) -> float:
     began = time.perf_counter()
-    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    call(command)
     return time.perf_counter() - began
-
-
-def main() -> None:
-    """Print the table."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 9
-    for command in COMMANDS.values():
-        run(command)  # a first one to fill the disk's cache
-    seconds = [{name: run(command) for name, command in COMMANDS.items()} for _ in range(rounds)]
-    lines = ["| command | seconds | above Python |", "|---|---|---|"]
-    for name in COMMANDS:
-        median = statistics.median(one[name] for one in seconds)
-        above = statistics.median(one[name] - one["python -c pass"] for one in seconds)
-        lines.append(f"| `{name}` | {median:.3f} | {above:.3f} |")
-    sys.stdout.write("\n".join(lines) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,26 +1,17 @@
-"""What glance adds to a training, and what a direct start saves, side by side.
-
-`uv run python -m benchmarks.training [ROUNDS]`. Each round trains both phases of the small model of
-the package three times, in a new order: with SimpleTuner's two commands by hand, in a folder that
-holds the files which `glance train --dry-run` shows; with `glance train`; and with `glance train
---launcher direct`. Figures are medians of seconds, and of the ratio to SimpleTuner's in the same
-round. About three minutes a round on two cores.
-"""
+"""What glance adds to SimpleTuner's two commands, and what a direct start saves."""
 
 import os
-import random
-import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Final
 
-from glance.device import Device
+from benchmarks.result import Column, Goal, Ratio, Result, Row, summarise
+from benchmarks.rounds import PICTURE, SMALL_MODEL, Conditions, call, interleave
 from glance.files import write_json
-from glance.run import RunFolder
 from glance.sample import stage_sample
 from glance.schedule import Phase
 from glance.simpletuner.command import (
@@ -33,101 +24,99 @@ from glance.simpletuner.command import (
 from glance.training.plan import plan_training
 from glance.training.request import TrainingPlan, TrainRequest
 
-ROOT = Path(__file__).parents[1]
-ASSETS = ROOT / "glance" / "assets"
-STEPS = 10
-GLANCE = (
-    *(sys.executable, "-m", "glance", "train", "--image", str(ASSETS / "sunset.png"), "--quiet"),
-    *("--model", str(ASSETS / "small-flux"), "--device", "cpu", "--resolution", "64"),
-    *("--steps", str(STEPS), "--rank", "4", "--run", "run"),
-)
+_BY_HAND: Final = "SimpleTuner's two commands"
+_GLANCE: Final = "glance train"
+_DIRECT: Final = "glance train --launcher direct"
+_GOALS: Final = {_GLANCE: Goal(at_most=1.05), _DIRECT: Goal(at_most=0.6)}
+_RANK, _RESOLUTION = 4, 64
+_STEPS, _QUICK_STEPS = 10, 2
 
 
-def main() -> None:
-    """Print the table."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    ways: dict[str, Callable[[Path], None]] = {
-        "SimpleTuner's two commands": by_hand,
-        "glance train": lambda folder: call(GLANCE, folder),
-        "glance train --launcher direct": lambda folder: call(
-            (*GLANCE, "--launcher", "direct"), folder
-        ),
+def measure(conditions: Conditions) -> Result:
+    """Train both phases of the small model of the package three times a round.
+
+    With SimpleTuner's two commands by hand, in a folder that holds the files which `glance train
+    --dry-run` shows; with `glance train`; and with `glance train --launcher direct`.
+    """
+    steps = _QUICK_STEPS if conditions.is_quick else _STEPS
+    command = _command(conditions, steps)
+    ways: Mapping[str, Callable[[], float]] = {
+        _BY_HAND: partial(_seconds, partial(_train_by_hand, conditions, steps)),
+        _GLANCE: partial(_seconds, partial(call, command)),
+        _DIRECT: partial(_seconds, partial(call, (*command, "--launcher", "direct"))),
     }
-    seconds: list[dict[str, float]] = []
-    order = list(ways)
-    for number in range(rounds):
-        random.Random(number).shuffle(order)
-        seconds.append({})
-        for name in order:
-            seconds[-1][name] = measure(ways[name])
-            sys.stderr.write(f"{number + 1}: {name}: {seconds[-1][name]:.1f} s\n")
-    lines = ["| training | seconds | ratio |", "|---|---|---|"]
-    for name in ways:
-        median = statistics.median(one[name] for one in seconds)
-        ratio = statistics.median(one[name] / one["SimpleTuner's two commands"] for one in seconds)
-        lines.append(f"| {name} | {median:.1f} | {ratio:.3f} |")
-    sys.stdout.write("\n".join(lines) + "\n")
-
-
-def measure(train: Callable[[Path], None]) -> float:
-    """Return the seconds that one training takes, in a folder of its own."""
-    folder = Path(tempfile.mkdtemp())
-    try:
-        began = time.perf_counter()
-        train(folder)
-        return time.perf_counter() - began
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def call(command: tuple[str, ...], folder: Path) -> None:
-    """Run a command in a folder."""
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-
-
-def by_hand(folder: Path) -> None:
-    """What somebody does who has the files and knows how SimpleTuner is started."""
-    plan = make_plan(folder)
-    run = plan.run.path
-    for name, content in plan.files.items():
-        write_json(run / name, content)
-    plan.run.data.mkdir()
-    stage_sample(plan.sample, plan.run.data, plan.run.references)
-    program = find_program(Launcher.SIMPLETUNER)
-    for phase in Phase:
-        start = Start(
-            phase=phase,
-            launcher=Launcher.SIMPLETUNER,
-            program=program,
-            device=Device.CPU,
-            mixed_precision="no",
-            webhook="",
-            needs_hub=False,
+    rounds = interleave(ways, conditions, first=[_DIRECT])
+    ratios = (
+        Ratio(
+            name=f"{name} / {_BY_HAND}",
+            figure=summarise(one[name] / one[_BY_HAND] for one in rounds),
+            goal=goal,
         )
-        subprocess.run(
-            [str(program), *build_command(phase)[1:]],
-            cwd=run,
-            env=build_environment(os.environ, start),
-            check=True,
-            capture_output=True,
-        )
-        assert RunFolder(run).lora(phase).exists()
-
-
-def make_plan(folder: Path) -> TrainingPlan:
-    """Plan what all three train."""
-    return plan_training(
-        TrainRequest(
-            image=ASSETS / "sunset.png",
-            run=folder / "run",
-            model=str(ASSETS / "small-flux"),
-            steps=STEPS,
-            rank=4,
-            resolution=64,
-            device=Device.CPU,
-        )
+        for name, goal in _GOALS.items()
+    )
+    return Result(
+        name="training",
+        compares=f"Both phases of the small model of the package, {steps} steps each.",
+        rounds=len(rounds),
+        columns=(Column(name="seconds", digits=1, shows_spread=True),),
+        rows=tuple(
+            Row(name=name, figures={"seconds": summarise(one[name] for one in rounds)})
+            for name in ways
+        ),
+        ratios=tuple(ratios),
     )
 
 
-if __name__ == "__main__":
-    main()
+def _seconds(train: Callable[[Path], object]) -> float:
+    """Return the seconds that one training takes, in a folder of its own."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        began = time.perf_counter()
+        train(Path(folder))
+        return time.perf_counter() - began
+
+
+def _command(conditions: Conditions, steps: int) -> tuple[str, ...]:
+    return (
+        *(sys.executable, "-m", "glance", "train", "--image", str(PICTURE), "--quiet"),
+        *("--model", str(SMALL_MODEL), "--device", conditions.device.value, "--run", "run"),
+        *("--resolution", str(_RESOLUTION), "--steps", str(steps), "--rank", str(_RANK)),
+    )
+
+
+def _train_by_hand(conditions: Conditions, steps: int, folder: Path) -> None:
+    """Do what somebody does who has the files and knows how SimpleTuner is started."""
+    plan = plan_training(
+        TrainRequest(
+            image=PICTURE,
+            run=folder / "run",
+            model=str(SMALL_MODEL),
+            steps=steps,
+            rank=_RANK,
+            resolution=_RESOLUTION,
+            device=conditions.device.value,
+        )
+    )
+    run = plan.run
+    for name, content in plan.files.items():
+        write_json(run.path / name, content)
+    run.data.mkdir()
+    stage_sample(plan.sample, run.data, run.references)
+    for phase in Phase:
+        _run_by_hand(plan, phase, conditions)
+
+
+def _run_by_hand(plan: TrainingPlan, phase: Phase, conditions: Conditions) -> None:
+    program = find_program(Launcher.SIMPLETUNER)
+    start = Start(
+        phase=phase,
+        launcher=Launcher.SIMPLETUNER,
+        program=program,
+        device=conditions.device,
+        mixed_precision=plan.trainer_config(phase)["mixed_precision"],
+        webhook="",
+        needs_hub=False,
+    )
+    command = [str(program), *build_command(phase)[1:]]
+    call(command, plan.run.path, build_environment(os.environ, start))
+    if not plan.run.lora(phase).exists():
+        raise RuntimeError(f"SimpleTuner's {phase} phase by hand left no LoRA")

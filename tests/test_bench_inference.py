@@ -2,16 +2,17 @@
 
 import pytest
 
-from benchmarks.inference.report import NAMES, Round, ratios, reckoned, seconds
+from benchmarks.inference.report import NAMES, Round, columns, ratios, reckoned, rows
+from benchmarks.result import Figure, Ratio
 
-PARTS = {"base": 2.0, "lora": 1.0, "encode": 1.0, "forward": 10.0, "decode": 1.0}
+PARTS = {"base": 2.0, "move": 1.0, "lora": 1.0, "encode": 1.0, "forward": 10.0, "decode": 1.0}
 
 
-def measured(*, bases: int = 1, encodings: int = 1) -> dict[str, float]:
-    parts = {**PARTS, "base": 2.0 * bases, "encode": 1.0 * encodings}
+def measured(*, times: int = 1) -> dict[str, float]:
+    parts = {**PARTS, **{part: PARTS[part] * times for part in ("base", "move", "encode")}}
     total = sum(parts.values())
-    counts = {"count base": bases, "count encode": encodings, "count lora": 2}
-    memory = {"peak": 2e9, "peak above imports": 1e9}
+    counts = {"count base": times, "count move": times, "count encode": times, "count lora": 2}
+    memory = {"peak": 2e9, "memory": 1e9}
     others = {"import": 5.0, "denoising": 10.0, "wall": total, "fusing": 1.0, "total": total}
     return {**parts, **counts, "count forward": 10, "count decode": 1, **memory, **others}
 
@@ -19,25 +20,48 @@ def measured(*, bases: int = 1, encodings: int = 1) -> dict[str, float]:
 @pytest.fixture
 def round_as_reckoned() -> Round:
     """The guide loads and encodes twice, and nothing else is different."""
-    return {way: measured() for way in NAMES} | {"guide": measured(bases=2, encodings=2)}
+    return {way: measured() for way in NAMES} | {"guide": measured(times=2)}
+
+
+def by_name(found: tuple[Ratio, ...]) -> dict[str, Ratio]:
+    return {one.name: one for one in found}
 
 
 def test_the_guide_is_reckoned_by_what_it_does_twice(round_as_reckoned: Round) -> None:
-    assert reckoned(round_as_reckoned) == (15 + 2 + 1) / 15
-    assert "| measured / reckoned | 1.000 | 1.000 | 1.000 |" in ratios([round_as_reckoned])
+    assert reckoned(round_as_reckoned) == (16 + 2 + 1 + 1) / 16
+    found = by_name(ratios([round_as_reckoned], on_gpu=False))
+    assert found["measured / reckoned"].figure == Figure(median=1, least=1, greatest=1)
 
 
 def test_ratios_are_medians_of_those_within_a_round(round_as_reckoned: Round) -> None:
     slower = {way: {**one, "total": one["total"] * 3} for way, one in round_as_reckoned.items()}
     off = slower | {"glance": {**slower["glance"], "total": slower["hand"]["total"] * 2}}
 
-    table = ratios([round_as_reckoned, slower, off])
+    found = by_name(ratios([round_as_reckoned, slower, off], on_gpu=False))
 
-    assert "| glance / by hand, after imports | 1.000 | 1.000 | 2.000 |" in table
+    assert found["glance / by hand, after imports"].figure == Figure(median=1, least=1, greatest=2)
+
+
+def test_every_goal_is_that_of_a_ratio(round_as_reckoned: Round) -> None:
+    for on_gpu in (False, True):
+        found = ratios([round_as_reckoned], on_gpu=on_gpu)
+        assert sum(one.goal is not None for one in found) == 3
 
 
 def test_every_way_has_a_row_with_its_counts(round_as_reckoned: Round) -> None:
-    rows = seconds([round_as_reckoned]).splitlines()[2:]
+    found = rows([round_as_reckoned], on_gpu=False)
 
-    assert len(rows) == len(NAMES)
-    assert "| 2 x, 4.00 | 2 x, 1.00 | 2 x, 2.00 | 10 x, 10.00 | 1 x, 1.00 | 18.00 |" in rows[2]
+    assert [row.name for row in found] == list(NAMES.values())
+    load = found[2].figures["load"]
+    assert (load.calls, load.median) == (2, 4)
+    assert found[0].figures["forwards"].calls == 10
+    assert found[0].figures["GB above imports"].median == 1
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_every_column_is_filled(round_as_reckoned: Round, on_gpu: bool) -> None:
+    names = {column.name for column in columns(on_gpu=on_gpu)}
+
+    for row in rows([round_as_reckoned], on_gpu=on_gpu):
+        assert set(row.figures) == names
+    assert ("GB of the card" in names, "to the device" in names) == (on_gpu, on_gpu)

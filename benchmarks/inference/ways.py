@@ -1,6 +1,6 @@
-"""The ways to sample that are compared, each a function of a folder; run in a process of its own.
+"""The ways to sample that are compared, each a function of a studio; run in a process of its own.
 
-`python -m benchmarks.inference.ways WAY FOLDER` prints one line of JSON.
+`python -m benchmarks.inference.ways WAY FOLDER DEVICE SIDE` prints one line of JSON.
 """
 
 import gc
@@ -9,36 +9,56 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 PROMPT = "a red circle"
-SIDE = 256
 SLOW = (1.0, 0.9791915, 0.9575157, 0.9349171, 0.9113354)
 FAST = (0.8867053, 0.7450728, 0.5629505, 0.3200802, 0.02)
 GUIDANCE = {"slow": 3.5, "fast": 1.0}
 
 
+@dataclass(frozen=True)
+class Studio:
+    """Where the model and its LoRAs lie, where they run, how large the picture is."""
+
+    folder: Path
+    device: str
+    side: int
+    """Of the picture, in pixels."""
+
+    @property
+    def dtype(self) -> Any:
+        """The torch.dtype that glance would choose, and everybody else here."""
+        import torch
+
+        return torch.bfloat16 if self.device == "cuda" else torch.float32
+
+
 def main() -> None:
     """Import, watch, sample once, print what it took."""
-    name, folder = sys.argv[1], Path(sys.argv[2])
-    began = time.process_time()
+    name, folder, device, side = sys.argv[1:]
+    own_clock = time.process_time if device == "cpu" else time.perf_counter
+    began = own_clock()
     import_for(name)
-    imported = time.process_time() - began
-    from benchmarks.inference.meter import watch_flux
+    imported = own_clock() - began
+    from benchmarks.inference.meter import choose_clock, watch_flux
 
-    meter = watch_flux()
+    clock = choose_clock(device)
+    meter = watch_flux(clock)
     gc.freeze()  # no way pays for collections among what was imported: glance spares itself those
-    needed_by_imports = peak_memory()
-    wall, began = time.perf_counter(), time.process_time()
-    own = WAYS[name](folder) or {}
+    needed_by_imports = peak_memory(device)
+    wall, began = time.perf_counter(), clock()
+    own = WAYS[name](Studio(Path(folder), device, int(side))) or {}
+    total = clock() - began
     measured = {
         "import": imported,
-        "total": time.process_time() - began,
+        "total": total,
         "wall": time.perf_counter() - wall,
         "denoising": meter.denoising,
-        "peak": peak_memory(),
-        "peak above imports": peak_memory() - needed_by_imports,
+        "peak": peak_memory("cpu"),
+        "memory": peak_memory(device) - needed_by_imports,
         **meter.seconds,
         **{f"count {part}": count for part, count in meter.counts.items()},
         **own,
@@ -46,8 +66,12 @@ def main() -> None:
     sys.stdout.write(json.dumps(measured) + "\n")
 
 
-def peak_memory() -> int:
-    """Return the bytes that this process has held at most."""
+def peak_memory(device: str) -> int:
+    """Return the bytes that this process has held at most, of system memory or of the card."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024)  # Linux counts kibibytes
 
@@ -66,7 +90,7 @@ def import_for(name: str) -> None:
         assert diffusers.FluxPipeline
 
 
-def by_glance(folder: Path) -> None:
+def by_glance(studio: Studio) -> None:
     """Do what `glance infer` does."""
     from glance.generation.execute import run_generation
     from glance.generation.plan import plan_generation
@@ -74,51 +98,55 @@ def by_glance(folder: Path) -> None:
 
     request = InferRequest(
         prompts=(PROMPT,),
-        model=str(folder / "model"),
+        model=str(studio.folder / "model"),
         family="flux",
-        slow_lora=str(folder / "slow"),
-        fast_lora=str(folder / "fast"),
+        slow_lora=str(studio.folder / "slow"),
+        fast_lora=str(studio.folder / "fast"),
         schedule="seed",
-        width=SIDE,
-        height=SIDE,
-        device="cpu",
-        output=folder / "glance.png",
+        slow_guidance=GUIDANCE["slow"],
+        fast_guidance=GUIDANCE["fast"],
+        width=studio.side,
+        height=studio.side,
+        device=studio.device,
+        output=studio.folder / "glance.png",
         restart=True,
     )
     run_generation(plan_generation(request), lambda _: None)
 
 
-def by_hand(folder: Path) -> None:
+def by_hand(studio: Studio) -> None:
     """Write the loop out: the floor, with nothing around it."""
-    pipeline = load(folder, "slow", "fast")
-    paint(pipeline, folder / "hand", pipeline.set_adapters)
+    pipeline = load(studio, "slow", "fast")
+    paint(pipeline, studio, "hand", pipeline.set_adapters)
 
 
-def fused(folder: Path) -> dict[str, float]:
+def fused(studio: Studio) -> dict[str, float]:
     """As by hand, each LoRA multiplied into the weights before its phase and taken out after."""
-    pipeline = load(folder, "slow", "fast")
+    from benchmarks.inference.meter import choose_clock
+
+    pipeline, clock = load(studio, "slow", "fast"), choose_clock(studio.device)
     seconds = 0.0
 
     def fuse(phase: str) -> None:
         nonlocal seconds
-        began = time.process_time()
+        began = clock()
         if phase == "fast":
             pipeline.unfuse_lora(components=["transformer"])
         pipeline.set_adapters(phase)
         pipeline.fuse_lora(components=["transformer"], adapter_names=[phase])
-        seconds += time.process_time() - began
+        seconds += clock() - began
 
-    paint(pipeline, folder / "fused", fuse)
+    paint(pipeline, studio, "fused", fuse)
     return {"fusing": seconds}
 
 
-def by_guide(folder: Path) -> None:
+def by_guide(studio: Studio) -> None:
     """Follow step 4 of SimpleTuner's guide: two pipelines, and all that happens twice."""
     import torch
 
     generator = torch.Generator("cpu").manual_seed(0)
-    size = {"width": SIDE, "height": SIDE}
-    pipe = load(folder, "slow")
+    size = {"width": studio.side, "height": studio.side}
+    pipe = load(studio, "slow")
     latents = pipe(
         prompt=PROMPT,
         num_inference_steps=len(SLOW),
@@ -127,7 +155,7 @@ def by_guide(folder: Path) -> None:
         generator=generator,
         **size,
     ).images
-    pipe_fast = load(folder, "fast")
+    pipe_fast = load(studio, "fast")
     image = pipe_fast(
         prompt=PROMPT,
         num_inference_steps=len(FAST),
@@ -137,77 +165,94 @@ def by_guide(folder: Path) -> None:
         generator=generator,
         **size,
     ).images[0]
-    image.save(folder / "guide.png")
+    image.save(studio.folder / "guide.png")
 
 
-def by_diffusers(folder: Path, *adapters: str, steps: int) -> None:
+def by_diffusers(studio: Studio, *adapters: str, steps: int) -> None:
     """Sample along diffusers' own schedule, the adapters resident, the first one at work."""
     import torch
 
-    pipeline = load(folder, *adapters)
+    pipeline = load(studio, *adapters)
     if adapters:
         pipeline.set_adapters(adapters[0])
     generator = torch.Generator("cpu").manual_seed(0)
     image = pipeline(
-        prompt=PROMPT, num_inference_steps=steps, width=SIDE, height=SIDE, generator=generator
+        prompt=PROMPT,
+        num_inference_steps=steps,
+        width=studio.side,
+        height=studio.side,
+        generator=generator,
     ).images[0]
-    image.save(folder / "base.png")
+    image.save(studio.folder / "base.png")
 
 
-def load(folder: Path, *adapters: str) -> Any:
+def load(studio: Studio, *adapters: str) -> Any:
     """Load the base and the adapters as diffusers does it."""
-    import torch
     from diffusers import FluxPipeline
 
-    pipeline = FluxPipeline.from_pretrained(folder / "model", torch_dtype=torch.float32)
+    pipeline = FluxPipeline.from_pretrained(studio.folder / "model", torch_dtype=studio.dtype)
     pipeline.set_progress_bar_config(disable=True)
     for name in adapters:
-        pipeline.load_lora_weights(folder / name, adapter_name=name)
-    return pipeline
+        pipeline.load_lora_weights(studio.folder / name, adapter_name=name)
+    return pipeline.to(studio.device)
 
 
-def paint(pipeline: Any, target: Path, switch: Callable[[str], None]) -> None:
-    """Run ten Euler steps and write `target`.png, and the final latents as `target`.npy."""
+def paint(pipeline: Any, studio: Studio, name: str, switch: Callable[[str], None]) -> None:
+    """Run ten Euler steps and write `name`.png, and the final latents as `name`.npy."""
     import numpy
     import torch
 
-    rows = SIDE // 8
     with torch.inference_mode():
-        embeds, pooled, text_ids = pipeline.encode_prompt(PROMPT, None)
-        noise = torch.randn(1, 16, rows, rows, generator=torch.Generator("cpu").manual_seed(0))
-        x = pipeline._pack_latents(noise, 1, 16, rows, rows)
-        places = pipeline._prepare_latent_image_ids(1, rows // 2, rows // 2, "cpu", x.dtype)
-        sigmas = torch.tensor([*SLOW, *FAST, 0.0])
-        for step in range(len(SLOW) + len(FAST)):
-            phase = "slow" if step < len(SLOW) else "fast"
-            if step in (0, len(SLOW)):
-                switch(phase)
-            velocity = pipeline.transformer(
-                hidden_states=x,
-                timestep=sigmas[step : step + 1],
-                guidance=torch.tensor([GUIDANCE[phase]]),
-                pooled_projections=pooled,
-                encoder_hidden_states=embeds,
-                txt_ids=text_ids,
-                img_ids=places,
-                return_dict=False,
-            )[0]
-            x = x + (sigmas[step + 1] - sigmas[step]) * velocity
-        numpy.save(target.with_suffix(".npy"), x.numpy())
-        latents = pipeline._unpack_latents(x, SIDE, SIDE, pipeline.vae_scale_factor)
+        x = denoise(pipeline, studio, switch)
+        numpy.save(studio.folder / f"{name}.npy", x.float().cpu().numpy())
+        latents = pipeline._unpack_latents(x, studio.side, studio.side, pipeline.vae_scale_factor)
         config = pipeline.vae.config
         pixels = pipeline.vae.decode(latents / config.scaling_factor + config.shift_factor)[0]
-        pipeline.image_processor.postprocess(pixels)[0].save(target.with_suffix(".png"))
+        picture = pipeline.image_processor.postprocess(pixels)[0]
+        picture.save(studio.folder / f"{name}.png")
 
 
-WAYS: dict[str, Callable[[Path], dict[str, float] | None]] = {
+def denoise(pipeline: Any, studio: Studio, switch: Callable[[str], None]) -> Any:
+    """Return the packed latents, (1, (side / 16) squared, 64), after ten Euler steps.
+
+    Numbers are rounded where FluxPipeline and its scheduler round them: in bf16 it shows.
+    """
+    import torch
+
+    rows, device, dtype = studio.side // 8, studio.device, studio.dtype
+    generator = torch.Generator("cpu").manual_seed(0)
+    embeds, pooled, text_ids = pipeline.encode_prompt(PROMPT, None)
+    noise = torch.randn(1, 16, rows, rows, generator=generator, dtype=dtype).to(device)
+    x = pipeline._pack_latents(noise, 1, 16, rows, rows)
+    places = pipeline._prepare_latent_image_ids(1, rows // 2, rows // 2, device, dtype)
+    sigmas = torch.tensor([*SLOW, *FAST, 0.0], device=device)
+    timesteps = (sigmas * 1000).to(dtype)
+    for step in range(len(SLOW) + len(FAST)):
+        phase = "slow" if step < len(SLOW) else "fast"
+        if step in (0, len(SLOW)):
+            switch(phase)
+        velocity = pipeline.transformer(
+            hidden_states=x,
+            timestep=timesteps[step : step + 1] / 1000,
+            guidance=torch.full([1], GUIDANCE[phase], device=device),
+            pooled_projections=pooled,
+            encoder_hidden_states=embeds,
+            txt_ids=text_ids,
+            img_ids=places,
+            return_dict=False,
+        )[0]
+        x = (x.float() + (sigmas[step + 1] - sigmas[step]) * velocity).to(dtype)
+    return x
+
+
+WAYS: dict[str, Callable[[Studio], dict[str, float] | None]] = {
     "hand": by_hand,
     "glance": by_glance,
     "guide": by_guide,
     "fused": fused,
-    "base 10": lambda folder: by_diffusers(folder, steps=10),
-    "base 50": lambda folder: by_diffusers(folder, steps=50),
-    "resident 50": lambda folder: by_diffusers(folder, "slow", "fast", steps=50),
+    "base 10": lambda studio: by_diffusers(studio, steps=10),
+    "base 50": lambda studio: by_diffusers(studio, steps=50),
+    "resident 50": lambda studio: by_diffusers(studio, "slow", "fast", steps=50),
 }
 
 if __name__ == "__main__":
