@@ -50,6 +50,11 @@ class Console:
         self._paces: defaultdict[str, Pace] = defaultdict(Pace)
         Console.current = self
 
+    @property
+    def encoding(self) -> str:
+        """What stdout can write."""
+        return sys.stdout.encoding
+
     def result(self, text: str) -> None:
         """Write what the command was run for; `--json` replaces it."""
         if not self.as_json:

@@ -84,6 +84,10 @@ class RunFolder:
         """Everything the trainer said in one phase."""
         return self.path / "logs" / f"{environment(phase)}.log"
 
+    def losses(self, phase: Phase) -> Path:
+        """The loss of each step of one phase."""
+        return self.path / "logs" / f"{environment(phase)}-losses.csv"
+
 
 def environment(phase: Phase) -> str:
     """SimpleTuner's name for one phase: its config folder, its output folder, its log."""

@@ -1,16 +1,36 @@
 """`glance runs`: what lies under a folder of runs, and what of it can go."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from glance.errors import RunError
 from glance.lora import hash_file
-from glance.run import Attempt, Manifest, PhaseState, RunFolder, iterate_runs, load_manifest
+from glance.losses import Course, read_courses
+from glance.plot import (
+    UNICODE,
+    Glyphs,
+    chart_course,
+    describe_course,
+    draw_losses,
+    require_ending,
+)
+from glance.run import (
+    Attempt,
+    Manifest,
+    PhaseRecord,
+    PhaseState,
+    RunFolder,
+    iterate_runs,
+    load_manifest,
+)
 from glance.schedule import Phase
 from glance.training.lock import locked
+
+_SMALL_CHART: Final = 7
+_LARGE_CHART: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +64,52 @@ def list_runs(folder: Path) -> list[RunSummary]:
     return sorted(found, key=lambda item: item.manifest.created, reverse=True)
 
 
-def show_run(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return all that a run's manifest says, and whether its LoRAs are still the recorded ones.
+def show_run(
+    path: Path, *, glyphs: Glyphs = UNICODE, is_large: bool = False
+) -> tuple[dict[str, Any], list[str]]:
+    """Return all that a run's manifest says, its losses, and whether its LoRAs are the recorded.
 
-    As JSON and as lines for a person. Raises RunError when there is no run.
+    As JSON and as lines for a person, with charts that are made of `glyphs`. Raises RunError when
+    there is no run.
     """
     run = RunFolder(path)
     manifest = load_manifest(run)
+    courses, files = read_courses(run, manifest), _files(run, manifest)
     document = {
         **manifest.model_dump(mode="json"),
         "run": str(path),
-        "files": _files(run, manifest),
+        "files": files,
+        "losses": {
+            course.phase.value: [row.to_json() for row in course.losses] for course in courses
+        },
     }
-    return document, list(_lines(run, manifest))
+    height = _LARGE_CHART if is_large else _SMALL_CHART
+    lines = list(_head(run, manifest))
+    for course in courses:
+        record = manifest.phases[course.phase]
+        lines += _describe_phase(record, course, files)
+        if record.attempts:
+            lines.append(f"  {describe_course(course)}")
+            chart = chart_course(course, height=height, glyphs=glyphs)
+            lines += (f"  {line}" for line in chart.splitlines())
+    return document, lines
+
+
+def plot_run(path: Path, picture: Path) -> None:
+    """Draw the losses of both phases to a .png or .svg file.
+
+    Raises RunError when there is no run or no losses were kept, UsageError for another ending,
+    InputError where the file cannot be written.
+    """
+    require_ending(picture)
+    run = RunFolder(path)
+    courses = read_courses(run, load_manifest(run))
+    if not any(course.losses for course in courses):
+        raise RunError(
+            f"run {path} has no losses to draw",
+            hint="they are kept while a phase is trained; a run from before glance did so has none",
+        )
+    draw_losses(courses, picture)
 
 
 def clean_run(path: Path, *, only_look: bool) -> int:
@@ -113,8 +166,8 @@ def _files(run: RunFolder, manifest: Manifest) -> dict[str, str]:
     return found
 
 
-def _lines(run: RunFolder, manifest: Manifest) -> Iterator[str]:
-    settings, schedule = manifest.settings, manifest.resolve_schedule()
+def _head(run: RunFolder, manifest: Manifest) -> Iterator[str]:
+    settings = manifest.settings
     begun = f"{manifest.created:%Y-%m-%d %H:%M}"
     yield f"{run.path}: {settings.family}, {settings.model}, begun {begun}"
     yield f"sample: {manifest.sample.image}, {manifest.sample.width}x{manifest.sample.height}"
@@ -122,16 +175,16 @@ def _lines(run: RunFolder, manifest: Manifest) -> Iterator[str]:
         f"settings: {settings.steps} steps, rank {settings.rank}, rate {settings.learning_rate:g}, "
         f"resolution {settings.resolution}, seed {settings.seed}, {settings.device}"
     )
-    files = _files(run, manifest)
-    for phase in Phase:
-        record = manifest.phases[phase]
-        timesteps = ", ".join(f"{value:g}" for value in schedule.phase(phase).timesteps)
-        yield f"{phase}: {record.state}, timesteps {timesteps}"
-        for number, attempt in enumerate(record.attempts, 1):
-            yield f"  start {number}: {_describe(attempt)}"
-        if record.lora is not None:
-            size = record.lora.bytes / 1e6
-            yield f"  {record.lora.path}: {size:.1f} MB, {files[record.lora.path]}"
+
+
+def _describe_phase(record: PhaseRecord, course: Course, files: Mapping[str, str]) -> Iterator[str]:
+    timesteps = ", ".join(f"{value:g}" for value in course.timesteps)
+    yield f"{course.phase}: {record.state}, timesteps {timesteps}"
+    for number, attempt in enumerate(record.attempts, 1):
+        yield f"  start {number}: {_describe(attempt)}"
+    if record.lora is not None:
+        size = record.lora.bytes / 1e6
+        yield f"  {record.lora.path}: {size:.1f} MB, {files[record.lora.path]}"
 
 
 def _describe(attempt: Attempt) -> str:

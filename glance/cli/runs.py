@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from glance.cli._options import JsonOption, QuietOption, VerboseOption
+from glance.cli._plot import TERMINAL, PlotCommand, PlotOption, choose_terminal_glyphs
 from glance.console import Console, format_table
 
 runs = typer.Typer(
@@ -56,21 +57,28 @@ def list_command(
     console.result(format_table(("run", "family", "slow", "fast", "begun", "MB"), rows))
 
 
-@runs.command("show")
+@runs.command("show", cls=PlotCommand)
 def show(
     run: RunArgument,
+    plot: PlotOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Show all that is known of a run, and whether its LoRAs are still what was made.
 
-    Example: glance runs show runs/glance
+    The losses are drawn as the mean of each round of the phase's list: from one timestep to the
+    next they differ by far more than training changes them.
+
+    Example: glance runs show runs/glance --plot losses.png
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.runs import show_run
+    from glance.runs import plot_run, show_run
 
-    document, lines = show_run(run)
+    if plot is not None and plot != TERMINAL:
+        plot_run(run, plot)
+        console.note(f"the losses are drawn in {plot}")
+    document, lines = show_run(run, glyphs=choose_terminal_glyphs(), is_large=plot == TERMINAL)
     console.document(document)
     for line in lines:
         console.result(line)

@@ -1,4 +1,4 @@
-"""What a phase really took: its losses, its steps' time, the trainer's memory."""
+"""What a phase really takes: its losses, which it keeps, its steps' time, the trainer's memory."""
 
 import threading
 import time
@@ -10,6 +10,7 @@ import psutil
 
 from glance.device import gpu_users
 from glance.events import EventSink, MemoryUsed, StepDone
+from glance.losses import LossLog
 from glance.run import Measured
 from glance.schedule import Phase
 
@@ -20,10 +21,11 @@ _WINDOW: Final = 10  # losses of single steps are noisy: a timestep and a draw o
 class Meter:
     """Watches one start of the trainer."""
 
-    def __init__(self, phase: Phase, device: int, on_event: EventSink) -> None:
+    def __init__(self, phase: Phase, device: int, log: LossLog, on_event: EventSink) -> None:
         """Stand ready; `on_event` is told the memory, of the card `device` too, from a thread."""
         self._phase = phase
         self._device = device
+        self._log = log
         self._on_event = on_event
         self._losses: list[float] = []
         self._times: list[float] = []
@@ -35,6 +37,7 @@ class Meter:
         self._times.append(time.monotonic())
         if event.loss is not None:
             self._losses.append(event.loss)
+            self._log.note(event.step, event.loss)
 
     @property
     def measured(self) -> Measured:

@@ -37,11 +37,11 @@ class Observer:
     """Hears the trainer's lines on one thread and its events on others."""
 
     def __init__(
-        self, run: RunFolder, phase: Phase, *, device: int, sealer: Sealer, sink: EventSink
+        self, run: RunFolder, phase: Phase, *, meter: Meter, sealer: Sealer, sink: EventSink
     ) -> None:
         """Stand ready to tell `sink`, from any thread."""
         self.lines: deque[str] = deque(maxlen=_REMEMBERED_LINES)
-        self.meter = Meter(phase, device, sink)
+        self.meter = meter
         self._run = run
         self._phase = phase
         self._sealer = sealer

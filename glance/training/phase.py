@@ -10,6 +10,7 @@ from typing import Any
 from glance.errors import LoraError, TrainingFailed
 from glance.events import Event, EventSink, Noted, PhaseFinished, PhaseStarted, StepDone
 from glance.lora import finalise_lora, hash_file, is_final, read_lora
+from glance.losses import LossLog
 from glance.run import Attempt, LoraRecord, Manifest, PhaseState, RunFolder, now
 from glance.schedule import Phase
 from glance.simpletuner.command import Start, build_command, build_environment, find_secrets
@@ -18,6 +19,7 @@ from glance.simpletuner.runner import Job, Runner, mask
 from glance.simpletuner.webhook import listening
 from glance.training.checkpoints import Sealer, choose_checkpoint
 from glance.training.ledger import Ledger
+from glance.training.meter import Meter
 from glance.training.observer import Observer
 from glance.training.prepare import writing
 from glance.training.request import TrainingPlan
@@ -53,10 +55,10 @@ class PhaseTrainer:
     def train(self, ledger: Ledger, *, phases_after: int) -> None:
         """Bring the phase to its finished LoRA, and record how it went either way."""
         run, phase = self.plan.run, self.phase
-        observer = Observer(
-            run, phase, device=self.device, sealer=self.tools.sealer, sink=self.on_event
-        )
         earlier = ledger.manifest.phases[phase].attempts
+        losses = LossLog(run.losses(phase), start=len(earlier) + 1)
+        meter = Meter(phase, self.device, losses, self.on_event)
+        observer = Observer(run, phase, meter=meter, sealer=self.tools.sealer, sink=self.on_event)
         attempt = Attempt(started=now(), resumed=self._choose_checkpoint(ledger.manifest))
         with writing(run.path):
             ledger.record(phase, state=PhaseState.TRAINING, attempts=(*earlier, attempt), lora=None)

@@ -156,6 +156,7 @@ def _open_manifest(plan: TrainingPlan, sealer: Sealer) -> Manifest:
         return found.model_copy(update={"sample": fresh.sample, "settings": fresh.settings})
     for phase in plan.phases:
         shutil.rmtree(plan.run.output(phase), ignore_errors=True)
+        plan.run.losses(phase).unlink(missing_ok=True)
     kept_phases = _kept_phases(found, plan)
     if not kept_phases:
         for folder in ("cache", "config", "transformer"):

@@ -1,6 +1,7 @@
 """`glance runs`: what lies there, and what may go."""
 
 import fcntl
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +51,84 @@ def test_a_run_is_shown_with_the_state_of_its_files(glance: Callable) -> None:
     RUN.lora(Phase.FAST).unlink()
     files = glance("runs", "show", "runs/cat", "--json").document["files"]
     assert list(files.values()) == ["changed", "missing"]
+
+
+@needs_whole
+def test_the_losses_are_shown(glance: Callable) -> None:
+    RUN.losses(Phase.FAST).unlink()  # as if another glance had trained it
+    with RUN.losses(Phase.SLOW).open("a") as file:
+        file.writelines(f"2,{step},{1 / step}\n" for step in range(6, 11))
+
+    done = glance("runs", "show", "runs/cat")
+
+    assert "  loss of a round: 0.3839 at first, 0.127 at last (-67%)\n" in done.out
+    assert re.search(r"^ +step 1 +start 2 +10$", done.out, re.MULTILINE)
+    assert done.out.endswith("sound\n  no losses of its steps are kept\n")
+    losses = glance("runs", "show", "runs/cat", "--json").document["losses"]
+    assert losses["slow"][:2] == [
+        {"start": 1, "step": 1, "loss": 1.0},
+        {"start": 1, "step": 2, "loss": 0.5},
+    ]
+    assert losses["fast"] == []
+
+
+@needs_whole
+def test_the_losses_are_drawn_to_a_file(glance: Callable) -> None:
+    done = glance("runs", "show", "runs/cat", "--plot", "x.svg")
+
+    assert (done.code, done.err) == (0, "the losses are drawn in x.svg\n")
+    assert "slow: loss of a round: 0.3839 at first, 0.3839 at last" in Path("x.svg").read_text()
+
+
+@needs_whole
+@pytest.mark.parametrize(
+    "arguments",
+    [("runs/cat", "--plot"), ("--plot", "--quiet", "runs/cat"), ("runs/cat", "--plot", "-")],
+    ids=" ".join,
+)
+def test_without_a_file_they_are_drawn_in_the_terminal(
+    arguments: tuple[str, ...], glance: Callable
+) -> None:
+    with RUN.losses(Phase.SLOW).open("a") as file:
+        file.writelines(f"1,{step},{1 / step}\n" for step in range(6, 11))
+    usual = glance("runs", "show", "runs/cat").out.splitlines()
+
+    done = glance("runs", "show", *arguments)
+
+    assert (done.code, done.err) == (0, "")
+    assert len(done.out.splitlines()) == len(usual) + 9
+    assert not Path("-").exists()
+
+
+@needs_whole
+def test_a_terminal_that_knows_ascii_only_gets_that(glance: Callable) -> None:
+    with RUN.losses(Phase.SLOW).open("a") as file:
+        file.write("1,6,0.1\n")
+
+    done = glance("runs", "show", "runs/cat", PYTHONIOENCODING="ascii")
+
+    assert done.code == 0
+    assert "+-----" in done.out
+
+
+@needs_whole
+def test_what_cannot_be_drawn_is_refused(glance: Callable) -> None:
+    ending = glance("runs", "show", "runs/cat", "--plot", "x.jpg")
+    for phase in Phase:
+        RUN.losses(phase).unlink()
+    nothing = glance("runs", "show", "runs/cat", "--plot", "x.png")
+
+    assert (ending.code, nothing.code) == (2, 4)
+    assert "end it with one of .png, .svg" in ending.err
+    assert "run runs/cat has no losses to draw" in nothing.err
+    assert not list(Path().glob("x.*"))
+
+
+@needs_whole
+def test_cleaning_keeps_the_losses(glance: Callable) -> None:
+    glance("runs", "clean", "runs/cat")
+
+    assert RUN.losses(Phase.SLOW).read_text().startswith("start,step,loss\n1,1,1.0\n")
 
 
 @needs_whole
