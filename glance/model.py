@@ -159,6 +159,20 @@ def fingerprint(model: str, *, run: Path, transformer: str | None = None) -> str
     return digest.hexdigest()
 
 
+def read_model_json(model: str, name: str) -> dict[str, Any] | None:
+    """Return a JSON object of a folder or a Hub model; None when it cannot be read."""
+    try:
+        folder = Path(model).expanduser()
+        if folder.is_dir():
+            text: str | None = (folder / name).read_text(encoding="utf-8")
+        else:
+            text = read_hub_text(model, name) if _HUB_ID.fullmatch(model) else None
+        content = json.loads(text) if text is not None else None
+    except (OSError, ValueError, RecursionError, RuntimeError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
 def check_folder(folder: Path, family: Family) -> None:
     """Raise ModelNotFound unless `folder` holds all parts of one of the family's pipelines."""
     index = folder / INDEX
@@ -215,7 +229,7 @@ def _check_transformer(model: str, family: Family) -> None:
 
 def _family_of_transformer(model: str, families: tuple[Family, ...]) -> Family | None:
     """Return that one of `families` whose transformer the model has; None if nobody can say."""
-    config = _read_json(model, _TRANSFORMER)
+    config = read_model_json(model, _TRANSFORMER)
     if config is None:
         return None
     return next((family for family in families if family.has_transformer(config)), None)
@@ -235,22 +249,8 @@ def _is_part(value: object) -> bool:
 
 def _pipeline_of(model: str) -> str | None:
     """Return the pipeline class that the model's index names; None when it cannot be read."""
-    name = (_read_json(model, INDEX) or {}).get("_class_name")
+    name = (read_model_json(model, INDEX) or {}).get("_class_name")
     return name if isinstance(name, str) else None
-
-
-def _read_json(model: str, name: str) -> dict[str, Any] | None:
-    """Return a JSON object of a folder or a Hub model; None when it cannot be read."""
-    try:
-        folder = Path(model).expanduser()
-        if folder.is_dir():
-            text: str | None = (folder / name).read_text(encoding="utf-8")
-        else:
-            text = read_hub_text(model, name) if _HUB_ID.fullmatch(model) else None
-        content = json.loads(text) if text is not None else None
-    except (OSError, ValueError, RecursionError, RuntimeError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def _hint(family: Family) -> str:

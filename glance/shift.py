@@ -5,35 +5,40 @@ need more noise to be hidden. By how much belongs to the model, and often to the
 """
 
 import math
+import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Final
 
+from glance.errors import ScheduleError
 from glance.schedule import MAX_TIMESTEP, Schedule
 
-TEACHER_STEPS = 50
-# Of the teacher's fifty steps, counted from 1 (arXiv 2512.02899).
-_SLOW_STEPS = (1, 3, 5, 7, 9)
-_FAST_STEPS = (11, 21, 31, 41, 50)
-_PIXELS_PER_TOKEN = 16  # the VAE's 8, and patches of 2x2
+TEACHER_STEPS: Final = 50
+_PIXELS_PER_TOKEN: Final = 16  # the VAE's 8, and patches of 2x2
+_OWN_LISTS: Final = "give lists of your own: --slow-timesteps and --fast-timesteps"
 
 
 @dataclass(frozen=True, slots=True)
 class StaticShift:
-    """The same for every size: factor * s / (1 + (factor - 1) * s)."""
+    """The same for every size: factor * s / (1 + (factor - 1) * s).
 
-    factor: float
-    terminal: ClassVar[None] = None
+    `terminal` is where the last sigma is stretched to (diffusers' `shift_terminal`).
+    """
 
-    def mu(self, tokens: int, steps: int) -> float:
-        """Return the logarithm of the factor, which is what the other shifts compute."""
-        return math.log(self.factor)
+    of_all: float
+    terminal: float | None = None
+
+    def factor(self, tokens: int, steps: int) -> float:
+        """Return the factor."""
+        return self.of_all
 
 
 @dataclass(frozen=True, slots=True)
 class DynamicShift:
-    """A mu that grows linearly with the number of latent tokens: e^mu / (e^mu + 1/s - 1).
+    """A mu that grows linearly with the number of latent tokens.
 
-    `terminal` is where the last sigma is stretched to (diffusers' `shift_terminal`).
+    The factor is e^mu, or mu itself for diffusers' `time_shift_type` linear. `terminal` is where
+    the last sigma is stretched to.
     """
 
     base: float = 0.5
@@ -41,11 +46,17 @@ class DynamicShift:
     base_tokens: int = 256
     most_tokens: int = 4096
     terminal: float | None = None
+    is_linear: bool = False
 
-    def mu(self, tokens: int, steps: int) -> float:
+    def mu(self, tokens: int) -> float:
         """Return mu of a picture of so many tokens (diffusers' `calculate_shift`)."""
         slope = (self.most - self.base) / (self.most_tokens - self.base_tokens)
-        return self.base + slope * (tokens - self.base_tokens)
+        return tokens * slope + (self.base - slope * self.base_tokens)
+
+    def factor(self, tokens: int, steps: int) -> float:
+        """Return the factor of a picture of so many tokens."""
+        mu = self.mu(tokens)
+        return mu if self.is_linear else math.exp(mu)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +74,34 @@ class EmpiricalShift:
         slope = (at_200 - at_10) / 190
         return at_200 + slope * (steps - 200)
 
+    def factor(self, tokens: int, steps: int) -> float:
+        """Return e^mu."""
+        return math.exp(self.mu(tokens, steps))
+
 
 Shift = StaticShift | DynamicShift | EmpiricalShift
+
+
+def read_shift(config: Mapping[str, Any]) -> Shift | None:
+    """Return the shift that a scheduler's config describes, as diffusers reads it.
+
+    None for a scheduler that is not a flow-matching Euler one. Raises ScheduleError for sigmas that
+    are no shifted even ones (Karras, exponential, beta, inverted), and for values of no use.
+    """
+    if "FlowMatchEuler" not in str(config.get("_class_name", "")):
+        return None
+    for name in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "invert_sigmas"):
+        if config.get(name):
+            raise ScheduleError(
+                f"the model's scheduler has {name}: glance derives shifted sigmas alone",
+                hint=_OWN_LISTS,
+            )
+    try:
+        return _read(config)
+    except (TypeError, ValueError, ZeroDivisionError) as exc:
+        raise ScheduleError(
+            f"the model's scheduler config cannot be used: {exc}", hint=_OWN_LISTS
+        ) from exc
 
 
 def depends_on_size(shift: Shift) -> bool:
@@ -72,11 +109,33 @@ def depends_on_size(shift: Shift) -> bool:
     return not isinstance(shift, StaticShift)
 
 
-def teacher_sigmas(shift: Shift, width: int, height: int) -> tuple[float, ...]:
-    """Return the fifty sigmas (0-1) that the base model itself is sampled along at that size."""
-    factor, scale = _factor(shift, width, height), _stretch(shift, width, height)
-    even = (1 - step / TEACHER_STEPS for step in range(TEACHER_STEPS))
-    return tuple(1 - (1 - _shifted(sigma, factor)) / scale for sigma in even)
+def shift_factor(shift: Shift, width: int, height: int, *, steps: int = TEACHER_STEPS) -> float:
+    """Return the factor by which a picture of that size in pixels is moved towards noise."""
+    return shift.factor(width * height // _PIXELS_PER_TOKEN**2, steps)
+
+
+def teacher_sigmas(
+    shift: Shift, width: int, height: int, *, steps: int = TEACHER_STEPS
+) -> tuple[float, ...]:
+    """Return the sigmas (0-1) that the base model itself is sampled along at that size.
+
+    In float32, operation by operation as diffusers' scheduler computes them: in double precision
+    the fourth decimal of the published timesteps would differ here and there.
+    """
+    factor = _single(shift_factor(shift, width, height, steps=steps))
+    even = [_single(1 - step / steps) for step in range(steps)]
+    noise = [_single(_single(1 / sigma) - 1) for sigma in even]
+    shifted = [_single(factor / _single(factor + one)) for one in noise]
+    if shift.terminal is None:
+        return tuple(shifted)
+    away = [_single(1 - sigma) for sigma in shifted]
+    stretch = _single(away[-1] / (1 - shift.terminal))
+    return tuple(_single(1 - _single(distance / stretch)) for distance in away)
+
+
+def as_timestep(sigma: float) -> float:
+    """Return a teacher's sigma as a timestep (0-1000), to the four decimals that lists have."""
+    return round(_single(sigma * MAX_TIMESTEP), 4)
 
 
 def reshift(
@@ -91,8 +150,8 @@ def reshift(
 
     def move(timestep: float) -> float:
         sigma = 1 - (1 - timestep / MAX_TIMESTEP) * _stretch(shift, *made_for)
-        even = _shifted(sigma, 1 / _factor(shift, *made_for))
-        moved = _shifted(even, _factor(shift, *wanted))
+        even = _shifted(sigma, 1 / shift_factor(shift, *made_for))
+        moved = _shifted(even, shift_factor(shift, *wanted))
         return round((1 - (1 - moved) / _stretch(shift, *wanted)) * MAX_TIMESTEP, 4)
 
     return Schedule(
@@ -102,8 +161,35 @@ def reshift(
     )
 
 
-def _factor(shift: Shift, width: int, height: int) -> float:
-    return math.exp(shift.mu(width * height // _PIXELS_PER_TOKEN**2, TEACHER_STEPS))
+def _read(config: Mapping[str, Any]) -> Shift:
+    terminal = float(config["shift_terminal"]) if config.get("shift_terminal") else None
+    if terminal is not None and not 0 < terminal < 1:
+        raise ValueError(f"shift_terminal is {terminal}")
+    if not config.get("use_dynamic_shifting"):
+        factor = float(config.get("shift", 1.0))
+        if not (factor > 0 and math.isfinite(factor)):
+            raise ValueError(f"shift is {factor}")
+        return StaticShift(factor, terminal)
+    kind = config.get("time_shift_type", "exponential")
+    if kind not in ("exponential", "linear"):
+        raise ValueError(f"time_shift_type is {kind!r}")
+    shift = DynamicShift(
+        base=float(config.get("base_shift", 0.5)),
+        most=float(config.get("max_shift", 1.15)),
+        base_tokens=int(config.get("base_image_seq_len", 256)),
+        most_tokens=int(config.get("max_image_seq_len", 4096)),
+        terminal=terminal,
+        is_linear=kind == "linear",
+    )
+    if not shift.factor(1, TEACHER_STEPS) > 0:
+        raise ValueError(f"its shift of a small picture is {shift.factor(1, TEACHER_STEPS)}")
+    return shift
+
+
+def _single(value: float) -> float:
+    """Return the nearest float32."""
+    nearest: float = struct.unpack("f", struct.pack("f", value))[0]
+    return nearest
 
 
 def _shifted(sigma: float, factor: float) -> float:
@@ -116,15 +202,5 @@ def _stretch(shift: Shift, width: int, height: int) -> float:
     """Return by how much the distance from 1 is divided so that the last sigma is `terminal`."""
     if shift.terminal is None:
         return 1.0
-    last = _shifted(1 / TEACHER_STEPS, _factor(shift, width, height))
+    last = _shifted(1 / TEACHER_STEPS, shift_factor(shift, width, height))
     return (1 - last) / (1 - shift.terminal)
-
-
-def teacher_schedule(shift: Shift, width: int, height: int) -> Schedule:
-    """Return the steps of the teacher that the method trains on, at a size in pixels."""
-    sigmas = teacher_sigmas(shift, width, height)
-    slow, fast = (
-        tuple(round(sigmas[step - 1] * MAX_TIMESTEP, 4) for step in steps)
-        for steps in (_SLOW_STEPS, _FAST_STEPS)
-    )
-    return Schedule("teacher", slow, fast)

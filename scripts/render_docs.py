@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from glance.derive import derive_schedule
 from glance.device import Device
 from glance.families import FAMILIES
 from glance.families.family import Family, Negative
 from glance.families.refused import REFUSED
 from glance.settings import Preset, resolve_train_settings
-from glance.shift import teacher_schedule
 from glance.simpletuner.memory import estimate, memory_options
 
 ROOT = Path(__file__).parents[1]
@@ -162,7 +162,7 @@ def _schedules(row: Family) -> str:
     lines = [
         (f"{side} x {side}", _list(schedule.slow_timesteps), _list(schedule.fast_timesteps))
         for side in SIDES
-        for schedule in [teacher_schedule(row.shift, side, side)]
+        for schedule in [derive_schedule(row.shift, (side, side))]
     ]
     if len({line[1:] for line in lines}) == 1:
         lines = [("any", *lines[0][1:])]

@@ -64,7 +64,20 @@ DevicesOption = Annotated[
     str,
     typer.Option(help="Which GPU, by number; two, such as 0,1: both phases at once."),
 ]
-ScheduleOption = Annotated[str, typer.Option(help="Preset: seed (the guide's) or paper (FLUX's).")]
+ScheduleOption = Annotated[
+    str,
+    typer.Option(
+        help="seed (the guide's), paper (FLUX's), auto (the model's own), optimal "
+        "(glance schedule optimize), or a .json file."
+    ),
+]
+SlowStepsOption = Annotated[
+    int | None, typer.Option(help="Steps of the slow phase, for auto and optimal. Default: 5.")
+]
+FastStepsOption = Annotated[int | None, typer.Option(help="Steps of the fast phase. Default: 5.")]
+TeacherStepsOption = Annotated[
+    int | None, typer.Option(help="The base model's own steps that auto chooses from: 50.")
+]
 SlowTimestepsOption = Annotated[
     str | None,
     typer.Option(help="Own list, comma separated: timesteps to 1000, or sigmas all at most 1."),

@@ -10,11 +10,14 @@ from glance.cli._options import (
     DeviceChoice,
     DeviceOption,
     EventsOption,
+    FastStepsOption,
     FastTimestepsOption,
     JsonOption,
     QuietOption,
     ReferenceOption,
+    SlowStepsOption,
     SlowTimestepsOption,
+    TeacherStepsOption,
     VerboseOption,
 )
 from glance.console import Console, format_json
@@ -84,10 +87,14 @@ def infer(
     width: Annotated[int | None, typer.Option(help="Default: the run's resolution.")] = None,
     height: Annotated[int | None, typer.Option(help="Default: the run's resolution.")] = None,
     schedule: Annotated[
-        str | None, typer.Option(help="Preset. Default: what the pair was trained on.")
+        str | None,
+        typer.Option(help="As in train. Default: what the pair was trained on."),
     ] = None,
     slow_timesteps: SlowTimestepsOption = None,
     fast_timesteps: FastTimestepsOption = None,
+    slow_steps: SlowStepsOption = None,
+    fast_steps: FastStepsOption = None,
+    teacher_steps: TeacherStepsOption = None,
     reshift: Annotated[
         bool,
         typer.Option("--reshift", help="Move the timesteps as the model's shift does with size."),
@@ -183,6 +190,9 @@ def infer(
             schedule=schedule,
             slow_timesteps=slow_timesteps,
             fast_timesteps=fast_timesteps,
+            slow_steps=slow_steps,
+            fast_steps=fast_steps,
+            teacher_steps=teacher_steps,
             reshift=reshift,
             device=device.value,
             dtype=dtype,

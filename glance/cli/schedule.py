@@ -1,53 +1,214 @@
-"""`glance schedule`: the noise levels of both phases."""
+"""`glance schedule`: the noise levels of both phases, and finding better ones."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from glance.cli._options import (
-    FamilyOption,
+    DeviceChoice,
+    DeviceOption,
+    EventsOption,
+    FastStepsOption,
     FastTimestepsOption,
     JsonOption,
     QuietOption,
+    SlowStepsOption,
     SlowTimestepsOption,
+    TeacherStepsOption,
     VerboseOption,
 )
+from glance.cli._plot import TERMINAL, PlotGroup, PlotOption, choose_terminal_glyphs
 from glance.console import Console, format_table
 from glance.errors import UsageError
-from glance.families import find_family
-from glance.schedule import PRESETS, Phase, Schedule, resolve_schedule
+from glance.memory import Memory, Quantize
+from glance.schedule import PRESETS, Phase, Schedule
 
 _BAR = 30
 
+schedule = typer.Typer(cls=PlotGroup, invoke_without_command=True, rich_markup_mode=None)
+ModelOption = Annotated[
+    str | None, typer.Option(help="Hub id or diffusers folder. Default: the family's.")
+]
+NameOption = Annotated[
+    str,
+    typer.Option("--schedule", help="seed, paper, auto, optimal, or a .json file."),
+]
+FamilyOfModelOption = Annotated[
+    str | None, typer.Option(help="Model family. Default: the model's; flux.")
+]
+SizeOption = Annotated[
+    str | None, typer.Option(help="Picture size, WxH. Default: the family's resolution.")
+]
 
-def schedule(
-    name: Annotated[str, typer.Option("--schedule", help="Preset: seed or paper.")] = "seed",
-    family: FamilyOption = "flux",
-    size: Annotated[str, typer.Option(help="Picture size, WxH.")] = "1024x1024",
+
+@schedule.callback()
+def show(
+    context: typer.Context,
+    name: NameOption = "seed",
+    family: FamilyOfModelOption = None,
+    model: ModelOption = None,
+    size: SizeOption = None,
     slow_timesteps: SlowTimestepsOption = None,
     fast_timesteps: FastTimestepsOption = None,
+    slow_steps: SlowStepsOption = None,
+    fast_steps: FastStepsOption = None,
+    teacher_steps: TeacherStepsOption = None,
+    plot: PlotOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Show the timesteps and sigmas of both phases.
+    """Show the timesteps and sigmas of both phases, and where they come from.
 
-    They are those of a preset, whose source is named, or your own, which are checked.
+    They are those of a preset, the model's own at that size, an optimised schedule, a file's, or
+    your own, which are checked. What --json prints is a file that --schedule takes.
 
-    Example: glance schedule --schedule paper
+    Examples:
+
+    glance schedule --schedule paper
+
+    glance schedule --schedule auto --family qwen_image --size 1328x1328 --plot
+    """
+    if context.invoked_subcommand is not None:
+        return
+    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
+    from glance.levels import LevelsRequest, Subject, resolve_levels
+    from glance.model import resolve_family
+
+    row = resolve_family(family, model)
+    subject = Subject(row, model or row.default_model, _parse_size(size, row.resolution))
+    request = LevelsRequest(
+        name=name,
+        slow_timesteps=slow_timesteps,
+        fast_timesteps=fast_timesteps,
+        slow_steps=slow_steps,
+        fast_steps=fast_steps,
+        teacher_steps=teacher_steps,
+    )
+    levels = resolve_levels(request, subject)
+    for doubt in levels.doubts:
+        console.warn(doubt)
+    _show_plot(console, levels.schedule, subject, plot)
+    console.result(_table(levels.schedule))
+    console.note(f"\nsource: {levels.source}")
+    usual = (row.resolution, row.resolution)
+    if levels.schedule.name in PRESETS and subject.size != usual:
+        console.note(
+            f"note: a list belongs to a picture size; this one is for {usual[0]}x{usual[1]}, not "
+            f"{subject.size[0]}x{subject.size[1]}: --schedule auto derives that one's"
+        )
+    console.document(levels.schedule.to_json())
+
+
+@schedule.command()
+def optimize(
+    model: ModelOption = None,
+    family: FamilyOfModelOption = None,
+    size: SizeOption = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option("--prompt", "--prompts", help="What to paint; repeatable. Default: eight."),
+    ] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="A prompt a line.")] = None,
+    seed: Annotated[
+        int, typer.Option(help="Of the first prompt's noise; the next has the next.")
+    ] = 0,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps of both phases together. Default: 10.")
+    ] = None,
+    slow_steps: Annotated[
+        int | None, typer.Option(help="Steps of the slow phase. Default: found.")
+    ] = None,
+    fast_steps: Annotated[
+        int | None, typer.Option(help="Steps of the fast phase. Default: found.")
+    ] = None,
+    teacher_steps: Annotated[
+        int, typer.Option(help="Steps of the base model's trajectory, to choose from.")
+    ] = 50,
+    slow_guidance: Annotated[
+        float | None, typer.Option(help="Of the slow phase, and of the trajectory.")
+    ] = None,
+    fast_guidance: Annotated[float | None, typer.Option(help="Of the fast phase.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=64, help="Prompts at once.")] = 4,
+    device: DeviceOption = DeviceChoice.AUTO,
+    memory: Annotated[
+        Memory, typer.Option(help="What stays on the GPU; docs/sampling-memory.md.")
+    ] = Memory.AUTO,
+    quantize: Annotated[
+        Quantize, typer.Option(help="The base model's weights, smaller.")
+    ] = Quantize.NONE,
+    output: Annotated[
+        Path | None, typer.Option(help="The schedule's file. Default: optimal-WxH-STEPS.json.")
+    ] = None,
+    events: EventsOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Find the noise levels at which few steps end nearest to the base model's own many.
+
+    By dynamic programming along the trajectories of a few prompts, with the base model alone; it
+    takes some hundred forward passes a prompt. The file goes to --schedule of train and infer, and
+    --schedule optimal finds it for the same model and size.
+
+    Example: glance schedule optimize --model black-forest-labs/FLUX.1-dev --size 1024x1024
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    row = find_family(family)
-    width, height = _parse_size(size)
-    chosen = resolve_schedule(name, slow_timesteps=slow_timesteps, fast_timesteps=fast_timesteps)
-    console.result(_table(chosen))
-    console.note(f"\nsource: {PRESETS[chosen.name].source if chosen.name in PRESETS else 'yours'}")
-    if chosen.name in PRESETS and (width, height) != (row.resolution, row.resolution):
-        console.note(
-            f"note: a list belongs to a picture size; this one is for "
-            f"{row.resolution}x{row.resolution}, not {width}x{height}"
+    from glance.model import resolve_family
+    from glance.optimization.execute import run_optimization
+    from glance.optimization.plan import plan_optimization
+    from glance.optimization.request import OptimizeRequest
+
+    row = resolve_family(family, model)
+    plan = plan_optimization(
+        OptimizeRequest(
+            family=row,
+            model=model or row.default_model,
+            size=_parse_size(size, row.resolution),
+            prompts=tuple(prompt or ()),
+            prompt_file=prompt_file,
+            seed=seed,
+            steps=steps,
+            slow_steps=slow_steps,
+            fast_steps=fast_steps,
+            teacher_steps=teacher_steps,
+            slow_guidance=slow_guidance,
+            fast_guidance=fast_guidance,
+            batch_size=batch_size,
+            device=device.value,
+            memory=memory,
+            quantize=quantize,
+            output=output,
         )
-    console.document(chosen.to_json())
+    )
+    with console.progress(events) as on_event:
+        found = run_optimization(plan, on_event)
+    console.note(_table(found.schedule))
+    for line in found.summarise():
+        console.note(line)
+    console.result(str(found.path))
+    console.document(found.to_json())
+
+
+def _show_plot(console: Console, chosen: Schedule, subject: Any, plot: Path | None) -> None:
+    if plot is None:
+        return
+    from glance.errors import ScheduleError
+    from glance.levels import find_shift
+    from glance.plot import chart_schedule, draw_schedule
+    from glance.shift import teacher_sigmas
+
+    teacher: tuple[float, ...] = ()
+    try:
+        teacher = teacher_sigmas(find_shift(subject.family, subject.model).shift, *subject.size)
+    except ScheduleError as exc:
+        console.note(f"note: the base model's own curve is not known: {exc}")
+    if plot == TERMINAL:
+        console.result(chart_schedule(chosen, teacher, glyphs=choose_terminal_glyphs()) + "\n")
+    else:
+        draw_schedule(chosen, teacher, plot)
+        console.note(f"the schedule is drawn in {plot}")
 
 
 def _table(chosen: Schedule) -> str:
@@ -59,19 +220,15 @@ def _table(chosen: Schedule) -> str:
         ):
             bar = "#" * max(1, round(sigma * _BAR))
             rows.append(
-                (
-                    phase.value,
-                    str(step),
-                    f"{timestep:.4f}",
-                    f"{sigma:.7f}",
-                    bar.ljust(_BAR),
-                )
+                (phase.value, str(step), f"{timestep:.4f}", f"{sigma:.7f}", bar.ljust(_BAR))
             )
     rows.append(("end", "", "0.0000", "0.0000000", "".ljust(_BAR)))
     return format_table(("phase", "step", "timestep", "sigma", "".ljust(_BAR)), rows)
 
 
-def _parse_size(text: str) -> tuple[int, int]:
+def _parse_size(text: str | None, usual: int) -> tuple[int, int]:
+    if text is None:
+        return usual, usual
     width, _, height = text.lower().partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise UsageError(f"--size {text}: not a size", hint="write it as 1024x1024")

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from pathlib import Path
 from shlex import quote
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,7 @@ from glance.cli._options import (
     DeviceOption,
     DevicesOption,
     EventsOption,
+    FastStepsOption,
     FastTimestepsOption,
     JsonOption,
     LauncherChoice,
@@ -23,11 +24,18 @@ from glance.cli._options import (
     QuietOption,
     ReferenceOption,
     ScheduleOption,
+    SlowStepsOption,
     SlowTimestepsOption,
+    TeacherStepsOption,
     VerboseOption,
 )
 from glance.console import Console, format_json
+from glance.events import EventSink, Noted
 from glance.schedule import Phase
+
+if TYPE_CHECKING:
+    from glance.compare.trial import Trial
+    from glance.training.execute import TrainingResult
 
 
 class PhaseChoice(StrEnum):
@@ -79,6 +87,9 @@ def train(
     schedule: ScheduleOption = "seed",
     slow_timesteps: SlowTimestepsOption = None,
     fast_timesteps: FastTimestepsOption = None,
+    slow_steps: SlowStepsOption = None,
+    fast_steps: FastStepsOption = None,
+    teacher_steps: TeacherStepsOption = None,
     phase: Annotated[PhaseChoice, typer.Option(help="Which LoRA to train.")] = PhaseChoice.BOTH,
     device: DeviceOption = DeviceChoice.AUTO,
     devices: DevicesOption = "0",
@@ -110,6 +121,10 @@ def train(
         float,
         typer.Option(min=0, help="Seconds that a first Ctrl-C waits for a checkpoint."),
     ] = 60.0,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="At the end, paint with the pair and without: did it help?"),
+    ] = False,
     events: EventsOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -152,6 +167,9 @@ def train(
             schedule=schedule,
             slow_timesteps=slow_timesteps,
             fast_timesteps=fast_timesteps,
+            slow_steps=slow_steps,
+            fast_steps=fast_steps,
+            teacher_steps=teacher_steps,
             phases=phase.phases,
             device=device.value,
             devices=devices,
@@ -178,11 +196,26 @@ def train(
 
     with console.progress(events) as on_event:
         result = run_training(plan, on_event)
-    console.result(str(result.run.path))
-    console.document(result.to_json())
-    for line in result.summarise():
-        console.note(line)
+        console.result(str(result.run.path))
+        for line in result.summarise():
+            console.note(line)
+        trial = _try_pair(result, on_event) if compare else None
+    compared = {} if trial is None else {"comparison": trial.to_json()}
+    console.document({**result.to_json(), **compared})
+    if trial is not None:
+        console.note(f"the sheet to look at: {trial.report.sheet}")
+        console.note(trial.sentence)
     if result.manifest.is_finished:
         edited = " --reference x.png" if plan.sample.reference else ""
         path = quote(str(result.run.path))
         console.note(f'next: glance infer --run {path} --prompt "..."{edited}')
+
+
+def _try_pair(result: "TrainingResult", on_event: EventSink) -> "Trial | None":
+    """Compare the pair with its base model; None while a phase is still to be trained."""
+    if not result.manifest.is_finished:
+        on_event(Noted("there is no pair to compare yet: one phase is still to be trained"))
+        return None
+    from glance.compare.trial import try_pair
+
+    return try_pair(result.run, on_event)

@@ -95,7 +95,7 @@ def _paint(
     """Load what is needed and yield the pictures; nothing is loaded for none."""
     if not missing:
         return
-    _fetch(plan, on_event)
+    fetch_planned(plan, on_event)
     on_event(Noted(f"loading {plan.model}"))
     if plan.transformer is not None:
         on_event(Noted(f"its transformer is that of {plan.transformer}"))
@@ -106,12 +106,12 @@ def _paint(
     began = time.perf_counter()
     sampler = load_planned(plan, on_event)
     loading = {"load": time.perf_counter() - began}
-    for batch in sampler.sample_each(missing, _with_time_left(on_event), extras=extras):
+    for batch in sampler.sample_each(missing, with_time_left(on_event), extras=extras):
         yield replace(batch, seconds={**loading, **batch.seconds})
         loading = {}
 
 
-def _fetch(plan: GenerationPlan, on_event: EventSink) -> None:
+def fetch_planned(plan: GenerationPlan, on_event: EventSink) -> None:
     """Bring what is on the Hub into the cache, before anything slow is imported."""
     for model in hub_models(plan.model, family=plan.family, run=Path()):
         doubt = check_access(model)
@@ -128,7 +128,7 @@ def _done(plan: GenerationPlan, number: int, *, was_there: bool = False) -> Pict
     return PictureDone(str(one.output), number, total, one.settings.seed, was_there)
 
 
-def _with_time_left(on_event: EventSink) -> EventSink:
+def with_time_left(on_event: EventSink) -> EventSink:
     """Return `on_event`, told at each step how long the rest of all pictures takes."""
     began: float | None = None
     first = 0

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from glance.errors import UsageError
-from glance.families import Family
 from glance.generation.request import InferRequest
-from glance.schedule import Phase, Schedule, replace_lists, resolve_schedule
+from glance.levels import LevelsRequest, Subject, find_shift, resolve_levels
+from glance.schedule import Phase, Schedule, replace_lists
 from glance.settings import DEFAULT_SCHEDULE, SampleSettings
-from glance.shift import depends_on_size, reshift
+from glance.shift import depends_on_size, reshift, shift_factor
+
+_FELT = 0.05  # of the shift's factor: a difference of size that is worth a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,47 +21,108 @@ class Levels:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a pair was trained on: its schedule, if anybody recorded it, and its area."""
+
+    schedule: Schedule | None
+    side: int
+    """The area's root, in pixels."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the square."""
+        return self.side, self.side
+
+
 def decide_levels(
     request: InferRequest,
-    trained: Schedule | None,
-    *,
-    family: Family,
-    trained_side: int,
+    trained: Trained,
+    subject: Subject,
     pictures: Sequence[SampleSettings],
 ) -> Levels:
     """Return the user's own lists, else the trained ones, else the guide's.
 
-    With `reshift` they are moved from the size that the pair was trained at, a square of
-    `trained_side` pixels, to the pictures'. Raises ScheduleError, or UsageError when the pictures
-    differ in size or the family's shift does not depend on it.
+    `subject.size` is the first picture's. With `reshift` the lists are moved from the trained size
+    to the pictures'. Raises what resolve_levels raises, or UsageError when the pictures differ in
+    size and the schedule depends on it, or none depends on the size that should be moved.
     """
-    if request.schedule is not None or trained is None:
-        base = resolve_schedule(request.schedule or DEFAULT_SCHEDULE)
-    else:
-        base = trained
-    chosen = replace_lists(
-        base, slow_timesteps=request.slow_timesteps, fast_timesteps=request.fast_timesteps
-    )
+    chosen, notes = _choose(request, trained, subject)
     if request.reshift:
-        return Levels(_move(chosen, family, trained_side, pictures))
-    return Levels(chosen, _disagreement(chosen, trained, pictures))
+        _require_one_size("--reshift", pictures)
+        return Levels(_move(chosen, trained, subject), notes)
+    if request.schedule in ("auto", "optimal"):
+        _require_one_size(f"--schedule {request.schedule}", pictures)
+    return Levels(
+        chosen,
+        (
+            *notes,
+            *_disagreement(chosen, trained.schedule, pictures),
+            *_other_size(chosen, trained, subject),
+        ),
+    )
 
 
-def _move(
-    schedule: Schedule, family: Family, side: int, pictures: Sequence[SampleSettings]
-) -> Schedule:
+def _choose(
+    request: InferRequest, trained: Trained, subject: Subject
+) -> tuple[Schedule, tuple[str, ...]]:
+    asked_steps = (request.slow_steps, request.fast_steps, request.teacher_steps)
+    if request.schedule is None and trained.schedule is not None and not any(asked_steps):
+        lists = replace_lists(
+            trained.schedule,
+            slow_timesteps=request.slow_timesteps,
+            fast_timesteps=request.fast_timesteps,
+        )
+        return lists, ()
+    resolved = resolve_levels(
+        LevelsRequest(
+            name=request.schedule or DEFAULT_SCHEDULE,
+            slow_timesteps=request.slow_timesteps,
+            fast_timesteps=request.fast_timesteps,
+            slow_steps=request.slow_steps,
+            fast_steps=request.fast_steps,
+            teacher_steps=request.teacher_steps,
+        ),
+        subject,
+    )
+    return resolved.schedule, tuple(doubt.message for doubt in resolved.doubts)
+
+
+def _require_one_size(flag: str, pictures: Sequence[SampleSettings]) -> None:
     sizes = sorted({(one.width, one.height) for one in pictures})
     if len(sizes) > 1:
         shown = ", ".join(f"{width}x{height}" for width, height in sizes)
         raise UsageError(
-            f"--reshift gives one schedule, and the pictures have several sizes: {shown}",
+            f"{flag} gives one schedule, and the pictures have several sizes: {shown}",
             hint="paint one size at a time",
         )
-    if family.shift is None or not depends_on_size(family.shift):
+
+
+def _move(schedule: Schedule, trained: Trained, subject: Subject) -> Schedule:
+    shift = find_shift(subject.family, subject.model).shift
+    if not depends_on_size(shift):
         raise UsageError(
-            f"--reshift: {family.title} has the same schedule at every size", hint="drop it"
+            f"--reshift: {subject.family.title} has the same schedule at every size",
+            hint="drop it",
         )
-    return reshift(schedule, family.shift, made_for=(side, side), wanted=sizes[0])
+    return reshift(schedule, shift, made_for=trained.size, wanted=subject.size)
+
+
+def _other_size(schedule: Schedule, trained: Trained, subject: Subject) -> tuple[str, ...]:
+    """Say what it changes to sample trained lists at another size."""
+    if schedule != trained.schedule or subject.family.shift is None:
+        return ()
+    shift = find_shift(subject.family, subject.model).shift
+    there, here = (shift_factor(shift, *size) for size in (trained.size, subject.size))
+    if abs(here / there - 1) < _FELT:
+        return ()
+    (side, _), (width, height) = trained.size, subject.size
+    more = "more" if here > there else "less"
+    return (
+        f"the pair was trained at {side}x{side}; at {width}x{height} the model itself stays "
+        f"{more} in the noise (shift {here:.2f} instead of {there:.2f}). The trained timesteps are "
+        "kept; --reshift moves them along, to levels that the LoRAs were not trained on",
+    )
 
 
 def _disagreement(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from glance.device import Device, Precision, require_compiler, require_device, resolve_device
 from glance.generation.handover import require_fitting
-from glance.generation.levels import decide_levels
+from glance.generation.levels import Trained, decide_levels
 from glance.generation.outputs import place_pictures
 from glance.generation.pair import Pair, find_pair
 from glance.generation.pictures import Asked, lay_out
@@ -16,6 +16,7 @@ from glance.generation.recorded import (
 )
 from glance.generation.records import RecordMaker, base_revision, stack_versions
 from glance.generation.request import GenerationPlan, InferRequest
+from glance.levels import Subject
 from glance.lora import hash_file
 from glance.memory import Quantize, check_memory
 from glance.provenance import require_room
@@ -33,12 +34,15 @@ def plan_generation(request: InferRequest) -> GenerationPlan:
         request = fill_in(request, recorded)
     pair = find_pair(request)
     asked = lay_out(request, pair.family, resolution=pair.resolution, recorded=recorded)
+    pictures = [one.settings for one in asked]
     levels = decide_levels(
         request,
-        pair.schedule if recorded is None else recorded.record.schedule.resolve(),
-        family=pair.family,
-        trained_side=pair.resolution or pair.family.resolution,
-        pictures=[one.settings for one in asked],
+        Trained(
+            pair.schedule if recorded is None else recorded.record.schedule.resolve(),
+            pair.resolution or pair.family.resolution,
+        ),
+        Subject(pair.family, pair.model, (pictures[0].width, pictures[0].height)),
+        pictures,
     )
     if request.init_latents is not None:
         require_fitting(request.init_latents, pair.family, levels.schedule, asked[0].settings)

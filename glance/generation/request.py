@@ -50,6 +50,9 @@ class InferRequest:
     schedule: str | None = None
     slow_timesteps: str | None = None
     fast_timesteps: str | None = None
+    slow_steps: int | None = None
+    fast_steps: int | None = None
+    teacher_steps: int | None = None
     reshift: bool = False
     """Move the schedule as the model's shift moves with the picture's size."""
     device: str = AUTO

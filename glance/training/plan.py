@@ -7,10 +7,11 @@ from glance.checkpoint import is_checkpoint, read_checkpoint
 from glance.device import AUTO, Device, resolve_device
 from glance.errors import InputError, Problem, SettingsError
 from glance.families import Family, find_family
+from glance.levels import LevelsRequest, ResolvedLevels, Subject, resolve_levels
 from glance.model import locate_base, resolve_family
 from glance.run import RUNS, RunFolder
 from glance.sample import fitting_area, load_sample, safe_name
-from glance.schedule import Phase, Schedule, resolve_schedule
+from glance.schedule import Phase, Schedule
 from glance.settings import Crop, TrainSettings, resolve_preset, resolve_train_settings
 from glance.simpletuner.options import parse_overrides
 from glance.simpletuner.render import render_trainer_config
@@ -29,9 +30,10 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
     family = resolve_family(request.family, request.model)
     checks = _Checks()
     overrides = checks.make(lambda: parse_overrides(request.overrides))
-    schedule = checks.make(lambda: _resolve_schedule(request))
     devices = checks.make(lambda: parse_devices(request.devices))
     settings = checks.make(lambda: _resolve_settings(request, family, overrides or {}))
+    side = settings.resolution if settings else family.resolution
+    levels = checks.make(lambda: _resolve_levels(request, family, side))
     examined = checks.make(
         lambda: load_sample(
             request.image,
@@ -42,7 +44,7 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
             edits=family.edits,
         )
     )
-    if overrides is None or settings is None or schedule is None or examined is None:
+    if overrides is None or settings is None or levels is None or examined is None:
         raise checks.refusal()
     if devices is None or examined.sample is None:
         raise checks.refusal()
@@ -53,7 +55,7 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
         run=run,
         sample=examined.sample,
         settings=settings,
-        schedule=schedule,
+        schedule=levels.schedule,
         phases=request.phases,
         restart=request.restart,
         trust=request.trust,
@@ -66,7 +68,8 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
             *_resolution_warnings(request, settings, family),
             *_model_warnings(settings, family),
             *_doubtful_family(request, family),
-            *_warnings(settings, schedule),
+            *levels.doubts,
+            *_warnings(settings, levels.schedule),
         ),
     )
     check_run(plan)
@@ -119,11 +122,23 @@ def _with_model(settings: TrainSettings, request: TrainRequest, run: RunFolder) 
     )
 
 
-def _resolve_schedule(request: TrainRequest) -> Schedule:
-    return resolve_schedule(
-        request.schedule,
-        slow_timesteps=request.slow_timesteps,
-        fast_timesteps=request.fast_timesteps,
+def _resolve_levels(request: TrainRequest, family: Family, side: int) -> ResolvedLevels:
+    """Return the schedule for a square of `side` pixels: by its area SimpleTuner trains."""
+    model = request.model or family.default_model
+    return resolve_levels(
+        LevelsRequest(
+            name=request.schedule,
+            slow_timesteps=request.slow_timesteps,
+            fast_timesteps=request.fast_timesteps,
+            slow_steps=request.slow_steps,
+            fast_steps=request.fast_steps,
+            teacher_steps=request.teacher_steps,
+        ),
+        Subject(
+            family,
+            request.base or family.default_model if is_checkpoint(model) else model,
+            (side, side),
+        ),
     )
 
 

@@ -37,6 +37,9 @@ class TrainRequest:
     schedule: str = DEFAULT_SCHEDULE
     slow_timesteps: str | None = None
     fast_timesteps: str | None = None
+    slow_steps: int | None = None
+    fast_steps: int | None = None
+    teacher_steps: int | None = None
     phases: tuple[Phase, ...] = tuple(Phase)
     device: str = AUTO
     devices: str = "0"

@@ -1,4 +1,10 @@
+"""`glance schedule`, as users type it."""
+
+import json
 from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 SEED = {
     "slow": [1000.0, 979.1915, 957.5157, 934.9171, 911.3354],
@@ -57,3 +63,86 @@ def test_own_lists_are_checked(glance: Callable) -> None:
 
 def test_a_size_that_is_none_is_wrong_usage(glance: Callable) -> None:
     assert glance("schedule", "--size", "big").code == 2
+
+
+def test_the_models_own_list_is_derived_for_the_size(glance: Callable) -> None:
+    ours = glance("schedule", "--schedule", "auto", "--family", "qwen_image", "--json").document
+    small = glance("schedule", "--schedule", "auto", "--size", "512x512")
+
+    assert {phase: ours[phase]["timesteps"] for phase in ours} == SEED
+    assert "of 50 steps of FLUX.1 at 512x512" in small.err
+
+
+def test_the_numbers_of_steps_are_the_users(glance: Callable) -> None:
+    counts = ("--slow-steps", "2", "--fast-steps", "3", "--teacher-steps", "20")
+
+    document = glance("schedule", "--schedule", "auto", *counts, "--json").document
+
+    assert (len(document["slow"]["timesteps"]), len(document["fast"]["timesteps"])) == (2, 3)
+
+
+def test_numbers_of_steps_do_not_go_with_given_lists(glance: Callable) -> None:
+    done = glance("schedule", "--schedule", "paper", "--slow-steps", "3")
+
+    assert done.code == 2
+    assert "--slow-steps 3 does not go with --schedule paper, whose lists are given" in done.err
+
+
+def test_what_is_printed_is_a_file_that_is_read(glance: Callable) -> None:
+    Path("mine.json").write_text(glance("schedule", "--schedule", "paper", "--json").out)
+
+    done = glance("schedule", "--schedule", "mine.json", "--json")
+
+    assert done.document == json.loads(Path("mine.json").read_text())
+    assert "source: the file mine.json" in done.err
+
+
+def test_a_model_whose_scheduler_is_unknown_is_doubted_aloud(glance: Callable) -> None:
+    done = glance("schedule", "--schedule", "auto", "--model", "acme/tiny")
+
+    assert done.code == 0
+    assert "model acme/tiny: its scheduler/scheduler_config.json cannot be read" in done.err
+
+
+def test_an_unknown_name_lists_those_there_are(glance: Callable) -> None:
+    done = glance("schedule", "--schedule", "best")
+
+    assert done.code == 4
+    assert "choose one of: seed, paper, auto, optimal, or a .json file" in done.err
+
+
+def test_nobody_has_optimised_for_this_model(glance: Callable) -> None:
+    done = glance("schedule", "--schedule", "optimal", "--slow-steps", "3")
+
+    assert done.code == 4
+    assert "nobody has optimised 3 slow steps for this model at 1024x1024" in done.err
+    assert "glance schedule optimize --model" in done.err
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_it_is_drawn(glance: Callable, ending: str) -> None:
+    done = glance("schedule", "--schedule", "auto", "--plot", f"x.{ending}")
+
+    assert done.code == 0
+    assert Path(f"x.{ending}").stat().st_size > 5000
+
+
+def test_it_is_drawn_in_the_terminal(glance: Callable) -> None:
+    plotted = glance("schedule", "--plot", PYTHONIOENCODING="utf-8").out
+    both = glance("schedule", "--plot", "--json", PYTHONIOENCODING="utf-8").out
+
+    assert "fast begins at sigma 0.8867, timestep 886.7" in plotted
+    assert json.loads(both)["fast"]["timesteps"] == SEED["fast"]
+
+
+def test_optimising_refuses_everything_at_once_before_any_model(glance: Callable) -> None:
+    Path("there.json").write_text("{}")
+
+    done = glance(
+        *("schedule", "optimize", "--model", "acme/tiny", "--steps", "12"),
+        *("--teacher-steps", "20", "--output", "there.json"),
+    )
+
+    assert done.code == 4
+    assert "there.json is there already" in done.err
+    assert "12 steps need a trajectory of at least 24" in done.err

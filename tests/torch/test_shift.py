@@ -1,11 +1,22 @@
 """The derived schedules are those that diffusers' own schedulers and pipelines compute."""
 
+import json
+import math
+from pathlib import Path
+
 import numpy as np
 import pytest
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 
-from glance.shift import DynamicShift, EmpiricalShift, Shift, StaticShift, teacher_sigmas
+from glance.shift import (
+    DynamicShift,
+    EmpiricalShift,
+    Shift,
+    StaticShift,
+    read_shift,
+    teacher_sigmas,
+)
 
 EVEN = np.linspace(1.0, 1 / 50, 50)
 
@@ -20,18 +31,37 @@ EVEN = np.linspace(1.0, 1 / 50, 50)
             DynamicShift(most=0.9, most_tokens=8192, terminal=0.02),
             {"use_dynamic_shifting": True, "shift_terminal": 0.02},
         ),
+        (StaticShift(3.0, 0.1), {"shift": 3.0, "shift_terminal": 0.1}),
+        (
+            DynamicShift(base=0.25, most=0.75, is_linear=True),
+            {"use_dynamic_shifting": True, "time_shift_type": "linear"},
+        ),
         (EmpiricalShift(), {"use_dynamic_shifting": True}),
     ],
 )
 def test_fifty_sigmas_are_diffusers_own(shift: Shift, config: dict, side: int) -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(**config)
     tokens = (side // 16) ** 2
-    dynamic = {"mu": shift.mu(tokens, 50)} if "use_dynamic_shifting" in config else {}
+    factor = shift.factor(tokens, 50)
+    mu = factor if config.get("time_shift_type") == "linear" else math.log(factor)
+    dynamic = {"mu": mu} if "use_dynamic_shifting" in config else {}
 
     scheduler.set_timesteps(sigmas=EVEN, **dynamic)
 
     ours = teacher_sigmas(shift, side, side)
     assert ours == pytest.approx(scheduler.sigmas[:-1].tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "config", [{"shift": 2.0}, {"use_dynamic_shifting": True, "shift_terminal": 0.02}]
+)
+def test_what_diffusers_saves_is_read(config: dict, tmp_path: Path) -> None:
+    FlowMatchEulerDiscreteScheduler(**config).save_pretrained(tmp_path)
+
+    saved = json.loads((tmp_path / "scheduler_config.json").read_text())
+
+    dynamic = DynamicShift(terminal=0.02)
+    assert read_shift(saved) == (dynamic if len(config) == 2 else StaticShift(2.0))
 
 
 @pytest.mark.parametrize("tokens", [1024, 4096, 6400])

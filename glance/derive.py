@@ -1,0 +1,79 @@
+"""Both lists from a base model's own schedule: which of the teacher's steps a pair takes."""
+
+from typing import Final
+
+from glance.errors import Problem, ScheduleError
+from glance.schedule import Schedule
+from glance.shift import TEACHER_STEPS, Shift, as_timestep, teacher_sigmas
+
+USUAL_STEPS: Final = 5
+"""Of each phase, as published."""
+_SLOW_SHARE: Final = 5  # the first fifth of the teacher's steps is the slow phase's
+_CAN_SPARE_ONE: Final = 5
+_MOST_TEACHER_STEPS: Final = 1000  # the noise levels that the models were trained on
+
+
+def derive_schedule(
+    shift: Shift,
+    size: tuple[int, int],
+    *,
+    slow_steps: int = USUAL_STEPS,
+    fast_steps: int = USUAL_STEPS,
+    teacher_steps: int = TEACHER_STEPS,
+) -> Schedule:
+    """Return the schedule `auto`: so many of the teacher's steps in each phase.
+
+    `size` is width and height in pixels. Raises ScheduleError when the teacher has too few steps.
+    """
+    slow, fast = choose_steps(slow_steps, fast_steps, teacher_steps)
+    sigmas = teacher_sigmas(shift, *size, steps=teacher_steps)
+    return Schedule(
+        "auto",
+        tuple(as_timestep(sigmas[step]) for step in slow),
+        tuple(as_timestep(sigmas[step]) for step in fast),
+    )
+
+
+def choose_steps(
+    slow_steps: int, fast_steps: int, teacher_steps: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return which of the teacher's steps each phase takes, counted from 0.
+
+    The slow phase spreads its steps evenly over the first fifth, the fast one over the rest, from
+    its first to the very last: of 50 these are 1 3 5 7 9 | 11 21 31 41 50, counted from 1, the
+    method's own (arXiv 2512.02899). A fast phase of fewer than five steps has none to spare for
+    the very last, where hardly any noise is left (measured in docs/evidence.md): its steps are
+    spread evenly up to the end of the last.
+
+    Raises ScheduleError when the teacher has too few steps.
+    """
+    boundary = round(teacher_steps / _SLOW_SHARE)
+    rest = teacher_steps - boundary
+    problems = [
+        Problem(
+            f"--{phase}-steps {wanted}: the {phase} phase has {there} of the teacher's "
+            f"{teacher_steps} steps to choose from",
+            f"give --teacher-steps more, or --{phase}-steps {_within(there)}",
+        )
+        for phase, wanted, there in (("slow", slow_steps, boundary), ("fast", fast_steps, rest))
+        if not 1 <= wanted <= there
+    ]
+    if teacher_steps > _MOST_TEACHER_STEPS:
+        problems = [
+            Problem(
+                f"--teacher-steps {teacher_steps}: models know {_MOST_TEACHER_STEPS} noise levels",
+                f"give at most {_MOST_TEACHER_STEPS}",
+            )
+        ]
+    if problems:
+        raise ScheduleError(problems)
+    slow = tuple(step * boundary // slow_steps for step in range(slow_steps))
+    if fast_steps < _CAN_SPARE_ONE:
+        return slow, tuple(boundary + step * rest // fast_steps for step in range(fast_steps))
+    gaps = fast_steps - 1
+    inner = tuple(boundary + step * rest // gaps for step in range(gaps))
+    return slow, (*inner, teacher_steps - 1)
+
+
+def _within(most: int) -> str:
+    return "1" if most <= 1 else f"from 1 to {most}"

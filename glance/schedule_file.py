@@ -1,0 +1,193 @@
+"""Schedules as files: what `glance schedule` prints, and what `glance schedule optimize` writes.
+
+Optimised ones are also kept where `--schedule optimal` finds them: in the user's folder, and for
+the model of the package in the package.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from importlib.resources import files
+from pathlib import Path
+from typing import Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from glance.errors import Problem, ScheduleError
+from glance.files import state_folder, write_text
+from glance.schedule import MAX_TIMESTEP, Phase, Schedule
+
+OPTIMAL: Final = "optimal"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Levels(_Part):
+    """The noise levels of one phase, stepped from; either list says the other."""
+
+    timesteps: tuple[float, ...] = Field(default=(), description="0-1000.")
+    sigmas: tuple[float, ...] = Field(default=(), description="0-1.")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if not self.timesteps and not self.sigmas:
+            raise ValueError("there are neither timesteps nor sigmas")
+        if self.timesteps and self.sigmas:
+            pairs = list(zip(self.timesteps, self.sigmas, strict=False))
+            equal = len(self.timesteps) == len(self.sigmas)
+            if not equal or any(abs(t - s * MAX_TIMESTEP) > 1e-3 for t, s in pairs):
+                raise ValueError("timesteps and sigmas are not the same list")
+        return self
+
+    def resolve(self) -> tuple[float, ...]:
+        """Return the timesteps."""
+        return self.timesteps or tuple(sigma * MAX_TIMESTEP for sigma in self.sigmas)
+
+
+class Origin(_Part):
+    """What an optimised schedule was found for, and how."""
+
+    family: str
+    model: str = Field(description="Hub id, or the fingerprint of a folder.")
+    width: int = Field(description="Pixels.")
+    height: int = Field(description="Pixels.")
+    slow_guidance: float
+    fast_guidance: float
+    teacher_steps: int = Field(description="Of the trajectory that it follows.")
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...] = Field(description="A prompt's noise each.")
+    errors: Mapping[str, float] = Field(
+        description="Distance to the trajectory's end on these prompts, of this schedule and of "
+        "others: root mean square over the latents, mean over the prompts."
+    )
+    glance: str
+    date: str
+
+
+class ScheduleFile(_Part):
+    """One file."""
+
+    name: str = Field(default="", description="What a run calls it; empty: the file's name.")
+    slow: Levels
+    fast: Levels
+    origin: Origin | None = None
+
+    @classmethod
+    def of(cls, schedule: Schedule, origin: Origin) -> Self:
+        """Return the file that `glance schedule optimize` writes."""
+        return cls.model_validate(
+            {"name": schedule.name, **schedule.to_json(), "origin": origin.model_dump()}
+        )
+
+    def resolve(self, name: str = "") -> Schedule:
+        """Return the schedule; raise ScheduleError when it breaks a rule."""
+        return Schedule(self.name or name, self.slow.resolve(), self.fast.resolve())
+
+    @property
+    def steps(self) -> tuple[int, int]:
+        """How many the slow and the fast phase have."""
+        return len(self.slow.resolve()), len(self.fast.resolve())
+
+    def save(self, path: Path) -> None:
+        """Write it, whole or not at all; raises OSError."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = self.model_dump(mode="json", exclude_none=True)
+        write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_schedule_file(path: Path) -> ScheduleFile:
+    """Read a file of either kind; raise ScheduleError with all that is wrong in it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = ScheduleFile.model_validate(content)
+    except OSError as exc:
+        raise ScheduleError(
+            f"--schedule {path}: {exc.strerror or exc}",
+            hint="give a file that `glance schedule --json` or `glance schedule optimize` wrote",
+        ) from exc
+    except ValidationError as exc:
+        raise ScheduleError(
+            Problem(
+                f"--schedule {path}: {'.'.join(map(str, error['loc'])) or 'it'}: {error['msg']}",
+                'it should hold {"slow": {"timesteps": [...]}, "fast": {"timesteps": [...]}}',
+            )
+            for error in exc.errors()
+        ) from exc
+    except (ValueError, RecursionError) as exc:
+        raise ScheduleError(
+            f"--schedule {path}: it is no JSON ({exc})",
+            hint="give a file that `glance schedule --json` or `glance schedule optimize` wrote",
+        ) from exc
+    return found
+
+
+def keep_optimal(found: ScheduleFile) -> Path:
+    """Keep an optimised schedule for `--schedule optimal`; raises SetupError, OSError."""
+    assert found.origin is not None
+    path = state_folder() / "schedules" / f"{_slug(found)}.json"
+    found.save(path)
+    return path
+
+
+def find_optimal(
+    model: str, size: tuple[int, int], *, slow_steps: int | None, fast_steps: int | None
+) -> ScheduleFile:
+    """Return the schedule that was optimised for the model (its fingerprint) at that size.
+
+    The numbers of steps must be those asked for; of several, ten steps go first, then the most.
+    Raises ScheduleError when there is none, saying which there are.
+    """
+    ours = [one for one in _kept() if one.origin is not None and one.origin.model == model]
+    fitting = [
+        one
+        for one in ours
+        if one.origin is not None
+        and (one.origin.width, one.origin.height) == size
+        and slow_steps in (None, one.steps[0])
+        and fast_steps in (None, one.steps[1])
+    ]
+    if fitting:
+        return max(fitting, key=lambda one: (sum(one.steps) == 10, sum(one.steps)))
+    asked = "" if slow_steps is None and fast_steps is None else _counted(slow_steps, fast_steps)
+    there = f"; there are {', '.join(map(_shown, ours))}" if ours else ""
+    raise ScheduleError(
+        f"--schedule optimal: nobody has optimised{asked} for this model at "
+        f"{size[0]}x{size[1]}{there}",
+        hint=f"glance schedule optimize --model ... --size {size[0]}x{size[1]}, "
+        "or --schedule auto, which needs no model runs",
+    )
+
+
+def _kept() -> Iterator[ScheduleFile]:
+    """Yield the user's own and the package's, those that can be read."""
+    packaged = Path(str(files("glance") / "assets" / "schedules"))
+    for folder in (state_folder() / "schedules", packaged):
+        for path in sorted(folder.glob("*.json")):
+            with suppress(ScheduleError):  # a damaged neighbour hides no sound one
+                yield read_schedule_file(path)
+
+
+def _slug(found: ScheduleFile) -> str:
+    origin = found.origin
+    assert origin is not None
+    model = origin.model.replace("/", "--")[:60].replace(" ", "-")
+    slow, fast = found.steps
+    return f"{model}-{origin.width}x{origin.height}-{slow}+{fast}"
+
+
+def _shown(found: ScheduleFile) -> str:
+    origin = found.origin
+    assert origin is not None
+    slow, fast = found.steps
+    return f"{slow} + {fast} steps at {origin.width}x{origin.height}"
+
+
+def _counted(slow_steps: int | None, fast_steps: int | None) -> str:
+    parts = [
+        f"{steps} {phase} steps"
+        for phase, steps in zip(Phase, (slow_steps, fast_steps), strict=True)
+        if steps is not None
+    ]
+    return f" {' and '.join(parts)}"
