@@ -90,7 +90,7 @@ class TwoPhase:
         counted = Counted(self._forwards(pictures, extras), on_event)
         for some in portions(pictures, _ROUND):
             clock = Clock()
-            with self._sampling(), explaining_lack_of_memory("the text encoders"):
+            with self.sampling(), explaining_lack_of_memory("the text encoders"):
                 encoded = self._encode(some)
             clock.lap("encode")
             for batch in gather(some, encoded, self.batch_limit(extras)):
@@ -111,13 +111,13 @@ class TwoPhase:
         """
         clock = Clock()
         reference = open_reference(settings)
-        with self._sampling(reference):
+        with self.sampling(reference):
             (encoded,) = self._encode([settings])
             clock.lap("encode")
             self.loras.leave(self.pipeline)
             call = self._call([(settings, encoded)], reference)
             images = self.pipeline(
-                **call, **self._guided(settings, Phase.SLOW), **_noise([settings]),
+                **call, **self.guided(settings, Phase.SLOW), **noise_of([settings]),
                 num_inference_steps=steps,
             ).images  # fmt: skip
             clock.lap("base")
@@ -127,6 +127,35 @@ class TwoPhase:
     def batch_limit(self, extras: Extras) -> int:
         """Return how many pictures may share a batch: one, where each has a reference."""
         return 1 if self.family.edits or extras.start is not None else extras.batch_size
+
+    def prepare(
+        self, pictures: Sequence[SampleSettings], *, batch_size: int
+    ) -> list[tuple[Sequence[SampleSettings], dict[str, Any]]]:
+        """Encode the prompts; return each batch with what the pipeline is called with for it.
+
+        For families that make a picture of the prompt alone. Guidance, noise and sigmas are left.
+        """
+        with self.sampling(), explaining_lack_of_memory("the text encoders"):
+            batches = list(gather(pictures, self._encode(pictures), batch_size))
+        return [([one for one, _ in batch], self._call(batch, None)) for batch in batches]
+
+    def guided(self, settings: SampleSettings, phase: Phase) -> dict[str, float]:
+        """Return the guidance of a phase, as arguments of the pipeline."""
+        guidance = self.family.guidance
+        call = {guidance.argument: settings.guidance(phase)}
+        if settings.true_cfg is not None and guidance.true_cfg is not None:
+            call[guidance.true_cfg] = settings.true_cfg
+        return call
+
+    @contextmanager
+    def sampling(self, reference: Reference | None = None) -> Iterator[None]:
+        """Sample in this block: afterwards the pipeline has its own scheduler again."""
+        scheduler = self.pipeline.scheduler
+        try:
+            with torch.inference_mode(), shown_at_its_area(self.pipeline, reference):
+                yield
+        finally:
+            self.pipeline.scheduler = scheduler
 
     def _sample_halving(self, batch: Pictures, counted: Counted, extras: Extras) -> Iterator[Batch]:
         if len(batch) > counted.most:
@@ -155,7 +184,7 @@ class TwoPhase:
         previews: Sequence[Image.Image | None] = [None] * len(batch)
         slow_sigmas: tuple[float, ...] = ()
         clock = Clock()
-        with self._sampling(reference), staying_placed(self.pipeline):
+        with self.sampling(reference), staying_placed(self.pipeline):
             call = self._call(batch, reference)
             if extras.start is None:
                 slow = self._slow(call, settings, counted, previews=extras.previews)
@@ -186,7 +215,7 @@ class TwoPhase:
         kind = {"output_type": "pil" if previews else "latent"}
         return run_phase(
             self.pipeline,
-            {**call, **self._guided(settings[0], Phase.SLOW), **_noise(settings), **kind},
+            {**call, **self.guided(settings[0], Phase.SLOW), **noise_of(settings), **kind},
             self.schedule.phase(Phase.SLOW),
             counted.steps(Phase.SLOW, self._steps(Phase.SLOW), pictures=len(settings)),
             shows_estimate=previews,
@@ -204,7 +233,7 @@ class TwoPhase:
         start = as_input(latents, self.family, height=one.height, width=one.width)
         return run_phase(
             self.pipeline,
-            {**call, **self._guided(one, Phase.FAST), "latents": start, "output_type": "pil"},
+            {**call, **self.guided(one, Phase.FAST), "latents": start, "output_type": "pil"},
             self.schedule.phase(Phase.FAST),
             counted.steps(Phase.FAST, self._steps(Phase.FAST), pictures=len(settings)),
         )
@@ -235,22 +264,6 @@ class TwoPhase:
         prompts = join(self.family, [encoded for _, encoded in batch])
         return {**prompts, **size, **images, **self.family.sampling_options}
 
-    def _guided(self, settings: SampleSettings, phase: Phase) -> dict[str, float]:
-        guidance = self.family.guidance
-        call = {guidance.argument: settings.guidance(phase)}
-        if settings.true_cfg is not None and guidance.true_cfg is not None:
-            call[guidance.true_cfg] = settings.true_cfg
-        return call
-
-    @contextmanager
-    def _sampling(self, reference: Reference | None = None) -> Iterator[None]:
-        scheduler = self.pipeline.scheduler
-        try:
-            with torch.inference_mode(), shown_at_its_area(self.pipeline, reference):
-                yield
-        finally:
-            self.pipeline.scheduler = scheduler
-
     def _forwards(self, pictures: Sequence[SampleSettings], extras: Extras) -> int:
         """Return the steps of all pictures together."""
         phases = tuple(Phase) if extras.start is None else (Phase.FAST,)
@@ -268,5 +281,6 @@ def family_of(pipeline: Any) -> Family:
     )
 
 
-def _noise(settings: Sequence[SampleSettings]) -> dict[str, Any]:
+def noise_of(settings: Sequence[SampleSettings]) -> dict[str, Any]:
+    """Return a generator a picture, as an argument of the pipeline."""
     return {"generator": [torch.Generator("cpu").manual_seed(one.seed) for one in settings]}

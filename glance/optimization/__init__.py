@@ -1,0 +1,1 @@
+"""`glance schedule optimize`: sigmas at which few steps end nearest to the base model's many."""

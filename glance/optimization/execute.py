@@ -1,0 +1,125 @@
+"""Search: follow the base model's trajectories, find the steps, write the file."""
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from glance import __version__
+from glance.derive import choose_steps
+from glance.errors import ScheduleError, SetupError
+from glance.events import EventSink, Noted, SamplingStep
+from glance.generation.execute import (
+    fetch_planned,
+    import_sampler,
+    load_planned,
+    with_time_left,
+)
+from glance.model import fingerprint
+from glance.optimization.request import OptimizationPlan, OptimizedSchedule
+from glance.schedule import Phase, Schedule
+from glance.schedule_file import OPTIMAL, Origin, ScheduleFile, keep_optimal
+from glance.shift import as_timestep
+
+if TYPE_CHECKING:
+    from glance.diffusion.stepsizes import Velocity, Way
+    from glance.diffusion.trajectories import Trajectory
+
+
+def run_optimization(plan: OptimizationPlan, on_event: EventSink) -> OptimizedSchedule:
+    """Follow the base model's trajectories, search the steps, write the file.
+
+    Raises ModelNotFound, InferenceFailed, SetupError (the file cannot be written).
+    """
+    began = time.monotonic()
+    fetch_planned(plan.generation, on_event)
+    on_event(Noted(f"loading {plan.generation.model}"))
+    import_sampler(plan.generation.family)
+    from glance.diffusion.stepsizes import find_way
+    from glance.diffusion.trajectories import BaseModel
+
+    sampler = load_planned(plan.generation, on_event)
+    model = BaseModel(
+        sampler,
+        plan.pictures,
+        batch_size=plan.batch_size,
+        on_forward=_Teller(plan, with_time_left(on_event)),
+    )
+    teacher = model.follow(plan.sigmas)
+    way = find_way(model.velocity, teacher, plan.allowed)
+    schedule, errors = _judge(model.velocity, teacher, way)
+    file = ScheduleFile.of(schedule, _origin(plan, errors))
+    try:
+        file.save(plan.output)
+        keep_optimal(file)
+    except OSError as exc:
+        raise SetupError(
+            f"cannot write {exc.filename or plan.output}: {exc.strerror or exc}",
+            hint="give --output another place",
+        ) from exc
+    return OptimizedSchedule(schedule, file, plan.output, time.monotonic() - began)
+
+
+class _Teller:
+    """Counts forward passes, all batches of a pass together."""
+
+    def __init__(self, plan: OptimizationPlan, on_event: EventSink) -> None:
+        self._on_event = on_event
+        batches = -(-len(plan.pictures) // plan.batch_size)
+        self._total, self._done = plan.forwards * batches, 0
+
+    def __call__(self, phase: Phase) -> None:
+        self._done += 1
+        total = max(self._total, self._done)  # prompts of unlike length make more batches
+        self._on_event(SamplingStep(phase, self._done, total, self._done, total))
+
+
+def _judge(
+    velocity: "Velocity", teacher: "Trajectory", way: "Way"
+) -> tuple[Schedule, dict[str, float]]:
+    """Return the best schedule known, and the errors on these prompts.
+
+    The search keeps one way a place and may miss what another list happens to hit: then that one is
+    the best.
+    """
+    from glance.diffusion.stepsizes import distance, walk
+
+    split, steps = way.phases.index(Phase.FAST), len(way.places)
+    lists = {
+        OPTIMAL: tuple(teacher.sigmas[place] for place in way.places),
+        "uniform": tuple(1 - step / steps for step in range(steps)),
+    }
+    with suppress(ScheduleError):  # so many steps of one phase are not derived
+        slow, fast = choose_steps(split, steps - split, len(teacher.sigmas))
+        lists["auto"] = tuple(teacher.sigmas[place] for place in (*slow, *fast))
+    errors = {
+        name: distance(walk(velocity, teacher, sigmas, split), teacher.points[-1])
+        for name, sigmas in lists.items()
+    }
+    best = min(lists, key=lambda name: errors[name])
+    timesteps = tuple(map(as_timestep, lists[best]))
+    rounded = {name: round(error, 5) for name, error in errors.items()}
+    return Schedule(OPTIMAL, timesteps[:split], timesteps[split:]), {
+        **rounded,
+        OPTIMAL: rounded[best],
+    }
+
+
+def _origin(plan: OptimizationPlan, errors: Mapping[str, float]) -> Origin:
+    first = plan.pictures[0]
+    return Origin(
+        family=plan.generation.family.name,
+        model=fingerprint(plan.generation.model, run=Path()),
+        width=first.width,
+        height=first.height,
+        slow_guidance=first.slow_guidance,
+        fast_guidance=first.fast_guidance,
+        teacher_steps=len(plan.sigmas),
+        prompts=tuple(one.prompt for one in plan.pictures),
+        seeds=tuple(one.seed for one in plan.pictures),
+        errors=errors,
+        glance=__version__,
+        date=f"{datetime.now(UTC):%Y-%m-%d}",
+    )

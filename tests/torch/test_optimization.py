@@ -1,0 +1,164 @@
+"""The search for the few steps that end nearest to the base model's many."""
+
+import json
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import build_tiny, lend_parts
+
+from glance.device import Device, Precision
+from glance.diffusion.glance_pipeline import GlancePipeline
+from glance.diffusion.pipeline import Fit, load_pipeline
+from glance.diffusion.stepsizes import distance, find_way, walk
+from glance.diffusion.trajectories import BaseModel, Trajectory
+from glance.families import find_family
+from glance.schedule import Phase
+from glance.settings import resolve_sample_settings
+
+SLOW, FAST = (Phase.SLOW,), (Phase.FAST,)
+
+
+def velocity(latents: torch.Tensor, sigma: float, phase: Phase) -> torch.Tensor:
+    """The exact flow to pictures around -1 and 1; the slow phase is led towards them, as guided."""
+    guidance, spread = (1.5 if phase is Phase.SLOW else 1.0), 0.4
+    there = 1 - sigma
+    variance = (there * spread) ** 2 + sigma**2
+    side = torch.tanh(guidance * latents * there / variance)
+    expected = side + there * spread**2 / variance * (latents - there * side)
+    return (latents - expected) / sigma
+
+
+@pytest.fixture
+def teacher() -> Trajectory:
+    """Twelve steps of sixteen prompts through it."""
+    sigmas = tuple(1 - step / 12 for step in range(12))
+    points = [torch.randn(16, 3, generator=torch.Generator().manual_seed(0))]
+    for sigma, end in zip(sigmas, (*sigmas[1:], 0.0), strict=True):
+        points.append(points[-1] + (end - sigma) * velocity(points[-1], sigma, Phase.SLOW))
+    return Trajectory(sigmas, tuple(points))
+
+
+def error_of(teacher: Trajectory, places: tuple[int, ...], split: int) -> float:
+    sigmas = [teacher.sigmas[place] for place in places]
+    return distance(walk(velocity, teacher, sigmas, split), teacher.points[-1])
+
+
+def test_two_steps_are_the_best_of_all_pairs(teacher: Trajectory) -> None:
+    way = find_way(velocity, teacher, (SLOW, FAST))
+
+    errors = {place: error_of(teacher, (0, place), 1) for place in range(1, 12)}
+    assert way.places == (0, min(errors, key=lambda place: errors[place]))
+    assert way.error == pytest.approx(min(errors.values()))
+
+
+def test_the_error_is_that_of_really_stepping_so(teacher: Trajectory) -> None:
+    way = find_way(velocity, teacher, (SLOW, SLOW, FAST, FAST, FAST))
+
+    assert way.error == pytest.approx(error_of(teacher, way.places, 2))
+    assert way.phases == (Phase.SLOW, Phase.SLOW, Phase.FAST, Phase.FAST, Phase.FAST)
+
+
+def test_it_is_among_the_best_of_all_there_are(teacher: Trajectory) -> None:
+    way = find_way(velocity, teacher, (SLOW, SLOW, FAST, FAST))
+
+    errors = [error_of(teacher, (0, *rest), 2) for rest in combinations(range(1, 12), 3)]
+    worse = sum(error > way.error for error in errors)
+    assert worse / len(errors) > 0.97
+
+
+def test_all_steps_in_the_slow_phase_but_one_follow_the_teacher(teacher: Trajectory) -> None:
+    way = find_way(velocity, teacher, (SLOW,) * 11 + (FAST,))
+
+    assert way.places == tuple(range(12))
+    assert way.error < 0.01
+
+
+def test_the_split_is_found_where_it_is_free(teacher: Trajectory) -> None:
+    free = find_way(velocity, teacher, (SLOW, tuple(Phase), tuple(Phase), FAST))
+
+    fixed = [
+        find_way(velocity, teacher, (SLOW,) * slow + (FAST,) * (4 - slow)) for slow in (1, 2, 3)
+    ]
+    assert free.error <= min(way.error for way in fixed) + 1e-6
+    assert free.phases.index(Phase.FAST) == 3, "the teacher is guided as the slow phase"
+
+
+@pytest.mark.parametrize("family", ["flux", "sd3", "qwen_image", "flux2"])
+def test_a_models_velocity_is_what_its_own_sampling_follows(family: str, tmp_path: Path) -> None:
+    model = build_tiny(family, tmp_path / "model", seed=1)
+    lend_parts(family, model)
+    row, fit = find_family(family), Fit(device=Device.CPU, dtype=Precision.FP32)
+    sampler = GlancePipeline(load_pipeline(row, str(model), {}, fit).pipeline, family=row)
+    pictures = [
+        resolve_sample_settings(row, prompt=text, seed=seed, width=64, height=64, slow_guidance=3.0)
+        for seed, text in enumerate(("a hill", "a long white wall by the sea"))
+    ]
+    passed: list[Phase] = []
+    base = BaseModel(sampler, pictures, batch_size=2, on_forward=passed.append)
+
+    teacher = base.follow([1.0, 0.7, 0.3])
+    there = base.velocity(teacher.points[1], 0.7, Phase.SLOW)
+    unguided = base.velocity(teacher.points[1], 0.7, Phase.FAST)
+
+    stepped = teacher.points[1] + (0.3 - 0.7) * there
+    assert torch.allclose(stepped, teacher.points[2], atol=1e-5)
+    assert not torch.allclose(there, unguided, atol=1e-4), "each phase has its guidance"
+    assert passed.count(Phase.SLOW) == 4 * passed.count(Phase.FAST), "prompts of unlike length"
+
+
+def test_its_noise_is_that_of_sampling(tiny_flux: Path) -> None:
+    row, fit = find_family("flux"), Fit(device=Device.CPU, dtype=Precision.FP32)
+    sampler = GlancePipeline(load_pipeline(row, str(tiny_flux), {}, fit).pipeline, family=row)
+    one = resolve_sample_settings(row, prompt="a hill", seed=3, width=64, height=64, loras=())
+    base = BaseModel(sampler, [one], batch_size=1, on_forward=lambda _: None)
+
+    slow = sampler.schedule.phase(Phase.SLOW)
+    teacher = base.follow([*slow.sigmas, slow.end_sigma])
+
+    (painted,) = sampler.sample_one(one).pictures
+    assert torch.equal(teacher.points[len(slow.sigmas)], painted.latents)
+
+
+OPTIMIZE = (
+    *("schedule", "optimize", "--model", "model", "--size", "64x64", "--device", "cpu"),
+    *("--prompt", "a hill", "--prompt", "a sea", "--teacher-steps", "10", "--steps", "4"),
+)
+
+
+def test_what_it_finds_is_what_train_and_infer_take(
+    glance: Callable, tiny_flux: Path, pair: Path
+) -> None:
+    Path("model").symlink_to(tiny_flux)
+
+    done = glance(*OPTIMIZE, "--json")
+    found = done.document
+
+    errors = found["errors"]
+    assert errors["optimal"] <= min(errors["auto"], errors["uniform"])
+    same = ("--schedule", "optimal", "--model", "model", "--json")
+    shown = glance("schedule", *same, "--size", "64x64").document
+    assert shown == {phase: found[phase] for phase in ("slow", "fast")}
+    here = ("--device", "cpu", "--resolution", "64", "--dry-run")
+    trained = glance("train", "--image", pair, *same, *here).document
+    assert trained["schedule"] == shown
+    file = ("--schedule", found["file"], "--model", "model", "--json")
+    assert glance("train", "--image", pair, *file, *here).document["schedule"] == shown
+    size = ("--width", "64", "--height", "64", "--no-lora", "--device", "cpu", "--dry-run")
+    assert glance("infer", "--prompt", "x", *same, *size).document["schedule"] == shown
+
+
+def test_the_file_says_what_it_was_found_for(glance: Callable, tiny_flux: Path) -> None:
+    Path("model").symlink_to(tiny_flux)
+
+    done = glance(*OPTIMIZE, "--slow-steps", "1", "--seed", "7")
+
+    kept: dict[str, Any] = json.loads(Path(done.out.strip()).read_text())
+    assert done.out.strip() == "optimal-64x64-4.json"
+    assert (len(kept["slow"]["timesteps"]), len(kept["fast"]["timesteps"])) == (1, 3)
+    assert kept["origin"]["prompts"] == ["a hill", "a sea"]
+    assert kept["origin"]["seeds"] == [7, 8]
+    assert str(Path.cwd()) not in json.dumps(kept)
