@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from glance.derive import USUAL_STEPS, derive_schedule
 from glance.errors import Problem, ScheduleError, UsageError
 from glance.families import Family
 from glance.model import fingerprint, read_model_json
 from glance.schedule import PRESETS, Schedule, replace_lists, resolve_schedule
-from glance.schedule_file import OPTIMAL, find_optimal, read_schedule_file
-from glance.shift import TEACHER_STEPS, EmpiricalShift, Shift, depends_on_size, read_shift
+from glance.schedule.derive import USUAL_STEPS, derive_schedule
+from glance.schedule.file import OPTIMAL, find_optimal, read_schedule_file
+from glance.schedule.shift import TEACHER_STEPS, EmpiricalShift, Shift, depends_on_size, read_shift
 
 AUTO_SCHEDULE: Final = "auto"
 SCHEDULE_NAMES: Final = (*PRESETS, AUTO_SCHEDULE, OPTIMAL)

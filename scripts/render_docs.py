@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from glance.derive import derive_schedule
 from glance.device import Device
 from glance.families import FAMILIES
 from glance.families.family import Family, Negative
 from glance.families.refused import REFUSED
+from glance.schedule.derive import derive_schedule
 from glance.settings import Preset, resolve_train_settings
 from glance.simpletuner.memory import estimate, memory_options
 

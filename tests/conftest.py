@@ -37,7 +37,12 @@ def _make_hub() -> dict[str, str]:
     (model / "snapshots/1/model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     (model / "refs").mkdir()
     (model / "refs/main").write_text("1")
-    return {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "XDG_STATE_HOME": str(home / "state")}
+    return {
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "1",
+        "XDG_STATE_HOME": str(home / "state"),
+        "XDG_CACHE_HOME": str(home / "cache"),
+    }
 
 
 _HUB = _make_hub()

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glance.derive import choose_steps, derive_schedule
 from glance.errors import ScheduleError
-from glance.shift import DynamicShift, EmpiricalShift, StaticShift
+from glance.schedule.derive import choose_steps, derive_schedule
+from glance.schedule.shift import DynamicShift, EmpiricalShift, StaticShift
 
 
 def test_ten_of_fifty_are_the_published_ones() -> None:

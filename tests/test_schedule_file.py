@@ -8,7 +8,7 @@ import pytest
 
 from glance.errors import ScheduleError
 from glance.schedule import PRESETS, Schedule
-from glance.schedule_file import (
+from glance.schedule.file import (
     Origin,
     ScheduleFile,
     find_optimal,

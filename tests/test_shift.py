@@ -2,11 +2,11 @@
 
 import pytest
 
-from glance.derive import derive_schedule
 from glance.errors import ScheduleError
 from glance.families import FAMILIES, Family, find_family
 from glance.schedule import PRESETS
-from glance.shift import (
+from glance.schedule.derive import derive_schedule
+from glance.schedule.shift import (
     DynamicShift,
     EmpiricalShift,
     Shift,

@@ -197,7 +197,7 @@ def _show_plot(console: Console, chosen: Schedule, subject: Any, plot: Path | No
     from glance.errors import ScheduleError
     from glance.levels import find_shift
     from glance.plot import chart_schedule, draw_schedule
-    from glance.shift import teacher_sigmas
+    from glance.schedule.shift import teacher_sigmas
 
     teacher: tuple[float, ...] = ()
     try:

@@ -6,7 +6,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
 
-from glance.shift import Shift
+from glance.schedule.shift import Shift
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 

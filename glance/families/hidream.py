@@ -13,7 +13,7 @@ from glance.families.family import (
     Text,
     Told,
 )
-from glance.shift import StaticShift
+from glance.schedule.shift import StaticShift
 
 FAMILY = Family(
     name="hidream",

@@ -1,7 +1,7 @@
 """Krea 2: twelve layers of Qwen3-VL are read."""
 
 from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
-from glance.shift import DynamicShift
+from glance.schedule.shift import DynamicShift
 
 FAMILY = Family(
     name="krea2",

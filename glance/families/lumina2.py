@@ -1,7 +1,7 @@
 """Lumina-Image 2: Gemma 2 reads, time runs from noise (0) to picture (1)."""
 
 from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
-from glance.shift import StaticShift
+from glance.schedule.shift import StaticShift
 
 FAMILY = Family(
     name="lumina2",

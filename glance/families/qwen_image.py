@@ -3,7 +3,7 @@
 from types import MappingProxyType
 
 from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
-from glance.shift import DynamicShift
+from glance.schedule.shift import DynamicShift
 
 FAMILY = Family(
     name="qwen_image",

@@ -3,7 +3,7 @@
 from types import MappingProxyType
 
 from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
-from glance.shift import StaticShift
+from glance.schedule.shift import StaticShift
 
 FAMILY = Family(
     name="sd3",

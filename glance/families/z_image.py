@@ -1,7 +1,7 @@
 """Z-Image: time runs from noise (0) to picture (1)."""
 
 from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
-from glance.shift import StaticShift
+from glance.schedule.shift import StaticShift
 
 FAMILY = Family(
     name="z_image",

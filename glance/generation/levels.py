@@ -7,8 +7,8 @@ from glance.errors import UsageError
 from glance.generation.request import InferRequest
 from glance.levels import LevelsRequest, Subject, find_shift, resolve_levels
 from glance.schedule import Phase, Schedule, replace_lists
+from glance.schedule.shift import depends_on_size, reshift, shift_factor
 from glance.settings import DEFAULT_SCHEDULE, SampleSettings
-from glance.shift import depends_on_size, reshift, shift_factor
 
 _FELT = 0.05  # of the shift's factor: a difference of size that is worth a word
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glance import __version__
-from glance.derive import choose_steps
 from glance.errors import ScheduleError, SetupError
 from glance.events import EventSink, Noted, SamplingStep
 from glance.generation.execute import (
@@ -20,8 +19,9 @@ from glance.generation.execute import (
 from glance.model import fingerprint
 from glance.optimization.request import OptimizationPlan, OptimizedSchedule
 from glance.schedule import Phase, Schedule
-from glance.schedule_file import OPTIMAL, Origin, ScheduleFile, keep_optimal
-from glance.shift import as_timestep
+from glance.schedule.derive import choose_steps
+from glance.schedule.file import OPTIMAL, Origin, ScheduleFile, keep_optimal
+from glance.schedule.shift import as_timestep
 
 if TYPE_CHECKING:
     from glance.diffusion.stepsizes import Velocity, Way

@@ -10,9 +10,9 @@ from glance.generation.request import InferRequest
 from glance.levels import find_shift
 from glance.optimization.request import OptimizationPlan, OptimizeRequest
 from glance.schedule import Phase
-from glance.schedule_file import OPTIMAL
+from glance.schedule.file import OPTIMAL
+from glance.schedule.shift import teacher_sigmas
 from glance.settings import SampleSettings
-from glance.shift import teacher_sigmas
 
 PROMPTS: Final = (
     "a lighthouse on a rocky coast at dusk, waves breaking below it",

@@ -10,7 +10,7 @@ from glance.families import Family
 from glance.generation.request import GenerationPlan
 from glance.memory import Memory, Quantize
 from glance.schedule import Phase, Schedule
-from glance.schedule_file import OPTIMAL, ScheduleFile
+from glance.schedule.file import OPTIMAL, ScheduleFile
 from glance.settings import SampleSettings
 
 

@@ -9,7 +9,7 @@ import pytest
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 
-from glance.shift import (
+from glance.schedule.shift import (
     DynamicShift,
     EmpiricalShift,
     Shift,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from glance.errors import ScheduleError
-from glance.schedule import MAX_TIMESTEP, Schedule
+from glance.schedule.lists import MAX_TIMESTEP, Schedule
 
 TEACHER_STEPS: Final = 50
 _PIXELS_PER_TOKEN: Final = 16  # the VAE's 8, and patches of 2x2

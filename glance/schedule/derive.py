@@ -3,8 +3,8 @@
 from typing import Final
 
 from glance.errors import Problem, ScheduleError
-from glance.schedule import Schedule
-from glance.shift import TEACHER_STEPS, Shift, as_timestep, teacher_sigmas
+from glance.schedule.lists import Schedule
+from glance.schedule.shift import TEACHER_STEPS, Shift, as_timestep, teacher_sigmas
 
 USUAL_STEPS: Final = 5
 """Of each phase, as published."""

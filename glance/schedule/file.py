@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from glance.errors import Problem, ScheduleError
 from glance.files import state_folder, write_text
-from glance.schedule import MAX_TIMESTEP, Phase, Schedule
+from glance.schedule.lists import MAX_TIMESTEP, Phase, Schedule
 
 OPTIMAL: Final = "optimal"
 

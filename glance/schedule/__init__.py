@@ -1,0 +1,29 @@
+"""Noise levels: both phases' lists, the models' own schedules, and schedules as files.
+
+Names of `lists` are also names of this package; `shift`, `derive` and `file` are imported where
+they are needed.
+"""
+
+from glance.schedule.lists import (
+    MAX_TIMESTEP,
+    PRESETS,
+    Phase,
+    PhaseSchedule,
+    Preset,
+    Schedule,
+    parse_list,
+    replace_lists,
+    resolve_schedule,
+)
+
+__all__ = [
+    "MAX_TIMESTEP",
+    "PRESETS",
+    "Phase",
+    "PhaseSchedule",
+    "Preset",
+    "Schedule",
+    "parse_list",
+    "replace_lists",
+    "resolve_schedule",
+]
