@@ -7,14 +7,19 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from glance.compare import Comparison, compare_pictures, save_sheet
+from glance.compare import (
+    CompareRequest,
+    Comparison,
+    plan_comparison,
+    run_comparison,
+    save_sheet,
+)
+from glance.compare.measure import import_similarity
 from glance.device import Device
 from glance.errors import Problem, RunError
 from glance.events import Event, EventSink, Noted, PhaseStarted
 from glance.families import Family, find_family
 from glance.generation.execute import import_sampler
-from glance.generation.plan import plan_generation
-from glance.generation.request import InferRequest
 from glance.run import RUNS, RunFolder
 from glance.simpletuner.command import Launcher
 from glance.training.execute import TrainingResult, run_training
@@ -51,7 +56,17 @@ class DemoResult:
         return {
             **self.training.to_json(),
             "images": [str(self.sheet)],
-            "comparison": self.comparison.to_json(),
+            "comparison": {
+                row.prompt: [
+                    {
+                        "variant": cell.label,
+                        "seconds": round(cell.seconds, 3),
+                        "verdict": cell.verdict,
+                    }
+                    for cell in row.cells.values()
+                ]
+                for row in self.comparison.rows
+            },
         }
 
 
@@ -67,9 +82,9 @@ def run_demo(output: Path | None, *, steps: int, on_event: EventSink) -> DemoRes
         family = find_family(plan.settings.family)
         training = run_training(plan, _importing_aside(family, on_event))
     prompts = (*held_out_prompts(), VAGUE_PROMPT)
-    request = InferRequest(prompts=prompts[:1], run=run.path, device=Device.CPU)
+    request = CompareRequest(run=run.path, prompts=prompts, device=Device.CPU)
     on_event(Noted("sampling: the base model and the pair, from the same noise"))
-    comparison = compare_pictures(plan_generation(request), prompts, on_event, judge=judge)
+    comparison = run_comparison(plan_comparison(request), on_event).judged(judge)
     sheet = run.images / "sheet.png"
     save_sheet(comparison, run.data / f"{SAMPLE}.png", sheet)
     return DemoResult(training, comparison, sheet)
@@ -106,10 +121,15 @@ def _importing_aside(family: Family, sink: EventSink) -> EventSink:
         nonlocal is_started
         if isinstance(event, PhaseStarted) and not is_started:
             is_started = True
-            threading.Thread(target=import_sampler, args=(family,)).start()
+            threading.Thread(target=_import_all, args=(family,)).start()
         sink(event)
 
     return on_event
+
+
+def _import_all(family: Family) -> None:
+    import_sampler(family)
+    import_similarity()
 
 
 def _plan(run: RunFolder, assets: Path, steps: int) -> TrainingPlan:

@@ -46,13 +46,23 @@ def write_json(path: Path, content: Any) -> None:
 
 def state_folder() -> Path:
     """Return where glance keeps what belongs to this machine and user; raises SetupError."""
-    home = os.environ.get("XDG_STATE_HOME")
+    return _own_folder("XDG_STATE_HOME", ".local/state", kept="a key")
+
+
+def cache_folder() -> Path:
+    """Return where glance keeps what can be made again; raises SetupError."""
+    return _own_folder("XDG_CACHE_HOME", ".cache", kept="pictures")
+
+
+def _own_folder(variable: str, usual: str, *, kept: str) -> Path:
+    """Return glance's folder below the one that `variable` names, else below `usual` at home."""
+    given = os.environ.get(variable)
     try:
-        return (Path(home) if home else Path.home() / ".local" / "state") / "glance"
+        return (Path(given) if given else Path.home() / usual) / "glance"
     except RuntimeError as exc:  # a container's user that nobody knows
         raise SetupError(
-            "there is no home folder to keep a key in",
-            hint="set XDG_STATE_HOME to a folder that you may write to",
+            f"there is no home folder to keep {kept} in",
+            hint=f"set {variable} to a folder that you may write to",
         ) from exc
 
 

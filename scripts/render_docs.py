@@ -21,7 +21,8 @@ from glance.simpletuner.memory import estimate, memory_options
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
-    *("", "demo", "doctor", "check", "schedule", "train", "infer"),
+    *("", "demo", "doctor", "check", "schedule", "schedule optimize", "train", "infer"),
+    *("compare", "sweep"),
     *("runs", "runs list", "runs show", "runs log", "runs clean"),
 )
 SIDES = (512, 768, 1024)

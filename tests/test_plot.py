@@ -23,7 +23,7 @@ from glance.plot import (
     schedule_points,
 )
 from glance.schedule import PRESETS, Phase, Schedule
-from glance.shift import DynamicShift, teacher_sigmas
+from glance.schedule.shift import DynamicShift, teacher_sigmas
 
 PAPER = PRESETS["paper"].schedule
 TEACHER = teacher_sigmas(DynamicShift(), 1024, 1024)

@@ -13,11 +13,13 @@ from typer.core import TyperGroup
 
 from glance import __version__
 from glance.cli.check import check
+from glance.cli.compare import compare
 from glance.cli.demo import demo
 from glance.cli.doctor import doctor
 from glance.cli.infer import infer
 from glance.cli.runs import runs
 from glance.cli.schedule import schedule
+from glance.cli.sweep import sweep
 from glance.cli.train import train
 from glance.console import Console
 from glance.errors import GlanceError, Stopped
@@ -61,8 +63,9 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help starts in half the time
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, doctor, check, schedule, train, infer):
+for command in (demo, doctor, check, train, infer, compare, sweep):
     app.command()(command)
+app.add_typer(schedule, name="schedule")
 app.add_typer(runs, name="runs")
 
 

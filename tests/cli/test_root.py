@@ -7,7 +7,7 @@ import pytest
 
 from glance import __version__
 
-COMMANDS = ("demo", "check", "schedule", "train", "infer")
+COMMANDS = ("demo", "check", "schedule", "train", "infer", "compare", "sweep")
 
 
 def test_version_is_one_line_on_stdout(glance: Callable) -> None:

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from glance.derive import derive_schedule
 from glance.errors import UsageError
 from glance.families import find_family
 from glance.generation.levels import Levels, Trained, decide_levels
 from glance.generation.request import InferRequest
 from glance.levels import Subject
 from glance.schedule import PRESETS, Phase, Schedule
+from glance.schedule.derive import derive_schedule
 from glance.settings import resolve_sample_settings
 
 SEED, PAPER = PRESETS["seed"].schedule, PRESETS["paper"].schedule

@@ -1,53 +1,199 @@
+"""Comparing with a tiny model: what is painted, kept and measured."""
+
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from fakes.comparisons import read_figures, write_caption
 from PIL import Image
+from tiny_models.vocabularies import clip_tokenizer
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
-from glance.compare import Comparison, compare_pictures, save_sheet
+from glance.compare import CompareRequest, Comparison, Variant, plan_comparison, run_comparison
+from glance.compare.cache import Cache
+from glance.compare.trial import Trial, try_pair
+from glance.diffusion.similarity import PromptScore, measure_likeness
+from glance.events import Event, Noted
+from glance.generation.execute import run_generation
 from glance.generation.plan import plan_generation
 from glance.generation.request import InferRequest
+from glance.run import RunFolder
+from glance.schedule import Phase
+
+PROMPTS = ("a hill", "a sea")
 
 
-@pytest.fixture
-def comparison(run_folder: Path) -> Comparison:
-    plan = plan_generation(
-        InferRequest(prompts=("a hill",), run=run_folder, device="cpu", seeds=(3,))
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def compare(run: Path, *, steps: int = 6, events: list[Event] | None = None) -> Comparison:
+    request = CompareRequest(run, PROMPTS, seeds=(3,), teacher_steps=steps, device="cpu")
+    return run_comparison(plan_comparison(request), ([] if events is None else events).append)
+
+
+def pixels(comparison: Comparison) -> list[bytes]:
+    return [cell.image.tobytes() for row in comparison.rows for cell in row.cells.values()]
+
+
+def painted(comparison: Comparison) -> set[Variant]:
+    return {v for row in comparison.rows for v, cell in row.cells.items() if not cell.was_cached}
+
+
+def test_each_variant_makes_a_picture_of_its_own(run_folder: Path) -> None:
+    comparison = compare(run_folder)
+
+    assert [row.prompt for row in comparison.rows] == list(PROMPTS)
+    for row in comparison.rows:
+        assert list(row.cells) == list(Variant)
+        assert len({cell.image.tobytes() for cell in row.cells.values()}) == len(Variant)
+        assert all(cell.seconds > 0 for cell in row.cells.values())
+
+
+@pytest.mark.parametrize("variant", [Variant.BASE, Variant.SLOW_ONLY, Variant.BOTH])
+def test_a_variant_is_what_infer_makes(run_folder: Path, variant: Variant) -> None:
+    request = InferRequest(
+        prompts=PROMPTS[1:], run=run_folder, device="cpu", seeds=(3,), loras=variant.loras
     )
-    return compare_pictures(plan, ["a hill", "a sea"], lambda _: None, judge=lambda p, _: p.upper())
+    with Image.open(run_generation(plan_generation(request), lambda _: None).images[0]) as made:
+        expected = made.tobytes()
+
+    assert compare(run_folder).rows[1].cells[variant].image.tobytes() == expected
 
 
-def test_every_prompt_has_every_variant_with_its_verdict(comparison: Comparison) -> None:
-    rows = comparison.to_json()
+def test_the_second_time_everything_is_there(run_folder: Path) -> None:
+    events: list[Event] = []
+    first = compare(run_folder)
 
-    assert list(rows) == ["a hill", "a sea"]
-    assert [cell["variant"] for cell in rows["a sea"]] == [
-        "base, 50 steps",
-        "base, 10 steps",
-        "slow only, 10 steps",
-        "fast only, 10 steps",
-        "both, 10 steps",
+    second = compare(run_folder, events=events)
+
+    assert (painted(first), painted(second)) == (set(Variant), set())
+    assert pixels(first) == pixels(second)
+    assert [row.to_json()["variants"]["both"]["ssim"] for row in first.rows] == [
+        row.to_json()["variants"]["both"]["ssim"] for row in second.rows
     ]
-    assert {cell["verdict"] for cell in rows["a sea"]} == {"A SEA"}
+    assert events == []
 
 
-def test_each_lora_makes_a_picture_of_its_own(comparison: Comparison) -> None:
-    for row in comparison.rows.values():
-        assert len({cell.image.tobytes() for cell in row}) == len(row)
+def test_more_steps_of_the_teacher_paint_only_the_teacher(run_folder: Path) -> None:
+    compare(run_folder)
+
+    again = compare(run_folder, steps=7)
+
+    assert painted(again) == {Variant.TEACHER}
 
 
-def test_both_is_what_infer_makes(comparison: Comparison, run_folder: Path) -> None:
-    from glance.generation.execute import run_generation
+def test_another_pair_of_the_same_model_paints_only_its_own(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    compare(run_folder)
+    other = RunFolder(tmp_path / "other")
+    shutil.copytree(run_folder, other.path)
+    shutil.copy(other.lora(Phase.SLOW), other.lora(Phase.FAST))
 
-    plan = plan_generation(
-        InferRequest(prompts=("a hill",), run=run_folder, device="cpu", seeds=(3,))
+    again = compare(other.path)
+
+    assert painted(again) == {Variant.FAST_ONLY, Variant.BOTH}
+
+
+def test_a_damaged_picture_is_painted_again(run_folder: Path) -> None:
+    first = compare(run_folder)
+    victim = max(Cache.of_user().folder.glob("pictures/*"))
+    victim.write_bytes(victim.read_bytes()[:-40])
+
+    second = compare(run_folder)
+
+    cells = [cell for row in second.rows for cell in row.cells.values()]
+    assert [cell.was_cached for cell in cells].count(False) == 1
+    assert pixels(first) == pixels(second)
+
+
+def test_pictures_are_counted_as_they_are_painted(run_folder: Path) -> None:
+    events: list[Event] = []
+
+    compare(run_folder, events=events)
+
+    notes = [event.message for event in events if isinstance(event, Noted)]
+    assert notes[1].startswith("picture 1 of 10: base, 10 steps, seed 3, ")
+    assert notes[-1] == "picture 10 of 10: base, 6 steps, seed 3, 0 s left"
+
+
+class TestTrial:
+    @pytest.fixture
+    def trial(self, run_folder: Path) -> Trial:
+        write_caption(run_folder, "a grey circle")
+        return try_pair(RunFolder(run_folder), lambda _: None)
+
+    def test_it_writes_sheet_page_and_figures_into_the_run(
+        self, trial: Trial, run_folder: Path
+    ) -> None:
+        folder = run_folder / "images/compare"
+        with Image.open(folder / "sheet.png") as sheet:
+            assert sheet.width == 4 * 168 + 8  # the sample, and three ways to paint
+        assert (folder / "index.html").is_file()
+        assert [row["prompt"] for row in read_figures(folder)["rows"]] == [
+            "a grey circle",
+            "a bowl of fruit on a wooden table",
+        ]
+
+    def test_a_model_that_paints_hardly_anything_is_too_close_to_call(self, trial: Trial) -> None:
+        assert trial.outcomes == ("alike", "alike")
+        assert trial.sentence.startswith("too close to call: the pair's 10 steps are about as near")
+
+
+class TestSimilarity:
+    def test_psnr_is_that_of_the_mean_squared_error(self) -> None:
+        one, other = (Image.effect_noise((32, 48), sigma) for sigma in (20, 60))
+
+        found = measure_likeness(one, other)
+
+        error = np.mean((np.asarray(one, float) - np.asarray(other, float)) ** 2)
+        assert found["psnr"] == pytest.approx(10 * np.log10(255**2 / error), abs=1e-3)
+
+    def test_the_same_picture_has_the_largest_figures(self) -> None:
+        picture = Image.radial_gradient("L").convert("RGB")
+
+        found = measure_likeness(picture, picture.copy())
+
+        assert found == {"psnr": 100.0, "ssim": pytest.approx(1.0, abs=1e-5)}
+
+    def test_blur_and_light_are_told_apart_by_ssim(self) -> None:
+        picture = Image.effect_noise((64, 64), 60).convert("RGB")
+        blurred = picture.resize((16, 16)).resize((64, 64))
+        lighter = picture.point(lambda value: min(255, value + 10))
+
+        soft, light = (measure_likeness(one, picture)["ssim"] for one in (blurred, lighter))
+
+        assert soft < 0.5 < 0.9 < light
+
+    def test_a_prompt_scores_as_its_cosine(self, tmp_path: Path) -> None:
+        score = PromptScore.load(str(make_clip(tmp_path / "clip")))
+        picture = Image.radial_gradient("L").convert("RGB")
+
+        short, long = score.measure(picture, "a hill"), score.measure(picture, "a hill " * 200)
+
+        both = score.processor(text="a hill", images=picture, return_tensors="pt")
+        cosine = score.model(**both).logits_per_image / score.model.logit_scale.exp()
+        assert 0 < short == pytest.approx(100 * float(cosine), abs=1e-3)
+        assert 0 <= long <= 100
+
+
+def make_clip(folder: Path) -> Path:
+    """Write a random CLIP that is small."""
+    tokenizer, small = clip_tokenizer(), {"hidden_size": 16, "intermediate_size": 16}
+    layers = {"num_hidden_layers": 1, "num_attention_heads": 2}
+    words = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    sight = {"image_size": 32, "patch_size": 16}
+    config = CLIPConfig(
+        text_config={**small, **layers, **words},
+        vision_config={**small, **layers, **sight},
+        projection_dim=4,
     )
-    made = Image.open(run_generation(plan, lambda _: None).images[0])
-
-    assert comparison.rows["a hill"][-1].image.tobytes() == made.tobytes()
-
-
-def test_the_sheet_shows_all_of_it(comparison: Comparison, pair: Path, tmp_path: Path) -> None:
-    save_sheet(comparison, pair, tmp_path / "sheet.png")
-
-    sheet = Image.open(tmp_path / "sheet.png")
-    assert (sheet.width, sheet.height) == (6 * 168 + 8, 2 * (34 + 160 + 60 + 8))
+    torch.manual_seed(1)
+    CLIPModel(config).save_pretrained(folder)
+    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
+    CLIPProcessor(images, tokenizer).save_pretrained(folder)
+    return folder

@@ -7,8 +7,10 @@ from pathlib import Path
 from PIL import Image
 
 
-def test_the_demo_trains_and_samples_offline(glance: Callable) -> None:
-    done = glance("demo", "--steps", 5, "--json", PATH=minimal_path())
+def test_the_demo_trains_and_samples_offline(glance: Callable, tmp_path: Path) -> None:
+    own = {"PATH": minimal_path(), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+    done = glance("demo", "--steps", 5, "--json", **own)
 
     assert done.code == 0, done.err
     document = done.document
@@ -17,6 +19,8 @@ def test_the_demo_trains_and_samples_offline(glance: Callable) -> None:
     assert document["images"] == ["runs/demo/images/sheet.png"]
     assert Image.open("runs/demo/images/sheet.png").width == 6 * 168 + 8
     assert {len(row) for row in document["comparison"].values()} == {5}
+    first = next(iter(document["comparison"].values()))[0]
+    assert (first["variant"], list(first)) == ("base, 50 steps", ["variant", "seconds", "verdict"])
     manifest = json.loads(Path("runs/demo/glance.json").read_text())
     assert manifest["settings"]["model"] == "model"
 

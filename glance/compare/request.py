@@ -1,0 +1,126 @@
+"""What is asked of a comparison, and what was decided: plain objects."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from glance.device import AUTO
+from glance.generation.request import GenerationPlan
+from glance.memory import Memory, Quantize
+from glance.schedule import Phase
+from glance.settings import SampleSettings
+
+TEACHER_STEPS: Final = 50  # what the method distils from
+SHEET: Final = "sheet.png"
+
+
+class Variant(StrEnum):
+    """One way to paint the same noise; in the order that they are shown."""
+
+    TEACHER = "teacher"
+    """The base model with many steps of its own schedule."""
+    BASE = "base"
+    """The base model along the pair's own sigmas."""
+    SLOW_ONLY = "slow-only"
+    FAST_ONLY = "fast-only"
+    BOTH = "both"
+
+    @property
+    def loras(self) -> tuple[Phase, ...]:
+        """The phases that run with their LoRA."""
+        return _LORAS[self]
+
+    def label(self, steps: int) -> str:
+        """Return what people read above a picture: `base, 50 steps`, `slow only, 10 steps`."""
+        return f"{_TITLES[self]}, {steps} steps"
+
+
+_LORAS: Final[Mapping[Variant, tuple[Phase, ...]]] = MappingProxyType(
+    {
+        Variant.TEACHER: (),
+        Variant.BASE: (),
+        Variant.SLOW_ONLY: (Phase.SLOW,),
+        Variant.FAST_ONLY: (Phase.FAST,),
+        Variant.BOTH: (Phase.SLOW, Phase.FAST),
+    }
+)
+_TITLES: Final[Mapping[Variant, str]] = MappingProxyType(
+    {
+        Variant.TEACHER: "base",
+        Variant.BASE: "base",
+        Variant.SLOW_ONLY: "slow only",
+        Variant.FAST_ONLY: "fast only",
+        Variant.BOTH: "both",
+    }
+)
+
+
+class Metric(StrEnum):
+    """A figure that is made only if asked for: its network must be fetched first."""
+
+    LPIPS = "lpips"
+    CLIP = "clip"
+
+
+@dataclass(frozen=True, slots=True)
+class CompareRequest:
+    """What the user typed, unchecked. None or empty: the newest run, its sample's caption."""
+
+    run: Path | None = None
+    prompts: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    variants: tuple[Variant, ...] = tuple(Variant)
+    teacher_steps: int = TEACHER_STEPS
+    device: str = AUTO
+    memory: Memory = Memory.AUTO
+    quantize: Quantize | None = None
+    prompt_file: Path | None = None
+    count: int | None = None
+    """Pictures a prompt and seed: with the seed, the next one, and so on."""
+    metrics: tuple[Metric, ...] = ()
+    output: Path | None = None
+    """Folder of the sheet, the page and the figures; None: images/compare of the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRow:
+    """One prompt and seed, and the cache's key of each of its pictures."""
+
+    settings: SampleSettings
+    keys: Mapping[Variant, str]
+
+    def settings_of(self, variant: Variant) -> SampleSettings:
+        """Return what is sampled for a variant."""
+        return self.settings.model_copy(update={"loras": variant.loras})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonPlan:
+    """Everything decided: which pictures, how they are painted, where the result goes."""
+
+    generation: GenerationPlan
+    """The model with both LoRAs, and a picture a row."""
+    rows: tuple[PlannedRow, ...]
+    variants: tuple[Variant, ...]
+    teacher_steps: int
+    metrics: tuple[Metric, ...]
+    is_cacheable: bool
+    """Whether the keys say which base model it is: not while it has yet to be fetched."""
+    sample: Path | None
+    """The picture that the pair was trained on, where the run holds it."""
+    folder: Path
+
+    def steps(self, variant: Variant) -> int:
+        """Return how many forward passes a picture of the variant takes."""
+        if variant is Variant.TEACHER:
+            return self.teacher_steps
+        return sum(len(self.generation.schedule.phase(phase).timesteps) for phase in Phase)
+
+    def cells(self) -> Iterator[tuple[PlannedRow, Variant]]:
+        """Yield every picture, row by row."""
+        for row in self.rows:
+            for variant in self.variants:
+                yield row, variant

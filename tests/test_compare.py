@@ -1,0 +1,375 @@
+"""Comparing without a model: what is planned, kept, told and drawn; painting is in tests/torch."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from fakes.comparisons import fill_cache, make_cell, make_comparison, make_row, write_caption
+from fakes.pairs import write_lora, write_run
+from PIL import Image
+
+from glance.compare import CompareRequest, Variant, plan_comparison, run_comparison, save_sheet
+from glance.compare.cache import Cache, Kept
+from glance.compare.outputs import write_report
+from glance.compare.page import save_page
+from glance.compare.sheet import MOST_ROWS
+from glance.compare.shelf import Shelf
+from glance.compare.summary import describe, gain_of, mean_of, tabulate
+from glance.compare.trial import Outcome, describe_rows, judge_row
+from glance.errors import RunError, SettingsError, SetupError
+from glance.events import Event, Warned
+from glance.files import cache_folder
+
+RUN = Path("runs/cat")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def keys(run: Path = RUN, **changes: object) -> dict[Variant, str]:
+    request = CompareRequest(**{"run": run, "prompts": ("a hill",), "device": "cpu", **changes})
+    return dict(plan_comparison(request).rows[0].keys)
+
+
+class TestPlan:
+    def test_the_newest_runs_caption_is_painted_if_nothing_is_said(self) -> None:
+        write_run(RUN)
+        write_caption(RUN, "a grey circle")
+
+        plan = plan_comparison(CompareRequest(device="cpu"))
+
+        assert [row.settings.prompt for row in plan.rows] == ["a grey circle"]
+        assert plan.sample == RUN / "data/x.png"
+        assert plan.folder == RUN / "images/compare"
+        assert plan.generation.notes[0] == "using the newest finished run, runs/cat"
+
+    def test_without_a_run_it_says_what_infer_says(self) -> None:
+        with pytest.raises(RunError, match=r"there is no finished run under \./runs"):
+            plan_comparison(CompareRequest(device="cpu"))
+
+    def test_a_caption_that_is_gone_is_said_with_the_remedy(self) -> None:
+        write_run(RUN)
+
+        with pytest.raises(RunError, match="caption cannot be read") as refused:
+            plan_comparison(CompareRequest(run=RUN, device="cpu"))
+
+        assert refused.value.problems[0].hint == 'say what to paint: --prompt "..."'
+
+    def test_prompts_seeds_and_counts_make_the_rows(self) -> None:
+        write_run(RUN)
+
+        plan = plan_comparison(CompareRequest(RUN, ("a", "b"), seeds=(3, 8), count=2, device="cpu"))
+
+        rows = [(row.settings.prompt, row.settings.seed) for row in plan.rows]
+        assert rows == [(p, seed) for p in "ab" for seed in (3, 4, 8, 9)]
+
+    def test_one_step_is_no_teacher(self) -> None:
+        with pytest.raises(SettingsError, match="--teacher-steps 1"):
+            plan_comparison(CompareRequest(run=RUN, teacher_steps=1))
+
+
+class TestKeys:
+    def test_every_variant_has_its_own(self) -> None:
+        write_run(RUN)
+
+        assert len(set(keys().values())) == len(Variant)
+
+    def test_pairs_of_one_model_share_what_no_lora_painted(self) -> None:
+        write_run(RUN)
+        other = write_run(Path("elsewhere/dog"))
+        for lora in other.path.rglob("*.safetensors"):
+            write_lora(lora, fill=2.0)
+
+        one, another = keys(), keys(other.path)
+
+        same = {variant for variant in Variant if one[variant] == another[variant]}
+        assert same == {Variant.TEACHER, Variant.BASE}
+
+    def test_a_lora_counts_only_where_it_works(self) -> None:
+        run = write_run(RUN)
+        before = keys()
+        write_lora(run.path / "output/glance-slow/pytorch_lora_weights.safetensors", fill=3.0)
+
+        after = keys()
+
+        changed = {variant for variant in Variant if before[variant] != after[variant]}
+        assert changed == {Variant.SLOW_ONLY, Variant.BOTH}
+
+    @pytest.mark.parametrize("change", [{"seeds": (1,)}, {"prompts": ("b",)}, {"quantize": "fp8"}])
+    def test_what_decides_pixels_changes_all(self, change: dict[str, object]) -> None:
+        write_run(RUN)
+        if "quantize" in change:
+            from glance.memory import Quantize
+
+            change = {"quantize": Quantize(change["quantize"])}
+
+        before, after = keys(), keys(**change)
+
+        assert not set(before.values()) & set(after.values())
+
+    def test_the_teachers_steps_are_its_own(self) -> None:
+        write_run(RUN)
+
+        before, after = keys(), keys(teacher_steps=20)
+
+        changed = {variant for variant in Variant if before[variant] != after[variant]}
+        assert changed == {Variant.TEACHER}
+
+    def test_weights_that_changed_in_place_are_another_model(self, tiny_weights: Path) -> None:
+        write_run(RUN, model=os.path.relpath(tiny_weights.parents[1], RUN))
+        before = keys()
+        status = tiny_weights.stat()
+        content = bytearray(tiny_weights.read_bytes())
+        content[-1] ^= 1
+        tiny_weights.write_bytes(content)
+        os.utime(tiny_weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+        assert not set(before.values()) & set(keys().values())
+
+
+@pytest.fixture
+def tiny_weights() -> Path:
+    """The transformer's file of a model that is nothing but files."""
+    model = Path("model")
+    for name in ("transformer", "vae", "scheduler"):
+        (model / name).mkdir(parents=True)
+    parts = '"transformer": ["diffusers", "FluxTransformer2DModel"], "vae": ["diffusers", "V"]'
+    (model / "model_index.json").write_text(f'{{"_class_name": "FluxPipeline", {parts}}}')
+    weights = model / "transformer/diffusion_pytorch_model.safetensors"
+    weights.write_bytes(bytes(300_000))
+    return weights
+
+
+class TestCache:
+    def test_it_lies_where_caches_of_this_user_lie(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+        named = cache_folder()
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setenv("HOME", "/home/her")
+
+        assert named == Path("/elsewhere/glance")
+        assert cache_folder() == Path("/home/her/.cache/glance")
+
+    def test_it_gives_back_what_was_kept(self) -> None:
+        cache, image = Cache.of_user(), Image.radial_gradient("L").convert("RGB")
+
+        cache.keep("a" * 64, Kept(image, 1.25))
+        found = cache.find("a" * 64)
+
+        assert found is not None
+        assert (found.image.tobytes(), found.seconds) == (image.tobytes(), 1.25)
+        assert cache.find("b" * 64) is None
+
+    @pytest.mark.parametrize("damage", ["cut", "flipped", "other", "empty"])
+    def test_a_damaged_picture_counts_as_none(self, damage: str) -> None:
+        cache = Cache.of_user()
+        cache.keep("a", Kept(Image.radial_gradient("L").convert("RGB"), 1.0))
+        (path,) = cache.folder.glob("pictures/*")
+        content = path.read_bytes()
+        half = len(content) // 2
+        flipped = content[:half] + bytes([content[half] ^ 4]) + content[half + 1 :]
+        path.write_bytes({"cut": content[:half], "flipped": flipped}.get(damage, b""))
+        if damage == "other":
+            Image.new("RGB", (4, 4)).save(path)
+
+        assert cache.find("a") is None
+
+    @pytest.mark.parametrize("text", ["", "[1]", '{"ssim": "x"}', '{"ssim": null}', "[" * 9999])
+    def test_damaged_figures_count_as_none(self, text: str) -> None:
+        cache = Cache.of_user()
+        cache.keep_figures("a", "b", {"ssim": 0.5})
+        (path,) = cache.folder.glob("figures/*")
+        assert cache.find_figures("a", "b") == {"ssim": 0.5}
+        path.write_text(text)
+
+        assert cache.find_figures("a", "b") == {}
+
+    def test_what_was_used_longest_ago_goes_first(self) -> None:
+        cache = Cache.of_user()
+        for age, key in enumerate("abc"):
+            cache.keep(key, Kept(Image.new("RGB", (8, 8)), 1.0))
+            path = cache.folder / f"pictures/{key}.png"
+            os.utime(path, (1000 - age, 1000 - age))
+        cache.find("c")
+
+        cache.trim(limit=2 * path.stat().st_size)
+
+        assert {path.stem for path in cache.folder.glob("pictures/*")} == {"a", "c"}
+
+    def test_a_cache_that_cannot_be_written_is_said_once_and_stops_nothing(self) -> None:
+        events: list[Event] = []
+        cache_folder().parent.mkdir()
+        cache_folder().write_text("a file is in the way")
+        shelf = Shelf(Cache.of_user(), events.append)
+
+        for key in "ab":
+            shelf.keep(key, Kept(Image.new("RGB", (8, 8)), 1.0))
+
+        assert shelf.find("a") is None
+        assert len(events) == 1
+        assert isinstance(events[0], Warned)
+        assert "set XDG_CACHE_HOME" in str(events[0].hint)
+
+    def test_a_run_from_the_cache_paints_nothing(self) -> None:
+        write_run(RUN)
+        plan = plan_comparison(CompareRequest(RUN, ("a hill",), device="cpu"))
+        fill_cache(plan)
+
+        comparison = run_comparison(plan, lambda _: None)
+
+        cells = comparison.rows[0].cells
+        assert [cell.was_cached for cell in cells.values()] == [True] * len(Variant)
+        assert [cell.steps for cell in cells.values()] == [50, 10, 10, 10, 10]
+        assert (cells[Variant.BOTH].ssim, cells[Variant.TEACHER].ssim) == (0.8, None)
+
+
+class TestSummary:
+    def test_a_single_picture_has_no_interval(self) -> None:
+        found = describe(make_comparison())
+
+        assert found["means"]["both"]["ssim"] == {"mean": 0.8, "low": None, "high": None}
+        assert found["both_minus_base"]["ssim"] == {"mean": 0.3, "low": None, "high": None}
+
+    def test_the_teacher_is_not_compared_with_itself(self) -> None:
+        assert list(describe(make_comparison())["means"]["teacher"]) == ["seconds"]
+
+    def test_several_pictures_have_one_that_holds_the_mean(self) -> None:
+        rows = [make_row(p, s, both=0.5 + 0.1 * s) for p in "abc" for s in range(4)]
+
+        found = mean_of(make_comparison(*rows), Variant.BOTH, "ssim")
+
+        assert found is not None
+        assert found.interval is not None
+        assert found.value == pytest.approx(0.65)
+        assert found.interval[0] < 0.65 < found.interval[1]
+
+    def test_a_gain_is_paired(self) -> None:
+        values = (0.1, 0.4, 0.9)
+        rows = [make_row("a", s, base=v, both=v + 0.05) for s, v in enumerate(values)]
+
+        found = gain_of(make_comparison(*rows), "ssim")
+
+        assert found is not None
+        assert found.interval == pytest.approx((0.05, 0.05))
+
+    def test_prompts_with_seeds_of_their_own_count_too(self) -> None:
+        rows = (make_row("a", 1, both=0.2), make_row("b", 2, both=0.4))
+
+        found = mean_of(make_comparison(*rows), Variant.BOTH, "ssim")
+
+        assert found is not None
+        assert found.value == pytest.approx(0.3)
+
+    def test_the_table_has_a_line_a_variant_and_no_empty_column(self) -> None:
+        header, rows = tabulate(make_comparison())
+
+        assert header == ("picture", "seconds", "SSIM", "PSNR dB")
+        assert rows[0] == ("base, 50 steps", "2.00", "-", "-")
+        assert rows[-1] == ("both, 10 steps", "2.00", "0.800", "32.0")
+
+
+def size_of(path: str) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
+class TestSheet:
+    def test_it_shows_all_of_it(self, pair: Path) -> None:
+        save_sheet(make_comparison(make_row("a"), make_row("b")), pair, Path("sheet.png"))
+
+        assert size_of("sheet.png") == (6 * 168 + 8, 2 * (34 + 160 + 60 + 8))
+
+    def test_without_a_sample_its_column_is_left_out(self) -> None:
+        save_sheet(make_comparison(), None, Path("sheet.png"))
+
+        assert size_of("sheet.png")[0] == 5 * 168 + 8
+
+    def test_a_wide_picture_keeps_its_shape(self) -> None:
+        cell = make_cell(Variant.BASE, image=Image.new("RGB", (64, 32), "red"))
+        row = make_row()
+        row = type(row)(row.prompt, row.seed, {Variant.BASE: cell})
+
+        save_sheet(make_comparison(row), None, Path("sheet.png"))
+
+        with Image.open("sheet.png") as sheet:
+            column = [sheet.getpixel((88, 34 + y)) for y in range(160)]
+        assert column.count((255, 0, 0)) == 80
+
+    def test_it_ends_somewhere(self) -> None:
+        save_sheet(make_comparison(*[make_row()] * (MOST_ROWS + 5)), None, Path("sheet.png"))
+
+        assert size_of("sheet.png")[1] == MOST_ROWS * (34 + 160 + 60 + 8)
+
+
+class TestPage:
+    def test_prompts_are_escaped_everywhere(self, pair: Path) -> None:
+        save_page(make_comparison(make_row('<script>"x"&')), pair, Path("index.html"))
+
+        page = Path("index.html").read_text()
+        assert "<script" not in page
+        assert page.count("&lt;script&gt;&quot;x&quot;&amp;") == 1 + len(Variant)
+
+    def test_it_stands_alone(self, pair: Path) -> None:
+        save_page(make_comparison(), pair, Path("index.html"))
+
+        page = Path("index.html").read_text()
+        sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+        assert len(sources) == 1 + len(Variant)
+        assert all(source.startswith("data:image/png;base64,") for source in sources)
+        assert not re.search(r"https?:|url\(|@import", page)
+
+    def test_every_picture_has_an_alternative_text(self, pair: Path) -> None:
+        save_page(make_comparison(), pair, Path("index.html"))
+
+        page = Path("index.html").read_text()
+        texts = re.findall(r'<img [^>]*alt="([^"]+)"', page)
+        assert len(texts) == page.count("<img ") == 1 + len(Variant)
+        assert "both, 10 steps, seed 0: a hill" in texts
+
+    def test_large_pictures_are_made_smaller(self) -> None:
+        noise = Image.effect_noise((1024, 1024), 90).convert("RGB")
+        row = make_row()
+        cells = {Variant.BASE: make_cell(Variant.BASE, image=noise)}
+
+        save_page(make_comparison(type(row)("x", 0, cells)), None, Path("index.html"))
+
+        assert Path("index.html").stat().st_size < 1_500_000 < len(noise.tobytes())
+
+
+class TestTrial:
+    def test_nearer_is_said_with_its_figures(self) -> None:
+        rows = (make_row(base=0.84, both=0.91), make_row("b", base=0.7, both=0.6))
+
+        assert describe_rows(rows) == (
+            "it worked on this sample: the pair's 10 steps are nearer to the base's 50 than the "
+            "base's own 10 (SSIM 0.91 against 0.84); on another prompt they are further away; "
+            "2 pictures prove little"
+        )
+
+    def test_further_and_alike_are_said_too(self) -> None:
+        further = describe_rows((make_row(base=0.84, both=0.7),))
+        alike = describe_rows((make_row(base=0.84, both=0.845),))
+
+        assert further.startswith("it did not help: the pair's 10 steps are further from")
+        assert alike.startswith("too close to call: ")
+
+    def test_figures_that_disagree_call_nothing(self) -> None:
+        row = make_row(base=0.5)
+        cell = make_cell(Variant.BOTH, figures={"ssim": 0.9, "psnr": 3.0})
+        cells = {**row.cells, Variant.BOTH: cell}
+
+        assert judge_row(type(row)("x", 0, cells)) is Outcome.ALIKE
+
+
+def test_a_folder_that_cannot_be_written_is_said() -> None:
+    write_run(RUN)
+    plan = plan_comparison(CompareRequest(RUN, ("a",), device="cpu", output=Path("out")))
+    Path("out").write_text("a file is in the way")
+
+    with pytest.raises(SetupError, match="cannot write") as refused:
+        write_report(plan, make_comparison())
+
+    assert str(refused.value.problems[0].hint).startswith("give --output a folder")
