@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.evidence import report
 from benchmarks.evidence.findings import find
+from benchmarks.evidence.lists import study
 from benchmarks.evidence.measuring import measure_all
 from benchmarks.evidence.pairs import all_pairs
 from benchmarks.evidence.training import make_samples, train_all
@@ -23,13 +24,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="outside git: a few hundred MB")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="side by side")
+    parser.add_argument("--only", choices=("pairs", "lists"), help="one study of the two")
     options = parser.parse_args()
     shop = Workshop(options.work.absolute(), Path(str(files("glance") / "assets/small-flux")))
-    pairs = list(all_pairs())
+    figures = report.load()
     make_samples(shop)
-    train_all(shop, pairs, jobs=options.jobs)
-    measure_all(shop, pairs, jobs=options.jobs)
-    figures = find(shop)
+    if options.only != "lists":
+        pairs = list(all_pairs())
+        train_all(shop, pairs, jobs=options.jobs)
+        measure_all(shop, pairs, jobs=options.jobs)
+        figures = {**figures, **find(shop)}
+    if options.only != "pairs":
+        figures = {**figures, "lists": study(shop, jobs=options.jobs)}
     report.RESULTS.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     page = report.fill(report.PAGE.read_text(encoding="utf-8"), figures)
     report.PAGE.write_text(page, encoding="utf-8")

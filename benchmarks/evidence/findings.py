@@ -6,13 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.evidence.intervals import (
-    Estimate,
-    Values,
-    estimate_difference,
-    estimate_mean,
-    estimate_ratio,
-)
 from benchmarks.evidence.measuring import GUIDANCES, STEPS, TEXT_TOKENS, Bench, wide_bench
 from benchmarks.evidence.observations import CAPTIONS
 from benchmarks.evidence.pairs import (
@@ -25,8 +18,15 @@ from benchmarks.evidence.pairs import (
     Wording,
 )
 from benchmarks.evidence.sampling import Guidance
-from benchmarks.evidence.schedules import SCHEDULES
+from benchmarks.evidence.schedules import LENGTHS as LISTS
 from benchmarks.evidence.workshop import Workshop
+from glance.compare.intervals import (
+    Estimate,
+    Values,
+    estimate_difference,
+    estimate_mean,
+    estimate_ratio,
+)
 
 Figures = dict[str, Any]
 
@@ -42,10 +42,10 @@ class Desk:
         seen = self.bench.observe(f"base-{name}")
         met = seen.met(self.bench.captions)
         return {
-            "met": _shown(estimate_mean(met)),
-            "loss": _shown(estimate_difference(met, self._teacher)),
-            "readable": _shown(estimate_mean(seen.readable())),
-            "distance": _shown(estimate_mean(seen.distances())),
+            "met": shown(estimate_mean(met)),
+            "loss": shown(estimate_difference(met, self._teacher)),
+            "readable": shown(estimate_mean(seen.readable())),
+            "distance": shown(estimate_mean(seen.distances())),
         }
 
     def pair(self, recipe: Recipe, way: str = "pair") -> Figures:
@@ -60,18 +60,18 @@ class Desk:
 
         met = rows(lambda number: seen[number].met(captions))
         figures = {
-            "met": _shown(estimate_mean(met)),
+            "met": shown(estimate_mean(met)),
             "by_sample": [round(float(row.mean()), 4) for row in met],
-            "base": _shown(estimate_mean(base.met(captions))),
-            "gain": _shown(estimate_difference(met, base.met(captions))),
-            "retention": _shown(estimate_ratio(met, self._teacher)),
-            "distance": _shown(estimate_mean(rows(lambda n: seen[n].distances()))),
-            "further": _shown(
+            "base": shown(estimate_mean(base.met(captions))),
+            "gain": shown(estimate_difference(met, base.met(captions))),
+            "retention": shown(estimate_ratio(met, self._teacher)),
+            "distance": shown(estimate_mean(rows(lambda n: seen[n].distances()))),
+            "further": shown(
                 estimate_difference(rows(lambda n: seen[n].distances()), base.distances())
             ),
         }
         if self.bench.wording is Wording.LOOSE:  # a full caption leaves nothing to be pulled
-            figures["pull"] = _shown(
+            figures["pull"] = shown(
                 estimate_difference(
                     rows(lambda n: seen[n].pull(captions, samples[n])),
                     rows(lambda n: base.pull(captions, samples[n])),
@@ -114,7 +114,7 @@ def base_ways() -> Iterable[str]:
     for steps in STEPS:
         yield f"shifted-{steps}"
         yield f"uniform-{steps}"
-    yield from SCHEDULES
+    yield from LISTS
 
 
 def _of_bench(bench: Bench) -> Figures:
@@ -133,5 +133,6 @@ def _of_bench(bench: Bench) -> Figures:
     return figures
 
 
-def _shown(estimate: Estimate) -> list[float]:
+def shown(estimate: Estimate) -> list[float]:
+    """Return the value and the ends of its interval."""
     return [round(value, 4) for value in (estimate.value, estimate.low, estimate.high)]

@@ -21,7 +21,8 @@ from benchmarks.evidence.sampling import (
     sample_plain,
     sample_uncorrected,
 )
-from benchmarks.evidence.schedules import SCHEDULES, uniform_sigmas
+from benchmarks.evidence.schedules import LENGTHS as LISTS
+from benchmarks.evidence.schedules import uniform_sigmas
 from benchmarks.evidence.workshop import Workshop
 from glance.diffusion.quiet import hush
 from glance.files import replacing
@@ -102,15 +103,10 @@ def measure_base(bench: Bench) -> None:
     pipeline = bench.shop.load()
     prompts = bench.prompts(pipeline)
     plain = partial(sample_plain, pipeline, prompts, guidance=bench.guidance.slow)
-    path = bench.folder / "reference.npy"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.save(file, plain(steps=TEACHER))
+    keep_reference(bench, pipeline, prompts)
     bench.observe("base-50", bench.reference)
-    for name in [PUBLISHED.schedule] if bench.is_wide else SCHEDULES:
-        schedule = SCHEDULES[name]
-        along = partial(sample_pair, pipeline, prompts, schedule, bench.guidance, loras=())
+    for name in [PUBLISHED.schedule] if bench.is_wide else LISTS:
+        along = partial(sample_pair, pipeline, prompts, LISTS[name], bench.guidance, loras=())
         bench.observe(f"base-{name}", along)
     if bench.is_wide:
         return
@@ -120,10 +116,21 @@ def measure_base(bench: Bench) -> None:
         bench.observe(f"base-uniform-{steps}", partial(plain, steps=steps, sigmas=sigmas))
 
 
+def keep_reference(bench: Bench, pipeline: Any, prompts: Prompts) -> None:
+    """Sample the base model with TEACHER steps, if nobody has."""
+    path = bench.folder / "reference.npy"
+    if path.exists():
+        return
+    pictures = sample_plain(pipeline, prompts, guidance=bench.guidance.slow, steps=TEACHER)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, pictures)
+
+
 def measure_pair(shop: Workshop, recipe: Recipe, number: int) -> str:
     """Sample with one pair along the list it was trained on, and in the guide's way."""
     pipeline = shop.load(shop.run(recipe, number))
-    schedule = SCHEDULES[recipe.schedule]
+    schedule = LISTS[recipe.schedule]
     for bench in benches(shop):
         if not bench.concerns(recipe):
             continue
@@ -139,7 +146,7 @@ def measure_pair(shop: Workshop, recipe: Recipe, number: int) -> str:
 
 def measure_all(shop: Workshop, pairs: Sequence[tuple[Recipe, int]], *, jobs: int) -> None:
     """Make whatever pictures are missing."""
-    with ProcessPoolExecutor(jobs, initializer=_alone) as pool:
+    with ProcessPoolExecutor(jobs, initializer=alone) as pool:
         list(pool.map(measure_base, benches(shop)))
         for name in pool.map(partial(_measure, shop), pairs):
             print(f"measured {name}", flush=True)  # noqa: T201 - a command's progress
@@ -149,6 +156,7 @@ def _measure(shop: Workshop, pair: tuple[Recipe, int]) -> str:
     return measure_pair(shop, *pair)
 
 
-def _alone() -> None:
+def alone() -> None:
+    """Leave the other cores to the processes beside this one."""
     torch.set_num_threads(1)  # several run beside each other
     hush()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.evidence.intervals import Values
 from benchmarks.evidence.pairs import Wording
+from glance.compare.intervals import Values
 from glance.files import replacing
 from glance.world import ATTRIBUTES, describe, describe_loosely, held_out_scenes, read_caption
 from glance.world import read_picture as read

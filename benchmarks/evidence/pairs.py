@@ -1,10 +1,12 @@
 """Which pairs are trained: one frozen description each, and the questions they answer."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
+
+from benchmarks.evidence.schedules import COMPARED
 
 SAMPLES: Final = 3
 """Training samples; every recipe is trained once on each."""
@@ -91,11 +93,23 @@ QUESTIONS: Final[Mapping[str, tuple[Recipe, ...]]] = MappingProxyType(
 """Each varies one thing around the published settings, on the list judged on."""
 
 
+LISTS: Final = tuple(replace(PUBLISHED, schedule=name) for name in (*COMPARED, "free-10"))
+"""The published settings on every list that is compared."""
+
+
 def all_pairs() -> Iterator[tuple[Recipe, int]]:
     """Yield every pair to train, once: the recipe and the number of its training sample."""
-    recipes = dict.fromkeys(
+    yield from _on_each_sample(
         (*LENGTHS, *GENTLE, *(one for group in QUESTIONS.values() for one in group))
     )
-    for recipe in recipes:
+
+
+def pairs_of_lists() -> Iterator[tuple[Recipe, int]]:
+    """Yield the pairs that the comparison of lists needs."""
+    yield from _on_each_sample(LISTS)
+
+
+def _on_each_sample(recipes: Iterable[Recipe]) -> Iterator[tuple[Recipe, int]]:
+    for recipe in dict.fromkeys(recipes):
         for number in range(SAMPLES):
             yield recipe, number

@@ -1,15 +1,25 @@
 """The lists of noise levels that are compared.
 
 `seed-n` are every so many values of the guide's ten, `own-n` the small model's own schedule of n
-steps (FLUX's dynamic shift at 64x64), its first half slow.
+steps (FLUX's dynamic shift at 64x64), `auto-n` what `--schedule auto` takes of its fifty,
+`optimal-n` what glance's search takes of them, `even-n` unshifted even steps; the first half is
+slow. `free-n` is the search's with the split left to it.
 """
 
+import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
+from typing import Final
 
 from glance.schedule import PRESETS, Schedule
+from glance.schedule.derive import derive_schedule
+from glance.schedule.shift import DynamicShift
 
+STEPS: Final = (4, 6, 8, 10)
+OPTIMISED: Final = Path(__file__).parent / "optimal.json"
 SHIFT = math.exp(0.5 + (16 - 256) * (1.15 - 0.5) / (4096 - 256))
 """exp(mu) for the sixteen tokens of 64x64 pixels, from FLUX.1-dev's scheduler config."""
 
@@ -30,6 +40,19 @@ def own(steps: int) -> Schedule:
     return Schedule(f"own-{steps}", timesteps[: steps // 2], timesteps[steps // 2 :])
 
 
+def even(steps: int) -> Schedule:
+    """Return unshifted even steps, as the two lists of a pair."""
+    timesteps = tuple(round(1000 * sigma, 4) for sigma in uniform_sigmas(steps))
+    return Schedule(f"even-{steps}", timesteps[: steps // 2], timesteps[steps // 2 :])
+
+
+def auto(steps: int) -> Schedule:
+    """Return what `--schedule auto` takes of the model's fifty steps."""
+    half = steps // 2
+    derived = derive_schedule(DynamicShift(), (64, 64), slow_steps=half, fast_steps=half)
+    return replace(derived, name=f"auto-{steps}")
+
+
 def thinned(*places: int) -> Schedule:
     """Return the guide's lists with only the values at `places` (0-4), the same in both."""
     seed = PRESETS["seed"].schedule
@@ -40,7 +63,7 @@ def thinned(*places: int) -> Schedule:
     )
 
 
-SCHEDULES: Mapping[str, Schedule] = MappingProxyType(
+LENGTHS: Final[Mapping[str, Schedule]] = MappingProxyType(
     {
         schedule.name: schedule
         for schedule in (
@@ -51,3 +74,29 @@ SCHEDULES: Mapping[str, Schedule] = MappingProxyType(
         )
     }
 )
+"""What the pairs of the first study were trained on."""
+
+
+def load_optimised() -> dict[str, Schedule]:
+    """Return the lists that were searched (`optimal.py`), by name; none before the first search."""
+    if not OPTIMISED.exists():
+        return {}
+    kept = json.loads(OPTIMISED.read_text(encoding="utf-8"))
+    return {
+        name: Schedule(name, tuple(one["slow"]), tuple(one["fast"])) for name, one in kept.items()
+    }
+
+
+def load_schedules() -> dict[str, Schedule]:
+    """Return every list by its name, the optimised ones as far as they were searched."""
+    more = (
+        *(make(steps) for make in (auto, even) for steps in STEPS),
+        thinned(0, 1, 3, 4),
+    )
+    return {**LENGTHS, **{one.name: one for one in more}, **load_optimised()}
+
+
+KINDS: Final = ("seed", "auto", "optimal", "even")
+COMPARED: Final = tuple(f"{kind}-{steps}" for steps in STEPS for kind in KINDS)
+"""The lists that are compared at equal numbers of steps."""
+FREE: Final = tuple(f"free-{steps}" for steps in STEPS)

@@ -3,9 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
-from importlib.util import find_spec
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.evidence.pairs import FEW, Recipe, Source, Wording
-from benchmarks.evidence.schedules import SCHEDULES
+from benchmarks.evidence.schedules import load_schedules
 from benchmarks.evidence.workshop import Workshop
+from glance.simpletuner.command import Launcher
 from glance.simpletuner.runner import Job, ProcessRunner
 from glance.training.execute import run_training
 from glance.training.plan import plan_training
@@ -50,7 +49,8 @@ def make_samples(shop: Workshop) -> None:
 
 def train_all(shop: Workshop, pairs: Sequence[tuple[Recipe, int]], *, jobs: int) -> None:
     """Train the pairs that are not there yet."""
-    with ProcessPoolExecutor(jobs) as pool:
+    os.environ["OMP_NUM_THREADS"] = "1"  # several run beside each other
+    with ThreadPoolExecutor(jobs) as pool:
         for name in pool.map(_train, [(shop, *pair) for pair in pairs]):
             print(name, flush=True)  # noqa: T201 - a command's progress
 
@@ -71,8 +71,7 @@ def _sample(pipeline: Any, caption: str, *, seed: int) -> Image.Image:
 
 def _train(task: tuple[Workshop, Recipe, int]) -> str:
     shop, recipe, number = task
-    os.environ["OMP_NUM_THREADS"] = "1"  # several run beside each other
-    schedule = SCHEDULES[recipe.schedule]
+    schedule = load_schedules()[recipe.schedule]
     plan = plan_training(
         TrainRequest(
             image=shop.picture(recipe.source, recipe.wording, number),
@@ -86,6 +85,7 @@ def _train(task: tuple[Workshop, Recipe, int]) -> str:
             slow_timesteps=_listed(schedule.slow_timesteps),
             fast_timesteps=_listed(schedule.fast_timesteps),
             device="cpu",
+            launcher=Launcher.DIRECT,
             overrides=(
                 f"lora_alpha={recipe.rank * recipe.alpha_per_rank}",
                 f"flow_timesteps_mode={recipe.order}",
@@ -97,15 +97,12 @@ def _train(task: tuple[Workshop, Recipe, int]) -> str:
         shop.picture(recipe.source, recipe.wording, (number + step) % FEW)
         for step in range(1, recipe.samples)
     ]
-    run_training(plan, lambda _: None, runner=_Direct(others))
+    run_training(plan, lambda _: None, runner=_Beside(others))
     return f"trained {recipe.name}-{number}"
 
 
-class _Direct(ProcessRunner):
-    """Starts SimpleTuner's train.py without its two launchers, which cost half of a short run.
-
-    `others` are laid beside the pair first: SimpleTuner trains on all that it finds.
-    """
+class _Beside(ProcessRunner):
+    """Lays other pairs beside the one first: SimpleTuner trains on all that it finds."""
 
     def __init__(self, others: Sequence[Path]) -> None:
         super().__init__()
@@ -116,19 +113,7 @@ class _Direct(ProcessRunner):
         for picture in self._others:
             for path in (picture, picture.with_suffix(".txt")):
                 shutil.copyfile(path, job.folder / "data" / path.name)
-        package = find_spec("simpletuner")
-        assert package is not None
-        assert package.origin is not None
-        program = Path(package.origin).parent / "train.py"
-        python = Path(job.command[0]).parent / "python"
-        environment = {
-            **job.environment,
-            "ENV": job.command[-1],
-            "ACCELERATE_MIXED_PRECISION": job.environment["MIXED_PRECISION"],
-        }
-        return super().run(
-            replace(job, command=[str(python), str(program)], environment=environment), on_line
-        )
+        return super().run(job, on_line)
 
 
 def _listed(timesteps: Sequence[float]) -> str:
