@@ -71,11 +71,8 @@ def test_a_first_ctrl_c_waits_for_a_checkpoint(
     assert (checkpoint / "glance.seal").exists()
     assert not REQUESTS.exists()
     simpletuner.behave()
-    files = {path.name: path.stat().st_mtime_ns for path in checkpoint.iterdir()}
-    again = invoke(*TRAIN, "--phase", "slow")
-    assert again.code == 0
-    # seen to fail once in some hundred runs; what it says then is to tell why
-    assert f"checkpoint-{simpletuner.starts[1]['resumed']}" == checkpoint.name, (files, again.err)
+    assert invoke(*TRAIN, "--phase", "slow").code == 0
+    assert f"checkpoint-{simpletuner.starts[1]['resumed']}" == checkpoint.name
 
 
 def test_a_second_ctrl_c_does_not_wait(

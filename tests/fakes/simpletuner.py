@@ -86,11 +86,11 @@ class Trainer:
         self.save(self.output)
         print("Training complete")
 
-    def take_step(self, step: int) -> None:
+    def take_step(self, step: int, *, saves: bool = True) -> None:
         progress = {"current": step, "total": self.steps, "eta_seconds": self.steps - step}
         self.post("training.status", progress={**progress, "metrics": {"loss": 1 / step}})
         print(f"Epoch 1/1, Steps:  {step}/{self.steps}", end="\r", flush=True)
-        if step % self.config["checkpoint_step_interval"] == 0:
+        if saves and step % self.config["checkpoint_step_interval"] == 0:
             self.checkpoint(step)
 
     def checkpoint(self, step: int) -> None:
@@ -230,7 +230,7 @@ def go_on_for_ever(trainer: Trainer) -> None:
     assert json.loads(requests.read_bytes()) == {}, "SimpleTuner warns when there is no such file"
     trainer.keep_books()
     for step in range(1, 1_000_000):
-        trainer.take_step(1)
+        trainer.take_step(1, saves=False)  # else it is ended while it writes the same one again
         (HERE / "ready").touch()
         time.sleep(0.05)
         if json.loads(requests.read_bytes()).get("manual_checkpoint"):
