@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from glance.compare import CompareRequest, plan_comparison, run_comparison
     from glance.diffusion.glance_pipeline import GlancePipeline
     from glance.errors import GlanceError
     from glance.generation.execute import load_planned, run_generation
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from glance.generation.request import InferRequest
     from glance.provenance import read_record
     from glance.schedule import PRESETS, Phase, Schedule, resolve_schedule
+    from glance.schedule.derive import derive_schedule
+    from glance.schedule.shift import read_shift
     from glance.training.execute import run_training
     from glance.training.plan import plan_training
     from glance.training.request import TrainRequest
@@ -23,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "PRESETS",
+    "CompareRequest",
     "GlanceError",
     "GlancePipeline",
     "InferRequest",
@@ -30,28 +34,37 @@ __all__ = [
     "Schedule",
     "TrainRequest",
     "__version__",
+    "derive_schedule",
     "load_planned",
+    "plan_comparison",
     "plan_generation",
     "plan_training",
     "read_record",
+    "read_shift",
     "resolve_schedule",
+    "run_comparison",
     "run_generation",
     "run_training",
 ]
 
 _MODULES = {
     "PRESETS": "schedule",
+    "CompareRequest": "compare",
     "GlanceError": "errors",
     "GlancePipeline": "diffusion.glance_pipeline",
     "InferRequest": "generation.request",
     "Phase": "schedule",
     "Schedule": "schedule",
     "TrainRequest": "training.request",
+    "derive_schedule": "schedule.derive",
     "load_planned": "generation.execute",
+    "plan_comparison": "compare",
     "plan_generation": "generation.plan",
     "plan_training": "training.plan",
     "read_record": "provenance",
+    "read_shift": "schedule.shift",
     "resolve_schedule": "schedule",
+    "run_comparison": "compare",
     "run_generation": "generation.execute",
     "run_training": "training.execute",
 }
