@@ -111,6 +111,37 @@ def _padding(figures: Figures) -> str:
     return _table(("T5 padded to", *_PAIR_HEADS), rows)
 
 
+def _errors(figures: Figures) -> str:
+    """Tell how far the base model's latents end from its own fifty steps."""
+    rows = []
+    for name, one in figures["lists"]["lists"].items():
+        kind, steps = name.split("-")
+        split = "" if kind != "free" else f", {len(one['timesteps']['slow'])} of them slow"
+        rows.append(
+            (
+                f"{steps}{split}",
+                f"`{kind}`",
+                _fine(one["error"]),
+                _fine(one["beside_auto"], sign="+"),
+                _fine(one["error_alike"]),
+            )
+        )
+    heads = ("steps", "list", "error", "against `auto`", "error, guided 3.5 throughout")
+    return _table(heads, sorted(rows, key=lambda row: int(row[0].split(",")[0])))
+
+
+def _lists(figures: Figures) -> str:
+    """Tell what the checker reads, without LoRAs and with those that were trained on the list."""
+    rows = []
+    for name, one in figures["lists"]["lists"].items():
+        pair = _pair(one["pair"])[1:] if "pair" in one else ("",) * 5
+        rows.append(
+            (f"`{name}`", _percent(one["base"]["met"]), _plain(one["base"]["distance"]), *pair)
+        )
+    heads = ("list", "base, %", "base's distance", *_PAIR_HEADS[1:])
+    return _table(heads, sorted(rows, key=lambda row: int(row[0].strip("`").split("-")[1])))
+
+
 def _way(way: str) -> tuple[str, str]:
     if way == "50":
         return "shifted (the model's own)", "50"
@@ -133,6 +164,11 @@ def _plain(figure: Sequence[float]) -> str:
     return f"{value:.1f} ({low:.1f} to {high:.1f})"
 
 
+def _fine(figure: Sequence[float], sign: str = "") -> str:
+    value, low, high = figure
+    return f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+
+
 def _signed(figure: Sequence[float]) -> str:
     value, low, high = figure
     return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
@@ -151,6 +187,8 @@ TABLES: Mapping[str, Callable[[Figures], str]] = MappingProxyType(
         "pairs, full captions": lambda figures: _pairs(figures, "full"),
         "gentle": lambda figures: _pairs(figures, "loose", "gentle"),
         "padding": _padding,
+        "errors of lists": _errors,
+        "lists": _lists,
         **{
             question: lambda figures, question=question: _question(figures, question)  # type: ignore[misc]
             for question in QUESTIONS

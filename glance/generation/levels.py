@@ -67,7 +67,8 @@ def _choose(
     request: InferRequest, trained: Trained, subject: Subject
 ) -> tuple[Schedule, tuple[str, ...]]:
     asked_steps = (request.slow_steps, request.fast_steps, request.teacher_steps)
-    if request.schedule is None and trained.schedule is not None and not any(asked_steps):
+    says_steps = any(steps is not None for steps in asked_steps)
+    if request.schedule is None and trained.schedule is not None and not says_steps:
         lists = replace_lists(
             trained.schedule,
             slow_timesteps=request.slow_timesteps,
