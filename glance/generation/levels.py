@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from glance.errors import UsageError
+from glance.errors import ScheduleError, UsageError
 from glance.generation.request import InferRequest
 from glance.levels import LevelsRequest, Subject, find_shift, resolve_levels
 from glance.schedule import Phase, Schedule, replace_lists
@@ -26,13 +26,8 @@ class Trained:
     """What a pair was trained on: its schedule, if anybody recorded it, and its area."""
 
     schedule: Schedule | None
-    side: int
-    """The area's root, in pixels."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the square."""
-        return self.side, self.side
+    side: int | None = None
+    """The area's root, in pixels; None: nobody knows."""
 
 
 def decide_levels(
@@ -58,7 +53,7 @@ def decide_levels(
         (
             *notes,
             *_disagreement(chosen, trained.schedule, pictures),
-            *_other_size(chosen, trained, subject),
+            *_other_size(chosen, trained, subject, pictures),
         ),
     )
 
@@ -106,18 +101,25 @@ def _move(schedule: Schedule, trained: Trained, subject: Subject) -> Schedule:
             f"--reshift: {subject.family.title} has the same schedule at every size",
             hint="drop it",
         )
-    return reshift(schedule, shift, made_for=trained.size, wanted=subject.size)
+    side = trained.side or subject.family.resolution
+    return reshift(schedule, shift, made_for=(side, side), wanted=subject.size)
 
 
-def _other_size(schedule: Schedule, trained: Trained, subject: Subject) -> tuple[str, ...]:
+def _other_size(
+    schedule: Schedule, trained: Trained, subject: Subject, pictures: Sequence[SampleSettings]
+) -> tuple[str, ...]:
     """Say what it changes to sample trained lists at another size."""
-    if schedule != trained.schedule or subject.family.shift is None:
+    side, has_loras = trained.side, any(one.loras for one in pictures)
+    if side is None or not has_loras or schedule != trained.schedule:
         return ()
-    shift = find_shift(subject.family, subject.model).shift
-    there, here = (shift_factor(shift, *size) for size in (trained.size, subject.size))
+    try:
+        shift = find_shift(subject.family, subject.model).shift
+    except ScheduleError:  # nobody knows what would change
+        return ()
+    there, here = (shift_factor(shift, *size) for size in ((side, side), subject.size))
     if abs(here / there - 1) < _FELT:
         return ()
-    (side, _), (width, height) = trained.size, subject.size
+    width, height = subject.size
     more = "more" if here > there else "less"
     return (
         f"the pair was trained at {side}x{side}; at {width}x{height} the model itself stays "

@@ -39,7 +39,7 @@ def plan_generation(request: InferRequest) -> GenerationPlan:
         request,
         Trained(
             pair.schedule if recorded is None else recorded.record.schedule.resolve(),
-            pair.resolution or pair.family.resolution,
+            pair.resolution,
         ),
         Subject(pair.family, pair.model, (pictures[0].width, pictures[0].height)),
         pictures,

@@ -119,3 +119,14 @@ def test_sampling_at_another_size_than_trained_says_what_that_changes() -> None:
 )
 def test_nothing_is_said_where_size_changes_nothing(family: str, size: tuple[int, int]) -> None:
     assert levels(SEED, size, family=family).notes == ()
+
+
+def test_nothing_is_said_of_a_size_that_nobody_knows_or_of_loras_that_do_not_run() -> None:
+    row = find_family("flux")
+    picture = resolve_sample_settings(row, prompt="x", width=512, height=512)
+    subject = Subject(row, row.default_model, (512, 512))
+
+    unknown = decide_levels(InferRequest(), Trained(PAPER), subject, [picture])
+
+    assert unknown.notes == ()
+    assert levels(PAPER, (512, 512), loras=()).notes == ()
