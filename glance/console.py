@@ -174,7 +174,7 @@ class Console:
             case SamplingStep():
                 words = f"{event.phase} step {event.step} of {event.steps}"
                 left = _time_left(event.eta_seconds)
-                return Progress("painting", event.done, event.total, words, left)
+                return Progress(event.task, event.done, event.total, words, left)
             case ModelFetched():
                 words = f"{event.bytes / 1e9:.1f} of {event.total_bytes / 1e9:.1f} GB fetched"
                 left = _time_left(event.eta_seconds)

@@ -86,6 +86,8 @@ class SamplingStep(Event):
     done: int
     total: int
     eta_seconds: float | None = None
+    task: str = "painting"
+    """What it is for: pictures, or a search along them."""
 
 
 @dataclass(frozen=True, slots=True)

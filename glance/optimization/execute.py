@@ -73,7 +73,7 @@ class _Teller:
     def __call__(self, phase: Phase) -> None:
         self._done += 1
         total = max(self._total, self._done)  # prompts of unlike length make more batches
-        self._on_event(SamplingStep(phase, self._done, total, self._done, total))
+        self._on_event(SamplingStep(phase, self._done, total, self._done, total, task="searching"))
 
 
 def _judge(
