@@ -1,12 +1,14 @@
 """Schedules as files, and where optimised ones are found."""
 
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from glance.errors import ScheduleError
+from glance.model import fingerprint
 from glance.schedule import PRESETS, Schedule
 from glance.schedule.file import (
     Origin,
@@ -109,3 +111,14 @@ def test_a_damaged_neighbour_hides_no_sound_one() -> None:
     path.with_name("damaged.json").write_text("{")
 
     assert find_optimal("acme/z", (512, 512), slow_steps=None, fast_steps=None).steps == (2, 2)
+
+
+def test_the_small_model_of_the_package_has_one() -> None:
+    small = fingerprint(str(files("glance") / "assets/small-flux"), run=Path())
+
+    found = find_optimal(small, (64, 64), slow_steps=None, fast_steps=None)
+
+    assert found.origin is not None
+    errors = found.origin.errors
+    assert found.steps == (5, 5)
+    assert errors["optimal"] < min(errors["auto"], errors["uniform"])

@@ -25,13 +25,13 @@ from benchmarks.evidence.observations import CAPTIONS
 from benchmarks.evidence.optimal import find_lists, open_base, pictures_of
 from benchmarks.evidence.pairs import LISTS, SAMPLES, Recipe, Wording, pairs_of_lists
 from benchmarks.evidence.sampling import sample_pair
-from benchmarks.evidence.schedules import COMPARED, FREE, load_schedules
+from benchmarks.evidence.schedules import COMPARED, ENDED, FREE, load_schedules
 from benchmarks.evidence.training import train_all
 from benchmarks.evidence.workshop import Workshop
 from glance.compare.intervals import estimate_difference, estimate_mean
 from glance.files import replacing
 
-_NAMES = (*COMPARED, *FREE)
+_NAMES = (*COMPARED, *FREE, *ENDED)
 
 
 def study(shop: Workshop, *, jobs: int) -> Figures:

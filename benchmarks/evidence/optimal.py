@@ -14,6 +14,7 @@ from benchmarks.evidence.schedules import OPTIMISED, STEPS, load_optimised
 from benchmarks.evidence.workshop import Workshop
 from glance.families import find_family
 from glance.files import write_json
+from glance.optimization.plan import leave_free
 from glance.schedule import Phase, Schedule
 from glance.schedule.shift import as_timestep, read_shift, teacher_sigmas
 from glance.settings import SampleSettings, resolve_sample_settings
@@ -81,8 +82,7 @@ def _wanted() -> Iterator[tuple[str, tuple[tuple[Phase, ...], ...]]]:
         half = steps // 2
         yield f"optimal-{steps}", ((Phase.SLOW,),) * half + ((Phase.FAST,),) * half
     for steps in STEPS:
-        free = (tuple(Phase),) * (steps - 4)
-        yield f"free-{steps}", ((Phase.SLOW,),) * 2 + free + ((Phase.FAST,),) * 2
+        yield f"free-{steps}", leave_free(steps)
 
 
 def _save(found: dict[str, Schedule]) -> None:

@@ -3,7 +3,8 @@
 `seed-n` are every so many values of the guide's ten, `own-n` the small model's own schedule of n
 steps (FLUX's dynamic shift at 64x64), `auto-n` what `--schedule auto` takes of its fifty,
 `optimal-n` what glance's search takes of them, `even-n` unshifted even steps; the first half is
-slow. `free-n` is the search's with the split left to it.
+slow. `free-n` is the search's with the split left to it, `ended-n` what `auto` would be if a short
+fast phase, too, took the last of the fifty steps.
 """
 
 import json
@@ -16,7 +17,7 @@ from typing import Final
 
 from glance.schedule import PRESETS, Schedule
 from glance.schedule.derive import derive_schedule
-from glance.schedule.shift import DynamicShift
+from glance.schedule.shift import DynamicShift, as_timestep, teacher_sigmas
 
 STEPS: Final = (4, 6, 8, 10)
 OPTIMISED: Final = Path(__file__).parent / "optimal.json"
@@ -51,6 +52,15 @@ def auto(steps: int) -> Schedule:
     half = steps // 2
     derived = derive_schedule(DynamicShift(), (64, 64), slow_steps=half, fast_steps=half)
     return replace(derived, name=f"auto-{steps}")
+
+
+def ended(steps: int) -> Schedule:
+    """Return the same with the fast phase spread to the very last of the fifty steps."""
+    half = steps // 2
+    sigmas = teacher_sigmas(DynamicShift(), 64, 64)
+    fast = [10 + place * 40 // (half - 1) for place in range(half - 1)] + [49]
+    timesteps = tuple(as_timestep(sigmas[place]) for place in fast)
+    return Schedule(f"ended-{steps}", auto(steps).slow_timesteps, timesteps)
 
 
 def thinned(*places: int) -> Schedule:
@@ -91,6 +101,7 @@ def load_schedules() -> dict[str, Schedule]:
     """Return every list by its name, the optimised ones as far as they were searched."""
     more = (
         *(make(steps) for make in (auto, even) for steps in STEPS),
+        *(ended(steps) for steps in SHORT),
         thinned(0, 1, 3, 4),
     )
     return {**LENGTHS, **{one.name: one for one in more}, **load_optimised()}
@@ -99,4 +110,6 @@ def load_schedules() -> dict[str, Schedule]:
 KINDS: Final = ("seed", "auto", "optimal", "even")
 COMPARED: Final = tuple(f"{kind}-{steps}" for steps in STEPS for kind in KINDS)
 """The lists that are compared at equal numbers of steps."""
+SHORT: Final = (4, 6, 8)
+ENDED: Final = tuple(f"ended-{steps}" for steps in SHORT)
 FREE: Final = tuple(f"free-{steps}" for steps in STEPS)

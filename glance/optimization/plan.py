@@ -27,6 +27,7 @@ PROMPTS: Final = (
 """Of various subjects and manners: what the trajectories of most pictures are like."""
 USUAL_STEPS: Final = 10
 _LEAST: Final = 2  # a LoRA that is trained on one noise level alone is no phase of its own
+_LEAST_SHARE: Final = 3  # nor is one for the last wisps of noise: a phase has a third of the steps
 
 
 def plan_optimization(request: OptimizeRequest) -> OptimizationPlan:
@@ -89,9 +90,18 @@ def _allow(request: OptimizeRequest) -> tuple[tuple[Phase, ...], ...]:
                 hint="give --slow-steps and --fast-steps alone, or --steps and one of them",
             )
         return ((Phase.SLOW,),) * split + ((Phase.FAST,),) * rest
-    least = min(_LEAST, steps // 2)
-    if least < 1:
+    if steps < 2:
         raise SettingsError(f"--steps {steps}: both phases need a step", hint="give --steps 2")
+    return leave_free(steps)
+
+
+def leave_free(steps: int) -> tuple[tuple[Phase, ...], ...]:
+    """Return for each step the phases that it may belong to, the split left to the search.
+
+    Each phase has a third of the steps at least. Guided unlike the trajectory, the fast phase is
+    best left out altogether: unbounded, the search gives it the two smallest steps there are.
+    """
+    least = max(min(_LEAST, steps // 2), steps // _LEAST_SHARE)
     free = (tuple(Phase),) * (steps - 2 * least)
     return ((Phase.SLOW,),) * least + free + ((Phase.FAST,),) * least
 
