@@ -1,6 +1,6 @@
 """Train, sample, read, count: `uv run python -m benchmarks.evidence --work ~/evidence`.
 
-Everything made lies in the work folder and is not made again. Two cores take about two hours;
+Everything made lies in the work folder and is not made again. Two cores take about three hours;
 the tables of docs/evidence.md and results.json are written anew at the end.
 """
 

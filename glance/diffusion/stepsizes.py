@@ -4,8 +4,8 @@ For each number of steps and each of the teacher's sigmas only the best way ther
 whose latents are nearest to the teacher's at that sigma. From each of them the base model itself
 is asked for the next step, so errors that earlier steps made are carried on as they are in
 sampling. Pei, Hu and Gu, "Optimal Stepsize for Diffusion Sampling" (arXiv 2503.21774). Watson et
-al. (arXiv 2106.03802) and Chen et al. (arXiv 2405.11326) search likewise along fixed trajectories;
-measured on a small model, that was worse (docs/evidence.md).
+al. (arXiv 2106.03802) and Chen et al. (arXiv 2405.11326) search likewise along fixed trajectories,
+which is cheaper and knows nothing of what errors grow to.
 """
 
 from collections.abc import Iterator, Sequence
