@@ -187,7 +187,7 @@ def paint_uninterrupted(sampler: Any, settings: Any) -> Image.Image:
     with shown_at_its_area(pipeline, reference):
         picture: Image.Image = pipeline(
             **sampler._call([(settings, encoded)], reference),
-            **sampler._guided(settings, Phase.SLOW),
+            **sampler.guided(settings, Phase.SLOW),
             generator=torch.Generator("cpu").manual_seed(settings.seed),
             sigmas=sigmas,
             num_inference_steps=len(sigmas),

@@ -83,12 +83,17 @@ def test_ctrl_c_keeps_what_is_painted_and_the_same_command_goes_on(run_folder: P
     from glance.generation.request import InferRequest
 
     arguments = ["infer", "--prompt", "a hill", "--count", "500", "--output", "out"]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "glance", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    # Where the tests run in the background SIGINT is ignored, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        running = subprocess.Popen(
+            [sys.executable, "-m", "glance", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert running.stdout is not None
     first = running.stdout.readline().strip()
 

@@ -67,7 +67,6 @@ def finished(
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", str(simpletuner.folder), prepend=os.pathsep)
-        patch.setenv("XDG_CACHE_HOME", str(work / "cache"))
 
         def run(on_event: Callable[[Event], None]) -> SweepResult:
             return run_sweep(plan_sweep(request), on_event, runner=Copying(loras))
