@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from glance.memory import Memory
+
 
 class DeviceChoice(StrEnum):
     """--device."""
@@ -45,6 +47,12 @@ VerboseOption = Annotated[
 EventsOption = Annotated[
     Path | None,
     typer.Option("--events", help="Append one JSON event a line to this file; - for stdout."),
+]
+FamilyOfModelOption = Annotated[
+    str | None, typer.Option(help="Model family. Default: the model's; flux.")
+]
+MemoryOption = Annotated[
+    Memory, typer.Option(help="What stays on the GPU; docs/sampling-memory.md.")
 ]
 FamilyOption = Annotated[str, typer.Option(help="Model family.")]
 BaseOption = Annotated[

@@ -11,6 +11,7 @@ from glance.cli._options import (
     DeviceOption,
     EventsOption,
     JsonOption,
+    MemoryOption,
     QuietOption,
     VerboseOption,
 )
@@ -48,9 +49,7 @@ def compare(
         int, typer.Option(min=2, help="Steps of the base model that all is compared with.")
     ] = 50,
     device: DeviceOption = DeviceChoice.AUTO,
-    memory: Annotated[
-        Memory, typer.Option(help="What stays on the GPU; docs/sampling-memory.md.")
-    ] = Memory.AUTO,
+    memory: MemoryOption = Memory.AUTO,
     quantize: Annotated[
         Quantize | None, typer.Option(help="The base model's weights, smaller.")
     ] = None,

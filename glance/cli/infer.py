@@ -13,6 +13,7 @@ from glance.cli._options import (
     FastStepsOption,
     FastTimestepsOption,
     JsonOption,
+    MemoryOption,
     QuietOption,
     ReferenceOption,
     SlowStepsOption,
@@ -114,9 +115,7 @@ def infer(
     dtype: Annotated[
         Precision | None, typer.Option(help="Default: fp32 on the CPU, bf16 elsewhere.")
     ] = None,
-    memory: Annotated[
-        Memory, typer.Option(help="What stays on the GPU; docs/sampling-memory.md.")
-    ] = Memory.AUTO,
+    memory: MemoryOption = Memory.AUTO,
     quantize: Annotated[
         Quantize | None, typer.Option(help="The base model's weights, smaller.")
     ] = None,

@@ -1,7 +1,7 @@
 """`glance schedule`: the noise levels of both phases, and finding better ones."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,9 +9,11 @@ from glance.cli._options import (
     DeviceChoice,
     DeviceOption,
     EventsOption,
+    FamilyOfModelOption,
     FastStepsOption,
     FastTimestepsOption,
     JsonOption,
+    MemoryOption,
     QuietOption,
     SlowStepsOption,
     SlowTimestepsOption,
@@ -23,6 +25,10 @@ from glance.console import Console, format_table
 from glance.errors import UsageError
 from glance.memory import Memory, Quantize
 from glance.schedule import PRESETS, Phase, Schedule
+from glance.schedule.shift import TEACHER_STEPS
+
+if TYPE_CHECKING:
+    from glance.levels import Subject
 
 _BAR = 30
 
@@ -33,9 +39,6 @@ ModelOption = Annotated[
 NameOption = Annotated[
     str,
     typer.Option("--schedule", help="seed, paper, auto, optimal, or a .json file."),
-]
-FamilyOfModelOption = Annotated[
-    str | None, typer.Option(help="Model family. Default: the model's; flux.")
 ]
 SizeOption = Annotated[
     str | None, typer.Option(help="Picture size, WxH. Default: the family's resolution.")
@@ -71,6 +74,12 @@ def show(
     glance schedule --schedule auto --family qwen_image --size 1328x1328 --plot
     """
     if context.invoked_subcommand is not None:
+        given = [family, model, size, slow_timesteps, fast_timesteps, slow_steps, fast_steps]
+        if any(value is not None for value in (*given, teacher_steps, plot)) or name != "seed":
+            raise UsageError(
+                f"flags before {context.invoked_subcommand} would change nothing",
+                hint=f"write them behind it: glance schedule {context.invoked_subcommand} ...",
+            )
         return
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.levels import LevelsRequest, Subject, resolve_levels
@@ -89,7 +98,7 @@ def show(
     levels = resolve_levels(request, subject)
     for doubt in levels.doubts:
         console.warn(doubt)
-    _show_plot(console, levels.schedule, subject, plot)
+    _show_plot(console, levels.schedule, subject, plot, teacher_steps or TEACHER_STEPS)
     console.result(_table(levels.schedule))
     console.note(f"\nsource: {levels.source}")
     usual = (row.resolution, row.resolution)
@@ -132,9 +141,7 @@ def optimize(
     fast_guidance: Annotated[float | None, typer.Option(help="Of the fast phase.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=64, help="Prompts at once.")] = 4,
     device: DeviceOption = DeviceChoice.AUTO,
-    memory: Annotated[
-        Memory, typer.Option(help="What stays on the GPU; docs/sampling-memory.md.")
-    ] = Memory.AUTO,
+    memory: MemoryOption = Memory.AUTO,
     quantize: Annotated[
         Quantize, typer.Option(help="The base model's weights, smaller.")
     ] = Quantize.NONE,
@@ -191,7 +198,9 @@ def optimize(
     console.document(found.to_json())
 
 
-def _show_plot(console: Console, chosen: Schedule, subject: Any, plot: Path | None) -> None:
+def _show_plot(
+    console: Console, chosen: Schedule, subject: "Subject", plot: Path | None, teacher_steps: int
+) -> None:
     if plot is None:
         return
     from glance.errors import ScheduleError
@@ -201,7 +210,8 @@ def _show_plot(console: Console, chosen: Schedule, subject: Any, plot: Path | No
 
     teacher: tuple[float, ...] = ()
     try:
-        teacher = teacher_sigmas(find_shift(subject.family, subject.model).shift, *subject.size)
+        shift = find_shift(subject.family, subject.model).shift
+        teacher = teacher_sigmas(shift, *subject.size, steps=teacher_steps)
     except ScheduleError as exc:
         console.note(f"note: the base model's own curve is not known: {exc}")
     if plot == TERMINAL:

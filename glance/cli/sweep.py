@@ -13,6 +13,7 @@ from glance.cli._options import (
     DeviceOption,
     DevicesOption,
     EventsOption,
+    FamilyOfModelOption,
     JsonOption,
     LauncherChoice,
     LauncherOption,
@@ -60,9 +61,7 @@ def sweep(
         Path | None,
         typer.Option(help="Folder of the runs. Default: runs/, the picture's name, -sweep."),
     ] = None,
-    family: Annotated[
-        str | None, typer.Option(help="Model family. Default: the model's; flux.")
-    ] = None,
+    family: FamilyOfModelOption = None,
     model: Annotated[
         str | None,
         typer.Option(help="Hub id, diffusers folder, or .safetensors file. Default: family's."),

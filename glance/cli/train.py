@@ -14,6 +14,7 @@ from glance.cli._options import (
     DeviceOption,
     DevicesOption,
     EventsOption,
+    FamilyOfModelOption,
     FastStepsOption,
     FastTimestepsOption,
     JsonOption,
@@ -55,9 +56,7 @@ def train(
     image: Annotated[Path, typer.Option(help="The picture to train on.")],
     caption: CaptionOption = None,
     reference: ReferenceOption = None,
-    family: Annotated[
-        str | None, typer.Option(help="Model family. Default: the model's; flux.")
-    ] = None,
+    family: FamilyOfModelOption = None,
     model: Annotated[
         str | None,
         typer.Option(help="Hub id, diffusers folder, or .safetensors file. Default: family's."),

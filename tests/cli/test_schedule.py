@@ -146,3 +146,18 @@ def test_optimising_refuses_everything_at_once_before_any_model(glance: Callable
     assert done.code == 4
     assert "there.json is there already" in done.err
     assert "12 steps need a trajectory of at least 24" in done.err
+
+
+def test_flags_before_optimize_are_not_dropped_in_silence(glance: Callable) -> None:
+    done = glance("schedule", "--size", "64x64", "optimize", "--model", "acme/tiny")
+
+    assert done.code == 2
+    assert "flags before optimize would change nothing" in done.err
+
+
+def test_the_drawn_curve_is_that_of_the_teachers_steps(glance: Callable) -> None:
+    done = glance(
+        "schedule", "--schedule", "auto", "--teacher-steps", "20", "--slow-steps", "2", "--plot"
+    )
+
+    assert "of the base model's own 20" in done.out
