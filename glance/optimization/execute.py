@@ -34,6 +34,8 @@ def run_optimization(plan: OptimizationPlan, on_event: EventSink) -> OptimizedSc
     Raises ModelNotFound, InferenceFailed, SetupError (the file cannot be written).
     """
     began = time.monotonic()
+    for note in plan.generation.notes:
+        on_event(Noted(note))
     fetch_planned(plan.generation, on_event)
     on_event(Noted(f"loading {plan.generation.model}"))
     import_sampler(plan.generation.family)
@@ -51,15 +53,31 @@ def run_optimization(plan: OptimizationPlan, on_event: EventSink) -> OptimizedSc
     way = find_way(model.velocity, teacher, plan.allowed)
     schedule, errors = _judge(model.velocity, teacher, way)
     file = ScheduleFile.of(schedule, _origin(plan, errors))
-    try:
-        file.save(plan.output)
-        keep_optimal(file)
-    except OSError as exc:
-        raise SetupError(
-            f"cannot write {exc.filename or plan.output}: {exc.strerror or exc}",
-            hint="give --output another place",
-        ) from exc
+    _write(file, plan.output)
     return OptimizedSchedule(schedule, file, plan.output, time.monotonic() - began)
+
+
+def _write(file: ScheduleFile, output: Path) -> None:
+    """Write the file, and keep it for `--schedule optimal`: one that fails does not lose the other.
+
+    Raises SetupError, which says where the schedule is all the same.
+    """
+    problems, kept = [], []
+    for write, place in (
+        (lambda: file.save(output), f"in {output}"),
+        (lambda: keep_optimal(file), f"for --schedule {OPTIMAL}"),
+    ):
+        try:
+            write()
+        except OSError as exc:
+            problems.append(f"cannot write {exc.filename or output}: {exc.strerror or exc}")
+        else:
+            kept.append(place)
+    if problems:
+        raise SetupError(
+            "; ".join(problems),
+            hint=f"the schedule is kept {kept[0]}" if kept else "free some space, and search again",
+        )
 
 
 class _Teller:

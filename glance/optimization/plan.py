@@ -1,5 +1,6 @@
 """Decide a search: prompts, trajectories, and the phases that each step may belong to."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -131,6 +132,11 @@ def _check(request: OptimizeRequest, output: Path, steps: int) -> None:
     if output.exists():
         problems.append(
             Problem(f"{output} is there already", "remove it, or give --output another name")
+        )
+    folder = next(one for one in output.absolute().parents if one.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        problems.append(
+            Problem(f"{output}: {folder} may not be written to", "give --output another place")
         )
     if not 2 * steps <= request.teacher_steps <= 1000:
         problems.append(

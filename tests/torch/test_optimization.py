@@ -162,3 +162,16 @@ def test_the_file_says_what_it_was_found_for(glance: Callable, tiny_flux: Path) 
     assert kept["origin"]["prompts"] == ["a hill", "a sea"]
     assert kept["origin"]["seeds"] == [7, 8]
     assert str(Path.cwd()) not in json.dumps(kept)
+
+
+def test_a_place_that_cannot_be_written_does_not_lose_what_was_found(
+    glance: Callable, tiny_flux: Path
+) -> None:
+    Path("model").symlink_to(tiny_flux)
+    Path("state").write_text("no folder")
+
+    done = glance(*OPTIMIZE, "--output", "x.json", XDG_STATE_HOME=str(Path.cwd() / "state"))
+
+    assert done.code == 3
+    assert "the schedule is kept in x.json" in done.err
+    assert json.loads(Path("x.json").read_text())["slow"]
