@@ -4,6 +4,7 @@ A run is what people keep, move and share: no path in it leaves it, but for a ba
 lies beside it. Only this module reads or writes glance.json.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -194,6 +195,22 @@ class Manifest(_Record):
     def is_finished(self) -> bool:
         """Whether both LoRAs are done."""
         return all(self.phases[phase].state is PhaseState.DONE for phase in Phase)
+
+    @property
+    def pair_id(self) -> str:
+        """What both LoRAs of the run have in common and no other pair has: 16 hex digits.
+
+        Over the sample, the base model, the schedule and the settings, and not over where any of
+        them lies: it is known before either LoRA is, and a moved run keeps it.
+        """
+        decisive = {
+            "sample": self.sample.sha256,
+            "base_model": self.base_model,
+            "schedule": self.schedule.model_dump(mode="json", exclude={"name"}),
+            "settings": self.settings.model_dump(mode="json", exclude={"model", "transformer"}),
+        }
+        text = json.dumps(decisive, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def resolve_schedule(self) -> Schedule:
         """Return the schedule as the object that checks its rules."""

@@ -1,0 +1,1 @@
+"""`glance export`: a finished run as files that other tools take as they are."""

@@ -1,0 +1,117 @@
+"""Writing an export: a folder appears whole or not at all, and never takes another's files away."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from glance.errors import InputError, SetupError
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A folder that was written."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    """Everything in it, relative to it."""
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `glance export ... --json` prints."""
+        return {
+            "folder": str(self.folder),
+            "files": [path.as_posix() for path in self.files],
+            "notes": list(self.notes),
+        }
+
+
+def check_target(folder: Path, *, force: bool) -> None:
+    """Raise InputError when something is at `folder` and may not be replaced."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
+    if folder.is_dir() and force:
+        return
+    if folder.exists():
+        what = "holds files already" if folder.is_dir() else "is a file"
+        raise InputError(
+            f"{folder} {what}",
+            hint="give another --output" + (", or replace it: --force" if folder.is_dir() else ""),
+        )
+
+
+@contextmanager
+def whole_folder(folder: Path, *, force: bool) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`; on success it takes its place, else it goes.
+
+    What is there already is replaced with `force` alone, and only when the new folder has a file
+    of every name in it: then it was an export.
+
+    Raises InputError: it may not be replaced. Raises SetupError: it cannot be written.
+    """
+    check_target(folder, force=force)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:40]}."))
+    except OSError as exc:
+        raise _unwritable(folder, exc) from exc
+    try:
+        yield made
+        _require_ours(folder, made)
+        _swap(made, folder)
+    except OSError as exc:
+        raise _unwritable(folder, exc) from exc
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _swap(made: Path, folder: Path) -> None:
+    made.chmod(0o777 & ~_umask_of(made))
+    if not folder.exists():
+        made.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:40]}."))
+    try:
+        folder.rename(old / "old")
+        made.rename(folder)
+    except OSError:
+        if not folder.exists():
+            (old / "old").rename(folder)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _umask_of(made: Path) -> int:
+    """Return what a new folder here is not allowed; mkdtemp's own is private."""
+    probe = made / "probe"
+    probe.mkdir()
+    mode = probe.stat().st_mode & 0o777
+    probe.rmdir()
+    return 0o777 & ~mode
+
+
+def _require_ours(folder: Path, made: Path) -> None:
+    if not folder.is_dir():
+        return
+    old, new = list_files(folder), list_files(made)
+    strangers = sorted(str(path) for path in old - new)
+    if strangers:
+        raise InputError(
+            f"{folder} holds what this export would not write: {', '.join(strangers[:3])}",
+            hint="give another --output, or remove that first",
+        )
+
+
+def list_files(folder: Path) -> set[Path]:
+    """Return every file below `folder`, relative to it."""
+    return {path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()}
+
+
+def _unwritable(folder: Path, exc: OSError) -> SetupError:
+    return SetupError(
+        f"cannot write {folder}: {exc.strerror or exc}", hint="give --output another place"
+    )

@@ -1,0 +1,94 @@
+"""What is exported: a finished run, whole and verified, and the names its files get elsewhere."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from glance.errors import LoraError, Problem, RunError
+from glance.families import Family, find_family
+from glance.lora import hash_file, read_lora, verify_lora
+from glance.run import RUNS, Manifest, PhaseState, RunFolder, find_newest_run, load_manifest
+from glance.sample import safe_name
+from glance.schedule import Phase, Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A finished run whose LoRAs are those that its manifest records."""
+
+    run: RunFolder
+    manifest: Manifest
+    family: Family
+    schedule: Schedule
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What the pair is called elsewhere: its picture's name and the pair's id.
+
+        No two pairs share it, so that nothing is replaced in a folder full of LoRAs; and it does
+        not depend on what the run folder is called here.
+        """
+        return f"{safe_name(Path(self.manifest.sample.image))}-{self.manifest.pair_id[:8]}"
+
+    def lora_name(self, phase: Phase) -> str:
+        """Return the file name of one phase's LoRA elsewhere."""
+        return f"{self.name}-{phase}.safetensors"
+
+    def copy_lora(self, phase: Phase, path: Path) -> None:
+        """Write one phase's LoRA, as diffusers reads it, to `path`; raises OSError."""
+        shutil.copyfile(self.run.lora(phase), path)
+
+
+def open_source(path: Path | None) -> Source:
+    """Return the finished run at `path`, or the newest one in runs/; read both LoRAs whole.
+
+    Raises RunError: no run, not finished, a LoRA that is not the recorded one. Raises LoraError
+    with both files' problems.
+    """
+    run, notes = _choose(path)
+    manifest = load_manifest(run)
+    _require_finished(run, manifest)
+    _require_recorded(run, manifest)
+    family = find_family(manifest.settings.family)
+    return Source(run, manifest, family, manifest.resolve_schedule(), notes)
+
+
+def _choose(path: Path | None) -> tuple[RunFolder, tuple[str, ...]]:
+    if path is not None:
+        return RunFolder(path), ()
+    newest = find_newest_run()
+    if newest is None:
+        raise RunError(
+            f"there is no finished run under ./{RUNS}",
+            hint='train one: glance train --image x.png --caption "what it shows"',
+        )
+    return newest, (f"using the newest finished run, {newest.path}",)
+
+
+def _require_finished(run: RunFolder, manifest: Manifest) -> None:
+    states = {phase: manifest.phases[phase].state for phase in Phase}
+    unfinished = [f"{phase} is {it}" for phase, it in states.items() if it is not PhaseState.DONE]
+    if unfinished:
+        raise RunError(
+            f"run {run.path} is not finished: {', '.join(unfinished)}",
+            hint="run its `glance train` command again: it continues",
+        )
+
+
+def _require_recorded(run: RunFolder, manifest: Manifest) -> None:
+    problems: list[Problem] = []
+    for phase in Phase:
+        path, record = run.lora(phase), manifest.phases[phase].lora
+        try:
+            verify_lora(read_lora(path), path=path)
+        except LoraError as exc:
+            problems += exc.problems
+            continue
+        if record is not None and hash_file(path) != record.sha256:
+            raise RunError(
+                f"{path} is not the file that the run recorded when it was trained",
+                hint="put the right one back, or train again with --restart",
+            )
+    if problems:
+        raise LoraError(problems)
