@@ -19,6 +19,7 @@ from glance.plot import (
 )
 from glance.run import (
     Attempt,
+    ImportRecord,
     Manifest,
     PhaseRecord,
     PhaseState,
@@ -27,6 +28,7 @@ from glance.run import (
     load_manifest,
 )
 from glance.schedule import Phase
+from glance.settings import TrainSettings
 from glance.training.lock import locked
 
 _SMALL_CHART: Final = 7
@@ -170,11 +172,30 @@ def _head(run: RunFolder, manifest: Manifest) -> Iterator[str]:
     settings = manifest.settings
     begun = f"{manifest.created:%Y-%m-%d %H:%M}"
     yield f"{run.path}: {settings.family}, {settings.model}, begun {begun}"
-    yield f"sample: {manifest.sample.image}, {manifest.sample.width}x{manifest.sample.height}"
+    if sample := manifest.sample:
+        yield f"sample: {sample.image}, {sample.width}x{sample.height}"
+    if manifest.imported is not None:
+        yield from _imported(manifest.imported, settings)
+        return
     yield (
         f"settings: {settings.steps} steps, rank {settings.rank}, rate {settings.learning_rate:g}, "
         f"resolution {settings.resolution}, seed {settings.seed}, {settings.device}"
     )
+
+
+def _imported(record: ImportRecord, settings: TrainSettings) -> Iterator[str]:
+    """Yield where the pair came from; of its settings only what somebody recorded."""
+    for phase in Phase:
+        yield f"imported: {phase} from {record.sources[phase]}, {record.folded[phase]}"
+    values = {
+        "steps": f"{settings.steps} steps",
+        "rank": f"rank {settings.rank}",
+        "learning_rate": f"rate {settings.learning_rate:g}",
+        "resolution": f"resolution {settings.resolution}",
+        "seed": f"seed {settings.seed}",
+    }
+    known = [text for name, text in values.items() if name not in record.unknown]
+    yield f"settings: {', '.join(known)}, elsewhere; not known: {', '.join(record.unknown) or '-'}"
 
 
 def _describe_phase(record: PhaseRecord, course: Course, files: Mapping[str, str]) -> Iterator[str]:

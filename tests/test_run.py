@@ -166,7 +166,7 @@ def test_manifest_of_another_version_is_refused(content: str, version: int | Non
 @pytest.mark.parametrize(
     ("place", "value", "reason"),
     [
-        ("sample", None, "sample: Input should be a valid dictionary"),
+        ("sample", None, "imported: Value error, there is no sample"),
         ("colour", "red", "colour: Extra inputs are not permitted"),
         ("created", "2026-05-01T10:00:00", "created: Input should have timezone info"),
         ("phases", {}, "phases: Dictionary should have at least 2 items after validation, not 0"),

@@ -40,8 +40,13 @@ def plan_comparison(request: CompareRequest) -> ComparisonPlan:
     )
 
 
-def read_caption(run: RunFolder, sample: SampleRecord) -> str:
+def read_caption(run: RunFolder, sample: SampleRecord | None) -> str:
     """Return what the run's sample is said to show; raises RunError when it is gone."""
+    if sample is None:
+        raise RunError(
+            f"the pair of {run.path} was imported without its picture and caption",
+            hint='say what to paint: --prompt "..."',
+        )
     path = run.path / sample.caption
     try:
         return path.read_text(encoding="utf-8").strip()
@@ -63,9 +68,11 @@ class _Subject:
 
 def _find_subject(run: RunFolder, request: CompareRequest) -> _Subject:
     sample = load_manifest(run).sample
+    says = request.prompts or request.prompt_file
+    if sample is None:
+        return _Subject("" if says else read_caption(run, sample), run.images / "compare")
     picture = run.path / sample.image
     reference = None if sample.reference is None else run.path / sample.reference
-    says = request.prompts or request.prompt_file
     return _Subject(
         caption="" if says else read_caption(run, sample),
         folder=run.images / "compare",

@@ -2,6 +2,8 @@
 
 from types import MappingProxyType
 
+from glance.families.architecture import Architecture
+from glance.families.comfyui import ComfyFile, ComfyUI
 from glance.families.family import (
     Borrowed,
     Family,
@@ -18,6 +20,7 @@ from glance.schedule.shift import StaticShift
 FAMILY = Family(
     name="auraflow",
     title="AuraFlow",
+    architecture=Architecture("auraflow-v1"),
     simpletuner_name="auraflow",
     pipeline="AuraFlowPipeline",
     default_model="terminusresearch/auraflow-v0.3",
@@ -48,4 +51,9 @@ FAMILY = Family(
     learning_rate=5e-4,
     trains_on_mps=True,
     borrowed=Borrowed("terminusresearch/auraflow-v0.3"),  # its text encoder
+    comfyui=ComfyUI(
+        model_id="auraflow-v0.3",
+        model=ComfyFile("aura_flow_0.3.safetensors", "checkpoints", "fal/AuraFlow-v0.3"),
+        latent="EmptyLatentImage",
+    ),
 )

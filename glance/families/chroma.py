@@ -2,11 +2,14 @@
 
 from types import MappingProxyType
 
+from glance.families.architecture import Architecture
+from glance.families.comfyui import FLUX_VAE, ComfyFile, ComfyUI, flux_text_encoder
 from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
 
 FAMILY = Family(
     name="chroma",
     title="Chroma1",
+    architecture=Architecture("chroma", "chroma"),
     simpletuner_name="chroma",
     pipeline="ChromaPipeline",
     default_model="lodestones/Chroma1-Base",
@@ -45,4 +48,18 @@ FAMILY = Family(
     trains_on_mps=True,  # "works well" (SimpleTuner's CHROMA.md)
     # Otherwise SimpleTuner squares the list towards both ends: 886.7 becomes 987.2.
     training_options=MappingProxyType({"flow_use_uniform_schedule": True}),
+    comfyui=ComfyUI(
+        model_id="chroma1-base",
+        model=ComfyFile("Chroma1-Base.safetensors", "diffusion_models", "lodestones/Chroma1-Base"),
+        others=MappingProxyType(
+            {
+                "chroma1-hd": ComfyFile(
+                    "Chroma1-HD.safetensors", "diffusion_models", "lodestones/Chroma1-HD"
+                )
+            }
+        ),
+        text_encoders=(flux_text_encoder("t5xxl_fp16.safetensors"),),
+        text_type="chroma",
+        vae=FLUX_VAE,
+    ),
 )

@@ -6,6 +6,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
 
+from glance.families.architecture import Architecture
+from glance.families.comfyui import ComfyUI
 from glance.schedule.shift import Shift
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -109,6 +111,7 @@ class Family:
 
     name: str
     title: str
+    architecture: Architecture
     simpletuner_name: str
     pipeline: str
     """The diffusers pipeline class, by name: looked up only when a model is loaded."""
@@ -134,6 +137,7 @@ class Family:
     published: str | None = None
     """The hyper-parameters that were published with the method; None: the rate is FLUX's."""
     trains_on_mps: bool
+    comfyui: ComfyUI
     edits: bool = False
     """Each picture is made of another one, the reference."""
     transformer_config: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)

@@ -2,12 +2,19 @@
 
 from types import MappingProxyType
 
+from glance.families.architecture import Architecture
+from glance.families.comfyui import FLUX_VAE, ComfyFile, ComfyUI, flux_text_encoder, split_file
 from glance.families.family import Family, Guidance, Latents, Marks, Size, Text, Told
 from glance.schedule.shift import DynamicShift
 
 FAMILY = Family(
     name="flux",
     title="FLUX.1",
+    architecture=Architecture(
+        "flux-1-dev",
+        "flux1",
+        MappingProxyType({"schnell": Architecture("flux-1-schnell", "flux1")}),
+    ),
     simpletuner_name="flux",
     pipeline="FluxPipeline",
     default_model="black-forest-labs/FLUX.1-dev",
@@ -50,5 +57,24 @@ FAMILY = Family(
             "flux_guidance_mode": "constant",
             "flux_guidance_value": 1.0,
         }
+    ),
+    comfyui=ComfyUI(
+        model_id="flux.1-dev",
+        model=ComfyFile("flux1-dev.safetensors", "diffusion_models", "Comfy-Org/flux1-dev"),
+        others=MappingProxyType(
+            {
+                "flux.1-krea-dev": split_file(
+                    "flux1-krea-dev_fp8_scaled.safetensors",
+                    "diffusion_models",
+                    "FLUX.1-Krea-dev_ComfyUI",
+                )
+            }
+        ),
+        text_encoders=(
+            flux_text_encoder("clip_l.safetensors"),
+            flux_text_encoder("t5xxl_fp16.safetensors"),
+        ),
+        text_type="flux",
+        vae=FLUX_VAE,
     ),
 )

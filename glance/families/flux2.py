@@ -2,12 +2,15 @@
 
 from types import MappingProxyType
 
+from glance.families.architecture import Architecture
+from glance.families.comfyui import FLUX2_VAE, ComfyUI, split_file
 from glance.families.family import Borrowed, Family, Guidance, Latents, Marks, Size, Text, Told
 from glance.schedule.shift import EmpiricalShift
 
 FAMILY = Family(
     name="flux2",
     title="FLUX.2-dev",
+    architecture=Architecture("Flux.2-dev", "flux_2_dev"),
     simpletuner_name="flux2",
     pipeline="Flux2Pipeline",
     default_model="black-forest-labs/FLUX.2-dev",
@@ -31,4 +34,14 @@ FAMILY = Family(
     trains_on_mps=True,
     borrowed=Borrowed("mistralai/Mistral-Small-3.1-24B-Instruct-2503"),
     training_options=MappingProxyType({"model_flavour": "dev"}),
+    comfyui=ComfyUI(
+        model_id="flux.2-dev",
+        model=split_file("flux2_dev_fp8mixed.safetensors", "diffusion_models", "flux2-dev"),
+        text_encoders=(
+            split_file("mistral_3_small_flux2_bf16.safetensors", "text_encoders", "flux2-dev"),
+        ),
+        text_type="flux2",
+        vae=FLUX2_VAE,
+        latent="EmptyFlux2LatentImage",
+    ),
 )

@@ -2,12 +2,19 @@
 
 from types import MappingProxyType
 
+from glance.families.architecture import Architecture
+from glance.families.comfyui import FLUX2_VAE, QWEN3_4B, ComfyUI, split_file
 from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
 from glance.schedule.shift import EmpiricalShift
 
 FAMILY = Family(
     name="flux2_klein",
     title="FLUX.2 klein",
+    architecture=Architecture(
+        "Flux.2-klein-4b",
+        "flux_2_klein_4b",
+        MappingProxyType({"9b": Architecture("Flux.2-klein-9b", "flux_2_klein_9b")}),
+    ),
     simpletuner_name="flux2",
     pipeline="Flux2KleinPipeline",
     default_model="black-forest-labs/FLUX.2-klein-base-4B",
@@ -31,4 +38,12 @@ FAMILY = Family(
     trains_on_mps=True,
     # Any klein's: without it SimpleTuner would fetch FLUX.2-dev's Mistral.
     training_options=MappingProxyType({"model_flavour": "klein-4b"}),
+    comfyui=ComfyUI(
+        model_id="flux.2-klein-base-4b",
+        model=split_file("flux-2-klein-base-4b.safetensors", "diffusion_models", "flux2-klein"),
+        text_encoders=(QWEN3_4B,),
+        text_type="flux2",
+        vae=FLUX2_VAE,
+        latent="EmptyFlux2LatentImage",
+    ),
 )

@@ -2,6 +2,8 @@
 
 from types import MappingProxyType
 
+from glance.families.architecture import Architecture
+from glance.families.comfyui import FLUX_VAE, ComfyUI, split_file
 from glance.families.family import (
     Borrowed,
     Family,
@@ -18,6 +20,7 @@ from glance.schedule.shift import StaticShift
 FAMILY = Family(
     name="hidream",
     title="HiDream-I1",
+    architecture=Architecture("hidream-i1"),
     simpletuner_name="hidream",
     pipeline="HiDreamImagePipeline",
     default_model="HiDream-ai/HiDream-I1-Full",
@@ -57,5 +60,21 @@ FAMILY = Family(
         MappingProxyType(
             {"text_encoder_4": "LlamaForCausalLM", "tokenizer_4": "PreTrainedTokenizerFast"}
         ),
+    ),
+    comfyui=ComfyUI(
+        model_id="hidream-i1-full",
+        model=split_file(
+            "hidream_i1_full_fp8.safetensors", "diffusion_models", "HiDream-I1_ComfyUI"
+        ),
+        text_encoders=tuple(
+            split_file(name, "text_encoders", "HiDream-I1_ComfyUI")
+            for name in (
+                "clip_l_hidream.safetensors",
+                "clip_g_hidream.safetensors",
+                "t5xxl_fp8_e4m3fn_scaled.safetensors",
+                "llama_3.1_8b_instruct_fp8_scaled.safetensors",
+            )
+        ),
+        vae=FLUX_VAE,
     ),
 )

@@ -1,11 +1,14 @@
 """Krea 2: twelve layers of Qwen3-VL are read."""
 
+from glance.families.architecture import Architecture
+from glance.families.comfyui import QWEN_VAE, ComfyFile, ComfyUI
 from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
 from glance.schedule.shift import DynamicShift
 
 FAMILY = Family(
     name="krea2",
     title="Krea 2",
+    architecture=Architecture("krea-2", "krea2"),
     simpletuner_name="krea2",
     pipeline="Krea2Pipeline",
     default_model="krea/Krea-2-Raw",
@@ -28,4 +31,23 @@ FAMILY = Family(
     lora_targets=("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
     learning_rate=5e-4,
     trains_on_mps=False,  # "not recommended" (SimpleTuner's KREA2.md)
+    comfyui=ComfyUI(
+        model_id="krea-2-raw",
+        model=ComfyFile(
+            "krea2_raw_fp8_scaled.safetensors",
+            "diffusion_models",
+            "Comfy-Org/Krea-2",
+            "diffusion_models",
+        ),
+        text_encoders=(
+            ComfyFile(
+                "qwen3vl_4b_fp8_scaled.safetensors",
+                "text_encoders",
+                "Comfy-Org/Krea-2",
+                "text_encoders",
+            ),
+        ),
+        text_type="krea2",
+        vae=QWEN_VAE,
+    ),
 )

@@ -1,11 +1,14 @@
 """Lumina-Image 2: Gemma 2 reads, time runs from noise (0) to picture (1)."""
 
+from glance.families.architecture import Architecture
+from glance.families.comfyui import FLUX_VAE, ComfyUI, split_file
 from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
 from glance.schedule.shift import StaticShift
 
 FAMILY = Family(
     name="lumina2",
     title="Lumina-Image 2",
+    architecture=Architecture("lumina-2", "lumina2"),
     simpletuner_name="lumina2",
     pipeline="Lumina2Pipeline",
     default_model="Alpha-VLLM/Lumina-Image-2.0",
@@ -32,4 +35,21 @@ FAMILY = Family(
     lora_targets=("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
     learning_rate=5e-4,
     trains_on_mps=True,
+    comfyui=ComfyUI(
+        rescales_guidance=True,
+        model_id="lumina-image-2.0",
+        model=split_file(
+            "lumina_2_model_bf16.safetensors", "diffusion_models", "Lumina_Image_2.0_Repackaged"
+        ),
+        text_encoders=(
+            split_file(
+                "gemma_2_2b_fp16.safetensors", "text_encoders", "Lumina_Image_2.0_Repackaged"
+            ),
+        ),
+        text_type="lumina2",
+        vae=FLUX_VAE,
+        prompt_prefix="You are an assistant designed to generate superior images with the superior "
+        "degree of image-text alignment based on textual prompts or user prompts. <Prompt Start> ",
+        fuses_qkv=True,
+    ),
 )

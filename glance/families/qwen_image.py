@@ -2,12 +2,15 @@
 
 from types import MappingProxyType
 
+from glance.families.architecture import Architecture
+from glance.families.comfyui import QWEN_TEXT, QWEN_VAE, ComfyUI, split_file
 from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
 from glance.schedule.shift import DynamicShift
 
 FAMILY = Family(
     name="qwen_image",
     title="Qwen-Image",
+    architecture=Architecture("qwen-image", "qwen_image"),
     simpletuner_name="qwen_image",
     pipeline="QwenImagePipeline",
     default_model="Qwen/Qwen-Image",
@@ -35,4 +38,23 @@ FAMILY = Family(
     training_options=MappingProxyType({"model_flavour": "v1.0"}),
     # The pipeline cuts given embeddings at 512 otherwise.
     sampling_options=MappingProxyType({"max_sequence_length": 1024}),
+    comfyui=ComfyUI(
+        rescales_guidance=True,
+        model_id="qwen/qwen-image",
+        model=split_file(
+            "qwen_image_fp8_e4m3fn.safetensors", "diffusion_models", "Qwen-Image_ComfyUI"
+        ),
+        others=MappingProxyType(
+            {
+                "qwen-image-2512": split_file(
+                    "qwen_image_2512_fp8_e4m3fn.safetensors",
+                    "diffusion_models",
+                    "Qwen-Image_ComfyUI",
+                )
+            }
+        ),
+        text_encoders=(QWEN_TEXT,),
+        text_type="qwen_image",
+        vae=QWEN_VAE,
+    ),
 )

@@ -2,12 +2,18 @@
 
 from types import MappingProxyType
 
+from glance.families.architecture import Architecture
+from glance.families.comfyui import ComfyFile, ComfyUI
 from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
 from glance.schedule.shift import StaticShift
 
 FAMILY = Family(
     name="sd3",
     title="Stable Diffusion 3.5",
+    architecture=Architecture(
+        "stable-diffusion-v3.5-medium",
+        others=MappingProxyType({"large": Architecture("stable-diffusion-v3.5-large")}),
+    ),
     simpletuner_name="sd3",
     pipeline="StableDiffusion3Pipeline",
     default_model="stabilityai/stable-diffusion-3.5-medium",
@@ -45,4 +51,21 @@ FAMILY = Family(
     ),
     learning_rate=5e-4,
     trains_on_mps=True,
+    comfyui=ComfyUI(
+        model_id="stable-diffusion-3.5-medium",
+        model=ComfyFile(
+            "sd3.5_medium_incl_clips_t5xxlfp8scaled.safetensors",
+            "checkpoints",
+            "Comfy-Org/stable-diffusion-3.5-fp8",
+        ),
+        others=MappingProxyType(
+            {
+                "stable-diffusion-3.5-large": ComfyFile(
+                    "sd3.5_large_fp8_scaled.safetensors",
+                    "checkpoints",
+                    "Comfy-Org/stable-diffusion-3.5-fp8",
+                )
+            }
+        ),
+    ),
 )

@@ -1,11 +1,14 @@
 """Z-Image: time runs from noise (0) to picture (1)."""
 
+from glance.families.architecture import Architecture
+from glance.families.comfyui import FLUX_VAE, QWEN3_4B, ComfyUI, split_file
 from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
 from glance.schedule.shift import StaticShift
 
 FAMILY = Family(
     name="z_image",
     title="Z-Image",
+    architecture=Architecture("z-image", "z_image"),
     simpletuner_name="z_image",
     pipeline="ZImagePipeline",
     default_model="Tongyi-MAI/Z-Image",
@@ -28,4 +31,12 @@ FAMILY = Family(
     lora_targets=("attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0"),
     learning_rate=5e-4,
     trains_on_mps=False,  # "not recommended" (SimpleTuner's ZIMAGE.md)
+    comfyui=ComfyUI(
+        model_id="tongyi-mai/z-image",
+        model=split_file("z_image_bf16.safetensors", "diffusion_models", "z_image"),
+        text_encoders=(QWEN3_4B,),
+        text_type="lumina2",
+        vae=FLUX_VAE,
+        fuses_qkv=True,
+    ),
 )

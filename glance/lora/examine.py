@@ -15,7 +15,7 @@ from glance.lora.pairs import PairKeys, name_some, pair_problem, read_scaling, s
 from glance.schedule import Phase, Schedule
 
 _PICKLES: Final = (".pt", ".pth", ".ckpt", ".bin")
-_INTEGERS: Final = ("I64", "I32")  # as which some trainers write alpha
+INTEGERS: Final = ("I64", "I32")  # as which some trainers write alpha
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def _is_number(alpha: Tensor) -> bool:
     """Whether it is one finite number."""
     if math.prod(alpha.shape) != 1:
         return False
-    return alpha.dtype in _INTEGERS or (alpha.dtype in FLOATS and _is_finite(alpha))
+    return alpha.dtype in INTEGERS or (alpha.dtype in FLOATS and _is_finite(alpha))
 
 
 def _header_problems(metadata: Mapping[str, str]) -> list[Problem]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -71,7 +71,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         with safe_open(path, framework="numpy") as file:
             return dict(file.metadata() or {})
     except (OSError, SafetensorError) as exc:
-        raise _unreadable(path, exc) from exc
+        raise unreadable(path, exc) from exc
 
 
 def read_lora(path: Path) -> Lora:
@@ -80,7 +80,7 @@ def read_lora(path: Path) -> Lora:
     try:
         content = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
     except (OSError, SafetensorError) as exc:
-        raise _unreadable(path, exc) from exc
+        raise unreadable(path, exc) from exc
     return Lora(
         {
             key: Tensor(str(value["dtype"]), tuple(value["shape"]), value["data"])
@@ -91,24 +91,47 @@ def read_lora(path: Path) -> Lora:
 
 
 def write_lora(lora: Lora, path: Path) -> None:
-    """Write the file by hand: safetensors' own writer orders the metadata anew at each run, and
-    equal LoRAs should be equal files. Like it, the widest types come first: all stay aligned."""
-    header: dict[str, Any] = {"__metadata__": dict(sorted(lora.metadata.items()))}
+    """Write the file."""
+    with path.open("wb") as file:
+        file.writelines(encode_lora(lora))
+
+
+def encode_lora(lora: Lora) -> Iterator[bytes | bytearray]:
+    """Yield the file's bytes, by hand: safetensors' own writer orders the metadata anew at each
+    run, and equal LoRAs should be equal files."""
+    entries: dict[str, Any] = {}
     offset = 0
-    tensors = dict(sorted(lora.tensors.items(), key=lambda item: -int(item[1].dtype[-2:])))
+    tensors = _in_order(lora.tensors)
     for key, tensor in tensors.items():
         end = offset + len(tensor.data)
-        header[key] = {
+        entries[key] = {
             "dtype": tensor.dtype,
             "shape": list(tensor.shape),
             "data_offsets": [offset, end],
         }
         offset = end
+    yield encode_header(lora.metadata, entries)
+    yield from (tensor.data for tensor in tensors.values())
+
+
+def encode_header(metadata: Mapping[str, str], entries: Mapping[str, Any]) -> bytes:
+    """Return what stands before the tensors: the header's length and the header, as JSON.
+
+    The metadata are sorted, `entries` stay in their order; it is padded to a multiple of 8 bytes,
+    to which the format aligns the tensors.
+    """
+    header = {"__metadata__": dict(sorted(metadata.items())), **entries}
     encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)  # the format aligns the tensors to 8 bytes
-    with path.open("wb") as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
-        file.writelines(tensor.data for tensor in tensors.values())
+    encoded += b" " * (-len(encoded) % 8)
+    return len(encoded).to_bytes(8, "little") + encoded
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of all that follows the header when `write_lora` writes them."""
+    digest = hashlib.sha256()
+    for tensor in _in_order(tensors).values():
+        digest.update(tensor.data)
+    return digest.hexdigest()
 
 
 def hash_file(path: Path) -> str:
@@ -117,7 +140,13 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _unreadable(path: Path, exc: Exception) -> LoraError:
+def unreadable(path: Path, exc: Exception) -> LoraError:
+    """Return the refusal of a file that cannot be read as safetensors."""
     if isinstance(exc, FileNotFoundError):
         return LoraError(f"LoRA not found: {path}")
     return LoraError(f"{path}: not a whole safetensors file ({exc})")
+
+
+def _in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return them as they are written, the widest types first, so that all stay aligned."""
+    return dict(sorted(tensors.items(), key=lambda item: -int(item[1].dtype[-2:])))

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from glance import __version__
 from glance.errors import LoraError, Problem
 from glance.files import replacing
 from glance.lora.file import (
@@ -22,12 +21,13 @@ from glance.lora.file import (
     PREFIX,
     UP,
     Lora,
+    hash_tensors,
     read_lora,
     read_metadata,
     write_lora,
 )
+from glance.lora.modelspec import Origin, describe_origin
 from glance.lora.pairs import adapter_config
-from glance.schedule import Phase, PhaseSchedule
 
 
 def verify_lora(lora: Lora, *, path: Path, rank: int | None = None) -> None:
@@ -41,19 +41,12 @@ def verify_lora(lora: Lora, *, path: Path, rank: int | None = None) -> None:
         raise LoraError(Problem(f"{path.name}: {item.message}", item.hint) for item in problems)
 
 
-def finalise_lora(
-    path: Path,
-    *,
-    rank: int,
-    alpha: float,
-    phase: Phase,
-    schedule: PhaseSchedule,
-    family: str,
-) -> None:
+def finalise_lora(path: Path, *, rank: int, alpha: float, origin: Origin) -> None:
     """Verify the trainer's file and make it final, in place and atomically.
 
-    lora_B is multiplied by alpha / rank; the header gains diffusers' adapter metadata (so that
-    alpha = rank is explicit) and glance's own keys. A file that is final already stays as it is.
+    lora_B is multiplied by alpha / rank; the header keeps what the trainer wrote and gains
+    diffusers' adapter metadata (so that alpha = rank is explicit) and all that `describe_origin`
+    tells. A file that is final already stays as it is.
     Raises LoraError as `read_lora` and `verify_lora` do.
     """
     lora = read_lora(path)
@@ -70,12 +63,7 @@ def finalise_lora(
         ADAPTER_METADATA: json.dumps(
             adapter_config(dict.fromkeys(lora.modules, lora.rank)), sort_keys=True
         ),
-        "glance.version": __version__,
-        "glance.family": family,
-        "glance.phase": phase.value,
-        "glance.timesteps": json.dumps(schedule.timesteps),
-        "glance.sigmas": json.dumps(schedule.sigmas),
-        "glance.end_sigma": json.dumps(schedule.end_sigma),
+        **describe_origin(origin, rank=rank, data_sha256=hash_tensors(tensors)),
         FOLDED: json.dumps(factor),
     }
     with replacing(path) as temporary:

@@ -90,11 +90,15 @@ class ScheduleFile(_Part):
         """How many the slow and the fast phase have."""
         return len(self.slow.resolve()), len(self.fast.resolve())
 
+    def render(self) -> str:
+        """Return the file's text."""
+        content = self.model_dump(mode="json", exclude_none=True)
+        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
     def save(self, path: Path) -> None:
         """Write it, whole or not at all; raises OSError."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = self.model_dump(mode="json", exclude_none=True)
-        write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_text(path, self.render())
 
 
 def read_schedule_file(path: Path) -> ScheduleFile:

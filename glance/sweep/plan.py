@@ -123,10 +123,11 @@ def _check_folder(folder: Path, points: Iterable[PlannedPoint]) -> None:
     sha256 = next(iter(points)).training.sample.sha256
     runs = {run.path.name: manifest for run, manifest in iterate_runs(folder)}
     for name, manifest in runs.items():
-        if manifest.sample.sha256 != sha256:
+        there = manifest.sample.sha256 if manifest.sample else "none"
+        if there != sha256:
             raise RunError(
                 f"sweep {folder} was begun with another picture or caption: "
-                f"{manifest.sample.sha256[:12]} in {name}, {sha256[:12]} asked",
+                f"{there[:12]} in {name}, {sha256[:12]} asked",
                 hint=hint,
             )
     strangers = sorted(names - {*runs, *(point.name for point in points), SHEET})

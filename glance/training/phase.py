@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glance import __version__
 from glance.errors import LoraError, TrainingFailed
 from glance.events import Event, EventSink, Noted, PhaseFinished, PhaseStarted, StepDone
-from glance.lora import finalise_lora, hash_file, is_final, read_lora
+from glance.lora import finalise_lora, find_origin, hash_file, is_final, read_lora
 from glance.losses import LossLog
 from glance.run import Attempt, LoraRecord, Manifest, PhaseState, RunFolder, now
 from glance.schedule import Phase
@@ -76,7 +77,8 @@ class PhaseTrainer:
             with writing(run.path):
                 if not is_final(run.lora(phase)):  # else: ended before this could be recorded
                     code = self._run_simpletuner(observer)
-                record(code, state=PhaseState.DONE, lora=self._finalise(observer))
+                made = self._finalise(observer, ledger.manifest)
+                record(code, state=PhaseState.DONE, lora=made)
         except BaseException as exc:
             state = PhaseState.STOPPED
             if isinstance(exc, TrainingFailed):
@@ -158,7 +160,7 @@ class PhaseTrainer:
             held=() if self.tools.lock is None else (self.tools.lock,),
         )
 
-    def _finalise(self, observer: Observer) -> LoraRecord:
+    def _finalise(self, observer: Observer, manifest: Manifest) -> LoraRecord:
         """Verify and finalise the file; raise TrainingFailed if it is not what it should be."""
         run, phase = self.plan.run, self.phase
         config = self.plan.trainer_config(phase)
@@ -168,9 +170,7 @@ class PhaseTrainer:
                 path,
                 rank=config["lora_rank"],
                 alpha=config["lora_alpha"],
-                phase=phase,
-                schedule=self.plan.schedule.phase(phase),
-                family=self.plan.settings.family,
+                origin=find_origin(manifest, phase, version=__version__),
             )
             rank = read_lora(path).rank
         except LoraError as exc:

@@ -38,6 +38,11 @@ def check_run(plan: TrainingPlan) -> None:
         manifest = find_manifest(plan.run)
     if manifest is None:
         return
+    if manifest.imported is not None:
+        raise RunError(
+            f"run {plan.run.path} holds a pair that was imported: there is nothing to train in it",
+            hint="give another --run",
+        )
     differences = _differences(manifest, plan)
     kept = _kept_phases(manifest, plan)
     if differences and (kept or not plan.restart):
@@ -173,7 +178,7 @@ def _open_manifest(plan: TrainingPlan, sealer: Sealer) -> Manifest:
 def _differences(manifest: Manifest, plan: TrainingPlan) -> list[str]:
     """Return what of the recorded run is not what is asked now, value by value."""
     there: dict[str, Any] = {
-        "sample": manifest.sample.sha256[:12],
+        "sample": manifest.sample.sha256[:12] if manifest.sample else None,
         "schedule": manifest.resolve_schedule().to_json(),
         **manifest.settings.model_dump(mode="json"),
     }

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from glance.families import find_family
+from glance.lora import Origin
 from glance.run import (
     Manifest,
     PhaseRecord,
@@ -43,6 +45,22 @@ def glance_header(phase: Phase, name: str = "seed", **more: str) -> dict[str, st
         "glance.folded_scale": "4.0",
         **more,
     }
+
+
+def make_origin(phase: Phase, **changes: Any) -> Origin:
+    """Return where a LoRA comes from, as a run of FLUX.1 tells it."""
+    usual = {
+        "phase": phase,
+        "schedule": PRESETS["seed"].schedule,
+        "family": find_family("flux"),
+        "model": "black-forest-labs/FLUX.1-dev",
+        "base_model": "black-forest-labs/FLUX.1-dev",
+        "pair": "cat-01234567",
+        "pair_id": "0123456789abcdef",
+        "resolution": 1024,
+        "version": "1.2.3",
+    }
+    return Origin(**{**usual, **changes})
 
 
 def write_pair(folder: Path) -> dict[str, str]:

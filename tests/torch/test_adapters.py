@@ -14,6 +14,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from fakes.pairs import make_origin
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from tiny_models import build_tiny
@@ -24,7 +25,7 @@ from glance.diffusion.converter import Pair, convert
 from glance.errors import LoraError
 from glance.families import find_family
 from glance.lora import examine_lora, finalise_lora
-from glance.schedule import PRESETS, Phase
+from glance.schedule import Phase
 
 Q, K, V = (f"transformer_blocks.0.attn.to_{part}" for part in "qkv")
 FF = "transformer_blocks.0.ff.net.0.proj"
@@ -324,11 +325,8 @@ def test_glances_own_files_load_as_diffusers_loads_them(
     ours, theirs = (
         diffusers.FluxPipeline.from_pretrained(tiny_flux, torch_dtype=dtype) for _ in range(2)
     )
-    schedule = PRESETS["seed"].schedule
     for name, path in make_loras(tiny_flux, tmp_path / "loras").items():
-        phase = Phase(name)
-        times = schedule.phase(phase)
-        finalise_lora(path, rank=4, alpha=8, phase=phase, schedule=times, family="flux")
+        finalise_lora(path, rank=4, alpha=8, origin=make_origin(Phase(name)))
         load_adapter(ours, path, name=name)
         theirs.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name)
 

@@ -1,98 +1,35 @@
-"""The run folder: where everything lies, and glance.json, its manifest.
+"""glance.json, the manifest of a run: everything that was asked and done.
 
-A run is what people keep, move and share: no path in it leaves it, but for a base model that
-lies beside it. Only this module reads or writes glance.json.
+Only this module reads or writes it.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from glance import __version__
 from glance.errors import RunError, ScheduleError
 from glance.files import write_text
+from glance.run.folder import RUNS, RunFolder
 from glance.schedule import Phase, Schedule
 from glance.settings import TrainSettings
 
-RUNS = Path("runs")
-SCHEMA_VERSION = 1
-LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for in a folder
-
-
-@dataclass(frozen=True, slots=True)
-class RunFolder:
-    """The layout of one run. Making the object touches nothing."""
-
-    path: Path
-
-    @property
-    def manifest(self) -> Path:
-        """glance.json."""
-        return self.path / "glance.json"
-
-    @property
-    def data(self) -> Path:
-        """The staged pair."""
-        return self.path / "data"
-
-    @property
-    def references(self) -> Path:
-        """The staged reference, for a family that edits."""
-        return self.path / "reference"
-
-    @property
-    def images(self) -> Path:
-        """Sampled pictures."""
-        return self.path / "images"
-
-    @property
-    def model(self) -> Path:
-        """A base model that travels with the run; most runs have none."""
-        return self.path / "model"
-
-    @property
-    def unfinished_model(self) -> Path:
-        """Where that model is copied to until it is whole."""
-        return self.path / "model.part"
-
-    @property
-    def transformer(self) -> Path:
-        """The transformer of a single file, made ready for the trainer; gone when it is done."""
-        return self.path / "transformer"
-
-    @property
-    def lock(self) -> Path:
-        """Held while somebody trains here."""
-        return self.path / "glance.lock"
-
-    def output(self, phase: Phase) -> Path:
-        """What SimpleTuner writes for one phase."""
-        return self.path / "output" / environment(phase)
-
-    def lora(self, phase: Phase) -> Path:
-        """The finished LoRA of one phase."""
-        return self.output(phase) / LORA_FILE
-
-    def log(self, phase: Phase) -> Path:
-        """Everything the trainer said in one phase."""
-        return self.path / "logs" / f"{environment(phase)}.log"
-
-    def losses(self, phase: Phase) -> Path:
-        """The loss of each step of one phase."""
-        return self.path / "logs" / f"{environment(phase)}-losses.csv"
-
-
-def environment(phase: Phase) -> str:
-    """SimpleTuner's name for one phase: its config folder, its output folder, its log."""
-    return f"glance-{phase}"
+SCHEMA_VERSION: Final = 1
 
 
 class PhaseState(StrEnum):
@@ -174,13 +111,26 @@ class ScheduleRecord(_Record):
     fast: Mapping[str, tuple[float, ...]]
 
 
+class ImportRecord(_Record):
+    """Where a finished pair came from that glance has not trained: `glance import`."""
+
+    sources: Mapping[Phase, str] = Field(description="The files' own names, without their folders.")
+    sha256: Mapping[Phase, str] = Field(description="Of the files as they were.")
+    folded: Mapping[Phase, str] = Field(description="What lora_B was multiplied by, and why.")
+    unknown: tuple[str, ...] = Field(
+        default=(), description="Settings that nobody recorded: those in `settings` stand in."
+    )
+
+
 class Manifest(_Record):
     """glance.json."""
 
     schema_version: int = SCHEMA_VERSION
     glance: str = __version__
     created: AwareDatetime = Field(default_factory=lambda: now())
-    sample: SampleRecord
+    sample: SampleRecord | None = Field(
+        default=None, description="None: an imported pair whose picture is not known."
+    )
     settings: TrainSettings
     base_model: str = Field(description="Hub id, or a folder's fingerprint: it may be moved.")
     schedule: ScheduleRecord
@@ -190,6 +140,18 @@ class Manifest(_Record):
         default_factory=lambda: {phase: PhaseRecord() for phase in Phase},
         min_length=len(Phase),
     )
+    imported: ImportRecord | None = Field(
+        default=None, validate_default=True, description="None: glance trained it."
+    )
+
+    @field_validator("imported")
+    @classmethod
+    def _require_sample(
+        cls, imported: ImportRecord | None, info: ValidationInfo
+    ) -> ImportRecord | None:
+        if imported is None and info.data.get("sample", 0) is None:
+            raise ValueError("there is no sample, and only an imported pair may have none")
+        return imported
 
     @property
     def is_finished(self) -> bool:
@@ -203,12 +165,14 @@ class Manifest(_Record):
         Over the sample, the base model, the schedule and the settings, and not over where any of
         them lies: it is known before either LoRA is, and a moved run keeps it.
         """
-        decisive = {
-            "sample": self.sample.sha256,
+        decisive: dict[str, Any] = {
+            "sample": None if self.sample is None else self.sample.sha256,
             "base_model": self.base_model,
             "schedule": self.schedule.model_dump(mode="json", exclude={"name"}),
             "settings": self.settings.model_dump(mode="json", exclude={"model", "transformer"}),
         }
+        if self.imported is not None:  # of its training little is known, of its files all
+            decisive["files"] = dict(self.imported.sha256)
         text = json.dumps(decisive, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -1,0 +1,157 @@
+"""Make the run that an import decided: whole or not at all, beside nothing that was there."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from glance import __version__
+from glance.errors import RunError
+from glance.files import state_folder
+from glance.importing.foreign import ForeignLora
+from glance.importing.request import ImportPlan, PairImport, TrainingImport
+from glance.importing.spelling import layer_names, respell
+from glance.lora import finalise_lora, find_origin, hash_file, read_lora
+from glance.lora.file import write_lora
+from glance.model import fingerprint, recorded_folder
+from glance.run import (
+    ImportRecord,
+    LoraRecord,
+    Manifest,
+    PhaseState,
+    RunFolder,
+    SampleRecord,
+    now,
+    record_schedule,
+)
+from glance.sample import Sample, stage_sample
+from glance.schedule import Phase
+from glance.training.checkpoints import Sealer
+from glance.training.prepare import prepare_run, writing
+
+
+def run_import(plan: ImportPlan) -> None:
+    """Make the run folder.
+
+    It appears when all of it is written; a failure leaves nothing behind. Raises RunError when
+    something is there by now, SetupError where it cannot be written, SampleError or LoraError when
+    one of the user's files has changed since it was read.
+    """
+    with _appearing(plan.run) as folder:
+        match plan:
+            case TrainingImport():
+                training = replace(plan.training, run=folder, warnings=())
+                prepare_run(training, Sealer(state_folder()))
+            case PairImport():
+                _write_pair(plan, folder)
+
+
+@contextmanager
+def _appearing(run: RunFolder) -> Iterator[RunFolder]:
+    """Yield an empty run beside `run`, which becomes it at the end.
+
+    It lies just as deep, so that paths which are relative to it stay right.
+    """
+    with writing(run.path):
+        run.path.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=run.path.parent, prefix=f".{run.path.name[:40]}."))
+    try:
+        with writing(run.path):
+            made.chmod(0o777 & ~_umask(made))
+            yield RunFolder(made)
+            if run.path.is_dir() and not any(run.path.iterdir()):
+                run.path.rmdir()
+            if run.path.exists():
+                raise RunError(f"{run.path} is there by now", hint="give another --run")
+            made.rename(run.path)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _umask(folder: Path) -> int:
+    """Return what a new folder is not allowed here; mkdtemp's own is private."""
+    probe = folder / "probe"
+    probe.mkdir()
+    allowed = probe.stat().st_mode & 0o777
+    probe.rmdir()
+    return 0o777 & ~allowed
+
+
+def _write_pair(plan: PairImport, run: RunFolder) -> None:
+    manifest = _manifest(plan, run)
+    if plan.sample is not None:
+        stage_sample(plan.sample, run.data, run.references)
+    folder = recorded_folder(plan.settings.model, plan.run.path)
+    known = layer_names(str(folder) if folder.is_dir() else plan.settings.model)
+    for phase, lora in plan.loras.items():
+        path = run.lora(phase)
+        path.parent.mkdir(parents=True)
+        if lora.is_final:
+            shutil.copyfile(lora.path, path)
+        else:
+            _write_final(lora, path, known=known, manifest=manifest, phase=phase)
+        record = LoraRecord(
+            path=path.relative_to(run.path).as_posix(),
+            sha256=hash_file(path),
+            bytes=path.stat().st_size,
+            rank=read_lora(path).rank,
+        )
+        manifest = manifest.with_phase(phase, state=PhaseState.DONE, lora=record)
+    manifest.save(run)
+
+
+def _write_final(
+    lora: ForeignLora,
+    path: Path,
+    *,
+    known: frozenset[str] | None,
+    manifest: Manifest,
+    phase: Phase,
+) -> None:
+    """Write it in diffusers' spelling, then finish it as glance finishes its own."""
+    factors = dict(lora.factors or {})
+    uniform = lora.factor
+    if uniform is not None:  # finalising multiplies it in, and says so in the header
+        factors = dict.fromkeys(factors, 1.0)
+    write_lora(respell(lora.lora, factors, path=lora.path, known=known), path)
+    rank = lora.facts.rank
+    finalise_lora(
+        path,
+        rank=rank,
+        alpha=rank * (1.0 if uniform is None else uniform),
+        origin=find_origin(manifest, phase, version=__version__),
+    )
+
+
+def _manifest(plan: PairImport, run: RunFolder) -> Manifest:
+    created = now()
+    settings = plan.settings
+    return Manifest(
+        created=created,
+        origin=Sealer(state_folder()).mark(created.isoformat()),
+        sample=None if plan.sample is None else _record(plan.sample),
+        settings=settings,
+        base_model=fingerprint(settings.model, run=run.path, transformer=settings.transformer),
+        schedule=record_schedule(plan.schedule),
+        versions={},
+        imported=ImportRecord(
+            sources={phase: lora.path.name for phase, lora in plan.loras.items()},
+            sha256={phase: lora.facts.sha256 for phase, lora in plan.loras.items()},
+            folded={phase: lora.folded for phase, lora in plan.loras.items()},
+            unknown=plan.unknown,
+        ),
+    )
+
+
+def _record(sample: Sample) -> SampleRecord:
+    """Return the manifest's form of the pair, as it is staged."""
+    return SampleRecord(
+        image=f"data/{sample.name}.png",
+        caption=f"data/{sample.name}.txt",
+        width=sample.width,
+        height=sample.height,
+        sha256=sample.sha256,
+        reference=f"reference/{sample.name}.png" if sample.reference else None,
+    )

@@ -1,0 +1,41 @@
+"""Which kind of thing a path is, and who describes it."""
+
+from pathlib import Path
+
+from glance.errors import InputError, Problem
+from glance.generation.handover import KEY, TENSOR
+from glance.info.description import Description
+from glance.info.lora import describe_lora, read_lora_file
+from glance.info.picture import describe_latents, describe_picture
+from glance.info.run import describe_run
+from glance.provenance import FORMATS
+from glance.sample.findings import Findings, is_readable, shown
+
+_REMEDY = "give a .safetensors file, a run folder, or a picture that `glance infer` wrote"
+
+
+def describe(path: Path) -> Description:
+    """Return all that is to be known of a LoRA file, a run folder, a picture or saved latents.
+
+    What is wrong with a file that can be read is part of it. Raises InputError: nothing is there,
+    or it cannot be read at all. Changes nothing.
+    """
+    if _is_folder(path):
+        return describe_run(path)
+    found = Findings()
+    if not is_readable(path, shown(path), found, remedy=_REMEDY):
+        raise InputError(found.problems)
+    if path.suffix.lower() in FORMATS:
+        return describe_picture(path)
+    file = read_lora_file(path)
+    if KEY in file.header.metadata and list(file.header.entries) == [TENSOR]:
+        return describe_latents(path)
+    return describe_lora(file)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError) as exc:  # out of reach; a NUL in the path
+        reason = getattr(exc, "strerror", None) or exc
+        raise InputError([Problem(f"{shown(path)} cannot be read: {reason}", _REMEDY)]) from exc

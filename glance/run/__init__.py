@@ -1,0 +1,46 @@
+"""The run folder: where everything lies, and glance.json, its manifest.
+
+A run is what people keep, move and share: no path in it leaves it, but for a base model that
+lies beside it.
+"""
+
+from glance.run.folder import LORA_FILE, RUNS, RunFolder, environment
+from glance.run.manifest import (
+    SCHEMA_VERSION,
+    Attempt,
+    ImportRecord,
+    LoraRecord,
+    Manifest,
+    Measured,
+    PhaseRecord,
+    PhaseState,
+    SampleRecord,
+    ScheduleRecord,
+    find_newest_run,
+    iterate_runs,
+    load_manifest,
+    now,
+    record_schedule,
+)
+
+__all__ = [
+    "LORA_FILE",
+    "RUNS",
+    "SCHEMA_VERSION",
+    "Attempt",
+    "ImportRecord",
+    "LoraRecord",
+    "Manifest",
+    "Measured",
+    "PhaseRecord",
+    "PhaseState",
+    "RunFolder",
+    "SampleRecord",
+    "ScheduleRecord",
+    "environment",
+    "find_newest_run",
+    "iterate_runs",
+    "load_manifest",
+    "now",
+    "record_schedule",
+]
