@@ -16,7 +16,10 @@ from glance.cli.check import check
 from glance.cli.compare import compare
 from glance.cli.demo import demo
 from glance.cli.doctor import doctor
+from glance.cli.export import export
+from glance.cli.import_ import import_
 from glance.cli.infer import infer
+from glance.cli.info import info
 from glance.cli.runs import runs
 from glance.cli.schedule import schedule
 from glance.cli.sweep import sweep
@@ -63,8 +66,10 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help starts in half the time
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, doctor, check, train, infer, compare, sweep):
+for command in (demo, doctor, check, train, infer, compare, sweep, info):
     app.command()(command)
+app.command("import")(import_)
+app.add_typer(export, name="export")
 app.add_typer(schedule, name="schedule")
 app.add_typer(runs, name="runs")
 

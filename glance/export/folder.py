@@ -52,6 +52,7 @@ def whole_folder(folder: Path, *, force: bool) -> Iterator[Path]:
 
     Raises InputError: it may not be replaced. Raises SetupError: it cannot be written.
     """
+    folder = folder.absolute()  # "." has no name, and its parent would be itself
     check_target(folder, force=force)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -73,16 +74,16 @@ def _swap(made: Path, folder: Path) -> None:
     if not folder.exists():
         made.rename(folder)
         return
-    old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:40]}."))
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:40]}."))
+    old = aside / "old"
+    folder.rename(old)
     try:
-        folder.rename(old / "old")
         made.rename(folder)
-    except OSError:
-        if not folder.exists():
-            (old / "old").rename(folder)
+    except BaseException:  # Ctrl-C too: one of the two stays, whatever happens
+        old.rename(folder)
+        aside.rmdir()
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _umask_of(made: Path) -> int:

@@ -1,14 +1,12 @@
 """What is exported: a finished run, whole and verified, and the names its files get elsewhere."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from glance.errors import LoraError, Problem, RunError
 from glance.families import Family, find_family
-from glance.lora import hash_file, read_lora, verify_lora
+from glance.lora import copy_completed, hash_file, lora_name, pair_name, read_lora, verify_lora
 from glance.run import RUNS, Manifest, PhaseState, RunFolder, find_newest_run, load_manifest
-from glance.sample import safe_name
 from glance.schedule import Phase, Schedule
 
 
@@ -24,20 +22,19 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What the pair is called elsewhere: its picture's name and the pair's id.
-
-        No two pairs share it, so that nothing is replaced in a folder full of LoRAs; and it does
-        not depend on what the run folder is called here.
-        """
-        return f"{safe_name(Path(self.manifest.sample.image))}-{self.manifest.pair_id[:8]}"
+        """What the pair is called elsewhere."""
+        return pair_name(self.manifest)
 
     def lora_name(self, phase: Phase) -> str:
         """Return the file name of one phase's LoRA elsewhere."""
-        return f"{self.name}-{phase}.safetensors"
+        return lora_name(self.manifest, phase)
 
     def copy_lora(self, phase: Phase, path: Path) -> None:
-        """Write one phase's LoRA, as diffusers reads it, to `path`; raises OSError."""
-        shutil.copyfile(self.run.lora(phase), path)
+        """Write one phase's LoRA, as diffusers reads it, to `path`; raises OSError.
+
+        With all metadata that glance writes today; the run's own file stays as it is.
+        """
+        copy_completed(self.manifest, phase, source=self.run.lora(phase), target=path)
 
 
 def open_source(path: Path | None) -> Source:

@@ -14,6 +14,7 @@ from glance.events import Event, EventSink, Noted, PictureDone, SamplingStep, Wa
 from glance.families import Family
 from glance.generation.handover import KEY, latents_path, preview_path
 from glance.generation.request import GenerationPlan, GenerationResult, PlannedPicture
+from glance.generation.workflow import describe_workflow
 from glance.hub import check_access, fetch_telling, is_offline
 from glance.model import hub_models
 from glance.provenance import write_picture
@@ -161,7 +162,8 @@ def _write(one: PlannedPicture, painted: "Painted", plan: GenerationPlan) -> Non
         _write_latents(one, painted)
     if painted.preview is not None:
         write_picture(painted.preview, preview_path(one.output), None)
-    write_picture(painted.image, one.output, record)
+    workflow = describe_workflow(plan, one) if plan.metadata else None
+    write_picture(painted.image, one.output, record, workflow=workflow)
 
 
 def _write_latents(one: PlannedPicture, painted: "Painted") -> None:

@@ -16,6 +16,7 @@ from glance.generation.recorded import (
 )
 from glance.generation.records import RecordMaker, base_revision, stack_versions
 from glance.generation.request import GenerationPlan, InferRequest
+from glance.generation.workflow import name_elsewhere
 from glance.levels import Subject
 from glance.lora import hash_file
 from glance.memory import Quantize, check_memory
@@ -115,5 +116,6 @@ def _put_together(
         save_latents=request.save_latents,
         save_phases=request.save_phases,
         metadata=request.metadata,
+        names=name_elsewhere(pair),
         notes=notes,
     )

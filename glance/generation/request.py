@@ -125,6 +125,8 @@ class GenerationPlan:
     save_latents: bool
     save_phases: bool
     metadata: bool
+    names: Mapping[Phase, str]
+    """What the LoRAs' files are called in other tools."""
     notes: tuple[str, ...]
 
     @property

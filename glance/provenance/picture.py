@@ -5,6 +5,7 @@ beside it stands the infotext. Only this module writes or reads either.
 """
 
 import json
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +24,7 @@ FORMATS: Final = MappingProxyType({".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG
 """The endings of the pictures that are written, and Pillow's names for them."""
 
 _CHUNK: Final = "glance"
+_COMFYUI_CHUNK: Final = "prompt"  # as its own SaveImage calls it
 _MARK: Final = "glance: "
 _DESCRIPTION: Final = 0x010E  # EXIF ImageDescription
 _EXIF_FOLDER: Final = 0x8769
@@ -33,11 +35,18 @@ _MAX_FILE: Final = 1 << 29  # bytes: the largest picture, not compressed at all,
 _REMEDY: Final = "give a picture as `glance infer` wrote it: PNG, JPEG or WebP"
 
 
-def write_picture(image: Image.Image, path: Path, record: Record | None) -> None:
+def write_picture(
+    image: Image.Image,
+    path: Path,
+    record: Record | None,
+    *,
+    workflow: Mapping[str, Any] | None = None,
+) -> None:
     """Write a picture atomically, with its record; without any metadata where there is none.
 
-    PNG and WebP keep every pixel, JPEG is written at quality 95 with all of its colours. The same
-    image and record give the same bytes.
+    A PNG also carries `workflow`, ComfyUI's API JSON, where its page looks for it when a picture
+    is dropped there. PNG and WebP keep every pixel, JPEG is written at quality 95 with all of its
+    colours. The same image and record give the same bytes.
 
     Raises InputError: no known ending, or a record longer than the 64 KiB that JPEG has for it.
     Raises SetupError: it cannot be written.
@@ -51,7 +60,7 @@ def write_picture(image: Image.Image, path: Path, record: Record | None) -> None
     plain = image.copy()
     plain.info = {}  # Pillow would write the comment and the colour profile that it came with
     encoded = BytesIO()  # Pillow, writing JPEG itself, does not notice that the disk is full
-    plain.save(encoded, format=kind, **_options(kind, path, record))
+    plain.save(encoded, format=kind, **_options(kind, path, record, workflow))
     try:
         with replacing(path) as temporary:
             temporary.write_bytes(encoded.getvalue())
@@ -97,11 +106,13 @@ def parse_record(text: str, *, source: Path) -> Record:
     return record
 
 
-def _options(kind: str, path: Path, record: Record | None) -> dict[str, Any]:
+def _options(
+    kind: str, path: Path, record: Record | None, workflow: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """Return what Pillow's writer of that kind is told."""
     match kind:
         case "PNG":
-            return {} if record is None else {"pnginfo": _text_chunks(record)}
+            return {} if record is None else {"pnginfo": _text_chunks(record, workflow)}
         case "JPEG":
             exif = b"" if record is None else _fitting_exif(path, record)
             return {"quality": 95, "subsampling": "4:4:4", "exif": exif}
@@ -110,10 +121,12 @@ def _options(kind: str, path: Path, record: Record | None) -> dict[str, Any]:
             return {"lossless": True, "exif": exif}
 
 
-def _text_chunks(record: Record) -> PngImagePlugin.PngInfo:
+def _text_chunks(record: Record, workflow: Mapping[str, Any] | None) -> PngImagePlugin.PngInfo:
     chunks = PngImagePlugin.PngInfo()  # it takes iTXt, in UTF-8, where Latin-1 is not enough
     chunks.add_text("parameters", format_parameters(record))
     chunks.add_text(_CHUNK, _to_json(record))
+    if workflow is not None:
+        chunks.add_text(_COMFYUI_CHUNK, json.dumps(workflow))
     return chunks
 
 

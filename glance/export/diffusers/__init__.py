@@ -1,0 +1,1 @@
+"""`glance export diffusers`: a folder with a script that paints without glance."""

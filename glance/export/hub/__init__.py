@@ -1,0 +1,1 @@
+"""`glance export hub`: a repository on the Hub, with a model card."""

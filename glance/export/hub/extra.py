@@ -1,0 +1,36 @@
+"""What a repository holds besides the LoRAs: what the other exports would write."""
+
+from dataclasses import dataclass
+
+from glance.errors import InputError, LoraError
+from glance.export.comfyui.write import plan_comfyui, render_comfyui
+from glance.export.diffusers.write import render_diffusers
+from glance.export.hub.card import COMFYUI
+from glance.export.source import Source
+
+# The sample's caption would tell what the sample shows.
+_PROMPT = "a lighthouse at dusk"
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """Files by their path in the repository, and why others are missing."""
+
+    files: dict[str, bytes]
+    notes: tuple[str, ...]
+
+
+def find_extra(source: Source) -> Extra:
+    """Return the files of the diffusers and the ComfyUI export that the run can have."""
+    files: dict[str, bytes] = {}
+    notes: list[str] = []
+    try:
+        files |= render_diffusers(source)
+    except InputError as exc:
+        notes.append(f"no script for diffusers: {exc.problems[0].message}")
+    try:
+        workflow = render_comfyui(plan_comfyui(source, prompt=_PROMPT))
+        files |= {f"{COMFYUI}/{name}": content for name, content in workflow.items()}
+    except LoraError as exc:
+        notes.append(f"no workflow for ComfyUI: {exc.problems[0].message}")
+    return Extra(files, tuple(notes))

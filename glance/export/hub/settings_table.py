@@ -1,0 +1,77 @@
+"""How a pair was trained, as a card says it: tables of the run's manifest and nothing else."""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from glance.export.hub.markdown import draw_table, escape
+from glance.export.source import Source
+from glance.run import Manifest, PhaseRecord
+from glance.schedule import Phase
+
+_WORD: Final = re.compile(r"[\w.+-]{1,40}")
+
+
+def describe_training(source: Source) -> str:
+    """Return the section: settings, what each phase took, and the versions that did it.
+
+    Of an imported pair only what somebody recorded is said.
+    """
+    manifest, imported = source.manifest, source.manifest.imported
+    settings = draw_table(("setting", "value"), _settings(manifest))
+    begun = f"Pair `{manifest.pair_id}`, "
+    day = manifest.created.date().isoformat()
+    if imported is not None:
+        return f"## Training\n\n{settings}\n\n{begun}imported by glance on {day}."
+    versions = {"glance": manifest.glance, **manifest.versions}
+    listed = ", ".join(f"{escape(name)} {escape(text)}" for name, text in versions.items())
+    took = _phases(manifest)
+    return f"## Training\n\n{settings}\n\n{took}{begun}begun on {day}, trained with {listed}."
+
+
+def _phases(manifest: Manifest) -> str:
+    """Return the table of what each phase took; nothing where nobody measured."""
+    rows = [_phase(phase, manifest.phases[phase]) for phase in Phase]
+    if not any(cell for _, *cells in rows for cell in cells):
+        return ""
+    header = ("phase", "seconds a step", "loss at the end", "finished")
+    return f"{draw_table(header, rows)}\n\n"
+
+
+def _settings(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    settings, imported = manifest.settings, manifest.imported
+    unknown = () if imported is None else imported.unknown
+    areas = (settings.resolution, *settings.also_resolutions)
+    known = {
+        "steps": ("steps a phase", str(settings.steps)),
+        "rank": ("rank", str(settings.rank)),
+        "learning_rate": ("learning rate", f"{settings.learning_rate:g}"),
+        "resolution": ("area", ", ".join(f"{side}x{side}" for side in areas)),
+        "crops": ("crops", ", ".join(crop.value for crop in settings.crops)),
+        "seed": ("seed", str(settings.seed)),
+        "device": ("device", settings.device.value),
+    }
+    yield from (row for name, row in known.items() if name not in unknown)
+    if imported is None:
+        yield "alpha", f"{settings.alpha}, folded into the files: their strength is 1"
+    yield "schedule", escape(manifest.schedule.name)
+    for name, value in sorted(settings.overrides.items()):
+        yield f"SimpleTuner's {escape(name)}", _override(value)
+
+
+def _override(value: bool | float | str) -> str:  # noqa: FBT001
+    """Return numbers and plain words; what else people set may say whose machine it was."""
+    text = str(value)
+    is_plain = not isinstance(value, str) or _WORD.fullmatch(text) is not None
+    return escape(text) if is_plain else "*not shown*"
+
+
+def _phase(phase: Phase, record: PhaseRecord) -> tuple[str, ...]:
+    took = record.measured
+    ends = [attempt.ended for attempt in record.attempts if attempt.ended is not None]
+    return (
+        phase.value,
+        "" if took.seconds_a_step is None else f"{took.seconds_a_step:.2f}",
+        "" if took.last_loss is None else f"{took.last_loss:.4f}",
+        ends[-1].date().isoformat() if ends else "",
+    )

@@ -1,0 +1,42 @@
+"""The workflow that paints a picture of a plan in ComfyUI, as the picture carries it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from glance.comfyui import Job, build_workflow, guess_model
+from glance.generation.pair import Pair
+from glance.generation.request import GenerationPlan, PlannedPicture
+from glance.lora import lora_name
+from glance.run import LORA_FILE, load_manifest
+from glance.schedule import Phase
+
+
+def describe_workflow(plan: GenerationPlan, one: PlannedPicture) -> dict[str, Any]:
+    """Return ComfyUI's API JSON of one picture; the LoRAs have the names that exports give them."""
+    transformer = None if plan.transformer is None else str(plan.transformer)
+    reference = one.settings.reference
+    job = Job(
+        family=plan.family,
+        model=guess_model(plan.family, plan.model, transformer),
+        loras={phase: name for phase, name in plan.names.items() if phase in one.settings.loras},
+        schedule=plan.schedule,
+        settings=one.settings,
+        reference=None if reference is None else reference.name,
+    )
+    return build_workflow(job).to_api()
+
+
+def name_elsewhere(pair: Pair) -> Mapping[Phase, str]:
+    """Return what the LoRAs are called in other tools: as exported, else as their files are."""
+    if pair.run is not None:
+        manifest = load_manifest(pair.run)
+        return {phase: lora_name(manifest, phase) for phase in pair.loras}
+    return {phase: _own_name(path, phase) for phase, path in pair.loras.items()}
+
+
+def _own_name(path: Path, phase: Phase) -> str:
+    """Return a file's name; both of a pair have diffusers' usual one, so that says nothing."""
+    return (
+        path.name if path.name != LORA_FILE else f"{path.resolve().parent.name}-{phase}.safetensors"
+    )

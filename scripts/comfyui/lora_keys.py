@@ -1,0 +1,143 @@
+"""Does ComfyUI map every key of an exported LoRA, and change the weights as diffusers does?"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from glance.export.comfyui.keys import to_comfyui
+from glance.families import FAMILIES, Family
+from glance.lora import PREFIX, Lora, Tensor
+from glance.lora.file import DOWN, UP
+from scripts.comfyui.checkout import Checkout
+from scripts.comfyui.models import build_in_comfyui, build_in_diffusers
+
+RANK = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """What became of a family's LoRA."""
+
+    layers: int
+    """Of diffusers' transformer that it changes."""
+    keys: int
+    """Tensors of the exported file."""
+    weights: int
+    """Of ComfyUI's model that it changes."""
+
+
+def prove_keys(checkout: Checkout, name: str) -> Mapped | None:
+    """Load a LoRA of all of a family's target layers; None: the checkout lacks the family.
+
+    Raises AssertionError where a key is left over, or where a weight would change otherwise than
+    in diffusers.
+    """
+    family, model = FAMILIES[name], build_in_diffusers(name)
+    theirs = build_in_comfyui(checkout, name, model)
+    if theirs is None:
+        return None
+    lora = make_lora(model, family)
+    exported = to_comfyui(lora, family)
+    tensors = {key: _to_torch(tensor) for key, tensor in exported.tensors.items()}
+    patches, left_over = load(checkout, theirs, tensors)
+    assert not left_over, f"{name}: {len(left_over)} keys are left over, first {left_over[0]}"
+    _compare(checkout, theirs, patches, lora, is_fused=family.comfyui.fuses_qkv)
+    return Mapped(len(lora.modules), len(tensors), len({_weight_of(key) for key in patches}))
+
+
+def make_lora(model: torch.nn.Module, family: Family) -> Lora:
+    """Return a LoRA of random numbers on every layer that SimpleTuner would train."""
+    generator = np.random.default_rng(0)
+    tensors: dict[str, Tensor] = {}
+    for module, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Linear) and module.endswith(family.lora_targets):
+            halves = ((DOWN, (RANK, layer.in_features)), (UP, (layer.out_features, RANK)))
+            for half, shape in halves:
+                values = generator.standard_normal(shape, dtype=np.float32)
+                tensors[f"{PREFIX}{module}{half}"] = Tensor("F32", shape, values.tobytes())
+    return Lora(tensors, {})
+
+
+def load(
+    checkout: Checkout, model: Any, tensors: dict[str, torch.Tensor]
+) -> tuple[dict[Any, Any], list[str]]:
+    """Return what ComfyUI patches, and the keys that it says are not loaded."""
+    lora = checkout.module("comfy.lora")
+    converted = checkout.module("comfy.lora_convert").convert_lora(tensors)
+    with _Warnings() as heard:
+        patches = lora.load_lora(converted, lora.model_lora_keys_unet(model, {}))
+    return patches, [line.rpartition(" ")[2] for line in heard.lines if "not loaded" in line]
+
+
+def _compare(
+    checkout: Checkout, model: Any, patches: dict[Any, Any], lora: Lora, *, is_fused: bool
+) -> None:
+    """Hold the change of the first blocks' weights to diffusers', value by value."""
+    calculate = checkout.module("comfy.lora").calculate_weight
+    places = checkout.module("comfy.lora").model_lora_keys_unet(model, {})
+    shapes = {key: weight.shape for key, weight in model.state_dict().items()}
+    for stem, modules in _stems(lora, is_fused=is_fused).items():
+        place = places[stem]
+        weight, offset = (place, None) if isinstance(place, str) else (place[0], place[1])
+        nothing = torch.zeros(shapes[weight])
+        changed = calculate([(1.0, patches[place], 1.0, offset, None)], nothing, weight)
+        expected = torch.zeros(shapes[weight])
+        rows = expected if offset is None else expected.narrow(*offset)
+        rows += torch.cat([_change(lora, module) for module in modules])
+        assert torch.allclose(changed, expected, atol=1e-5), f"{weight} changes otherwise"
+
+
+def _stems(lora: Lora, *, is_fused: bool) -> dict[str, list[str]]:
+    """Return the names in ComfyUI's file of the first blocks' layers, and diffusers' of each."""
+    stems: dict[str, list[str]] = {}
+    for module in lora.modules:
+        if ".0." in module:
+            stems.setdefault(_stem(module, is_fused=is_fused), []).append(module)
+    # q, k and v in this order, as the rows of the one projection are
+    return {stem: sorted(names, key=_row_order) for stem, names in stems.items()}
+
+
+def _stem(module: str, *, is_fused: bool) -> str:
+    if not is_fused:
+        return f"transformer.{module}"
+    block, _, part = module.replace(".attn.", ".attention.").partition(".attention.")
+    return f"diffusion_model.{block}.attention.{'out' if part == 'to_out.0' else 'qkv'}"
+
+
+def _row_order(module: str) -> int:
+    return "qkv".find(module[-1])
+
+
+def _change(lora: Lora, module: str) -> torch.Tensor:
+    """Return what the pair adds to the weight of diffusers' layer: B A, (out, in)."""
+    down, up = (_to_torch(lora.tensors[f"{PREFIX}{module}{half}"]) for half in (DOWN, UP))
+    return up @ down
+
+
+def _weight_of(key: Any) -> str:
+    return str(key if isinstance(key, str) else key[0])
+
+
+def _to_torch(tensor: Tensor) -> torch.Tensor:
+    return torch.from_numpy(tensor.to_float().copy())
+
+
+class _Warnings(logging.Handler):
+    """Hears what ComfyUI warns of."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+    def __enter__(self) -> "_Warnings":
+        logging.getLogger().addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger().removeHandler(self)
