@@ -1,0 +1,49 @@
+"""Does diffusers read a LoRA by ComfyUI's names as it reads the run's own?"""
+
+import json
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+
+from glance.export.comfyui.keys import to_comfyui
+from glance.families import find_family
+from glance.lora import ADAPTER_METADATA, Lora, adapter_config, read_lora
+from glance.lora.file import write_lora
+
+EXPORTED = Path("exported.safetensors")
+
+
+def changes(model: Path, lora: Path) -> dict[str, torch.Tensor]:
+    """Let a pipeline load a LoRA; return what it adds to each layer's weight: scale B A."""
+    pipeline = diffusers.FluxPipeline.from_pretrained(model)
+    pipeline.load_lora_weights(str(lora.parent.resolve()), weight_name=lora.name)
+    return {
+        name: module.scaling["default_0"]
+        * (module.lora_B["default_0"].weight @ module.lora_A["default_0"].weight)
+        for name, module in pipeline.transformer.named_modules()
+        if hasattr(module, "lora_A")
+    }
+
+
+def finished(lora: Lora) -> dict[str, str]:
+    """Return what a finished run says of alpha; diffusers refuses it beside tensors of alpha."""
+    config = adapter_config(dict.fromkeys(lora.modules, lora.rank))
+    return {ADAPTER_METADATA: json.dumps(config)}
+
+
+@pytest.mark.parametrize("is_finished", [False, True], ids=["bare", "finished"])
+def test_diffusers_makes_the_same_changes_of_both(
+    is_finished: bool, tiny_flux: Path, loras: dict[str, Path]
+) -> None:
+    own = read_lora(loras["slow"])
+    metadata = finished(own) if is_finished else {}
+    write_lora(to_comfyui(Lora(own.tensors, metadata), find_family("flux")), EXPORTED)
+
+    exported = changes(tiny_flux, EXPORTED)
+
+    expected = changes(tiny_flux, loras["slow"])
+    assert exported.keys() == expected.keys() == set(own.modules)
+    assert all(torch.equal(exported[name], expected[name]) for name in expected)
+    assert all(change.abs().max() > 0 for change in expected.values())
