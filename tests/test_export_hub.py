@@ -389,12 +389,12 @@ class TestText:
     def test_the_usage_names_both_files_of_the_repository(self) -> None:
         make_run()
 
-        text = body(make_plan(extra={"generate.py": b"", "comfyui/cat.json": b"{}"}))
+        text = body(make_plan(extra={"generate.py": b"", "comfyui/workflow.json": b"{}"}))
 
         assert "--slow-lora anna/cat:slow.safetensors" in text
         assert "--fast-lora anna/cat:fast.safetensors" in text
         assert "hf download anna/cat --local-dir pair && cd pair\npython generate.py" in text
-        assert "open `comfyui/cat.json`" in text
+        assert "put the LoRAs of `comfyui/` into `models/loras` and open" in text
 
     def test_every_flag_that_it_names_exists(self) -> None:
         make_run(model="Qwen/Qwen-Image-Edit-2509", family="qwen_image_edit_2509")
@@ -404,12 +404,6 @@ class TestText:
 
         assert len(flags) == 6
         assert [flag for flag in flags if f"{flag} " not in reference] == []
-
-    def test_comfyuis_own_loras_are_what_goes_there(self) -> None:
-        make_run()
-        extra = {"comfyui/cat.json": b"{}", "comfyui/cat-slow.safetensors": b""}
-
-        assert "put the LoRAs of `comfyui/` into" in body(make_plan(extra=extra))
 
     def test_of_an_imported_pair_only_what_is_known_is_said(self) -> None:
         run = make_run()

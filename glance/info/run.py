@@ -92,7 +92,11 @@ def _commands(run: RunFolder, manifest: Manifest) -> list[str]:
     show = f"glance runs show {name}"
     if not manifest.is_finished:
         return [show]
-    return [f'glance infer --run {name} --prompt "..."', show]
+    return [
+        f'glance infer --run {name} --prompt "..."',
+        f"glance export comfyui {name}",
+        show,
+    ]
 
 
 def _lines(

@@ -137,10 +137,9 @@ name would load one LoRA alone, and a scheduler's own steps are not those that i
 
 
 def _origin(manifest: Manifest) -> str:
-    glance = "[glance](https://pypi.org/project/glance-lora/)"
     if manifest.imported is not None:
-        return f"{glance} has not trained them, but imported them; the method is the same"
-    return f"{glance} trained both on one picture and its caption with [SimpleTuner]({_TRAINER})"
+        return "glance has not trained them, but imported them; the method is the same"
+    return f"glance trained both on one picture and its caption with [SimpleTuner]({_TRAINER})"
 
 
 def _base_link(source: Source) -> str:
@@ -231,15 +230,11 @@ hf download {card.repo_id} --local-dir pair && cd pair
 
 
 def _comfyui(card: Card) -> Iterator[str]:
-    there = [name for name in card.files if name.startswith(f"{COMFYUI}/")]
-    workflows = ", ".join(f"`{name}`" for name in there if name.endswith(".json"))
-    if not workflows:
-        return
-    if any(name.endswith(".safetensors") for name in there):
-        loras = f"the LoRAs of `{COMFYUI}/`"
-    else:
-        loras = "both LoRAs, by the names that the workflow's loaders show,"
-    yield f"In ComfyUI: put {loras} into `models/loras` and open {workflows}."
+    workflow = f"{COMFYUI}/workflow.json"
+    if workflow in card.files:
+        yield (
+            f"In ComfyUI: put the LoRAs of `{COMFYUI}/` into `models/loras` and open `{workflow}`."
+        )
 
 
 def _schedule(card: Card) -> str:
