@@ -11,6 +11,8 @@ _GAP: Final = 40
 _TITLE: Final = 50  # pixels of a group above its nodes
 _TALL: Final = {"text": 130, "prompt": 130, "sigmas": 70}
 """Pixels that a text of several lines takes."""
+_PREVIEW: Final = {"LoadImage": 220, "SaveImage": 220}
+"""Pixels by which the page lengthens a node that shows a picture."""
 _COLOURS: Final = ("#3f789e", "#a1309b", "#b58b2a", "#8A8", "#88A")
 
 
@@ -103,7 +105,8 @@ def _height(node: Node) -> int:
         10
         + 20 * sockets
         + sum(_TALL.get(name, 28) for name in widgets)
-        + (28 * len(node.shape.extra_widgets))
+        + 28 * len(node.shape.extra_widgets)
+        + _PREVIEW.get(node.kind, 0)
     )
 
 

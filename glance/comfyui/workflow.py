@@ -8,7 +8,7 @@ from typing import Final
 
 from glance.comfyui.graph import Graph, Link
 from glance.families import Family, Negative
-from glance.families.comfyui import ComfyFile
+from glance.families.comfyui import ComfyFile, ComfyUI
 from glance.schedule import Phase, Schedule
 from glance.settings import SampleSettings
 
@@ -136,18 +136,21 @@ def _encode(graph: Graph, job: Job, loaded: _Loaded) -> _Conditions:
     settings, image = job.settings, None
     if job.family.edits:
         image, _ = graph.add("LoadImage", title="Reference", image=job.reference or "reference.png")
-    positive = _encode_text(graph, job, loaded, settings.prompt, image)
-    negative = None
-    if settings.needs_negative(job.family):
-        negative = _encode_text(graph, job, loaded, settings.negative_prompt, image)
-    return _Conditions(positive, negative)
-
-
-def _encode_text(graph: Graph, job: Job, loaded: _Loaded, text: str, image: Link | None) -> Link:
     facts = job.family.comfyui
-    title = "Prompt" if text == job.settings.prompt else "Negative prompt"
+    texts = {"Prompt": facts.prompt_prefix + settings.prompt}
+    if settings.needs_negative(job.family):  # the pipeline puts nothing before this one
+        texts["Negative prompt"] = settings.negative_prompt
+    links = [_encode_text(graph, facts, loaded, it, image) for it in texts.items()]
+    return _Conditions(links[0], links[1] if len(links) > 1 else None)
+
+
+def _encode_text(
+    graph: Graph, facts: ComfyUI, loaded: _Loaded, named: tuple[str, str], image: Link | None
+) -> Link:
+    title, text = named
+    if facts.weighs_words:
+        text = text.replace("(", r"\(").replace(")", r"\)")
     if image is None:
-        text = facts.prompt_prefix + text
         return graph.add("CLIPTextEncode", title=title, text=text, clip=loaded.clip)[0]
     (condition,) = graph.add(
         "TextEncodeQwenImageEditPlus",

@@ -31,6 +31,11 @@ class Exported:
 
 def check_target(folder: Path, *, force: bool) -> None:
     """Raise InputError when something is at `folder` and may not be replaced."""
+    if folder.resolve() == Path.cwd():
+        raise InputError(
+            f"{folder} is the folder that you are in: it would be replaced",
+            hint="give --output a folder of its own",
+        )
     if folder.is_dir() and not any(folder.iterdir()):
         return
     if folder.is_dir() and force:
@@ -52,7 +57,7 @@ def whole_folder(folder: Path, *, force: bool) -> Iterator[Path]:
 
     Raises InputError: it may not be replaced. Raises SetupError: it cannot be written.
     """
-    folder = folder.absolute()  # "." has no name, and its parent would be itself
+    folder = folder.resolve()  # "." has no name; a link stays one, and what it names is made
     check_target(folder, force=force)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -108,8 +113,12 @@ def _require_ours(folder: Path, made: Path) -> None:
 
 
 def list_files(folder: Path) -> set[Path]:
-    """Return every file below `folder`, relative to it."""
-    return {path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()}
+    """Return every file and link below `folder`, relative to it."""
+    return {
+        path.relative_to(folder)
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
 
 
 def _unwritable(folder: Path, exc: OSError) -> SetupError:

@@ -52,6 +52,7 @@ FAMILY = Family(
     trains_on_mps=True,
     borrowed=Borrowed("terminusresearch/auraflow-v0.3"),  # its text encoder
     comfyui=ComfyUI(
+        weighs_words=True,
         model_id="auraflow-v0.3",
         model=ComfyFile("aura_flow_0.3.safetensors", "checkpoints", "fal/AuraFlow-v0.3"),
         latent="EmptyLatentImage",

@@ -49,6 +49,7 @@ FAMILY = Family(
     # Otherwise SimpleTuner squares the list towards both ends: 886.7 becomes 987.2.
     training_options=MappingProxyType({"flow_use_uniform_schedule": True}),
     comfyui=ComfyUI(
+        weighs_words=True,
         model_id="chroma1-base",
         model=ComfyFile("Chroma1-Base.safetensors", "diffusion_models", "lodestones/Chroma1-Base"),
         others=MappingProxyType(

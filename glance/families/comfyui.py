@@ -6,6 +6,7 @@ ComfyUI's template browser, and of the repositories that it takes its files from
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Final
 
@@ -39,11 +40,11 @@ class ComfyUI:
     """How ComfyUI loads the family, and what it is told."""
 
     model_id: str
-    """Fragment of the default model's Hub id, in small letters."""
+    """The default model's name on the Hub, without its owner, in small letters."""
     model: ComfyFile
     """Of the family's default model; from models/checkpoints it brings the rest along."""
     others: Mapping[str, ComfyFile] = _NOTHING
-    """Those of the family's other models: fragment of the Hub id -> file."""
+    """Those of the family's other models: name on the Hub -> file."""
     text_encoders: tuple[ComfyFile, ...] = ()
     text_type: str = ""
     """What CLIPLoader calls the family; TripleCLIPLoader and QuadrupleCLIPLoader do not ask."""
@@ -51,7 +52,9 @@ class ComfyUI:
     latent: str = "EmptySD3LatentImage"
     """The node that makes an empty latent."""
     prompt_prefix: str = ""
-    """What diffusers' pipeline puts before every prompt, and ComfyUI does not."""
+    """What diffusers' pipeline puts before the prompt, and ComfyUI does not."""
+    weighs_words: bool = False
+    """ComfyUI's tokenizer takes (words:1.2) for a weight, so that brackets have to be escaped."""
     reference_method: str = ""
     """How references are told apart from the picture, where ComfyUI has to be told."""
     fuses_qkv: bool = False
@@ -63,9 +66,12 @@ class ComfyUI:
     guider does not, so that guided pictures are alike and not equal."""
 
     def find_model(self, model: str) -> ComfyFile | None:
-        """Return the file of a base model by its Hub id; None where nobody here knows it."""
+        """Return the file of a base model by its Hub id, or a folder of the same name.
+
+        None where nobody here knows it: what is only called alike may be anything.
+        """
         known = {**self.others, self.model_id: self.model}
-        return next((file for name, file in known.items() if name in model.lower()), None)
+        return known.get(PurePosixPath(model).name.lower())
 
 
 def split_file(name: str, folder: str, repository: str) -> ComfyFile:

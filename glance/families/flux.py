@@ -59,6 +59,7 @@ FAMILY = Family(
         }
     ),
     comfyui=ComfyUI(
+        weighs_words=True,
         model_id="flux.1-dev",
         model=ComfyFile("flux1-dev.safetensors", "diffusion_models", "Comfy-Org/flux1-dev"),
         others=MappingProxyType(

@@ -62,6 +62,7 @@ FAMILY = Family(
         ),
     ),
     comfyui=ComfyUI(
+        weighs_words=True,
         model_id="hidream-i1-full",
         model=split_file(
             "hidream_i1_full_fp8.safetensors", "diffusion_models", "HiDream-I1_ComfyUI"

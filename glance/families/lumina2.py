@@ -37,6 +37,7 @@ FAMILY = Family(
     trains_on_mps=True,
     comfyui=ComfyUI(
         rescales_guidance=True,
+        weighs_words=True,
         model_id="lumina-image-2.0",
         model=split_file(
             "lumina_2_model_bf16.safetensors", "diffusion_models", "Lumina_Image_2.0_Repackaged"

@@ -40,7 +40,7 @@ FAMILY = Family(
     sampling_options=MappingProxyType({"max_sequence_length": 1024}),
     comfyui=ComfyUI(
         rescales_guidance=True,
-        model_id="qwen/qwen-image",
+        model_id="qwen-image",
         model=split_file(
             "qwen_image_fp8_e4m3fn.safetensors", "diffusion_models", "Qwen-Image_ComfyUI"
         ),

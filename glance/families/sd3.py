@@ -52,6 +52,7 @@ FAMILY = Family(
     learning_rate=5e-4,
     trains_on_mps=True,
     comfyui=ComfyUI(
+        weighs_words=True,
         model_id="stable-diffusion-3.5-medium",
         model=ComfyFile(
             "sd3.5_medium_incl_clips_t5xxlfp8scaled.safetensors",

@@ -90,7 +90,7 @@ def _fuse(
         stem = f"{_NATIVE}{block}.attention"
         if _count(parts):
             three = [parts[name] for name in _PROJECTIONS]
-            downs, ups = ([pair[half] for pair in three] for half in (0, 1))
+            downs, ups = (_alike([pair[half] for pair in three]) for half in (0, 1))
             named[f"{stem}.qkv"] = (_stack(downs), _diagonal(ups))
         if "to_out.0" in parts:
             named[f"{stem}.out"] = parts["to_out.0"]
@@ -106,6 +106,17 @@ def _unnamed(family: Family, names: list[str]) -> Problem:
         f"ComfyUI's {family.title} has no layer to put these in: {name_some(names)}",
         "train without --set lora targets, or use `glance export diffusers`",
     )
+
+
+def _alike(tensors: list[Tensor]) -> list[Tensor]:
+    """Return them in one format: their own, or one that holds the values of all."""
+    if len({tensor.dtype for tensor in tensors}) == 1:
+        return tensors
+    values = [tensor.to_float() for tensor in tensors]
+    widest = np.result_type(*values, np.float32)  # bf16 and f16 hold what the other cannot
+    return [
+        Tensor(f"F{8 * widest.itemsize}", one.shape, one.astype(widest).tobytes()) for one in values
+    ]
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:

@@ -4,11 +4,11 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from glance.comfyui import Graph, Job, build_workflow, guess_model, lay_out_page
 from glance.comfyui.workflow import describe_phase
-from glance.errors import UsageError
+from glance.errors import RunError, UsageError
 from glance.export.comfyui.keys import to_comfyui
 from glance.export.folder import Exported, list_files, whole_folder
 from glance.export.source import Source
@@ -19,6 +19,8 @@ from glance.sample import measure_picture
 from glance.schedule import Phase
 from glance.settings import resolve_sample_settings
 
+_REFERENCE_SIDE: Final = 1024  # of TextEncodeQwenImageEditPlus
+
 
 @dataclass(frozen=True, slots=True)
 class ComfyExport:
@@ -26,6 +28,8 @@ class ComfyExport:
 
     source: Source
     job: Job
+    is_model_named: bool = False
+    """The user has said what the base model's file is called."""
 
     @property
     def graph(self) -> Graph:
@@ -48,7 +52,7 @@ class ComfyExport:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is worth knowing before it is used."""
-        return (*self.source.notes, *_notes(self.job))
+        return (*self.source.notes, *_notes(self))
 
 
 def plan_comfyui(
@@ -59,7 +63,8 @@ def plan_comfyui(
     `prompt` is the caption of the sample, if it is not given; `model_file` the base model's name
     in ComfyUI's folders, if it is not the usual one; `asked` are fields of SampleSettings.
 
-    Raises UsageError: no prompt and no sample. Raises SettingsError on bad values.
+    Raises UsageError: no prompt and no sample. Raises RunError, SampleError: the caption or the
+    reference cannot be read. Raises SettingsError on bad values.
     """
     family, settings = source.family, source.manifest.settings
     model = guess_model(family, settings.model, settings.transformer)
@@ -83,7 +88,7 @@ def plan_comfyui(
         name=source.name,
         reference=f"{source.name}-reference.png" if family.edits else None,
     )
-    return ComfyExport(source, job)
+    return ComfyExport(source, job, is_model_named=model_file is not None)
 
 
 def export_comfyui(export: ComfyExport, folder: Path, *, force: bool = False) -> Exported:
@@ -130,12 +135,26 @@ def _caption(source: Source) -> str:
             f"run {source.run.path} has no sample whose caption could be the prompt",
             hint='say it: --prompt "..."',
         )
-    return (source.run.path / sample.caption).read_text(encoding="utf-8").strip()
+    path = source.run.path / sample.caption
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as exc:
+        raise RunError(
+            f"{path}: the caption cannot be read ({exc})", hint='say the prompt: --prompt "..."'
+        ) from exc
 
 
-def _notes(job: Job) -> list[str]:
-    notes = []
-    if job.model.url is None:
+def _notes(export: ComfyExport) -> list[str]:
+    job, notes = export.job, []
+    if job.family.edits and export.reference is None:
+        notes.append(f"put the picture that is edited into ComfyUI's input/ as {job.reference}")
+    if job.family.edits and job.settings.reference_side != _REFERENCE_SIDE:
+        side = job.settings.reference_side
+        notes.append(
+            f"ComfyUI shows the transformer the reference at about {_REFERENCE_SIDE} x "
+            f"{_REFERENCE_SIDE} pixels, glance at {side} x {side}: the pictures will differ"
+        )
+    if job.model.url is None and not export.is_model_named:
         notes.append(
             f"the workflow opens the base model as {job.model.name}: choose yours in ComfyUI, or "
             "say its name with --model-file"
@@ -180,7 +199,7 @@ def _readme(export: ComfyExport) -> str:
         if export.reference is not None
         else ""
     )
-    notes = "".join(f"\n- {note}" for note in _notes(job))
+    notes = "".join(f"\n- {note}" for note in _notes(export))
     return f"""\
 # {name}: {job.family.title} in {_steps(job)} steps, in ComfyUI
 
