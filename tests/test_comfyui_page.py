@@ -100,6 +100,16 @@ def test_the_page_sends_the_workflow(name: str, asked: dict[str, Any]) -> None:
     assert to_api(page) == expected
 
 
+def test_braces_in_a_prompt_are_no_choice_on_the_page() -> None:
+    """The page, unlike the API, takes {a|b} for one of both, and a backslash before it for text."""
+    graph, page = laid_out("flux", prompt="a {red|blue} house")
+
+    (text,) = [node for node in page["nodes"] if node["type"] == "CLIPTextEncode"]
+    (sent,) = [n for n in graph.to_api().values() if n["class_type"] == "CLIPTextEncode"]
+    assert text["widgets_values"] == [r"a \{red\|blue\} house"]
+    assert sent["inputs"]["text"] == "a {red|blue} house"
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_titles_are_the_same_in_both(name: str) -> None:
     graph, page = laid_out(name)

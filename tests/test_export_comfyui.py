@@ -14,6 +14,7 @@ from PIL import Image
 from glance.errors import GlanceError, InputError, LoraError, SetupError, UsageError
 from glance.export.comfyui.write import export_comfyui, plan_comfyui
 from glance.export.folder import Exported
+from glance.export.hub.extra import find_extra
 from glance.export.source import Source, open_source
 from glance.importing.execute import run_import
 from glance.importing.plan import plan_import
@@ -446,3 +447,25 @@ def test_an_export_does_not_import_torch() -> None:
 
     assert (done.returncode, done.stderr) == (0, "")
     assert (OUT / "workflow.json").is_file()
+
+
+def test_a_repository_holds_the_workflow_and_not_the_picture_that_is_edited() -> None:
+    run = make_run(family=EDIT, model="Qwen/Qwen-Image-Edit-2509")
+
+    extra = find_extra(open_source(run.path))
+
+    readme = extra.files["comfyui/README.md"].decode()
+    assert "comfyui/workflow.json" in extra.files
+    assert not any(name.endswith(".png") for name in extra.files)
+    assert "put the picture that is edited into ComfyUI's input/" in readme
+    assert CAPTION not in str(extra.files)
+
+
+def test_a_repository_goes_without_a_workflow_where_there_can_be_none() -> None:
+    run = make_run(family=EDIT, model="Qwen/Qwen-Image-Edit-2509")
+    (run.references / "x.png").unlink()
+
+    extra = find_extra(open_source(run.path))
+
+    assert not any(name.startswith("comfyui/") for name in extra.files)
+    assert any("no workflow for ComfyUI" in note for note in extra.notes)

@@ -120,6 +120,16 @@ def test_force_takes_nobodys_files_away() -> None:
     assert (content(), beside()) == (TWO, {"out"})
 
 
+def test_force_takes_nobodys_readme_away() -> None:
+    """Everybody has a README.md: it makes no export of a folder."""
+    fill(OUT, {"README.md": "mine"})
+
+    with pytest.raises(InputError, match=r"README\.md"):
+        write({"README.md": "new", "a.txt": "a"}, force=True)
+
+    assert content() == {"README.md": "mine"}
+
+
 def test_force_takes_nobodys_links_away() -> None:
     """A folder that is linked is as much another's as a file."""
     fill(Path("pictures"), {"cat.png": "mine"})

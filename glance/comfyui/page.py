@@ -1,9 +1,11 @@
 """A graph as ComfyUI's page saves it: every node with its place, in groups from left to right."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from glance.comfyui.graph import Graph, Link, Node
+from glance.comfyui.graph import Graph, Link, Node, Value
+from glance.comfyui.nodes import Port
 
 _VERSION: Final = 0.4  # of the page's format
 _WIDTH: Final = 340
@@ -11,6 +13,7 @@ _GAP: Final = 40
 _TITLE: Final = 50  # pixels of a group above its nodes
 _TALL: Final = {"text": 130, "prompt": 130, "sigmas": 70}
 """Pixels that a text of several lines takes."""
+_PROMPTS: Final = ("text", "prompt")
 _PREVIEW: Final = {"LoadImage": 220, "SaveImage": 220}
 """Pixels by which the page lengthens a node that shows a picture."""
 _COLOURS: Final = ("#3f789e", "#a1309b", "#b58b2a", "#8A8", "#88A")
@@ -52,7 +55,7 @@ def _links(graph: Graph) -> Iterator[list[Any]]:
                 yield [number, value.node, value.slot, node.id, slot, kind]
 
 
-def _sockets(node: Node) -> list[Any]:
+def _sockets(node: Node) -> list[Port]:
     """Return the inputs that links go to; the others are widgets."""
     return [port for port in node.shape.inputs if not port.is_widget]
 
@@ -92,10 +95,17 @@ def _page_node(
         ],
         "properties": properties,
         "widgets_values": [
-            *(node.inputs[port.name] for port in node.shape.inputs if port.is_widget),
+            *(_typed(port, node.inputs[port.name]) for port in node.shape.inputs if port.is_widget),
             *node.shape.extra_widgets,
         ],
     }
+
+
+def _typed(port: Port, value: Value | Link) -> Value | Link:
+    """Return what a widget holds: in a prompt the page, unlike the API, reads {a|b} as a choice."""
+    if port.name in _PROMPTS and isinstance(value, str):
+        return re.sub(r"([{|}])", r"\\\1", value)
+    return value
 
 
 def _height(node: Node) -> int:
@@ -114,8 +124,8 @@ def _places(graph: Graph, *, left: int) -> Iterator[tuple[int, tuple[int, int]]]
     """Yield each node's upper left corner, in pixels."""
     tops: dict[str, int] = {}
     for node in graph.nodes:
-        column = list(dict.fromkeys(n.group for n in graph.nodes)).index(node.group)
         top = tops.setdefault(node.group, _TITLE)
+        column = list(tops).index(node.group)
         yield node.id, (left + column * (_WIDTH + 2 * _GAP), top)
         tops[node.group] = top + _height(node) + _GAP
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from glance.errors import InputError, SetupError
+
+_README: Final = Path("README.md")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def whole_folder(folder: Path, *, force: bool) -> Iterator[Path]:
     """Yield an empty folder beside `folder`; on success it takes its place, else it goes.
 
     What is there already is replaced with `force` alone, and only when the new folder has a file
-    of every name in it: then it was an export.
+    of every name in it, and more than a README.md: then it was an export.
 
     Raises InputError: it may not be replaced. Raises SetupError: it cannot be written.
     """
@@ -81,14 +83,13 @@ def _swap(made: Path, folder: Path) -> None:
         return
     aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:40]}."))
     old = aside / "old"
-    folder.rename(old)
     try:
+        folder.rename(old)
         made.rename(folder)
-    except BaseException:  # Ctrl-C too: one of the two stays, whatever happens
-        old.rename(folder)
-        aside.rmdir()
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+    finally:  # after Ctrl-C, too: one of the two is there, whatever happens
+        if not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _umask_of(made: Path) -> int:
@@ -105,6 +106,8 @@ def _require_ours(folder: Path, made: Path) -> None:
         return
     old, new = list_files(folder), list_files(made)
     strangers = sorted(str(path) for path in old - new)
+    if not strangers and old == {_README}:  # everybody has one
+        strangers = [str(_README)]
     if strangers:
         raise InputError(
             f"{folder} holds what this export would not write: {', '.join(strangers[:3])}",

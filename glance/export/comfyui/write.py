@@ -30,6 +30,8 @@ class ComfyExport:
     job: Job
     is_model_named: bool = False
     """The user has said what the base model's file is called."""
+    withholds_reference: bool = False
+    """The picture to edit is the user's own, and does not go along."""
 
     @property
     def graph(self) -> Graph:
@@ -45,7 +47,7 @@ class ComfyExport:
     def reference(self) -> Path | None:
         """The picture to edit, in the run."""
         sample = self.source.manifest.sample
-        if sample is None or sample.reference is None:
+        if sample is None or sample.reference is None or self.withholds_reference:
             return None
         return self.source.run.path / sample.reference
 
@@ -73,18 +75,19 @@ def plan_comfyui(
     sample = source.manifest.sample
     reference = None if sample is None else sample.reference
     aspect = measure_picture(source.run.path / reference) if reference else None
+    sampling = resolve_sample_settings(
+        family,
+        resolution=settings.resolution,
+        aspect=aspect,
+        prompt=_caption(source) if prompt is None else prompt,
+        **asked,
+    )
     job = Job(
         family=family,
         model=model,
-        loras={phase: source.lora_name(phase) for phase in Phase},
+        loras={phase: source.lora_name(phase) for phase in sampling.loras},
         schedule=source.schedule,
-        settings=resolve_sample_settings(
-            family,
-            resolution=settings.resolution,
-            aspect=aspect,
-            prompt=_caption(source) if prompt is None else prompt,
-            **asked,
-        ),
+        settings=sampling,
         name=source.name,
         reference=f"{source.name}-reference.png" if family.edits else None,
     )
@@ -97,8 +100,9 @@ def export_comfyui(export: ComfyExport, folder: Path, *, force: bool = False) ->
     Raises LoraError for layers that ComfyUI has no place for, InputError when the folder may not
     be replaced, SetupError when it cannot be written.
     """
+    rendered = render_comfyui(export)
     with whole_folder(folder, force=force) as made:
-        for name, content in render_comfyui(export).items():
+        for name, content in rendered.items():
             (made / name).write_bytes(content)
         if export.reference is not None and export.job.reference is not None:
             shutil.copyfile(export.reference, made / export.job.reference)

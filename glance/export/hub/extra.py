@@ -1,8 +1,8 @@
 """What a repository holds besides the LoRAs: what the other exports would write."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from glance.errors import InputError, LoraError
+from glance.errors import InputError
 from glance.export.comfyui.write import plan_comfyui, render_comfyui
 from glance.export.diffusers.write import render_diffusers
 from glance.export.hub.card import COMFYUI
@@ -29,8 +29,9 @@ def find_extra(source: Source) -> Extra:
     except InputError as exc:
         notes.append(f"no script for diffusers: {exc.problems[0].message}")
     try:
-        workflow = render_comfyui(plan_comfyui(source, prompt=_PROMPT))
+        planned = replace(plan_comfyui(source, prompt=_PROMPT), withholds_reference=True)
+        workflow = render_comfyui(planned)
         files |= {f"{COMFYUI}/{name}": content for name, content in workflow.items()}
-    except LoraError as exc:
+    except InputError as exc:
         notes.append(f"no workflow for ComfyUI: {exc.problems[0].message}")
     return Extra(files, tuple(notes))
