@@ -169,7 +169,9 @@ class Manifest(_Record):
             "sample": None if self.sample is None else self.sample.sha256,
             "base_model": self.base_model,
             "schedule": self.schedule.model_dump(mode="json", exclude={"name"}),
-            "settings": self.settings.model_dump(mode="json", exclude={"model", "transformer"}),
+            "settings": self.settings.model_dump(
+                mode="json", exclude={"model", "transformer", "weights"}
+            ),
         }
         if self.imported is not None:  # of its training little is known, of its files all
             decisive["files"] = dict(self.imported.sha256)
