@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 from fakes.comfyui import RECORDING, WIDGETS, every_way, make_job, ports, recorded_nodes
 
@@ -13,7 +14,7 @@ from glance.comfyui.nodes import NODES
 from glance.comfyui.workflow import format_sigmas
 from glance.families import FAMILIES, find_family
 from glance.families.comfyui import ComfyFile
-from glance.schedule import Phase, Schedule
+from glance.schedule import PRESETS, Phase, Schedule
 
 Api = dict[str, dict[str, Any]]
 WEIGHING = ("flux", "sd3", "auraflow", "lumina2", "chroma", "hidream")
@@ -220,7 +221,17 @@ def test_comfyui_reads_exactly_the_schedules_sigmas(
 
     sigmas = parse_sigmas(format_sigmas(schedule))
 
-    assert sigmas == [*(step / 1000 for step in (*slow, *fast)), 0.0]
+    expected = [*(step / 1000 for step in (*slow, *fast)), 0.0]
+    assert np.float32(sigmas).tolist() == np.float32(expected).tolist()
+
+
+def test_the_sigmas_are_as_people_write_them() -> None:
+    sigmas = format_sigmas(PRESETS["seed"].schedule)
+
+    assert sigmas == (
+        "1, 0.9791915, 0.9575157, 0.9349171, 0.9113354, "
+        "0.8867053, 0.7450728, 0.5629505, 0.3200802, 0.02, 0"
+    )
 
 
 def test_the_phases_meet_where_the_slow_steps_end() -> None:

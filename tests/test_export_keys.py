@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes.comfyui import RECORDING
 from numpy.typing import NDArray
 
 from glance.errors import LoraError
@@ -251,3 +252,40 @@ def test_the_header_says_what_the_fused_file_is(name: str) -> None:
         "ss_network_dim": "6",
         "ss_network_alpha": "6",
     }
+
+
+# --- what ComfyUI itself maps --------------------------------------------------------------------
+
+
+RECORDED = json.loads(RECORDING.read_text())["loras"]
+NEWER = {"flux2", "flux2_klein", "krea2"}
+"""Families that the recorded ComfyUI has not got; `python -m scripts.comfyui` finds that."""
+
+
+def test_the_recording_has_every_family_that_comfyui_had_then() -> None:
+    assert set(FAMILIES) - set(RECORDED) == NEWER
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_comfyui_maps_every_name_of_an_exported_lora(name: str) -> None:
+    """The names of ComfyUI's own full-size model, and diffusers' layers, as they were recorded."""
+    modules = [module.replace(".N.", ".7.") for module in RECORDED[name]["modules"]]
+    lora = as_lora({module: make_pair(8, 2, seed=0) for module in modules})
+
+    exported = to_comfyui(lora, find_family(name))
+
+    stems = {key.removesuffix(DOWN).removesuffix(UP) for key in exported.tensors}
+    stems = {stem.removesuffix(".alpha").replace(".7.", ".N.") for stem in stems}
+    assert stems <= set(RECORDED[name]["names"])
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_what_is_trained_is_what_was_recorded(name: str) -> None:
+    """A layer that SimpleTuner is newly told to train has to be proven anew."""
+    targets = find_family(name).lora_targets
+
+    trained = [module for module in RECORDED[name]["modules"] if module.endswith(targets)]
+    idle = [one for one in targets if not any(m.endswith(one) for m in RECORDED[name]["modules"])]
+
+    assert trained == RECORDED[name]["modules"]
+    assert idle == []

@@ -10,6 +10,7 @@ from glance.comfyui.graph import Graph, Link
 from glance.families import Family, Negative
 from glance.families.comfyui import ComfyFile, ComfyUI
 from glance.schedule import Phase, Schedule
+from glance.schedule.lists import MAX_TIMESTEP
 from glance.settings import SampleSettings
 
 _TEXT_LOADERS: Final = {1: "CLIPLoader", 2: "DualCLIPLoader", 4: "QuadrupleCLIPLoader"}
@@ -99,9 +100,13 @@ def build_workflow(job: Job) -> Graph:
 
 
 def format_sigmas(schedule: Schedule) -> str:
-    """Return both phases' sigmas and the last 0; ManualSigmas' parser knows no exponents."""
-    sigmas = [*(sigma for phase in Phase for sigma in schedule.phase(phase).sigmas), 0.0]
-    return ", ".join(f"{Decimal(repr(sigma)):f}" for sigma in sigmas)
+    """Return both phases' sigmas and the last 0, as people write them.
+
+    ManualSigmas' parser knows no exponents; it reads them as float32, which these digits decide.
+    """
+    timesteps = [step for phase in Phase for step in schedule.phase(phase).timesteps]
+    sigmas = [Decimal(repr(step)) / round(MAX_TIMESTEP) for step in timesteps]
+    return ", ".join([*(f"{sigma.normalize():f}" for sigma in sigmas), "0"])
 
 
 def describe_phase(schedule: Schedule, phase: Phase) -> str:

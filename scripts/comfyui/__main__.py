@@ -8,6 +8,7 @@ tests/fixtures, to which the normal tests hold the exporter.
 import argparse
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from glance.families.comfyui import ComfyFile
 from glance.schedule import PRESETS, Phase
 from glance.settings import resolve_sample_settings
 from scripts.comfyui.checkout import Checkout
-from scripts.comfyui.lora_keys import prove_keys
+from scripts.comfyui.lora_keys import Mapped, prove_keys
 from scripts.comfyui.sampling import prove_sampling
 
 FIXTURE = Path(__file__).parents[2] / "tests/fixtures/comfyui-nodes.json"
@@ -35,10 +36,12 @@ def main() -> None:
     say(f"ComfyUI {checkout.version}")
     if checkout.lacks_manual_sigmas:
         say("  it has no ManualSigmas node: its few lines are supplied here")
+    nodes = {name: checkout.object_info(name) for name in NODES if name in checkout.classes}
+    faults = [*check_nodes(nodes), *check_workflows(checkout)]
+    mapped, left_over = check_keys(checkout)
+    faults += [*left_over, *check_sampling(checkout)]
     if asked.record:
-        record(checkout)
-    faults = [*check_nodes(checkout), *check_workflows(checkout), *check_keys(checkout)]
-    faults += check_sampling(checkout)
+        record(checkout, nodes, mapped)
     for fault in faults:
         say(f"FAULT {fault}")
     raise SystemExit(1 if faults else 0)
@@ -49,21 +52,23 @@ def say(line: str) -> None:
     print(line, flush=True)  # noqa: T201
 
 
-def record(checkout: Checkout) -> None:
-    """Write down what the checkout says of the nodes that are used."""
-    known = {name: checkout.object_info(name) for name in NODES if name in checkout.classes}
-    content = {"comfyui": checkout.version, "nodes": known}
+def record(checkout: Checkout, nodes: Mapping[str, Any], mapped: Mapping[str, Mapped]) -> None:
+    """Write down what the checkout says of the nodes that are used, and which keys it maps."""
+    loras = {
+        name: {"modules": found.modules, "names": found.names} for name, found in mapped.items()
+    }
+    content = {"comfyui": checkout.version, "nodes": nodes, "loras": loras}
     FIXTURE.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def check_nodes(checkout: Checkout) -> list[str]:
+def check_nodes(nodes: Mapping[str, Any]) -> list[str]:
     """Hold our table of nodes to the checkout's own description."""
     faults = []
     for name, kind in NODES.items():
-        if name not in checkout.classes:
+        if name not in nodes:
             say(f"  node {name}: not in this checkout")
             continue
-        info = checkout.object_info(name)
+        info = nodes[name]
         inputs = {**info["input"]["required"], **info["input"]["optional"]}
         wrong = [port.name for port in kind.inputs if inputs.get(port.name) != port.type]
         outputs = [port.type for port in kind.outputs]
@@ -113,9 +118,10 @@ def make_job(family: Family) -> Job:
     )
 
 
-def check_keys(checkout: Checkout) -> list[str]:
-    """Let ComfyUI load a LoRA of every family into its own model."""
+def check_keys(checkout: Checkout) -> tuple[dict[str, Mapped], list[str]]:
+    """Let ComfyUI load a LoRA of every family into its own model; return that, and faults."""
     faults: list[str] = []
+    loaded: dict[str, Mapped] = {}
     for name in FAMILIES:
         try:
             mapped = prove_keys(checkout, name)
@@ -125,11 +131,12 @@ def check_keys(checkout: Checkout) -> list[str]:
         if mapped is None:
             say(f"  {name}: this checkout has no such model")
         else:
+            loaded[name] = mapped
             say(
                 f"  {name}: {mapped.keys} of {mapped.keys} keys mapped, {mapped.layers} layers of "
                 f"diffusers' change {mapped.weights} weights of ComfyUI's"
             )
-    return faults
+    return loaded, faults
 
 
 def check_sampling(checkout: Checkout) -> list[str]:

@@ -1,6 +1,8 @@
 """Does ComfyUI map every key of an exported LoRA, and change the weights as diffusers does?"""
 
 import logging
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,7 @@ from scripts.comfyui.checkout import Checkout
 from scripts.comfyui.models import build_in_comfyui, build_in_diffusers
 
 RANK = 2
+_OURS = (PREFIX, "diffusion_model.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,10 @@ class Mapped:
     """Tensors of the exported file."""
     weights: int
     """Of ComfyUI's model that it changes."""
+    modules: tuple[str, ...]
+    """Those layers, N for a number."""
+    names: tuple[str, ...]
+    """What of a file's names ComfyUI maps to its model, N for a number."""
 
 
 def prove_keys(checkout: Checkout, name: str) -> Mapped | None:
@@ -45,7 +52,14 @@ def prove_keys(checkout: Checkout, name: str) -> Mapped | None:
     patches, left_over = load(checkout, theirs, tensors)
     assert not left_over, f"{name}: {len(left_over)} keys are left over, first {left_over[0]}"
     _compare(checkout, theirs, patches, lora, is_fused=family.comfyui.fuses_qkv)
-    return Mapped(len(lora.modules), len(tensors), len({_weight_of(key) for key in patches}))
+    places = checkout.module("comfy.lora").model_lora_keys_unet(theirs, {})
+    return Mapped(
+        layers=len(lora.modules),
+        keys=len(tensors),
+        weights=len({_weight_of(key) for key in patches}),
+        modules=_patterns(lora.modules),
+        names=_patterns(name for name in places if name.startswith(_OURS)),
+    )
 
 
 def make_lora(model: torch.nn.Module, family: Family) -> Lora:
@@ -115,6 +129,10 @@ def _change(lora: Lora, module: str) -> torch.Tensor:
     """Return what the pair adds to the weight of diffusers' layer: B A, (out, in)."""
     down, up = (_to_torch(lora.tensors[f"{PREFIX}{module}{half}"]) for half in (DOWN, UP))
     return up @ down
+
+
+def _patterns(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({re.sub(r"\.\d+\.", ".N.", name) for name in names}))
 
 
 def _weight_of(key: Any) -> str:
