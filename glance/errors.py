@@ -19,7 +19,7 @@ Stopped (SIGTERM, SIGHUP) is no error and no `Exception`: like KeyboardInterrupt
 handler that does not clean up.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -95,6 +95,33 @@ class RunError(InputError):
 
 class LoraError(InputError):
     """A file is not the LoRA it should be."""
+
+
+class Checks:
+    """Runs independent checks and keeps what they refuse, so that all is reported together."""
+
+    def __init__(self) -> None:
+        """Begin with nothing refused."""
+        self._refusals: list[InputError] = []
+
+    def make[T](self, make: Callable[[], T]) -> T | None:
+        """Return what `make` returns; None, and its refusal kept, when it raises InputError."""
+        try:
+            return make()
+        except InputError as exc:
+            self._refusals.append(exc)
+            return None
+
+    def refusal(self) -> InputError:
+        """Return the one refusal as it is, or all of them as one."""
+        if len(self._refusals) == 1:
+            return self._refusals[0]
+        return InputError(item for refusal in self._refusals for item in refusal.problems)
+
+    def require(self) -> None:
+        """Raise the refusal, if there is any."""
+        if self._refusals:
+            raise self.refusal()
 
 
 class TrainingFailed(GlanceError):

@@ -1,7 +1,8 @@
-"""Writing files so that a reader sees the whole old one or the whole new one, never a part."""
+"""Writing files and folders: a reader sees the whole old one or the whole new one, never a part."""
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,21 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def beside(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`, in which it is made whole before it is renamed.
+
+    What is not renamed at the end of the block is removed. Raises OSError.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:40]}."))
+    try:
+        made.chmod(0o777 & ~_umask())  # mkdtemp makes it private
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

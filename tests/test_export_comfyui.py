@@ -11,7 +11,7 @@ import pytest
 from fakes.pairs import LAYER, write_lora, write_run
 from PIL import Image
 
-from glance.errors import GlanceError, InputError, LoraError, SetupError, UsageError
+from glance.errors import GlanceError, InputError, LoraError, RunError, SetupError
 from glance.export.comfyui.write import export_comfyui, plan_comfyui
 from glance.export.folder import Exported
 from glance.export.hub.extra import find_extra
@@ -314,10 +314,10 @@ def test_a_failure_midway_leaves_the_export_before(
 def test_a_pair_without_a_picture_needs_a_prompt() -> None:
     source = import_pair()
 
-    with pytest.raises(UsageError, match="has no sample") as caught:
+    with pytest.raises(RunError, match="imported without its picture") as caught:
         plan_comfyui(source)
 
-    assert caught.value.problems[0].hint == 'say it: --prompt "..."'
+    assert caught.value.problems[0].hint == 'say what to paint: --prompt "..."'
 
 
 def test_a_pair_without_a_picture_is_exported_with_a_prompt() -> None:

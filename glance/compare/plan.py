@@ -5,10 +5,10 @@ from pathlib import Path
 
 from glance.compare.keys import picture_key, sample_weights
 from glance.compare.request import SHEET, CompareRequest, ComparisonPlan, PlannedRow
-from glance.errors import RunError, SettingsError, UsageError
+from glance.errors import SettingsError, UsageError
 from glance.generation.plan import plan_generation
 from glance.generation.request import GenerationPlan, InferRequest, PlannedPicture
-from glance.run import RunFolder, SampleRecord, find_newest_run, load_manifest
+from glance.run import RunFolder, find_newest_run, load_manifest, read_caption
 
 
 def plan_comparison(request: CompareRequest) -> ComparisonPlan:
@@ -38,22 +38,6 @@ def plan_comparison(request: CompareRequest) -> ComparisonPlan:
         sample=subject.picture,
         folder=request.output or subject.folder,
     )
-
-
-def read_caption(run: RunFolder, sample: SampleRecord | None) -> str:
-    """Return what the run's sample is said to show; raises RunError when it is gone."""
-    if sample is None:
-        raise RunError(
-            f"the pair of {run.path} was imported without its picture and caption",
-            hint='say what to paint: --prompt "..."',
-        )
-    path = run.path / sample.caption
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise RunError(
-            f"the run's caption cannot be read: {path}", hint='say what to paint: --prompt "..."'
-        ) from exc
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,13 @@ from typing import Any, Final
 
 from glance.compare.execute import run_comparison
 from glance.compare.outputs import Report, write_report
-from glance.compare.plan import plan_comparison, read_caption
+from glance.compare.plan import plan_comparison
 from glance.compare.request import CompareRequest, Variant
 from glance.compare.result import Row
 from glance.errors import GlanceError, InferenceFailed, Problem
 from glance.events import EventSink
 from glance.families import find_family
-from glance.run import RunFolder, load_manifest
+from glance.run import RunFolder, load_manifest, read_caption
 from glance.schedule import Phase
 
 NEUTRAL_PROMPT: Final = "a bowl of fruit on a wooden table"

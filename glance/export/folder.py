@@ -1,7 +1,5 @@
 """Writing an export: a folder appears whole or not at all, and never takes another's files away."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from glance.errors import InputError, SetupError
+from glance.files import beside
 
 _README: Final = Path("README.md")
 
@@ -62,43 +61,28 @@ def whole_folder(folder: Path, *, force: bool) -> Iterator[Path]:
     folder = folder.resolve()  # "." has no name; a link stays one, and what it names is made
     check_target(folder, force=force)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:40]}."))
+        with beside(folder) as made:
+            yield made
+            _require_ours(folder, made)
+            _swap(made, folder)
     except OSError as exc:
-        raise _unwritable(folder, exc) from exc
-    try:
-        yield made
-        _require_ours(folder, made)
-        _swap(made, folder)
-    except OSError as exc:
-        raise _unwritable(folder, exc) from exc
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+        raise SetupError(
+            f"cannot write {folder}: {exc.strerror or exc}", hint="give --output another place"
+        ) from exc
 
 
 def _swap(made: Path, folder: Path) -> None:
-    made.chmod(0o777 & ~_umask_of(made))
     if not folder.exists():
         made.rename(folder)
         return
-    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name[:40]}."))
-    old = aside / "old"
-    try:
-        folder.rename(old)
-        made.rename(folder)
-    finally:  # after Ctrl-C, too: one of the two is there, whatever happens
-        if not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _umask_of(made: Path) -> int:
-    """Return what a new folder here is not allowed; mkdtemp's own is private."""
-    probe = made / "probe"
-    probe.mkdir()
-    mode = probe.stat().st_mode & 0o777
-    probe.rmdir()
-    return 0o777 & ~mode
+    with beside(folder) as aside:
+        old = aside / "old"
+        try:
+            folder.rename(old)
+            made.rename(folder)
+        finally:  # after Ctrl-C, too: one of the two is there, whatever happens
+            if not folder.exists():
+                old.rename(folder)
 
 
 def _require_ours(folder: Path, made: Path) -> None:
@@ -122,9 +106,3 @@ def list_files(folder: Path) -> set[Path]:
         for path in folder.rglob("*")
         if path.is_symlink() or not path.is_dir()
     }
-
-
-def _unwritable(folder: Path, exc: OSError) -> SetupError:
-    return SetupError(
-        f"cannot write {folder}: {exc.strerror or exc}", hint="give --output another place"
-    )

@@ -6,7 +6,7 @@ from pathlib import Path
 from glance.errors import LoraError, Problem, RunError
 from glance.families import Family, find_family
 from glance.lora import copy_completed, hash_file, lora_name, pair_name, read_lora, verify_lora
-from glance.run import RUNS, Manifest, PhaseState, RunFolder, find_newest_run, load_manifest
+from glance.run import Manifest, RunFolder, choose_run, load_manifest, require_finished
 from glance.schedule import Phase, Schedule
 
 
@@ -43,34 +43,12 @@ def open_source(path: Path | None) -> Source:
     Raises RunError: no run, not finished, a LoRA that is not the recorded one. Raises LoraError
     with both files' problems.
     """
-    run, notes = _choose(path)
+    run, notes = choose_run(path)
     manifest = load_manifest(run)
-    _require_finished(run, manifest)
+    require_finished(run, manifest)
     _require_recorded(run, manifest)
     family = find_family(manifest.settings.family)
     return Source(run, manifest, family, manifest.resolve_schedule(), notes)
-
-
-def _choose(path: Path | None) -> tuple[RunFolder, tuple[str, ...]]:
-    if path is not None:
-        return RunFolder(path), ()
-    newest = find_newest_run()
-    if newest is None:
-        raise RunError(
-            f"there is no finished run under ./{RUNS}",
-            hint='train one: glance train --image x.png --caption "what it shows"',
-        )
-    return newest, (f"using the newest finished run, {newest.path}",)
-
-
-def _require_finished(run: RunFolder, manifest: Manifest) -> None:
-    states = {phase: manifest.phases[phase].state for phase in Phase}
-    unfinished = [f"{phase} is {it}" for phase, it in states.items() if it is not PhaseState.DONE]
-    if unfinished:
-        raise RunError(
-            f"run {run.path} is not finished: {', '.join(unfinished)}",
-            hint="run its `glance train` command again: it continues",
-        )
 
 
 def _require_recorded(run: RunFolder, manifest: Manifest) -> None:

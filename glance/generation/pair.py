@@ -4,21 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from glance.errors import LoraError, Problem, RunError, UsageError
+from glance.errors import LoraError, Problem, UsageError
 from glance.families import Family, find_family
 from glance.generation.request import InferRequest
-from glance.hub import find_hub_file
-from glance.lora import LoraFacts, examine_lora, hash_file, read_lora, trained_schedule, verify_lora
-from glance.model import locate_base, recorded_model, recorded_transformer, resolve_family
-from glance.run import (
-    LORA_FILE,
-    RUNS,
-    Manifest,
-    PhaseState,
-    RunFolder,
-    find_newest_run,
-    load_manifest,
+from glance.lora import (
+    LoraFacts,
+    examine_lora,
+    hash_file,
+    locate_lora,
+    read_lora,
+    trained_schedule,
+    verify_lora,
 )
+from glance.model import locate_base, recorded_model, recorded_transformer, resolve_family
+from glance.run import RunFolder, choose_run, load_manifest, require_finished
 from glance.schedule import PRESETS, Phase, Schedule
 
 
@@ -68,9 +67,9 @@ def _no_pair(request: InferRequest) -> Pair:
 
 
 def _pair_of_run(request: InferRequest) -> Pair:
-    run, notes = _choose_run(request.run)
+    run, notes = choose_run(request.run)
     manifest, wanted = load_manifest(run), wanted_loras(request)
-    _require_finished(run, manifest, wanted)
+    require_finished(run, manifest, wanted)
     if request.family not in (None, manifest.settings.family):
         raise UsageError(
             f"--family {request.family}: the run {run.path} is {manifest.settings.family}",
@@ -99,31 +98,6 @@ def _pair_of_run(request: InferRequest) -> Pair:
     )
 
 
-def _choose_run(given: Path | None) -> tuple[RunFolder, tuple[str, ...]]:
-    if given is not None:
-        return RunFolder(given), ()
-    newest = find_newest_run()
-    if newest is None:
-        raise RunError(
-            f"there is no finished run under ./{RUNS}",
-            hint='train one: glance train --image x.png --caption "what it shows"',
-        )
-    return newest, (f"using the newest finished run, {newest.path}",)
-
-
-def _require_finished(run: RunFolder, manifest: Manifest, wanted: tuple[Phase, ...]) -> None:
-    unfinished = [
-        f"{phase} is {manifest.phases[phase].state}"
-        for phase in wanted
-        if manifest.phases[phase].state is not PhaseState.DONE
-    ]
-    if unfinished:
-        raise RunError(
-            f"run {run.path} is not finished: {', '.join(unfinished)}",
-            hint="run its `glance train` command again: it continues",
-        )
-
-
 def _pair_by_hand(request: InferRequest) -> Pair:
     given = {Phase.SLOW: request.slow_lora, Phase.FAST: request.fast_lora}
     wanted = {phase: given[phase] for phase in wanted_loras(request)}
@@ -133,7 +107,7 @@ def _pair_by_hand(request: InferRequest) -> Pair:
             f"--{missing[0]}-lora is missing",
             hint=f"give both LoRAs, or say --{_other(missing[0])}-only",
         )
-    loras = {phase: _lora_file(source) for phase, source in wanted.items() if source is not None}
+    loras = {phase: locate_lora(source) for phase, source in wanted.items() if source is not None}
     facts = {phase: examine_lora(path) for phase, path in loras.items()}
     _require_phases(facts)
     known = next((one.family for one in facts.values() if one.family is not None), None)
@@ -196,21 +170,6 @@ def _require_phases(facts: Mapping[Phase, LoraFacts]) -> None:
             )
             for one in swapped
         )
-
-
-def _lora_file(source: str) -> Path:
-    """Return the file that is meant: itself, in a folder, or on the Hub as owner/repo:file."""
-    path = Path(source).expanduser()
-    file = path / LORA_FILE if path.is_dir() else path
-    if file.exists():
-        return file
-    fetched = find_hub_file(source, default=LORA_FILE)
-    if fetched is None:
-        raise LoraError(
-            f"LoRA not found: {file}",
-            hint="give a .safetensors file, its folder, or owner/repo:file.safetensors of the Hub",
-        )
-    return fetched
 
 
 def _given_model(request: InferRequest, family: Family) -> tuple[str, Path | None]:

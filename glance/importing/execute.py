@@ -1,7 +1,6 @@
 """Make the run that an import decided: whole or not at all, beside nothing that was there."""
 
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from glance import __version__
 from glance.errors import RunError
-from glance.files import state_folder
+from glance.files import beside, state_folder
 from glance.importing.foreign import ForeignLora
 from glance.importing.request import ImportPlan, PairImport, TrainingImport
 from glance.importing.spelling import layer_names, respell
@@ -54,29 +53,13 @@ def _appearing(run: RunFolder) -> Iterator[RunFolder]:
 
     It lies just as deep, so that paths which are relative to it stay right.
     """
-    with writing(run.path):
-        run.path.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=run.path.parent, prefix=f".{run.path.name[:40]}."))
-    try:
-        with writing(run.path):
-            made.chmod(0o777 & ~_umask(made))
-            yield RunFolder(made)
-            if run.path.is_dir() and not any(run.path.iterdir()):
-                run.path.rmdir()
-            if run.path.exists():
-                raise RunError(f"{run.path} is there by now", hint="give another --run")
-            made.rename(run.path)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-
-
-def _umask(folder: Path) -> int:
-    """Return what a new folder is not allowed here; mkdtemp's own is private."""
-    probe = folder / "probe"
-    probe.mkdir()
-    allowed = probe.stat().st_mode & 0o777
-    probe.rmdir()
-    return 0o777 & ~allowed
+    with writing(run.path), beside(run.path) as made:
+        yield RunFolder(made)
+        if run.path.is_dir() and not any(run.path.iterdir()):
+            run.path.rmdir()
+        if run.path.exists():
+            raise RunError(f"{run.path} is there by now", hint="give another --run")
+        made.rename(run.path)
 
 
 def _write_pair(plan: PairImport, run: RunFolder) -> None:

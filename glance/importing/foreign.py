@@ -9,18 +9,17 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from glance.errors import LoraError
-from glance.hub import find_hub_file
 from glance.importing.configs import TRAINED_CONFIG, read_trained_config
 from glance.lora import (
     Lora,
     LoraFacts,
     examine_lora,
+    locate_lora,
     read_lora,
     read_scaling,
     sort_keys,
 )
 from glance.lora.file import FOLDED
-from glance.run import LORA_FILE
 from glance.schedule import Phase, parse_list
 
 _OFFICIAL_SPELLING: Final = ".lora.down.weight"
@@ -94,7 +93,7 @@ def open_lora(
     is what the user says of it: it goes before a config, and must agree with the file itself.
     Raises LoraError: all that is wrong with the file, or an alpha that nobody knows.
     """
-    path = find_lora(name)
+    path = locate_lora(name)
     facts, lora = examine_lora(path), read_lora(path)
     trained = config or read_trained_config(path) or _NOTHING
     factors, reason = _own_factors(lora)
@@ -103,21 +102,6 @@ def open_lora(
     else:
         factors, reason = _told_factors(path, lora, trained, alpha)
     return ForeignLora(name, facts, lora, trained, factors, reason)
-
-
-def find_lora(name: str) -> Path:
-    """Return the file that is meant; raise LoraError when there is none."""
-    path = Path(name).expanduser()
-    file = path / LORA_FILE if path.is_dir() else path
-    if file.exists():
-        return file
-    fetched = find_hub_file(name, default=LORA_FILE)
-    if fetched is None:
-        raise LoraError(
-            f"LoRA not found: {file}",
-            hint="give a .safetensors file, its folder, or owner/repo:file.safetensors of the Hub",
-        )
-    return fetched
 
 
 def swapped(loras: Mapping[Phase, ForeignLora]) -> str | None:

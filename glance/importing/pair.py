@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from glance.checkpoint import is_checkpoint
 from glance.device import Device
-from glance.errors import LoraError, Problem, SettingsError, UsageError
+from glance.errors import Checks, LoraError, Problem, SettingsError, UsageError
 from glance.families import FAMILIES, Family, find_family
-from glance.importing.checks import Checks, require_free
+from glance.importing.checks import require_free
 from glance.importing.foreign import ForeignLora, open_lora, swapped
 from glance.importing.request import ImportRequest, PairImport
 from glance.importing.spelling import layer_names, respell

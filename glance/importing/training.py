@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, Final
 
+from glance.errors import Checks
 from glance.importing.backend import DataSource, find_data
-from glance.importing.checks import Checks, require_free
+from glance.importing.checks import require_free
 from glance.importing.configs import TrainerFile
 from glance.importing.omissions import remark_omissions
 from glance.importing.options import Translation, split_options, translate

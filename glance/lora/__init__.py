@@ -12,6 +12,7 @@ from glance.lora.file import (
 )
 from glance.lora.final import finalise_lora, is_final, verify_lora
 from glance.lora.header import Entry, Header, hash_data, read_header, read_tensor, rewrite_metadata
+from glance.lora.locate import locate_lora
 from glance.lora.modelspec import (
     SPEC,
     Origin,
@@ -44,6 +45,7 @@ __all__ = [
     "hash_data",
     "hash_file",
     "is_final",
+    "locate_lora",
     "lora_name",
     "name_some",
     "pair_name",

@@ -22,6 +22,7 @@ from glance.run.manifest import (
     now,
     record_schedule,
 )
+from glance.run.reading import choose_run, read_caption, require_finished
 
 __all__ = [
     "LORA_FILE",
@@ -37,10 +38,13 @@ __all__ = [
     "RunFolder",
     "SampleRecord",
     "ScheduleRecord",
+    "choose_run",
     "environment",
     "find_newest_run",
     "iterate_runs",
     "load_manifest",
     "now",
+    "read_caption",
     "record_schedule",
+    "require_finished",
 ]

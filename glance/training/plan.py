@@ -1,11 +1,11 @@
 """Decide a training: check everything that can be known before the trainer's long start."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from glance.checkpoint import is_checkpoint, read_checkpoint
 from glance.device import AUTO, Device, resolve_device
-from glance.errors import InputError, Problem, SettingsError
+from glance.errors import Checks, Problem, SettingsError
 from glance.families import Family, find_family
 from glance.levels import LevelsRequest, ResolvedLevels, Subject, resolve_levels
 from glance.model import locate_base, resolve_family
@@ -28,7 +28,7 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
     """
     run = RunFolder(request.run or RUNS / safe_name(request.image))
     family = resolve_family(request.family, request.model)
-    checks = _Checks()
+    checks = Checks()
     overrides = checks.make(lambda: parse_overrides(request.overrides))
     devices = checks.make(lambda: parse_devices(request.devices))
     settings = checks.make(lambda: _resolve_settings(request, family, overrides or {}))
@@ -92,25 +92,6 @@ def parse_devices(text: str) -> tuple[int, ...]:
             hint="--devices 1, or for both phases at once --devices 0,1",
         )
     return tuple(map(int, devices))
-
-
-class _Checks:
-    """Runs independent checks and keeps their refusals, so that all are reported at once."""
-
-    def __init__(self) -> None:
-        self._refusals: list[InputError] = []
-
-    def make[T](self, make: Callable[[], T]) -> T | None:
-        try:
-            return make()
-        except InputError as exc:
-            self._refusals.append(exc)
-            return None
-
-    def refusal(self) -> InputError:
-        if len(self._refusals) == 1:
-            return self._refusals[0]
-        return InputError(item for refusal in self._refusals for item in refusal.problems)
 
 
 def _with_model(settings: TrainSettings, request: TrainRequest, run: RunFolder) -> TrainSettings:

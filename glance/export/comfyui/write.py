@@ -8,13 +8,13 @@ from typing import Any, Final
 
 from glance.comfyui import Graph, Job, build_workflow, guess_model, lay_out_page
 from glance.comfyui.workflow import describe_phase
-from glance.errors import RunError, UsageError
 from glance.export.comfyui.keys import to_comfyui
 from glance.export.folder import Exported, list_files, whole_folder
 from glance.export.source import Source
 from glance.families.comfyui import ComfyFile
 from glance.lora import Lora, complete_metadata, read_header, read_lora
 from glance.lora.file import encode_lora
+from glance.run import read_caption
 from glance.sample import measure_picture
 from glance.schedule import Phase
 from glance.settings import resolve_sample_settings
@@ -65,8 +65,8 @@ def plan_comfyui(
     `prompt` is the caption of the sample, if it is not given; `model_file` the base model's name
     in ComfyUI's folders, if it is not the usual one; `asked` are fields of SampleSettings.
 
-    Raises UsageError: no prompt and no sample. Raises RunError, SampleError: the caption or the
-    reference cannot be read. Raises SettingsError on bad values.
+    Raises RunError, SampleError: the caption or the reference is wanted and cannot be read.
+    Raises SettingsError on bad values.
     """
     family, settings = source.family, source.manifest.settings
     model = guess_model(family, settings.model, settings.transformer)
@@ -79,7 +79,7 @@ def plan_comfyui(
         family,
         resolution=settings.resolution,
         aspect=aspect,
-        prompt=_caption(source) if prompt is None else prompt,
+        prompt=read_caption(source.run, sample) if prompt is None else prompt,
         **asked,
     )
     job = Job(
@@ -130,22 +130,6 @@ def _convert(source: Source, phase: Phase) -> bytes:
     metadata = complete_metadata(source.manifest, phase, read_header(path))
     lora = to_comfyui(Lora(read_lora(path).tensors, metadata), source.family)
     return b"".join(encode_lora(lora))
-
-
-def _caption(source: Source) -> str:
-    sample = source.manifest.sample
-    if sample is None:
-        raise UsageError(
-            f"run {source.run.path} has no sample whose caption could be the prompt",
-            hint='say it: --prompt "..."',
-        )
-    path = source.run.path / sample.caption
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as exc:
-        raise RunError(
-            f"{path}: the caption cannot be read ({exc})", hint='say the prompt: --prompt "..."'
-        ) from exc
 
 
 def _notes(export: ComfyExport) -> list[str]:
