@@ -22,6 +22,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^uv run (glance (?:check|schedule|train)\b[^#\n]*)", README, re.MULTILINE)
 
+EXPORTS = re.findall(r"^uv run (glance (?:export|info)\b[^#\n]*)", README, re.MULTILINE)
+
 SAMPLING_PAGE = (ROOT / "docs/sampling.md").read_text(encoding="utf-8")
 # what is fetched from the Hub cannot be planned offline
 SAMPLING = [
@@ -101,8 +103,18 @@ def test_the_readmes_commands_work(
     assert glance(*arguments, *dry).code == 0
 
 
+@pytest.mark.parametrize("command", EXPORTS)
+def test_the_readmes_commands_that_export_work(glance: Callable, command: str) -> None:
+    run = write_run(Path("runs/glance"))
+    run.data.mkdir()
+    (run.data / "x.txt").write_text("a lighthouse\n")
+
+    assert glance(*shlex.split(command)[1:]).code == 0
+
+
 def test_the_readme_has_commands_to_try() -> None:
     assert len(COMMANDS) >= 3
+    assert len(EXPORTS) == 4
 
 
 def test_the_readmes_tree_names_every_room() -> None:

@@ -142,7 +142,10 @@ def test_a_refusal_without_words_says_its_code(comfy: FakeComfy) -> None:
         submit(comfy.url, prompt())
 
 
-@pytest.mark.parametrize("url", ["localhost:8188", "ftp://x", "http://", "x"])
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:8188", "ftp://x", "http://", "x", "http://[::1", "http://x:99999", "http://a b"],
+)
 def test_an_address_that_is_none_is_a_usage_error(url: str) -> None:
     with pytest.raises(UsageError, match="that is no address"):
         submit(url, prompt())

@@ -54,6 +54,18 @@ FamilyOfModelOption = Annotated[
 MemoryOption = Annotated[
     Memory, typer.Option(help="What stays on the GPU; docs/sampling-memory.md.")
 ]
+NegativePromptOption = Annotated[str | None, typer.Option(help="What guidance leads away from.")]
+SlowGuidanceOption = Annotated[
+    float | None, typer.Option(help="Default: the family's; 3.5 for FLUX.")
+]
+FastGuidanceOption = Annotated[
+    float | None, typer.Option(help="Default: the family's; 1.0 for FLUX.")
+]
+TrueCfgOption = Annotated[
+    float | None,
+    typer.Option(help="FLUX: classifier-free guidance besides, for a negative prompt."),
+]
+SideOption = Annotated[int | None, typer.Option(help="Default: the run's resolution.")]
 FamilyOption = Annotated[str, typer.Option(help="Model family.")]
 BaseOption = Annotated[
     str | None,

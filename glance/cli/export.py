@@ -5,8 +5,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glance.cli._options import EventsOption, JsonOption, QuietOption, VerboseOption
+from glance.cli._options import (
+    EventsOption,
+    FastGuidanceOption,
+    JsonOption,
+    NegativePromptOption,
+    QuietOption,
+    SideOption,
+    SlowGuidanceOption,
+    TrueCfgOption,
+    VerboseOption,
+)
 from glance.console import Console
+from glance.errors import UsageError
 
 if TYPE_CHECKING:
     from glance.export.folder import Exported
@@ -30,17 +41,13 @@ def comfyui(
     prompt: Annotated[
         str | None, typer.Option(help="What the workflow paints. Default: the sample's caption.")
     ] = None,
-    negative_prompt: Annotated[
-        str | None, typer.Option(help="What guidance leads away from.")
-    ] = None,
+    negative_prompt: NegativePromptOption = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise. Default: 0.")] = None,
-    slow_guidance: Annotated[float | None, typer.Option(help="Default: the family's.")] = None,
-    fast_guidance: Annotated[float | None, typer.Option(help="Default: the family's.")] = None,
-    true_cfg: Annotated[
-        float | None, typer.Option(help="FLUX: classifier-free guidance besides.")
-    ] = None,
-    width: Annotated[int | None, typer.Option(help="Default: the run's resolution.")] = None,
-    height: Annotated[int | None, typer.Option(help="Default: the run's resolution.")] = None,
+    slow_guidance: SlowGuidanceOption = None,
+    fast_guidance: FastGuidanceOption = None,
+    true_cfg: TrueCfgOption = None,
+    width: SideOption = None,
+    height: SideOption = None,
     model_file: Annotated[
         str | None, typer.Option(help="The base model's file, as ComfyUI's folders have it.")
     ] = None,
@@ -70,6 +77,7 @@ def comfyui(
     glance export comfyui runs/glance --submit http://127.0.0.1:8188
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
+    _refuse_idle(submit, upload_reference=upload_reference, writes=force or output is not None)
     from glance.export.comfyui.submit import submit_planned
     from glance.export.comfyui.write import export_comfyui, plan_comfyui
     from glance.export.source import open_source
@@ -89,6 +97,10 @@ def comfyui(
     if submit is None:
         folder = output or Path(f"{planned.source.name}-comfyui")
         _show(console, export_comfyui(planned, folder, force=force))
+        console.note(
+            f"next: copy {folder}/*.safetensors to ComfyUI's models/loras, and drop "
+            f"{folder}/workflow.json on its page"
+        )
     else:
         queued = submit_planned(submit, planned, upload_reference=upload_reference)
         for note in planned.notes:
@@ -190,6 +202,19 @@ def hub(
         result = send_hub(plan, on_event)
     console.result(result.url)
     console.document(result.to_json())
+
+
+def _refuse_idle(submit: str | None, *, upload_reference: bool, writes: bool) -> None:
+    """Raise UsageError for flags that would do nothing."""
+    if submit is None and upload_reference:
+        raise UsageError(
+            "--upload-reference goes with --submit", hint="add --submit URL, or drop it"
+        )
+    if submit is not None and writes:
+        raise UsageError(
+            "--submit writes no files, so --output and --force do nothing",
+            hint="run it twice: once with them, once with --submit",
+        )
 
 
 def _show(console: Console, exported: "Exported") -> None:

@@ -10,15 +10,20 @@ from glance.cli._options import (
     DeviceChoice,
     DeviceOption,
     EventsOption,
+    FastGuidanceOption,
     FastStepsOption,
     FastTimestepsOption,
     JsonOption,
     MemoryOption,
+    NegativePromptOption,
     QuietOption,
     ReferenceOption,
+    SideOption,
+    SlowGuidanceOption,
     SlowStepsOption,
     SlowTimestepsOption,
     TeacherStepsOption,
+    TrueCfgOption,
     VerboseOption,
 )
 from glance.console import Console, format_json
@@ -34,9 +39,7 @@ def infer(
         Path | None,
         typer.Option(help="A prompt a line; or .jsonl: objects with prompt, seed, width, ..."),
     ] = None,
-    negative_prompt: Annotated[
-        str | None, typer.Option(help="What guidance leads away from.")
-    ] = None,
+    negative_prompt: NegativePromptOption = None,
     seed: Annotated[
         list[int] | None, typer.Option(help="Seed of the noise; repeatable. Default: 0.")
     ] = None,
@@ -60,16 +63,9 @@ def infer(
     model: Annotated[str | None, typer.Option(help="Base model. Default: the run's.")] = None,
     base: BaseOption = None,
     family: Annotated[str | None, typer.Option(help="Model family. Default: the run's.")] = None,
-    slow_guidance: Annotated[
-        float | None, typer.Option(help="Default: the family's; 3.5 for FLUX.")
-    ] = None,
-    fast_guidance: Annotated[
-        float | None, typer.Option(help="Default: the family's; 1.0 for FLUX.")
-    ] = None,
-    true_cfg: Annotated[
-        float | None,
-        typer.Option(help="FLUX: classifier-free guidance besides, for a negative prompt."),
-    ] = None,
+    slow_guidance: SlowGuidanceOption = None,
+    fast_guidance: FastGuidanceOption = None,
+    true_cfg: TrueCfgOption = None,
     slow_scale: Annotated[
         float | None, typer.Option(help="Strength of the slow LoRA. Default: 1.")
     ] = None,
@@ -85,8 +81,8 @@ def infer(
     no_lora: Annotated[
         bool, typer.Option("--no-lora", help="The base model alone, along the same timesteps.")
     ] = False,
-    width: Annotated[int | None, typer.Option(help="Default: the run's resolution.")] = None,
-    height: Annotated[int | None, typer.Option(help="Default: the run's resolution.")] = None,
+    width: SideOption = None,
+    height: SideOption = None,
     schedule: Annotated[
         str | None,
         typer.Option(help="As in train. Default: what the pair was trained on."),

@@ -162,4 +162,5 @@ def check_sampling(checkout: Checkout) -> list[str]:
     return faults
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -33,7 +33,7 @@ def test_a_folder_is_made_of_the_newest_run(glance: Callable, run: RunFolder, to
     done = glance("export", tool)
 
     assert (done.code, done.out) == (0, f"{name}\n")
-    assert done.err == "using the newest finished run, runs/x\n"
+    assert done.err.startswith("using the newest finished run, runs/x\n")
     assert (Path(name) / "README.md").is_file()
 
 
@@ -71,6 +71,17 @@ def test_a_running_comfyui_is_asked_first(glance: Callable, run: RunFolder) -> N
     assert done.code == 3
     assert any("models/loras" in one for one in said)
     assert list(Path().iterdir()) == [Path("runs")]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--upload-reference",), ("--submit", "http://127.0.0.1:1", "--output", "there")],
+    ids=["nobody to send to", "no files to write"],
+)
+def test_flags_that_would_do_nothing_are_refused(
+    glance: Callable, run: RunFolder, flags: tuple[str, ...]
+) -> None:
+    assert glance("export", "comfyui", run.path, *flags).code == 2
 
 
 def test_the_dry_run_of_a_repository_shows_all_of_it(glance: Callable, run: RunFolder) -> None:

@@ -181,10 +181,15 @@ def _choices(spec: Any) -> list[Any] | None:
 
 
 def _check_url(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
+        _ = parts.port  # raises where it is none
+    except ValueError:
+        is_address = False
+    if not is_address or any(not letter.isprintable() or letter.isspace() for letter in url):
         raise UsageError(
-            f"--submit {url}: that is no address", hint="such as http://127.0.0.1:8188"
+            f"--submit {url!r}: that is no address", hint="such as http://127.0.0.1:8188"
         )
 
 

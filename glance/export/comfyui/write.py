@@ -191,7 +191,7 @@ def _readme(export: ComfyExport) -> str:
     return f"""\
 # {name}: {job.family.title} in {_steps(job)} steps, in ComfyUI
 
-1. Put `{job.loras[Phase.SLOW]}` and `{job.loras[Phase.FAST]}` into ComfyUI's `models/loras/`.
+1. Put {" and ".join(f"`{lora}`" for lora in job.loras.values())} into ComfyUI's `models/loras/`.
 2. Open `workflow.json`: drop it on ComfyUI's page. It needs the node ManualSigmas, which ComfyUI
    has since December 2025. What it opens of the base model:
 
