@@ -274,7 +274,7 @@ class TestPictures:
 
         assert colours == [(64 * 64, (160, 90, 160))]
 
-    def test_the_training_sample_of_the_page_is_not_among_them(self) -> None:
+    def test_the_training_sample_is_not_among_them(self) -> None:
         run = make_run()
         compare(run, make_row())
 
@@ -295,6 +295,18 @@ class TestPictures:
         assert len(metadata(plan)["widget"]) == MOST_ROWS
         assert f"the card shows {MOST_ROWS} of the comparison's {MOST_ROWS + 2} rows" in plan.notes
 
+    def test_those_of_an_earlier_larger_comparison_are_gone(self) -> None:
+        run = make_run()
+        compare(run, make_row(), make_row(seed=1))
+        mine = run.images / "compare/pictures/mine.png"
+        Image.new("RGB", (8, 8)).save(mine)
+
+        compare(run, make_row())
+
+        left = {path.name for path in mine.parent.iterdir()}
+        assert len(left) == 6
+        assert {"1-both.png", "mine.png"} < left
+
     def test_a_comparison_of_another_pair_is_not_shown(self) -> None:
         run = make_run()
         compare(run, make_row())
@@ -303,12 +315,12 @@ class TestPictures:
 
         assert "widget" not in metadata(make_plan())
 
-    @pytest.mark.parametrize("name", ["compare.json", "index.html"])
+    @pytest.mark.parametrize("name", ["compare.json", "pictures/1-both.png"])
     def test_a_damaged_comparison_is_none(self, name: str) -> None:
         run = make_run()
         compare(run, make_row())
         path = run.images / "compare" / name
-        path.write_bytes(path.read_bytes()[:200])
+        path.write_bytes(path.read_bytes()[:60])
 
         plan = make_plan()
 

@@ -1,16 +1,20 @@
 """Write what a comparison shows: the sheet, the page and the figures, into one folder."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from glance.compare.page import save_page
-from glance.compare.request import SHEET, ComparisonPlan
+from glance.compare.request import SHEET, ComparisonPlan, Variant
 from glance.compare.result import Comparison
 from glance.compare.sheet import save_sheet
 from glance.compare.summary import describe
 from glance.errors import SetupError
-from glance.files import write_json
+from glance.files import replacing, write_json
+
+PICTURES: Final = "pictures"
+_NAME: Final = re.compile(rf"\d+-({'|'.join(Variant)})\.png")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +42,14 @@ class Report:
 
 
 def write_report(plan: ComparisonPlan, comparison: Comparison) -> Report:
-    """Write sheet.png, index.html and compare.json into the plan's folder; raises SetupError."""
+    """Write pictures/, sheet.png, index.html and compare.json into the plan's folder.
+
+    compare.json comes last: what it speaks of is there. Raises SetupError.
+    """
     document = {**_facts(plan), **describe(comparison)}
     report = Report(comparison, plan.folder, document)
     try:
+        _save_pictures(comparison, plan.folder)
         save_sheet(comparison, plan.sample, report.sheet)
         save_page(comparison, plan.sample, report.page)
         write_json(plan.folder / "compare.json", report.document)
@@ -53,6 +61,25 @@ def write_report(plan: ComparisonPlan, comparison: Comparison) -> Report:
             hint="give --output a folder that you may write to and that has space left",
         ) from exc
     return report
+
+
+def find_picture(folder: Path, row: int, variant: Variant) -> Path:
+    """Return where a comparison keeps a picture; `row` counts from 1, as in compare.json."""
+    return folder / PICTURES / f"{row}-{variant}.png"
+
+
+def _save_pictures(comparison: Comparison, folder: Path) -> None:
+    """Write every picture, and remove those of an earlier comparison."""
+    written = set()
+    for number, row in enumerate(comparison.rows, start=1):
+        for variant, cell in row.cells.items():
+            path = find_picture(folder, number, variant)
+            with replacing(path) as temporary:
+                cell.image.save(temporary, format="PNG")
+            written.add(path)
+    for path in (folder / PICTURES).glob("*.png"):
+        if path not in written and _NAME.fullmatch(path.name):
+            path.unlink()
 
 
 def _facts(plan: ComparisonPlan) -> dict[str, Any]:

@@ -101,7 +101,16 @@ def _embed_file(path: Path) -> str:
 
 
 def _embed(image: "Image") -> str:
-    """Return the picture as a data URI: every pixel of a small one, a large one made smaller."""
+    """Return the picture as a data URI."""
+    kind, encoded = encode_shown(image)
+    return f"data:image/{kind};base64,{b64encode(encoded).decode()}"
+
+
+def encode_shown(image: "Image") -> tuple[str, bytes]:
+    """Return "png" or "jpeg", and the picture as that, for a page that shows many.
+
+    Every pixel of a small one, a large one made smaller; none of its metadata.
+    """
     encoded = BytesIO()
     if max(image.size) <= _LOSSLESS:
         kind = "png"
@@ -111,4 +120,4 @@ def _embed(image: "Image") -> str:
         small = image.convert("RGB")
         small.thumbnail((_LARGEST, _LARGEST))
         small.save(encoded, format="JPEG", quality=90)
-    return f"data:image/{kind};base64,{b64encode(encoded.getvalue()).decode()}"
+    return kind, encoded.getvalue()

@@ -83,6 +83,7 @@ def test_what_is_cached_needs_no_torch() -> None:
 
     assert done.returncode == 0, done.stderr
     assert (RUN / "images/compare/index.html").is_file()
+    assert (RUN / "images/compare/pictures/1-both.png").is_file()
 
 
 @pytest.mark.usefixtures("compared")

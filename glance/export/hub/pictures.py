@@ -4,12 +4,8 @@ Only what says that this very pair painted it is taken. A run is shared, so what
 trusted: links that lead out of it are not followed, and nothing but PNG and JPEG is sent.
 """
 
-import base64
-import binascii
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -17,6 +13,8 @@ from typing import Final, NamedTuple
 from pydantic import BaseModel
 
 from glance.compare import Variant
+from glance.compare.outputs import find_picture
+from glance.compare.page import encode_shown
 from glance.errors import InputError
 from glance.export.source import Source
 from glance.pixels import DECODER_ERRORS, open_picture, to_rgb
@@ -26,8 +24,7 @@ from glance.schedule import Phase
 FOLDER: Final = "pictures"
 MOST_ROWS: Final = 6
 """A card is looked at, not leafed through."""
-_KINDS: Final = {"data:image/png;base64,": "png", "data:image/jpeg;base64,": "jpg"}
-_FORMATS: Final = {"PNG": "png", "JPEG": "jpg"}
+_ENDINGS: Final = {"png": "png", "jpeg": "jpg"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,43 +119,25 @@ class _Compared(BaseModel):
     means: Mapping[Variant, Mapping[str, _Mean]]
 
 
-class _Images(HTMLParser):
-    """Collects the addresses of all pictures of a page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Take what an <img> shows; of the training sample, which stands first, nothing."""
-        about = dict(attrs)
-        if tag == "img" and about.get("alt") != "the training sample":
-            self.found.append(about.get("src") or "")
-
-
 def _read_comparison(source: Source) -> Gallery | None:
     """Return the comparison that lies in the run; None: there is none, or not of this pair."""
     folder = source.run.images / "compare"
     try:
-        compared = _Compared.model_validate_json(_read(source, folder / "compare.json"))
-        page = _Images()
-        page.feed(_read(source, folder / "index.html").decode())
-    except (OSError, ValueError, AssertionError):  # the last is HTMLParser's, of broken pages
+        figures = _inside(source, folder / "compare.json").read_bytes()
+        compared = _Compared.model_validate_json(figures)
+        rows = [
+            Row(row.prompt, row.seed, tuple(_pictures(source, folder, number, row)))
+            for number, row in enumerate(compared.rows[:MOST_ROWS], start=1)
+        ]
+    except DECODER_ERRORS:  # no JSON, damaged, or of a glance that kept no pictures
         return None
-    if not _is_of(source, compared) or not compared.rows:
+    if not _is_of(source, compared) or not rows:
         return None
-    addresses = iter(page.found)
-    rows = []
-    for number, row in enumerate(compared.rows, start=1):
-        pictures = tuple(_pictures(number, row, addresses))
-        if len(pictures) < len(row.variants):  # a page of something else
-            return None
-        rows.append(Row(row.prompt, row.seed, pictures))
     return Gallery(
-        tuple(rows[:MOST_ROWS]),
+        tuple(rows),
         tuple(_figures(compared)),
         f"{compared.device}, {compared.dtype}",
-        _left_out(len(rows)),
+        _left_out(len(compared.rows)),
     )
 
 
@@ -177,34 +156,13 @@ def _as_json(compared: _Compared) -> dict[str, dict[str, list[float]]]:
     }
 
 
-def _pictures(number: int, row: _Row, addresses: Iterator[str]) -> Iterator[Picture]:
+def _pictures(source: Source, folder: Path, number: int, row: _Row) -> Iterator[Picture]:
+    """Yield a row's pictures, for a page; raises one of DECODER_ERRORS."""
     for variant, cell in row.variants.items():
-        address = next(addresses, "")
-        head = next((head for head in _KINDS if address.startswith(head)), None)
-        if head is None:
-            return
-        try:
-            content = base64.b64decode(address.removeprefix(head), validate=True)
-        except binascii.Error:
-            return
-        if _format_of(content) != _KINDS[head]:
-            return
-        path = f"{FOLDER}/{number}-{variant}.{_KINDS[head]}"
+        with open_picture(_inside(source, find_picture(folder, number, variant))) as picture:
+            kind, content = encode_shown(to_rgb(picture)[0])
+        path = f"{FOLDER}/{number}-{variant}.{_ENDINGS[kind]}"
         yield Picture(path, content, variant.label(cell.steps), variant is Variant.BOTH)
-
-
-def _format_of(content: bytes) -> str | None:
-    """Return the ending of a picture that can be decoded; None for anything else."""
-    from PIL import Image
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            with Image.open(BytesIO(content), formats=tuple(_FORMATS)) as picture:
-                picture.load()
-                return _FORMATS.get(picture.format or "")
-        except DECODER_ERRORS:
-            return None
 
 
 def _figures(compared: _Compared) -> Iterator[Figures]:
@@ -253,10 +211,6 @@ def _is_painted_by(source: Source, record: Record) -> bool:
     is_same = {use.phase: use.sha256 for use in record.loras} == wanted
     is_usual = all(use.scale == 1 for use in record.loras) and record.init_latents_sha256 is None
     return is_same and is_usual
-
-
-def _read(source: Source, path: Path) -> bytes:
-    return _inside(source, path).read_bytes()
 
 
 def _inside(source: Source, path: Path) -> Path:
