@@ -1,4 +1,4 @@
-"""Which schedule a name stands for: a preset, the model's own, an optimised one, or a file."""
+"""Which schedule a name stands for: a preset, one of the model's own, an optimised one, a file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +8,15 @@ from glance.errors import Problem, ScheduleError, UsageError
 from glance.families import Family
 from glance.model import fingerprint, read_model_json
 from glance.schedule import PRESETS, Schedule, replace_lists, resolve_schedule
-from glance.schedule.derive import USUAL_STEPS, derive_schedule
+from glance.schedule.derive import OWN_STEPS, USUAL_STEPS, derive_schedule, own_schedule
 from glance.schedule.file import OPTIMAL, find_optimal, read_schedule_file
 from glance.schedule.shift import TEACHER_STEPS, EmpiricalShift, Shift, depends_on_size, read_shift
 
 AUTO_SCHEDULE: Final = "auto"
-SCHEDULE_NAMES: Final = (*PRESETS, AUTO_SCHEDULE, OPTIMAL)
+OWN_SCHEDULE: Final = "own"
+OF_ONE_SIZE: Final = (AUTO_SCHEDULE, OWN_SCHEDULE, OPTIMAL)
+"""Schedules that are made for a model and a picture size."""
+SCHEDULE_NAMES: Final = (*PRESETS, *OF_ONE_SIZE)
 _CONFIG: Final = "scheduler/scheduler_config.json"
 
 
@@ -110,6 +113,9 @@ def _named(request: LevelsRequest, subject: Subject) -> ResolvedLevels:
     name = request.name
     if name == AUTO_SCHEDULE:
         return _derived(request, subject)
+    if name == OWN_SCHEDULE:
+        _refuse("--teacher-steps", request.teacher_steps, "own, which has no other steps")
+        return _own(request, subject)
     if name == OPTIMAL:
         _refuse("--teacher-steps", request.teacher_steps, "optimal, which was found with its own")
         return _optimised(request, subject)
@@ -137,10 +143,33 @@ def _derived(request: LevelsRequest, subject: Subject) -> ResolvedLevels:
         fast_steps=USUAL_STEPS if request.fast_steps is None else request.fast_steps,
         teacher_steps=teacher,
     )
-    width, height = subject.size
-    at = f"{width}x{height}" if depends_on_size(known.shift) else "any size"
-    source = f"of {teacher} steps of {subject.family.title} at {at}, {known.source}"
+    source = (
+        f"of {teacher} steps of {subject.family.title} at {_at(subject, known)}, {known.source}"
+    )
     return ResolvedLevels(schedule, source, known.doubts)
+
+
+def _own(request: LevelsRequest, subject: Subject) -> ResolvedLevels:
+    known = find_shift(subject.family, subject.model)
+    slow_steps = OWN_STEPS if request.slow_steps is None else request.slow_steps
+    fast_steps = OWN_STEPS if request.fast_steps is None else request.fast_steps
+    schedule = own_schedule(
+        known.shift,
+        subject.size,
+        slow_steps=slow_steps,
+        fast_steps=fast_steps,
+        spacing=subject.family.spacing,
+    )
+    source = (
+        f"what diffusers steps when asked for {slow_steps + fast_steps} steps of "
+        f"{subject.family.title} at {_at(subject, known)}, {known.source}"
+    )
+    return ResolvedLevels(schedule, source, known.doubts)
+
+
+def _at(subject: Subject, known: KnownShift) -> str:
+    width, height = subject.size
+    return f"{width}x{height}" if depends_on_size(known.shift) else "any size"
 
 
 def _optimised(request: LevelsRequest, subject: Subject) -> ResolvedLevels:

@@ -10,7 +10,7 @@ import pytest
 from glance.errors import ScheduleError, UsageError
 from glance.families import find_family
 from glance.levels import LevelsRequest, Subject, find_shift, resolve_levels
-from glance.schedule import PRESETS
+from glance.schedule import PRESETS, Schedule
 from glance.schedule.derive import derive_schedule
 from glance.schedule.shift import DynamicShift, EmpiricalShift, StaticShift
 
@@ -28,6 +28,11 @@ def write_model(**config: Any) -> str:
 
 def auto(model: str, size: tuple[int, int] = (512, 512), **request: Any) -> Any:
     return resolve_levels(LevelsRequest(name="auto", **request), Subject(FLUX, model, size))
+
+
+def own(model: str, family: str = "flux", **request: Any) -> Any:
+    subject = Subject(find_family(family), model, (512, 512))
+    return resolve_levels(LevelsRequest(name="own", **request), subject)
 
 
 def test_a_models_own_config_goes_before_its_familys_usual_shift() -> None:
@@ -79,9 +84,47 @@ def test_numbers_of_steps_that_cannot_be_are_refused(steps: int) -> None:
         auto(write_model(shift=3.0), slow_steps=steps)
 
 
+def test_own_is_two_and_two_of_the_steps_that_the_pipeline_spaces() -> None:
+    found = own(write_model(shift=3.0))
+
+    assert found.schedule == Schedule("own", (1000, 900), (750, 500))
+    assert found.source == (
+        "what diffusers steps when asked for 4 steps of FLUX.1 at any size, "
+        "by the model's scheduler config"
+    )
+
+
+def test_own_is_spaced_by_the_scheduler_where_the_pipeline_leaves_it_that() -> None:
+    found = own(write_model(shift=3.0), "sd3", slow_steps=1, fast_steps=1).schedule
+
+    twice = 9 / 1008  # a thousandth of noise, shifted by 3 and by 3 again
+    assert (found.slow_timesteps, found.fast_timesteps) == ((1000,), (round(twice * 1000, 4),))
+
+
+def test_the_number_of_own_steps_decides_a_shift_that_depends_on_it() -> None:
+    two = own("nowhere", "flux2", slow_steps=1, fast_steps=1).schedule
+    four = own("nowhere", "flux2").schedule
+
+    assert two.fast_timesteps[0] != four.fast_timesteps[0], "both are the middle of the way"
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [({"slow_steps": 0}, "at least one step"), ({"fast_steps": 999}, "1000 noise levels")],
+)
+def test_own_steps_that_cannot_be_are_refused(steps: dict[str, int], message: str) -> None:
+    with pytest.raises(ScheduleError, match=message):
+        own(write_model(shift=3.0), **steps)
+
+
 @pytest.mark.parametrize(
     ("name", "steps"),
-    [("seed", {"slow_steps": 0}), ("x.json", {"fast_steps": 3}), ("optimal", {"teacher_steps": 9})],
+    [
+        ("seed", {"slow_steps": 0}),
+        ("x.json", {"fast_steps": 3}),
+        ("optimal", {"teacher_steps": 9}),
+        ("own", {"teacher_steps": 9}),
+    ],
 )
 def test_numbers_of_steps_go_with_nothing_that_decides_them(
     name: str, steps: dict[str, int]

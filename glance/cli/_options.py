@@ -87,14 +87,17 @@ DevicesOption = Annotated[
 ScheduleOption = Annotated[
     str,
     typer.Option(
-        help="seed (the guide's), paper (FLUX's), auto (the model's own), optimal "
-        "(glance schedule optimize), or a .json file."
+        help="seed (the guide's), paper (FLUX's), auto (the model's own), own (what diffusers "
+        "itself steps at that number), optimal (glance schedule optimize), or a .json file."
     ),
 ]
 SlowStepsOption = Annotated[
-    int | None, typer.Option(help="Steps of the slow phase, for auto and optimal. Default: 5.")
+    int | None,
+    typer.Option(help="Steps of the slow phase, for auto, own and optimal. Default: 5; own: 2."),
 ]
-FastStepsOption = Annotated[int | None, typer.Option(help="Steps of the fast phase. Default: 5.")]
+FastStepsOption = Annotated[
+    int | None, typer.Option(help="Steps of the fast phase. Default: 5; own: 2.")
+]
 TeacherStepsOption = Annotated[
     int | None, typer.Option(help="The base model's own steps that auto chooses from: 50.")
 ]

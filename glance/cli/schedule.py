@@ -38,7 +38,7 @@ ModelOption = Annotated[
 ]
 NameOption = Annotated[
     str,
-    typer.Option("--schedule", help="seed, paper, auto, optimal, or a .json file."),
+    typer.Option("--schedule", help="seed, paper, auto, own, optimal, or a .json file."),
 ]
 SizeOption = Annotated[
     str | None, typer.Option(help="Picture size, WxH. Default: the family's resolution.")

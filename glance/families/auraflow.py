@@ -15,7 +15,7 @@ from glance.families.family import (
     Text,
     Told,
 )
-from glance.schedule.shift import StaticShift
+from glance.schedule.shift import Spacing, StaticShift
 
 FAMILY = Family(
     name="auraflow",
@@ -28,6 +28,7 @@ FAMILY = Family(
     latents=Latents.GRID,
     told=Told.SIGMA,
     shift=StaticShift(1.73),  # ComfyUI's
+    spacing=Spacing.SCHEDULER,
     text=Text(
         tokens=120,  # SimpleTuner's; diffusers' own default is 256
         outputs=(

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from glance.families.architecture import Architecture
 from glance.families.comfyui import ComfyUI
-from glance.schedule.shift import Shift
+from glance.schedule.shift import Shift, Spacing
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -128,6 +128,8 @@ class Family:
     told: Told
     shift: Shift | None
     """The default model's own; None where nobody here has seen it."""
+    spacing: Spacing = Spacing.PIPELINE
+    """Which sigmas the pipeline is sampled along where it is given a number of steps alone."""
     text: Text
     guidance: Guidance
     marks: Marks

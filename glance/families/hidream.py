@@ -15,7 +15,7 @@ from glance.families.family import (
     Text,
     Told,
 )
-from glance.schedule.shift import StaticShift
+from glance.schedule.shift import Spacing, StaticShift
 
 FAMILY = Family(
     name="hidream",
@@ -30,6 +30,7 @@ FAMILY = Family(
     latents=Latents.GRID,
     told=Told.TIMESTEP,
     shift=StaticShift(3.0),  # ComfyUI's
+    spacing=Spacing.SCHEDULER,
     text=Text(
         tokens=128,
         outputs=(

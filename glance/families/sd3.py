@@ -5,7 +5,7 @@ from types import MappingProxyType
 from glance.families.architecture import Architecture
 from glance.families.comfyui import ComfyFile, ComfyUI
 from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
-from glance.schedule.shift import StaticShift
+from glance.schedule.shift import Spacing, StaticShift
 
 FAMILY = Family(
     name="sd3",
@@ -22,6 +22,7 @@ FAMILY = Family(
     latents=Latents.GRID,
     told=Told.TIMESTEP,
     shift=StaticShift(3.0),  # its scheduler_config.json
+    spacing=Spacing.SCHEDULER,
     text=Text(
         tokens=154,  # SimpleTuner's T5; diffusers' own default is 256
         outputs=(

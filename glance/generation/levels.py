@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from glance.errors import ScheduleError, UsageError
 from glance.generation.request import InferRequest
-from glance.levels import LevelsRequest, Subject, find_shift, resolve_levels
+from glance.levels import OF_ONE_SIZE, LevelsRequest, Subject, find_shift, resolve_levels
 from glance.schedule import Phase, Schedule, replace_lists
 from glance.schedule.shift import depends_on_size, reshift, shift_factor
 from glance.settings import DEFAULT_SCHEDULE, SampleSettings
@@ -46,7 +46,7 @@ def decide_levels(
     if request.reshift:
         _require_one_size("--reshift", pictures)
         return Levels(_move(chosen, trained, subject), notes)
-    if request.schedule in ("auto", "optimal"):
+    if request.schedule in OF_ONE_SIZE:
         _require_one_size(f"--schedule {request.schedule}", pictures)
     return Levels(
         chosen,

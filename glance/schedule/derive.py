@@ -1,16 +1,18 @@
-"""Both lists from a base model's own schedule: which of the teacher's steps a pair takes."""
+"""Both lists from a base model's own schedule: some of the teacher's many steps, or its own few."""
 
 from typing import Final
 
 from glance.errors import Problem, ScheduleError
 from glance.schedule.lists import Schedule
-from glance.schedule.shift import TEACHER_STEPS, Shift, as_timestep, teacher_sigmas
+from glance.schedule.shift import TEACHER_STEPS, Shift, Spacing, as_timestep, teacher_sigmas
 
 USUAL_STEPS: Final = 5
 """Of each phase, as published."""
+OWN_STEPS: Final = 2
+"""Of each phase of the schedule `own`."""
 _SLOW_SHARE: Final = 5  # the first fifth of the teacher's steps is the slow phase's
 _CAN_SPARE_ONE: Final = 5
-_MOST_TEACHER_STEPS: Final = 1000  # the noise levels that the models were trained on
+_MOST_STEPS: Final = 1000  # the noise levels that the models were trained on
 
 
 def derive_schedule(
@@ -32,6 +34,40 @@ def derive_schedule(
         tuple(as_timestep(sigmas[step]) for step in slow),
         tuple(as_timestep(sigmas[step]) for step in fast),
     )
+
+
+def own_schedule(
+    shift: Shift,
+    size: tuple[int, int],
+    *,
+    slow_steps: int = OWN_STEPS,
+    fast_steps: int = OWN_STEPS,
+    spacing: Spacing,
+) -> Schedule:
+    """Return the schedule `own`: what diffusers steps when asked for as many as both phases have.
+
+    `size` is width and height in pixels, `spacing` the family's. Raises ScheduleError for a phase
+    without a step, and for more steps than there are noise levels.
+    """
+    steps = slow_steps + fast_steps
+    problems = [
+        Problem(f"--{phase}-steps {wanted}: a phase has at least one step", "give 1 or more")
+        for phase, wanted in (("slow", slow_steps), ("fast", fast_steps))
+        if wanted < 1
+    ]
+    if steps > _MOST_STEPS:
+        problems.append(
+            Problem(
+                f"--slow-steps {slow_steps} and --fast-steps {fast_steps}: models know "
+                f"{_MOST_STEPS} noise levels",
+                f"give at most {_MOST_STEPS} together",
+            )
+        )
+    if problems:
+        raise ScheduleError(problems)
+    sigmas = teacher_sigmas(shift, *size, steps=steps, spacing=spacing)
+    timesteps = tuple(map(as_timestep, sigmas))
+    return Schedule("own", timesteps[:slow_steps], timesteps[slow_steps:])
 
 
 def choose_steps(
@@ -58,11 +94,11 @@ def choose_steps(
         for phase, wanted, there in (("slow", slow_steps, boundary), ("fast", fast_steps, rest))
         if not 1 <= wanted <= there
     ]
-    if teacher_steps > _MOST_TEACHER_STEPS:
+    if teacher_steps > _MOST_STEPS:
         problems = [
             Problem(
-                f"--teacher-steps {teacher_steps}: models know {_MOST_TEACHER_STEPS} noise levels",
-                f"give at most {_MOST_TEACHER_STEPS}",
+                f"--teacher-steps {teacher_steps}: models know {_MOST_STEPS} noise levels",
+                f"give at most {_MOST_STEPS}",
             )
         ]
     if problems:

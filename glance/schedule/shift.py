@@ -8,6 +8,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, ClassVar, Final
 
 from glance.errors import ScheduleError
@@ -82,6 +83,13 @@ class EmpiricalShift:
 Shift = StaticShift | DynamicShift | EmpiricalShift
 
 
+class Spacing(StrEnum):
+    """Between which sigmas diffusers spaces n steps evenly, before they are shifted."""
+
+    PIPELINE = "1 to 1/n"  # the pipeline hands them over: np.linspace(1, 1/n, n)
+    SCHEDULER = "1 to sigma_min"  # the scheduler's choice where the pipeline hands over none
+
+
 def read_shift(config: Mapping[str, Any]) -> Shift | None:
     """Return the shift that a scheduler's config describes, as diffusers reads it.
 
@@ -115,22 +123,28 @@ def shift_factor(shift: Shift, width: int, height: int, *, steps: int = TEACHER_
 
 
 def teacher_sigmas(
-    shift: Shift, width: int, height: int, *, steps: int = TEACHER_STEPS
+    shift: Shift,
+    width: int,
+    height: int,
+    *,
+    steps: int = TEACHER_STEPS,
+    spacing: Spacing = Spacing.PIPELINE,
 ) -> tuple[float, ...]:
     """Return the sigmas (0-1) that the base model itself is sampled along at that size.
 
     In float32, operation by operation as diffusers' scheduler computes them: in double precision
-    the fourth decimal of the published timesteps would differ here and there.
+    the fourth decimal of the published timesteps would differ here and there. Sigmas that the
+    scheduler spaces itself are in double precision there until the end.
     """
-    factor = _single(shift_factor(shift, width, height, steps=steps))
-    even = [_single(1 - step / steps) for step in range(steps)]
-    noise = [_single(_single(1 / sigma) - 1) for sigma in even]
-    shifted = [_single(factor / _single(factor + one)) for one in noise]
+    kept = _single if spacing is Spacing.PIPELINE else float
+    factor = kept(shift_factor(shift, width, height, steps=steps))
+    noise = [kept(kept(1 / sigma) - 1) for sigma in map(kept, _evenly(shift, steps, spacing))]
+    shifted = [kept(factor / kept(factor + one)) for one in noise]
     if shift.terminal is None:
-        return tuple(shifted)
-    away = [_single(1 - sigma) for sigma in shifted]
-    stretch = _single(away[-1] / (1 - shift.terminal))
-    return tuple(_single(1 - _single(distance / stretch)) for distance in away)
+        return tuple(map(_single, shifted))
+    away = [kept(1 - sigma) for sigma in shifted]
+    stretch = kept(away[-1] / (1 - shift.terminal))
+    return tuple(_single(1 - kept(distance / stretch)) for distance in away)
 
 
 def as_timestep(sigma: float) -> float:
@@ -184,6 +198,20 @@ def _read(config: Mapping[str, Any]) -> Shift:
     if not shift.factor(1, TEACHER_STEPS) > 0:
         raise ValueError(f"its shift of a small picture is {shift.factor(1, TEACHER_STEPS)}")
     return shift
+
+
+def _evenly(shift: Shift, steps: int, spacing: Spacing) -> list[float]:
+    """Return the sigmas (0-1) before the shift.
+
+    The scheduler spaces down to its `sigma_min`, the last of the 1000 levels of training. A static
+    shift has moved that level already, and moves it once more with the rest.
+    """
+    if spacing is Spacing.PIPELINE:
+        return [1 - step / steps for step in range(steps)]
+    last = 1 / MAX_TIMESTEP
+    if isinstance(shift, StaticShift):
+        last = _shifted(last, shift.of_all)
+    return [1 - (1 - _single(last)) * step / max(steps - 1, 1) for step in range(steps)]
 
 
 def _single(value: float) -> float:

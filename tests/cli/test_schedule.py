@@ -81,6 +81,23 @@ def test_the_numbers_of_steps_are_the_users(glance: Callable) -> None:
     assert (len(document["slow"]["timesteps"]), len(document["fast"]["timesteps"])) == (2, 3)
 
 
+def test_own_is_what_diffusers_steps_at_that_number(glance: Callable) -> None:
+    done = glance("schedule", "--schedule", "own", "--slow-steps", "1", "--fast-steps", "1")
+
+    assert [line.split()[:3] for line in done.out.splitlines()[1:3]] == [
+        ["slow", "1", "1000.0000"],
+        ["fast", "1", "759.5109"],
+    ]
+    assert "what diffusers steps when asked for 2 steps of FLUX.1 at 1024x1024" in done.err
+
+
+def test_own_steps_are_not_chosen_from_a_teachers(glance: Callable) -> None:
+    done = glance("schedule", "--schedule", "own", "--teacher-steps", "50")
+
+    assert done.code == 2
+    assert "--teacher-steps 50 does not go with --schedule own" in done.err
+
+
 def test_numbers_of_steps_do_not_go_with_given_lists(glance: Callable) -> None:
     done = glance("schedule", "--schedule", "paper", "--slow-steps", "3")
 
@@ -108,7 +125,7 @@ def test_an_unknown_name_lists_those_there_are(glance: Callable) -> None:
     done = glance("schedule", "--schedule", "best")
 
     assert done.code == 4
-    assert "choose one of: seed, paper, auto, optimal, or a .json file" in done.err
+    assert "choose one of: seed, paper, auto, own, optimal, or a .json file" in done.err
 
 
 def test_nobody_has_optimised_for_this_model(glance: Callable) -> None:

@@ -101,9 +101,10 @@ def test_the_models_own_schedule_is_that_of_the_pictures_size() -> None:
     assert found == derive_schedule(shift, (512, 512), slow_steps=2, fast_steps=3)
 
 
-def test_a_derived_schedule_is_for_one_size() -> None:
-    with pytest.raises(UsageError, match="--schedule auto gives one schedule"):
-        levels(None, (512, 512), (1024, 1024), schedule="auto")
+@pytest.mark.parametrize("name", ["auto", "own"])
+def test_a_derived_schedule_is_for_one_size(name: str) -> None:
+    with pytest.raises(UsageError, match=f"--schedule {name} gives one schedule"):
+        levels(None, (512, 512), (1024, 1024), schedule=name)
 
 
 def test_sampling_at_another_size_than_trained_says_what_that_changes() -> None:
