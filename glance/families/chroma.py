@@ -1,10 +1,16 @@
 """Chroma1: a de-distilled FLUX.1-schnell with real guidance; padding is masked."""
 
 from types import MappingProxyType
+from typing import Final
 
 from glance.families.architecture import Architecture
 from glance.families.comfyui import FLUX_VAE, ComfyFile, ComfyUI, flux_text_encoder
 from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
+
+_ATTENTION: Final = (
+    *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+    *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+)
 
 FAMILY = Family(
     name="chroma",
@@ -40,9 +46,11 @@ FAMILY = Family(
         ),
         original=("distilled_guidance_layer.in_proj.bias", "double_blocks.0.img_attn.qkv.weight"),
     ),
-    lora_targets=(
-        *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
-        *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+    lora_targets=_ATTENTION,
+    block_layers=(
+        *_ATTENTION,
+        *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+        *("proj_mlp", "proj_out"),  # the model's last layer, proj_out, ends like the blocks'
     ),
     learning_rate=5e-4,
     trains_on_mps=True,  # "works well" (SimpleTuner's CHROMA.md)

@@ -135,6 +135,9 @@ class Family:
     marks: Marks
     lora_targets: tuple[str, ...]
     """The layers that SimpleTuner gives an adapter, by the ends of their names."""
+    block_layers: tuple[str, ...]
+    """Every linear layer of the repeated blocks, by the ends of their names: what SimpleTuner's
+    `peft_lora_target_modules` takes. PEFT matches whole parts: "w1" fits ff.w1, not ff.xw1."""
     learning_rate: float
     published: str | None = None
     """The hyper-parameters that were published with the method; None: the rate is FLUX's."""

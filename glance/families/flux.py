@@ -1,11 +1,17 @@
 """FLUX.1: dev, Krea, and what was made of them."""
 
 from types import MappingProxyType
+from typing import Final
 
 from glance.families.architecture import Architecture
 from glance.families.comfyui import FLUX_VAE, ComfyFile, ComfyUI, flux_text_encoder, split_file
 from glance.families.family import Family, Guidance, Latents, Marks, Size, Text, Told
 from glance.schedule.shift import DynamicShift
+
+_ATTENTION: Final = (
+    *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+    *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+)
 
 FAMILY = Family(
     name="flux",
@@ -42,9 +48,12 @@ FAMILY = Family(
             "double_blocks.0.img_attn.norm.key_norm.scale",
         ),
     ),
-    lora_targets=(
-        *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
-        *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+    lora_targets=_ATTENTION,
+    block_layers=(
+        *_ATTENTION,
+        *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+        *("norm1.linear", "norm1_context.linear", "norm.linear"),
+        *("proj_mlp", "proj_out"),  # the model's last layer, proj_out, ends like the blocks'
     ),
     learning_rate=5e-4,
     published="rank 16, 5e-4, guidance 1, alpha 4 x rank",

@@ -1,11 +1,17 @@
 """FLUX.2-dev: guidance is embedded, Mistral reads the prompt."""
 
 from types import MappingProxyType
+from typing import Final
 
 from glance.families.architecture import Architecture
 from glance.families.comfyui import FLUX2_VAE, ComfyUI, split_file
 from glance.families.family import Borrowed, Family, Guidance, Latents, Marks, Size, Text, Told
 from glance.schedule.shift import EmpiricalShift
+
+_ATTENTION: Final = (
+    *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+    "attn.to_qkv_mlp_proj",
+)
 
 FAMILY = Family(
     name="flux2",
@@ -29,7 +35,15 @@ FAMILY = Family(
         ),
         original=("double_stream_modulation_img.lin.weight", "guidance_in.in_layer.weight"),
     ),
-    lora_targets=("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.to_qkv_mlp_proj"),
+    lora_targets=_ATTENTION,
+    # The modulation is one for all blocks, and outside of them.
+    block_layers=(
+        *_ATTENTION,
+        *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+        *("ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out"),
+        # By number: in the other blocks, what ends in attn.to_out is no layer but a list of them.
+        *(f"single_transformer_blocks.{index}.attn.to_out" for index in range(48)),
+    ),
     learning_rate=5e-4,
     trains_on_mps=True,
     borrowed=Borrowed("mistralai/Mistral-Small-3.1-24B-Instruct-2503"),

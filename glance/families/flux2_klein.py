@@ -2,6 +2,7 @@
 
 from types import MappingProxyType
 
+from glance.families import flux2
 from glance.families.architecture import Architecture
 from glance.families.comfyui import FLUX2_VAE, QWEN3_4B, ComfyUI, split_file
 from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
@@ -33,7 +34,8 @@ FAMILY = Family(
             "guidance_in.in_layer.weight",
         ),
     ),
-    lora_targets=("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.to_qkv_mlp_proj"),
+    lora_targets=flux2.FAMILY.lora_targets,
+    block_layers=flux2.FAMILY.block_layers,  # for the 48 single blocks of dev; klein has fewer
     learning_rate=5e-4,
     trains_on_mps=True,
     # Any klein's: without it SimpleTuner would fetch FLUX.2-dev's Mistral.

@@ -1,6 +1,7 @@
 """HiDream-I1: four text encoders, experts, and Llama from a model of its own."""
 
 from types import MappingProxyType
+from typing import Final
 
 from glance.families.architecture import Architecture
 from glance.families.comfyui import FLUX_VAE, ComfyUI, split_file
@@ -16,6 +17,8 @@ from glance.families.family import (
     Told,
 )
 from glance.schedule.shift import Spacing, StaticShift
+
+_ATTENTION: Final = ("attn1.to_q", "attn1.to_k", "attn1.to_v")
 
 FAMILY = Family(
     name="hidream",
@@ -53,7 +56,13 @@ FAMILY = Family(
             "caption_projection.0.linear.weight",
         ),
     ),
-    lora_targets=("attn1.to_q", "attn1.to_k", "attn1.to_v"),
+    lora_targets=_ATTENTION,
+    block_layers=(
+        *(*_ATTENTION, "attn1.to_out"),
+        *("attn1.to_q_t", "attn1.to_k_t", "attn1.to_v_t", "attn1.to_out_t"),
+        *("w1", "w2", "w3"),  # of every expert; what chooses among them is no linear layer
+        "block.adaLN_modulation.1",  # the last layer of the model has one, too
+    ),
     learning_rate=5e-4,
     trains_on_mps=True,
     borrowed=Borrowed(

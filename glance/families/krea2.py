@@ -1,9 +1,13 @@
 """Krea 2: twelve layers of Qwen3-VL are read."""
 
+from typing import Final
+
 from glance.families.architecture import Architecture
 from glance.families.comfyui import QWEN_VAE, ComfyFile, ComfyUI
 from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
 from glance.schedule.shift import DynamicShift
+
+_ATTENTION: Final = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 
 FAMILY = Family(
     name="krea2",
@@ -28,7 +32,8 @@ FAMILY = Family(
         diffusers=("text_fusion.projector.weight", "time_mod_proj.weight"),
         original=("txtfusion.projector.weight", "tmlp.0.weight"),
     ),
-    lora_targets=("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+    lora_targets=_ATTENTION,
+    block_layers=(*_ATTENTION, "attn.to_gate", "ff.gate", "ff.up", "ff.down"),
     learning_rate=5e-4,
     trains_on_mps=False,  # "not recommended" (SimpleTuner's KREA2.md)
     comfyui=ComfyUI(

@@ -1,9 +1,13 @@
 """Lumina-Image 2: Gemma 2 reads, time runs from noise (0) to picture (1)."""
 
+from typing import Final
+
 from glance.families.architecture import Architecture
 from glance.families.comfyui import FLUX_VAE, ComfyUI, split_file
 from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
 from glance.schedule.shift import StaticShift
+
+_ATTENTION: Final = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 
 FAMILY = Family(
     name="lumina2",
@@ -32,7 +36,12 @@ FAMILY = Family(
         original=("cap_embedder.0.weight", "layers.0.attention.qkv.weight"),
         absent=("cap_pad_token",),
     ),
-    lora_targets=("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+    lora_targets=_ATTENTION,
+    block_layers=(
+        *_ATTENTION,
+        *("feed_forward.linear_1", "feed_forward.linear_2", "feed_forward.linear_3"),
+        "norm1.linear",
+    ),
     learning_rate=5e-4,
     trains_on_mps=True,
     comfyui=ComfyUI(

@@ -1,11 +1,14 @@
 """Qwen-Image, the model that the guide's timesteps belong to, and Qwen-Image-2512."""
 
 from types import MappingProxyType
+from typing import Final
 
 from glance.families.architecture import Architecture
 from glance.families.comfyui import QWEN_TEXT, QWEN_VAE, ComfyUI, split_file
 from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
 from glance.schedule.shift import DynamicShift
+
+_ATTENTION: Final = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 
 FAMILY = Family(
     name="qwen_image",
@@ -30,7 +33,13 @@ FAMILY = Family(
     marks=Marks(
         diffusers=("transformer_blocks.0.img_mod.1.weight", "txt_norm.weight"),
     ),
-    lora_targets=("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+    lora_targets=_ATTENTION,
+    block_layers=(
+        *_ATTENTION,
+        *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+        *("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2"),
+        *("img_mod.1", "txt_mod.1"),
+    ),
     learning_rate=3e-4,
     published="rank 32, 3e-4, alpha 4 x rank",
     trains_on_mps=False,  # "not supported" (SimpleTuner's QWEN_IMAGE.md)

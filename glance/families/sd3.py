@@ -1,11 +1,18 @@
 """Stable Diffusion 3.5, medium and large."""
 
 from types import MappingProxyType
+from typing import Final
 
 from glance.families.architecture import Architecture
 from glance.families.comfyui import ComfyFile, ComfyUI
 from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
 from glance.schedule.shift import Spacing, StaticShift
+
+# 3.5-medium has a second attention, to the picture alone, in its first blocks
+_ATTENTION: Final = (
+    *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+    *("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"),
+)
 
 FAMILY = Family(
     name="sd3",
@@ -45,10 +52,12 @@ FAMILY = Family(
         ),
         original=("joint_blocks.0.context_block.adaLN_modulation.1.bias", "x_embedder.proj.weight"),
     ),
-    # 3.5-medium has a second attention, to the picture alone, in its first blocks
-    lora_targets=(
-        *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
-        *("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"),
+    lora_targets=_ATTENTION,
+    block_layers=(
+        *_ATTENTION,
+        *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+        *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+        *("norm1.linear", "norm1_context.linear"),
     ),
     learning_rate=5e-4,
     trains_on_mps=True,

@@ -1,9 +1,13 @@
 """Z-Image: time runs from noise (0) to picture (1)."""
 
+from typing import Final
+
 from glance.families.architecture import Architecture
 from glance.families.comfyui import FLUX_VAE, QWEN3_4B, ComfyUI, split_file
 from glance.families.family import Family, Guidance, Latents, Marks, Negative, Size, Text, Told
 from glance.schedule.shift import StaticShift
+
+_ATTENTION: Final = ("attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0")
 
 FAMILY = Family(
     name="z_image",
@@ -28,7 +32,13 @@ FAMILY = Family(
         diffusers=("cap_pad_token", "all_x_embedder.2-1.weight"),
         original=("cap_pad_token", "x_embedder.weight"),
     ),
-    lora_targets=("attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0"),
+    lora_targets=_ATTENTION,
+    block_layers=(
+        *_ATTENTION,
+        *("feed_forward.w1", "feed_forward.w2", "feed_forward.w3"),
+        # By number: in the model's last layer, what ends in adaLN_modulation.0 is no linear layer.
+        *(f"{index}.adaLN_modulation.0" for index in range(30)),
+    ),
     learning_rate=5e-4,
     trains_on_mps=False,  # "not recommended" (SimpleTuner's ZIMAGE.md)
     comfyui=ComfyUI(
