@@ -66,10 +66,8 @@ class _Teller:
 
 
 def _paint_teacher(sampler: "GlancePipeline", settings: SampleSettings, *, steps: int) -> Kept:
-    from glance.diffusion.memory import explaining_lack_of_memory
-
-    with explaining_lack_of_memory(f"{settings.width}x{settings.height} pixels"):
-        return _kept(sampler.sample_base(settings, steps=steps))
+    (batch,) = sampler.sample_base([settings], steps=steps)
+    return _kept(batch)
 
 
 def _kept(batch: "Batch") -> Kept:

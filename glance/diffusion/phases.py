@@ -1,4 +1,4 @@
-"""One phase of a batch: its LoRA, its sigmas, its guidance, and nothing between the steps."""
+"""One call of the pipeline: a phase along its sigmas, or the base along its own schedule."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +23,9 @@ class PhaseOutput:
     images: Any
     """Pictures: the finished ones of the last phase, or the previews that were asked for."""
     latents: torch.Tensor
+    """After the last step: (pictures, ...)."""
     sigmas: tuple[float, ...]
+    """As they were run; empty where the pipeline chose them."""
     last_step: float
     """When the last step was done: `now()`."""
 
@@ -62,14 +64,27 @@ def run_phase(
         num_inference_steps=steps,
         callback_on_step_end=after_step,
     )
-    if not bool(torch.isfinite(latents).all()):
-        raise InferenceFailed(
-            "the model gave NaN or infinity instead of a picture",
-            hint="use --dtype bf16 or fp32, or a smaller --slow-scale or --fast-scale",
-        )
+    _require_finite(latents)
     # float32's own shortest digits: 0.9791915, not the double next to it
     used = tuple(float(str(sigma)) for sigma in scheduler.sigmas[:-1].cpu().numpy())
     return PhaseOutput(output.images, latents, used, last_step)
+
+
+def run_own(pipeline: Any, call: Mapping[str, Any], *, steps: int) -> PhaseOutput:
+    """Call the pipeline as diffusers does it: along its own schedule of `steps`.
+
+    Raises InferenceFailed for NaN, as `run_phase` does.
+    """
+    last_step, latents = 0.0, torch.empty(0)
+
+    def after_step(_: Any, __: Any, ___: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        nonlocal last_step, latents
+        last_step, latents = now(), tensors["latents"]
+        return tensors
+
+    output = pipeline(**call, num_inference_steps=steps, callback_on_step_end=after_step)
+    _require_finite(latents)
+    return PhaseOutput(output.images, latents, (), last_step)
 
 
 def as_input(latents: torch.Tensor, family: Family, *, height: int, width: int) -> torch.Tensor:
@@ -84,3 +99,11 @@ def now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def _require_finite(latents: torch.Tensor) -> None:
+    if not bool(torch.isfinite(latents).all()):
+        raise InferenceFailed(
+            "the model gave NaN or infinity instead of a picture",
+            hint="use --dtype bf16 or fp32, or a smaller --slow-scale or --fast-scale",
+        )

@@ -3,9 +3,10 @@
 One model, one encoding a prompt, one forward pass a sigma, one decode a picture.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -13,7 +14,7 @@ from PIL import Image
 
 from glance.diffusion.batches import Pictures, gather, portions, text_of
 from glance.diffusion.memory import explaining_lack_of_memory, is_lack_of_memory
-from glance.diffusion.phases import PhaseOutput, as_input, run_phase
+from glance.diffusion.phases import PhaseOutput, as_input, run_own, run_phase
 from glance.diffusion.placement import staying_placed
 from glance.diffusion.progress import Clock, Counted
 from glance.diffusion.reference import Reference, open_reference, shown_at_its_area
@@ -31,12 +32,14 @@ _ROUND: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class Painted:
-    """One picture, and what the slow phase left of it."""
+    """One picture, and the latents that it came from."""
 
     settings: SampleSettings
     image: Image.Image
     latents: torch.Tensor
     """As they were handed over, (1, ...): see families.Latents. Of the base alone: empty."""
+    final: torch.Tensor
+    """At sigma 0, what was decoded: (1, ...) likewise, float32 on the CPU."""
     preview: Image.Image | None = None
     """What the model took the picture for at the hand-over, if that was asked for."""
 
@@ -61,6 +64,8 @@ class Extras:
 
 
 _NO_EXTRAS: Final = Extras()
+Sample = Callable[[Pictures, Counted], Batch]
+"""Paints one batch."""
 
 
 @dataclass(slots=True)
@@ -88,41 +93,31 @@ class TwoPhase:
         suffice for one picture, SampleError when a reference is gone.
         """
         counted = Counted(self._forwards(pictures, extras), on_event)
-        for some in portions(pictures, _ROUND):
-            clock = Clock()
-            with self.sampling(), explaining_lack_of_memory("the text encoders"):
-                encoded = self._encode(some)
-            clock.lap("encode")
-            for batch in gather(some, encoded, self.batch_limit(extras)):
-                for done in self._sample_halving(batch, counted, extras):
-                    yield Batch(done.pictures, done.sigmas, {**clock.seconds, **done.seconds})
-                    clock.seconds = {"encode": 0.0}
+        yield from self._sample_all(
+            pictures, counted, partial(self._sample, extras), limit=self.batch_limit(extras)
+        )
 
     def sample_one(self, settings: SampleSettings) -> Batch:
         """Return one picture; see `sample_each`."""
         (batch,) = self.sample_each([settings])
         return batch
 
-    def sample_base(self, settings: SampleSettings, *, steps: int) -> Batch:
+    def sample_base(
+        self, pictures: Sequence[SampleSettings], *, steps: int, batch_size: int = 1
+    ) -> Iterator[Batch]:
         """Sample with the base model alone, as diffusers does it: its own schedule of `steps`.
 
         The same seed starts from the same noise as two phases do; the slow phase's guidance is
-        used throughout.
+        used throughout. Batches are made, and halved, as in `sample_each`, which says what is
+        raised.
         """
-        clock = Clock()
-        reference = open_reference(settings)
-        with self.sampling(reference):
-            (encoded,) = self._encode([settings])
-            clock.lap("encode")
-            self.loras.leave(self.pipeline)
-            call = self._call([(settings, encoded)], reference)
-            images = self.pipeline(
-                **call, **self.guided(settings, Phase.SLOW), **noise_of([settings]),
-                num_inference_steps=steps,
-            ).images  # fmt: skip
-            clock.lap("base")
-        painted = Painted(settings, images[0], torch.empty(0))
-        return Batch((painted,), {}, clock.seconds)
+        counted = Counted(len(pictures) * steps, lambda _: None)
+        yield from self._sample_all(
+            pictures,
+            counted,
+            partial(self._sample_own, steps),
+            limit=self.batch_limit(Extras(batch_size=batch_size)),
+        )
 
     def batch_limit(self, extras: Extras) -> int:
         """Return how many pictures may share a batch: one, where each has a reference."""
@@ -157,16 +152,30 @@ class TwoPhase:
         finally:
             self.pipeline.scheduler = scheduler
 
-    def _sample_halving(self, batch: Pictures, counted: Counted, extras: Extras) -> Iterator[Batch]:
+    def _sample_all(
+        self, pictures: Sequence[SampleSettings], counted: Counted, sample: Sample, *, limit: int
+    ) -> Iterator[Batch]:
+        """Encode the prompts of some pictures at a time, and yield what `sample` makes of them."""
+        for some in portions(pictures, _ROUND):
+            clock = Clock()
+            with self.sampling(), explaining_lack_of_memory("the text encoders"):
+                encoded = self._encode(some)
+            clock.lap("encode")
+            for batch in gather(some, encoded, limit):
+                for done in self._sample_halving(batch, counted, sample):
+                    yield Batch(done.pictures, done.sigmas, {**clock.seconds, **done.seconds})
+                    clock.seconds = {"encode": 0.0}
+
+    def _sample_halving(self, batch: Pictures, counted: Counted, sample: Sample) -> Iterator[Batch]:
         if len(batch) > counted.most:
             for part in portions(batch, counted.most):
-                yield from self._sample_halving(part, counted, extras)
+                yield from self._sample_halving(part, counted, sample)
             return
         size = f"{batch[0][0].width}x{batch[0][0].height} pixels"
         before = counted.done
         try:
             with explaining_lack_of_memory(size) if len(batch) == 1 else nullcontext():
-                done = self._sample(batch, counted, extras)
+                done = sample(batch, counted)
         except RuntimeError as exc:
             if not is_lack_of_memory(exc):
                 raise
@@ -176,9 +185,9 @@ class TwoPhase:
             return
         counted.done, counted.most = before, (len(batch) + 1) // 2
         torch.cuda.empty_cache()
-        yield from self._sample_halving(batch, counted, extras)
+        yield from self._sample_halving(batch, counted, sample)
 
-    def _sample(self, batch: Pictures, counted: Counted, extras: Extras) -> Batch:
+    def _sample(self, extras: Extras, batch: Pictures, counted: Counted) -> Batch:
         settings = [one for one, _ in batch]
         reference = open_reference(settings[0])
         previews: Sequence[Image.Image | None] = [None] * len(batch)
@@ -196,12 +205,27 @@ class TwoPhase:
             fast = self._fast(call, settings, counted, latents)
             clock.lap("fast", until=fast.last_step)
         clock.lap("decode")
-        painted = zip(settings, fast.images, torch.split(latents.cpu(), 1), previews, strict=True)
+        handed_over = torch.split(latents.cpu(), 1)
+        parts = (settings, fast.images, handed_over, _each(fast.latents), previews)
         return Batch(
-            tuple(Painted(*one) for one in painted),
+            tuple(Painted(*one) for one in zip(*parts, strict=True)),
             {Phase.SLOW: slow_sigmas, Phase.FAST: fast.sigmas},
             clock.seconds,
         )
+
+    def _sample_own(self, steps: int, batch: Pictures, _: Counted) -> Batch:
+        settings = [one for one, _ in batch]
+        reference = open_reference(settings[0])
+        clock = Clock()
+        with self.sampling(reference):
+            self.loras.leave(self.pipeline)
+            call = {**self._call(batch, reference), **self.guided(settings[0], Phase.SLOW)}
+            done = run_own(self.pipeline, {**call, **noise_of(settings)}, steps=steps)
+        clock.lap("base", until=done.last_step)
+        clock.lap("decode")
+        parts = zip(settings, done.images, _each(done.latents), strict=True)
+        painted = (Painted(one, image, torch.empty(0), final) for one, image, final in parts)
+        return Batch(tuple(painted), {}, clock.seconds)
 
     def _slow(
         self,
@@ -284,3 +308,8 @@ def family_of(pipeline: Any) -> Family:
 def noise_of(settings: Sequence[SampleSettings]) -> dict[str, Any]:
     """Return a generator a picture, as an argument of the pipeline."""
     return {"generator": [torch.Generator("cpu").manual_seed(one.seed) for one in settings]}
+
+
+def _each(latents: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return those of each picture, (1, ...), float32 on the CPU."""
+    return torch.split(latents.to("cpu", torch.float32), 1)

@@ -41,6 +41,15 @@ def plan(run_folder: Path, monkeypatch: pytest.MonkeyPatch, sampler: TwoPhase) -
     return make
 
 
+def decode(sampler: TwoPhase, latents: torch.Tensor) -> bytes:
+    """Return the pixels of FLUX's latents at 64x64."""
+    pipeline, vae = sampler.pipeline, sampler.pipeline.vae
+    grid = pipeline._unpack_latents(latents, 64, 64, pipeline.vae_scale_factor)
+    with torch.inference_mode():
+        decoded = vae.decode(grid / vae.config.scaling_factor + vae.config.shift_factor).sample
+    return pipeline.image_processor.postprocess(decoded)[0].tobytes()
+
+
 def paint(planned: GenerationPlan) -> list[Event]:
     events: list[Event] = []
     run_generation(planned, events.append)
@@ -77,6 +86,42 @@ def test_the_batch_changes_no_picture(sampler: TwoPhase, plan: Callable, batch_s
         for one, other in zip(alone[name], together[name], strict=True)
     ]
     assert max(away) <= 1  # matrix products of another shape may round differently
+
+
+class TestFinalLatents:
+    def test_those_of_two_phases_are_what_the_picture_was_decoded_from(
+        self, sampler: TwoPhase, plan: Callable
+    ) -> None:
+        (done,) = sampler.sample_each([plan(prompts=("a",)).settings])
+
+        (painted,) = done.pictures
+        assert decode(sampler, painted.final) == painted.image.tobytes()
+        assert painted.final.dtype == torch.float32
+
+    def test_those_of_the_base_are_too_one_by_one_and_in_a_batch(
+        self, sampler: TwoPhase, plan: Callable
+    ) -> None:
+        wanted = [one.settings for one in plan(prompts=("a", "b"), seeds=(1, 2)).pictures]
+
+        alone = [b.pictures[0] for b in sampler.sample_base(wanted, steps=5)]
+        batches = list(sampler.sample_base(wanted, steps=5, batch_size=3))
+
+        assert [len(batch.pictures) for batch in batches] == [3, 1]
+        together = [one for batch in batches for one in batch.pictures]
+        for one, other, settings in zip(alone, together, wanted, strict=True):
+            assert one.settings == other.settings == settings
+            assert decode(sampler, one.final) == one.image.tobytes()
+            torch.testing.assert_close(one.final, other.final, rtol=1e-4, atol=1e-4)
+
+    def test_a_batch_of_the_base_that_memory_does_not_suffice_for_is_halved(
+        self, sampler: TwoPhase, plan: Callable
+    ) -> None:
+        wanted = [one.settings for one in plan(prompts=("a",), seeds=(1, 2, 3)).pictures]
+
+        with counting(sampler.pipeline.transformer, refusing_more_than(1, [])):
+            batches = list(sampler.sample_base(wanted, steps=2, batch_size=3))
+
+        assert [one.settings.seed for done in batches for one in done.pictures] == [1, 2, 3]
 
 
 def test_each_prompt_is_encoded_once(sampler: TwoPhase, plan: Callable) -> None:
