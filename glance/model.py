@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from glance.hub import read_hub_text
 
 INDEX: Final = "model_index.json"
 _TRANSFORMER: Final = "transformer/config.json"
+_SMALL_MODEL: Final = "assets/small-flux"
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -157,6 +159,15 @@ def fingerprint(model: str, *, run: Path, transformer: str | None = None) -> str
         if file.suffix == ".json":
             digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def is_small_model(model: str) -> bool:
+    """Whether `model`, a Hub id or a folder as it is found from here, is the package's small model.
+
+    By content: a copy of the folder is it as well, wherever it lies.
+    """
+    ours = str(files("glance") / _SMALL_MODEL)
+    return fingerprint(model, run=Path()) == fingerprint(ours, run=Path())
 
 
 def read_model_json(model: str, name: str) -> dict[str, Any] | None:

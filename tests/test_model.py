@@ -1,6 +1,8 @@
 """Where a base model is: on the Hub, in a folder, or not where it was."""
 
 import json
+import shutil
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from glance.model import (
     detect_family,
     fingerprint,
     hub_models,
+    is_small_model,
     locate_model,
     recorded_model,
     resolve_family,
@@ -273,3 +276,15 @@ class TestDetection:
         assert resolve_family("sd3", "acme/tiny").name == "sd3"
         assert resolve_family(None, "acme/tiny").name == "flux"
         assert resolve_family(None, None).name == "flux"
+
+
+def test_the_small_model_is_known_by_what_is_in_it() -> None:
+    ours = Path(str(files("glance") / "assets/small-flux"))
+    shutil.copytree(ours, "copy")
+    shutil.copytree(ours, "other")
+    (Path("other") / "scheduler/scheduler_config.json").write_text("{}")
+
+    assert is_small_model(str(ours))
+    assert is_small_model("copy")
+    assert not is_small_model("other")
+    assert not is_small_model(FLUX.default_model)

@@ -1,0 +1,8 @@
+"""Prompts: the user's own, in files, and those that ship with the package.
+
+Names of `files` are also names of this package; `shipped` is imported where it is needed.
+"""
+
+from glance.prompts.files import MAX_BYTES, PromptLine, read_prompts
+
+__all__ = ["MAX_BYTES", "PromptLine", "read_prompts"]
