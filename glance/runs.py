@@ -174,6 +174,8 @@ def _head(run: RunFolder, manifest: Manifest) -> Iterator[str]:
     yield f"{run.path}: {settings.family}, {settings.model}, begun {begun}"
     if sample := manifest.sample:
         yield f"sample: {sample.image}, {sample.width}x{sample.height}"
+    if teacher := settings.teacher:
+        yield f"taught by {teacher.describe()}"
     if manifest.imported is not None:
         yield from _imported(manifest.imported, settings)
         return

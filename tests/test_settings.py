@@ -39,8 +39,12 @@ def test_defaults_of_training_are_the_guides_and_the_methods() -> None:
         "preset": "24gb",
         "weights": {"transformer": 11.89, "text_encoders": (0.12, 4.76), "known": False},
         "steps": 60,
+        "batch_size": 1,
         "rank": 32,
+        "alpha_per_rank": 4,
+        "layers": "attention",
         "learning_rate": 5e-4,
+        "learning_rate_schedule": "constant_with_warmup",
         "resolution": 1024,
         "also_resolutions": (),
         "crops": ("whole",),
@@ -48,6 +52,7 @@ def test_defaults_of_training_are_the_guides_and_the_methods() -> None:
         "sample_every": None,
         "sample_prompt": None,
         "overrides": {},
+        "teacher": None,
     }
 
 
@@ -61,6 +66,11 @@ def test_given_values_replace_the_defaults() -> None:
         **given,
         "transformer": None,
         "also_resolutions": (),
+        "batch_size": 1,
+        "alpha_per_rank": 4,
+        "layers": "attention",
+        "learning_rate_schedule": "constant_with_warmup",
+        "teacher": None,
     }
 
 

@@ -15,6 +15,7 @@ from glance import __version__
 from glance.cli.check import check
 from glance.cli.compare import compare
 from glance.cli.demo import demo
+from glance.cli.distill import distill
 from glance.cli.doctor import doctor
 from glance.cli.export import export
 from glance.cli.import_ import import_
@@ -66,7 +67,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help starts in half the time
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, doctor, check, train, infer, compare, sweep, info):
+for command in (demo, doctor, check, train, distill, infer, compare, sweep, info):
     app.command()(command)
 app.command("import")(import_)
 app.add_typer(export, name="export")

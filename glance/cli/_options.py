@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from glance.memory import Memory
+from glance.schedule import Phase
 
 
 class DeviceChoice(StrEnum):
@@ -114,3 +115,43 @@ PresetOption = Annotated[
 LauncherOption = Annotated[
     LauncherChoice, typer.Option(help="The public command, or quicker its script alone.")
 ]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(help="Hub id, diffusers folder, or .safetensors file. Default: family's."),
+]
+TrainingSeedOption = Annotated[int, typer.Option(help="Training seed, at least 1.")]
+OverridesOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Further SimpleTuner option; repeatable."),
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Show files and commands, touch nothing.")
+]
+RestartOption = Annotated[
+    bool,
+    typer.Option("--restart", help="Discard what the run has trained, begin anew."),
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option("--trust", help="Continue a run that was begun elsewhere: unpickles it."),
+]
+StopWithinOption = Annotated[
+    float,
+    typer.Option(min=0, help="Seconds that a first Ctrl-C waits for a checkpoint."),
+]
+
+
+class PhaseChoice(StrEnum):
+    """--phase."""
+
+    BOTH = "both"
+    SLOW = "slow"
+    FAST = "fast"
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases it stands for, in training order."""
+        return tuple(Phase) if self is PhaseChoice.BOTH else (Phase(self.value),)
+
+
+PhaseOption = Annotated[PhaseChoice, typer.Option(help="Which LoRA to train.")]

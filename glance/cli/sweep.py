@@ -184,6 +184,6 @@ def _show_result(console: Console, result: "SweepResult") -> None:
         console.note("a few pictures are no ranking: look at the sheet, and try the pairs yourself")
     done = [point.point for point in result.points if point.failure is None]
     if done:
-        edited = " --reference x.png" if done[0].training.sample.reference else ""
+        edited = " --reference x.png" if done[0].training.pair.reference else ""
         path = quote(str(done[0].run.path))
         console.note(f'next: glance infer --run {path} --prompt "..."{edited}')

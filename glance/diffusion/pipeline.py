@@ -1,6 +1,6 @@
 """Load the base model once, with its LoRAs, and fit it to the machine."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -68,16 +68,21 @@ def load_pipeline(
     fit: Fit,
     *,
     transformer: Path | None = None,
+    base_loras: Sequence[Path] = (),
 ) -> Loaded:
     """Load the family's diffusers pipeline with its LoRAs, and fit it to the machine.
 
-    `transformer` is a single file in place of the model's own.
+    `transformer` is a single file in place of the model's own; `base_loras` belong to the base
+    model, and work wherever none of `loras` does.
 
     Raises ModelNotFound, LoraError, or InferenceFailed when memory does not suffice.
     """
     pipeline = _load_base(family, model, fit, transformer)
     pipeline.set_progress_bar_config(disable=True)
-    switch = (load_swapped if fit.compiled else load_resident)(pipeline, loras)
+    if fit.compiled:
+        switch = load_swapped(pipeline, loras)
+    else:
+        switch = load_resident(pipeline, loras, base_loras)
     if fit.quantize is Quantize.FP8:
         apply_fp8(pipeline, DTYPES[fit.dtype])
     with explaining_lack_of_memory(f"moving {model} to {fit.device}"):

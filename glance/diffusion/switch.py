@@ -1,6 +1,6 @@
 """Which LoRA works: how one of them gives way to the other, or to the base model alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -29,6 +29,10 @@ class Loras(Protocol):
 class ResidentLoras:
     """Both are adapters of the pipeline, named as their phase: switching moves no weights."""
 
+    def __init__(self, base: Sequence[str] = ()) -> None:
+        """Take the adapters that belong to the base model."""
+        self._base = list(base)
+
     def use(self, pipeline: Any, phase: Phase, *, scale: float) -> None:
         """See Loras."""
         pipeline.enable_lora()
@@ -36,7 +40,10 @@ class ResidentLoras:
 
     def leave(self, pipeline: Any) -> None:
         """See Loras."""
-        if pipeline.get_list_adapters():
+        if self._base:
+            pipeline.enable_lora()
+            pipeline.set_adapters(self._base)
+        elif pipeline.get_list_adapters():
             pipeline.disable_lora()
 
 
@@ -75,11 +82,17 @@ class SwappedLoras:
         self.use(pipeline, next(iter(self._prepared)), scale=0.0)
 
 
-def load_resident(pipeline: Any, loras: Mapping[Phase, Path]) -> Loras:
-    """Load each file as an adapter of its own; raises LoraError."""
-    for phase, path in loras.items():
-        load_adapter(pipeline, path, name=phase.value)
-    return ResidentLoras()
+def load_resident(
+    pipeline: Any, loras: Mapping[Phase, Path], base_loras: Sequence[Path] = ()
+) -> Loras:
+    """Load each file as an adapter of its own; raises LoraError.
+
+    Those of `base_loras` work together wherever none of the pair's does.
+    """
+    named = {f"base-{number}": path for number, path in enumerate(base_loras, 1)}
+    for name, path in {**{phase.value: path for phase, path in loras.items()}, **named}.items():
+        load_adapter(pipeline, path, name=name)
+    return ResidentLoras(tuple(named))
 
 
 def load_swapped(pipeline: Any, loras: Mapping[Phase, Path]) -> Loras:

@@ -128,11 +128,14 @@ class TwoPhase:
     ) -> list[tuple[Sequence[SampleSettings], dict[str, Any]]]:
         """Encode the prompts; return each batch with what the pipeline is called with for it.
 
-        For families that make a picture of the prompt alone. Guidance, noise and sigmas are left.
+        Guidance, noise and sigmas are left. `batch_size` is 1 for families that edit.
         """
         with self.sampling(), explaining_lack_of_memory("the text encoders"):
             batches = list(gather(pictures, self._encode(pictures), batch_size))
-        return [([one for one, _ in batch], self._call(batch, None)) for batch in batches]
+        return [
+            ([one for one, _ in batch], self._call(batch, open_reference(batch[0][0])))
+            for batch in batches
+        ]
 
     def guided(self, settings: SampleSettings, phase: Phase) -> dict[str, float]:
         """Return the guidance of a phase, as arguments of the pipeline."""

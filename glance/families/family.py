@@ -65,6 +65,8 @@ class Guidance:
     """The scale at which nothing is guided, and no second forward pass is made."""
     true_cfg: str | None = None
     """What the pipeline calls classifier-free guidance beside an embedded scale."""
+    training_option: str | None = None
+    """SimpleTuner's name of the embedded scale that it trains at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,16 @@ class Family:
     """SimpleTuner options that only this family has."""
     sampling_options: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     """Further arguments of the pipeline."""
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether guidance is a number that the transformer is told, and costs no second pass."""
+        return self.text.negative is Negative.NONE
+
+    @property
+    def latent_numbers_a_pixel(self) -> float:
+        """How many numbers of the latents stand for one pixel: channels / (8 * 8)."""
+        return 0.5 if self.latents is Latents.TOKENS_FROM_GRID else 0.25  # 32 channels, or 16
 
     def has_transformer(self, config: Mapping[str, Any]) -> bool:
         """Whether a transformer of this config is the family's; flags that are absent are off."""

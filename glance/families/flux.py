@@ -34,7 +34,13 @@ FAMILY = Family(
         outputs=("prompt_embeds", "pooled_prompt_embeds", None),
     ),
     # The guide leaves the pipeline's default in the slow phase and asks for 1.0 in the fast one.
-    guidance=Guidance("guidance_scale", slow=3.5, fast=1.0, true_cfg="true_cfg_scale"),
+    guidance=Guidance(
+        "guidance_scale",
+        slow=3.5,
+        fast=1.0,
+        true_cfg="true_cfg_scale",
+        training_option="flux_guidance_value",
+    ),
     marks=Marks(
         diffusers=(
             "single_transformer_blocks.0.proj_mlp.weight",

@@ -54,7 +54,14 @@ def load_planned(plan: GenerationPlan, on_event: EventSink = lambda _: None) -> 
         pixels=plan.batch_size
         * max(one.settings.width * one.settings.height for one in plan.pictures),
     )
-    loaded = load_pipeline(plan.family, plan.model, plan.loras, fit, transformer=plan.transformer)
+    loaded = load_pipeline(
+        plan.family,
+        plan.model,
+        plan.loras,
+        fit,
+        transformer=plan.transformer,
+        base_loras=plan.base_loras,
+    )
     if plan.device is Device.CUDA:
         on_event(Noted(f"memory: {loaded.memory}"))
     return GlancePipeline(

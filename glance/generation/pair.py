@@ -1,7 +1,7 @@
 """Find two LoRAs and what belongs to them: in a run folder, or where the user says."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from glance.errors import LoraError, Problem, UsageError
@@ -32,6 +32,8 @@ class Pair:
     hashes: Mapping[Phase, str]  # SHA-256 of the files
     schedule: Schedule | None  # None: nobody recorded what they were trained on
     resolution: int | None = None
+    trained: Mapping[str, float] = field(default_factory=dict)
+    """What it is sampled with unless told otherwise, by SampleSettings' names."""
     run: RunFolder | None = None
     names: Mapping[Phase, str] | None = None  # what the user called them, if not by their path
     notes: tuple[str, ...] = ()
@@ -93,6 +95,7 @@ def _pair_of_run(request: InferRequest) -> Pair:
         {phase: hash_file(path) for phase, path in loras.items()},
         manifest.resolve_schedule(),
         resolution=manifest.settings.resolution,
+        trained=manifest.settings.sampling,
         run=run,
         notes=notes,
     )
@@ -121,6 +124,11 @@ def _pair_by_hand(request: InferRequest) -> Pair:
         loras,
         {phase: one.sha256 for phase, one in facts.items()},
         schedule,
+        trained={
+            f"{phase}_guidance": one.guidance
+            for phase, one in facts.items()
+            if one.guidance is not None
+        },
         names={phase: wanted[phase] or "" for phase in loras},
         notes=tuple(_notes(facts, family, schedule, request)),
     )

@@ -33,10 +33,12 @@ def lay_out(
     *,
     resolution: int | None,
     recorded: Recorded | None,
+    trained: Mapping[str, Any] | None = None,
 ) -> tuple[Asked, ...]:
     """Return every picture, prompt by prompt, a prompt's seeds one after the other.
 
-    What the request leaves open is as `recorded`, if that is given. Raises UsageError, InputError
+    What the request leaves open is as `recorded`, if that is given; else as the pair was `trained`,
+    else the family's. Raises UsageError, InputError
     for a prompt file that cannot be read, SettingsError with every picture's problems.
     """
     if request.init_latents is not None and (request.seeds or request.count):
@@ -51,7 +53,13 @@ def lay_out(
         values = _values(request, line, before)
         for seed in _seeds(request, line, before):
             try:
-                settings = _resolve(family, {**values, "seed": seed}, resolution)
+                settings = resolve_sample_settings(
+                    family,
+                    resolution=resolution,
+                    aspect=_measure_reference(values.get("reference"), family),
+                    trained=trained,
+                    **{**values, "seed": seed},
+                )
             except SettingsError as exc:
                 problems += (Problem(f"{where}{one.message}", one.hint) for one in exc.problems)
                 break  # the other seeds have the same problems
@@ -109,16 +117,6 @@ def _seeds(
     count = line.count or request.count or 1
     first = own or request.seeds or (usual,)
     return tuple(seed + more for seed in first for more in range(count))
-
-
-def _resolve(family: Family, values: Mapping[str, Any], resolution: int | None) -> SampleSettings:
-    reference = values.get("reference")
-    return resolve_sample_settings(
-        family,
-        resolution=resolution,
-        aspect=_measure_reference(reference, family),
-        **values,
-    )
 
 
 def _measure_reference(reference: Path | None, family: Family) -> tuple[int, int] | None:

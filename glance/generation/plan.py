@@ -34,7 +34,13 @@ def plan_generation(request: InferRequest) -> GenerationPlan:
     if recorded is not None:
         request = fill_in(request, recorded)
     pair = find_pair(request)
-    asked = lay_out(request, pair.family, resolution=pair.resolution, recorded=recorded)
+    asked = lay_out(
+        request,
+        pair.family,
+        resolution=pair.resolution,
+        recorded=recorded,
+        trained=pair.trained,
+    )
     pictures = [one.settings for one in asked]
     levels = decide_levels(
         request,
@@ -104,6 +110,7 @@ def _put_together(
         transformer=pair.transformer,
         family=pair.family,
         loras=pair.loras,
+        base_loras=request.base_loras,
         schedule=maker.schedule,
         pictures=pictures,
         device=maker.device,

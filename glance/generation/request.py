@@ -46,6 +46,8 @@ class InferRequest:
     fast_lora: str | None = None
     model: str | None = None
     base: str | None = None
+    base_loras: tuple[Path, ...] = ()
+    """LoRAs that belong to the base model: they work wherever none of the pair's does."""
     family: str | None = None
     schedule: str | None = None
     slow_timesteps: str | None = None
@@ -113,6 +115,7 @@ class GenerationPlan:
     transformer: Path | None
     family: Family
     loras: Mapping[Phase, Path]
+    base_loras: tuple[Path, ...]
     schedule: Schedule
     pictures: tuple[PlannedPicture, ...]
     device: Device

@@ -134,6 +134,7 @@ def _values(manifest: Manifest) -> dict[str, object]:
         "transformer": settings.transformer,
         "base model": manifest.base_model,
         "sample": None if sample is None else f"{sample.image}, {sample.width}x{sample.height}",
+        "taught by": None if settings.teacher is None else settings.teacher.describe(),
         "imported from": None if imported is None else ", ".join(imported.sources.values()),
         **{name.replace("_", " "): value for name, value in asked.items()},
         "trained on": settings.device,

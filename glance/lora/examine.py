@@ -32,6 +32,8 @@ class LoraFacts:
     family: str | None
     timesteps: tuple[float, ...] | None
     """What glance recorded of its training: 1000 is noise, 0 the picture."""
+    guidance: float | None
+    """What glance recorded it was trained to be sampled with; None: nothing in particular."""
     scale_is_known: bool
     """Whether the file says anything of alpha; else it is taken as alpha = rank, scale 1."""
 
@@ -87,6 +89,7 @@ def _facts(path: Path, lora: Lora, pairs: Sequence[PairKeys]) -> LoraFacts:
         phase=_phase(lora.metadata),
         family=lora.metadata.get("glance.family"),
         timesteps=_timesteps(lora.metadata),
+        guidance=_guidance(lora.metadata),
         scale_is_known=FOLDED in lora.metadata or says_alpha,
     )
 
@@ -149,6 +152,17 @@ def _phase(metadata: Mapping[str, str]) -> Phase | None:
         return None if text is None else Phase(text)
     except ValueError as exc:
         raise LoraError(f"its header says phase {text}: {', '.join(Phase)} exist") from exc
+
+
+def _guidance(metadata: Mapping[str, str]) -> float | None:
+    text = metadata.get("glance.guidance")
+    try:
+        value = None if text is None else float(text)
+    except ValueError as exc:
+        raise LoraError(f"its header holds no guidance: {text}") from exc
+    if value is not None and not math.isfinite(value):
+        raise LoraError(f"its header holds no guidance: {text}")
+    return value
 
 
 def _timesteps(metadata: Mapping[str, str]) -> tuple[float, ...] | None:

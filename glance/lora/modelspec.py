@@ -43,6 +43,8 @@ class Origin:
     """Of the glance that made it."""
     is_imported: bool = False
     """Whether something else than glance trained it."""
+    guidance: float | None = None
+    """What it is trained to be sampled with, where the base model taught itself."""
 
     @property
     def boundary(self) -> float:
@@ -74,6 +76,7 @@ def find_origin(manifest: Manifest, phase: Phase, *, version: str | None = None)
         resolution=None if "resolution" in unknown else settings.resolution,
         version=version or manifest.glance,
         is_imported=imported is not None,
+        guidance=settings.teacher.guidance_of(phase) if settings.teacher else None,
     )
 
 
@@ -125,6 +128,8 @@ def pair_name(manifest: Manifest) -> str:
     """
     sample = manifest.sample
     name = manifest.settings.family if sample is None else safe_name(Path(sample.image))
+    if manifest.settings.teacher is not None:
+        name = f"{name}-distilled"
     return f"{name}-{manifest.pair_id[:8]}"
 
 
@@ -159,6 +164,7 @@ def _own_keys(origin: Origin) -> dict[str, str]:
         "glance.boundary": json.dumps(origin.boundary),
         "glance.pair_id": origin.pair_id,
         "glance.base_model": origin.base_model,
+        **({} if origin.guidance is None else {"glance.guidance": json.dumps(origin.guidance)}),
     }
 
 
@@ -193,6 +199,8 @@ def _description(origin: Origin) -> str:
     steps = sum(len(origin.schedule.phase(phase).timesteps) for phase in Phase)
     which = {Phase.SLOW: "early, noisy", Phase.FAST: "late"}[origin.phase]
     trained = "" if origin.is_imported else ", trained by glance from one picture"
+    if origin.guidance is not None:
+        trained = ", trained by glance on the base model's own many steps"
     return (
         f"The {origin.phase} half of a pair of LoRAs for {origin.family.title} that paint in "
         f"{steps} steps{trained}. This one is for the {which} steps; its other half has the same "
@@ -207,7 +215,8 @@ def _usage_hint(origin: Origin) -> str:
         Phase.SLOW: (f"from sigma {part.sigmas[0]:.4g} to {boundary}", "then the fast half"),
         Phase.FAST: (f"from sigma {boundary} to 0", "after the slow half"),
     }[origin.phase]
-    return f"Strength 1, {span}, in steps from timesteps {timesteps}; {other}."
+    guided = "" if origin.guidance is None else f", guidance {origin.guidance:g}"
+    return f"Strength 1{guided}, {span}, in steps from timesteps {timesteps}; {other}."
 
 
 def _model_name(manifest: Manifest) -> str:

@@ -32,6 +32,11 @@ class RunFolder:
         return self.path / "reference"
 
     @property
+    def recordings(self) -> Path:
+        """What the base model passed on its own way, until both phases have learnt it."""
+        return self.path / "cache" / "teacher"
+
+    @property
     def images(self) -> Path:
         """Sampled pictures."""
         return self.path / "images"

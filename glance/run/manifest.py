@@ -129,7 +129,8 @@ class Manifest(_Record):
     glance: str = __version__
     created: AwareDatetime = Field(default_factory=lambda: now())
     sample: SampleRecord | None = Field(
-        default=None, description="None: an imported pair whose picture is not known."
+        default=None,
+        description="None: the base model taught itself, or an imported pair's is not known.",
     )
     settings: TrainSettings
     base_model: str = Field(description="Hub id, or a folder's fingerprint: it may be moved.")
@@ -143,13 +144,18 @@ class Manifest(_Record):
     imported: ImportRecord | None = Field(
         default=None, validate_default=True, description="None: glance trained it."
     )
+    verdict: Mapping[str, Any] | None = Field(
+        default=None, description="What the pair is worth, as `glance compare --json` says it."
+    )
 
     @field_validator("imported")
     @classmethod
     def _require_sample(
         cls, imported: ImportRecord | None, info: ValidationInfo
     ) -> ImportRecord | None:
-        if imported is None and info.data.get("sample", 0) is None:
+        settings = info.data.get("settings")
+        is_taught = settings is not None and settings.teacher is not None
+        if imported is None and not is_taught and info.data.get("sample", 0) is None:
             raise ValueError("there is no sample, and only an imported pair may have none")
         return imported
 
@@ -169,9 +175,7 @@ class Manifest(_Record):
             "sample": None if self.sample is None else self.sample.sha256,
             "base_model": self.base_model,
             "schedule": self.schedule.model_dump(mode="json", exclude={"name"}),
-            "settings": self.settings.model_dump(
-                mode="json", exclude={"model", "transformer", "weights"}
-            ),
+            "settings": _decisive_settings(self.settings),
         }
         if self.imported is not None:  # of its training little is known, of its files all
             decisive["files"] = dict(self.imported.sha256)
@@ -247,6 +251,20 @@ def find_newest_run(runs: Path = RUNS) -> RunFolder | None:
 def now() -> datetime:
     """Return this second, in UTC."""
     return datetime.now(UTC).replace(microsecond=0)
+
+
+_YOUNGER: Final = frozenset(
+    {"batch_size", "alpha_per_rank", "layers", "learning_rate_schedule", "teacher"}
+)
+"""Settings that runs did not have once: at their defaults they leave a pair's id as it was."""
+
+
+def _decisive_settings(settings: TrainSettings) -> dict[str, Any]:
+    found = settings.model_dump(mode="json", exclude={"model", "transformer", "weights"})
+    usual = {name: TrainSettings.model_fields[name].get_default() for name in _YOUNGER}
+    return {
+        name: value for name, value in found.items() if name not in usual or value != usual[name]
+    }
 
 
 _ANOTHER = "train again in another --run folder, or remove this one"

@@ -70,6 +70,11 @@ class Schedule:
             case Phase.FAST:
                 return PhaseSchedule(self.fast_timesteps, 0.0)
 
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """Those of both phases (0-1), stepped from in this order."""
+        return self.phase(Phase.SLOW).sigmas + self.phase(Phase.FAST).sigmas
+
     def to_json(self) -> dict[str, Any]:
         """Return `{"slow": {...}, "fast": {...}}`, the shape of every `--json` output."""
         return {phase.value: self.phase(phase).to_json() for phase in Phase}

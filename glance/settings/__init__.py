@@ -7,7 +7,9 @@ family's row, never further down.
 from glance.settings.sample import SampleSettings, resolve_sample_settings
 from glance.settings.train import (
     Crop,
+    Layers,
     Preset,
+    Teacher,
     TrainSettings,
     Weights,
     resolve_preset,
@@ -17,8 +19,10 @@ from glance.settings.train import (
 __all__ = [
     "DEFAULT_SCHEDULE",
     "Crop",
+    "Layers",
     "Preset",
     "SampleSettings",
+    "Teacher",
     "TrainSettings",
     "Weights",
     "resolve_preset",

@@ -1,6 +1,6 @@
 """What decides one picture."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,12 +63,14 @@ def resolve_sample_settings(
     *,
     resolution: int | None = None,
     aspect: tuple[int, int] | None = None,
+    trained: Mapping[str, Any] | None = None,
     **asked: Any,
 ) -> SampleSettings:
     """Fill what was not asked for: guidance from the family, size from the run's resolution.
 
-    `asked` are fields of SampleSettings; None stands for what was not. With `aspect`, the width
-    and height of the reference, the size has its shape.
+    `asked` are fields of SampleSettings; None stands for what was not. `trained` are those that
+    the pair was trained for, in place of the family's. With `aspect`, the width and height of the
+    reference, the size has its shape.
 
     Raises SettingsError on bad values, sizes that the family cannot make among them.
     """
@@ -82,8 +84,11 @@ def resolve_sample_settings(
         "height": fitting[1],
         "reference_side": side,
     }
+    of_pair = dict(trained or {})
+    if aspect is not None:
+        of_pair = {name: of_pair[name] for name in of_pair if name not in ("width", "height")}
     given = {name: value for name, value in asked.items() if value is not None}
-    settings = SampleSettings.checked(**{**usual, **given})
+    settings = SampleSettings.checked(**{**usual, **of_pair, **given})
     problems = [*_misfits(settings, family), *_idle_guidance(settings, family)]
     if problems:
         raise SettingsError(problems)

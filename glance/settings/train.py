@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from glance.device import AUTO, Device, cuda_memory
 from glance.errors import SettingsError
 from glance.families import DEFAULT_FAMILY, find_family
+from glance.schedule import Phase
 from glance.settings.checked import Settings
 
 
@@ -38,7 +39,17 @@ class Crop(StrEnum):
     """Its upper left square."""
 
 
+class Layers(StrEnum):
+    """Which layers of the transformer a LoRA covers."""
+
+    ATTENTION = "attention"
+    """The attention projections: what SimpleTuner covers by itself."""
+    BLOCKS = "blocks"
+    """Every linear layer of the repeated blocks: see Family.block_layers."""
+
+
 Side = Annotated[int, Field(ge=64, le=8192, multiple_of=64)]
+Scale = Annotated[float, Field(ge=0, le=100)]
 
 
 class Weights(Settings):
@@ -49,6 +60,47 @@ class Weights(Settings):
         default=(), description="Billions of parameters, in SimpleTuner's order."
     )
     known: bool = Field(default=False, description="Counted or published, not guessed by family.")
+
+
+class Teacher(Settings):
+    """The base model as its own teacher: which of its paths are recorded, and what is learnt.
+
+    A path is what the base model passes from one noise to one picture.
+    """
+
+    prompts: tuple[str, ...] = Field(min_length=1, description="What the pictures show.")
+    noises: int = Field(ge=1, le=1000, description="Paths of each prompt and size.")
+    sizes: tuple[tuple[Side, Side], ...] = Field(
+        min_length=1, description="Width and height in pixels; each prompt is recorded at all."
+    )
+    steps: int = Field(ge=2, le=1000, description="Of the base model's own schedule.")
+    guidance: Scale = Field(description="Of the base model, throughout.")
+    slow_guidance: Scale = Field(description="What the slow LoRA is trained and sampled with.")
+    fast_guidance: Scale = Field(description="What the fast LoRA is trained and sampled with.")
+    loras: Mapping[str, str] = Field(
+        default_factory=dict, description="The LoRAs that it paints with: name -> SHA-256."
+    )
+    reference: str | None = Field(
+        default=None, description="SHA-256 of what a family that edits begins with."
+    )
+
+    def guidance_of(self, phase: Phase) -> float:
+        """Return the guidance that a phase's LoRA is trained and sampled with."""
+        return self.slow_guidance if phase is Phase.SLOW else self.fast_guidance
+
+    @property
+    def paths(self) -> int:
+        """How many there are."""
+        return len(self.prompts) * self.noises * len(self.sizes)
+
+    def describe(self) -> str:
+        """Say in a line what is recorded."""
+        sizes = ", ".join(f"{width}x{height}" for width, height in self.sizes)
+        own = f" with {', '.join(self.loras)}" if self.loras else ""
+        return (
+            f"the base model{own}, {self.steps} steps at guidance {self.guidance:g}: "
+            f"{len(self.prompts)} prompts x {self.noises} noises at {sizes}"
+        )
 
 
 class TrainSettings(Settings):
@@ -73,7 +125,15 @@ class TrainSettings(Settings):
         le=1_000_000,
         description="Optimizer steps a phase. The guide's and the method's: 60.",
     )
+    batch_size: int = Field(default=1, ge=1, le=4096, description="Samples an optimizer step.")
     rank: int = Field(ge=1, le=4096, description="LoRA rank. The guide's: 32.")
+    alpha_per_rank: Literal[1, 4] = Field(
+        default=4, description="LoRA alpha / rank: with 4 the published learning rates go."
+    )
+    layers: Layers = Field(default=Layers.ATTENTION, description="What the LoRAs cover.")
+    learning_rate_schedule: Literal["constant_with_warmup", "linear"] = Field(
+        default="constant_with_warmup", description="The method's: constant."
+    )
     learning_rate: float = Field(
         gt=0,
         le=1,
@@ -101,11 +161,23 @@ class TrainSettings(Settings):
     overrides: Mapping[str, bool | int | float | str] = Field(
         default_factory=dict, description="Further SimpleTuner options, from --set."
     )
+    teacher: Teacher | None = Field(
+        default=None, description="Who is learnt from in place of one picture: `glance distill`."
+    )
+
+    @property
+    def sampling(self) -> Mapping[str, float]:
+        """What the pair is trained to be sampled with, by SampleSettings' names: see Teacher."""
+        if self.teacher is None:
+            return {}
+        width, height = self.teacher.sizes[0]
+        guidance = {f"{phase}_guidance": self.teacher.guidance_of(phase) for phase in Phase}
+        return {**guidance, "width": width, "height": height}
 
     @property
     def alpha(self) -> int:
-        """LoRA alpha: 4 x rank, with which the published learning rates go."""
-        return 4 * self.rank
+        """LoRA alpha."""
+        return self.alpha_per_rank * self.rank
 
 
 def resolve_train_settings(

@@ -21,13 +21,16 @@ from glance.run import environment
 from glance.schedule import Phase
 from glance.simpletuner.config import (
     ACCELERATE_FILE,
+    PINNING_VARIABLE,
     REQUESTS_VARIABLE,
+    TARGETS_VARIABLE,
     WEBHOOK_VARIABLE,
     requests_file,
+    targets_file,
 )
 
 PROGRAM: Final = "simpletuner"
-_SHIM: Final = Path(__file__).parent / "cpu_shim"
+_INSIDE: Final = Path(__file__).parent / "inside"
 
 _PASSED: Final = frozenset(
     {
@@ -110,6 +113,8 @@ class Start:
     mixed_precision: str
     webhook: str
     needs_hub: bool
+    is_taught: bool = False
+    """Whether the LoRA learns recorded targets."""
 
 
 def build_environment(user: Mapping[str, str], start: Start) -> dict[str, str]:
@@ -143,7 +148,11 @@ def build_environment(user: Mapping[str, str], start: Start) -> dict[str, str]:
         child["CUDA_VISIBLE_DEVICES"] = _visible(user.get("CUDA_VISIBLE_DEVICES"), start.number)
     if start.device is Device.CPU:
         child["CUDA_VISIBLE_DEVICES"] = ""  # else an accelerator that is there would be taken
-        child["PYTHONPATH"] = _joined(str(_SHIM), user.get("PYTHONPATH"))
+        child[PINNING_VARIABLE] = "1"
+    if start.is_taught:
+        child[TARGETS_VARIABLE] = targets_file(start.phase)
+    if {PINNING_VARIABLE, TARGETS_VARIABLE} & child.keys():
+        child["PYTHONPATH"] = _joined(str(_INSIDE), user.get("PYTHONPATH"))
     return child | _launch_environment(start)
 
 

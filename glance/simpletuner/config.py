@@ -18,6 +18,20 @@ REQUESTS_VARIABLE = (
 )
 
 
+TARGETS_VARIABLE = "GLANCE_TARGETS"
+PINNING_VARIABLE = "GLANCE_WITHOUT_PINNING"
+
+
+def targets_file(phase: Phase) -> str:
+    """Return where the trainer's process finds what is to be learnt from recordings."""
+    return f"config/{environment(phase)}/targets.json"
+
+
+def receipt_file(phase: Phase) -> str:
+    """Return what the trainer's process writes once it learns from recordings."""
+    return f"config/{environment(phase)}/targets-in-use.txt"
+
+
 def requests_file(phase: Phase) -> str:
     """Return where glance asks for a checkpoint; the trainer reads it after each step."""
     return f"config/{environment(phase)}/requests.json"
@@ -46,8 +60,8 @@ class TrainerConfig(_File):
         default=None, description="none: that folder holds nothing else."
     )
     data_backend_config: str = Field(default=DATA_BACKEND_FILE, description="One for both phases.")
-    train_batch_size: Literal[1] = Field(
-        default=1, description="One sample: the guide's and the method's."
+    train_batch_size: int = Field(
+        default=1, description="1 for one sample: the guide's and the method's."
     )
     max_train_steps: int = Field(description="Optimizer steps. The guide's and the method's: 60.")
     num_train_epochs: Literal[0] = Field(
@@ -59,7 +73,11 @@ class TrainerConfig(_File):
     lora_rank: int = Field(description="The guide's: 32.")
     lora_alpha: float = Field(
         description="4 x rank: the method's published learning rates go with it. Folded into "
-        "the finished file, because SimpleTuner's loses it."
+        "the finished file, because SimpleTuner's loses it. The rank where the base teaches itself."
+    )
+    peft_lora_target_modules: str | None = Field(
+        default=None,
+        description="A JSON list: every linear layer of the blocks, where the base teaches itself.",
     )
     lora_dropout: float = Field(
         default=0.0,
@@ -77,7 +95,10 @@ class TrainerConfig(_File):
     learning_rate: float = Field(
         description="The method's published value; SimpleTuner's default is 4e-7."
     )
-    lr_scheduler: str = Field(default="constant_with_warmup", description="The method's: constant.")
+    lr_scheduler: str = Field(
+        default="constant_with_warmup",
+        description="The method's: constant. Falling to 0 where the base teaches itself.",
+    )
     lr_warmup_steps: int = Field(description="The method's: 10 of 60; fewer in shorter runs.")
     optimizer: str = Field(
         description="cuda: adamw_bf16, SimpleTuner's default, made for bf16 weights. Elsewhere "
@@ -154,7 +175,7 @@ class TrainerConfig(_File):
 
 
 class ImageBackend(_File):
-    """The one image and its caption, in multidatabackend.json."""
+    """The one image and its caption, or the teacher's pictures, in multidatabackend.json."""
 
     id: str = "glance"
     type: Literal["local"] = "local"
@@ -210,6 +231,18 @@ class TextBackend(_File):
     dataset_type: Literal["text_embeds"] = "text_embeds"
     default: bool = True
     cache_dir: str = "cache/text"
+
+
+class TargetsFile(_File):
+    """config/<environment>/targets.json: what inside/glance_targets.py makes of each batch."""
+
+    simpletuner: str = Field(description="The version that it is made for.")
+    folder: str = Field(description="The recordings, relative to the run.")
+    sigmas: tuple[float, ...] = Field(description="Of both phases, and 0: the states' own.")
+    guidance: float | None = Field(
+        default=None, description="What the transformer is told, where guidance is embedded in it."
+    )
+    receipt: str = Field(description="Written once a batch has recorded targets.")
 
 
 class AccelerateConfig(_File):

@@ -64,6 +64,10 @@ _KNOWN: Final[tuple[tuple[str, str, str], ...]] = (
         "check the --set options",
     ),
 )
+_FITTING: Final = (
+    "install the SimpleTuner that glance names in its dependencies; if it is that one, the "
+    "recordings are damaged: run the same command again with --restart"
+)
 _KILLED: Final = 128 + 9
 _NOISE: Final = re.compile(
     r"TorchDynamo|FutureWarning|UserWarning|warnings\.warn|\|\s*\d+/\d+|register_constant"
@@ -79,6 +83,8 @@ def diagnose(lines: Sequence[str], returncode: int) -> Diagnosis:
     telling = [line for line in lines if not _NOISE.search(line)]
     tail = tuple(telling[-_TAIL_LINES:])
     text = "\n".join(lines)
+    if refused := re.search(r"^glance cannot teach SimpleTuner: .+", text, re.MULTILINE):
+        return Diagnosis(refused[0], _FITTING, tail)
     for pattern, cause, remedy in _KNOWN:
         if re.search(pattern, text):
             return Diagnosis(cause, remedy, tail)

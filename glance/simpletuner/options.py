@@ -34,7 +34,7 @@ _OWNED: Final[Mapping[str, str]] = MappingProxyType(
         "peft_lora_mode": "only 'standard' loads everywhere",
         "output_dir": "the run folder decides it: use --run",
         "data_backend_config": "glance writes it for the one pair",
-        "train_batch_size": "there is one sample",
+        "train_batch_size": "there is one sample; of `glance distill`: use --batch-size",
         "num_train_epochs": "--steps alone decides the length",
         "resolution_type": "glance trains by area",
         "minimum_image_size": "glance has checked the size itself",
@@ -80,6 +80,11 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, OptionValue]:
     if problems:
         raise SettingsError(problems)
     return overrides
+
+
+def recorded_version() -> str:
+    """Return the version of SimpleTuner that glance is made for."""
+    return str(_recorded()["simpletuner"])
 
 
 def _recorded() -> Mapping[str, Any]:

@@ -1,5 +1,6 @@
 """From glance's settings to SimpleTuner's files. Pure: nothing is read or written."""
 
+import json
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -9,17 +10,21 @@ from glance.device import Device
 from glance.families import find_family
 from glance.run import environment
 from glance.schedule import Phase, PhaseSchedule, Schedule
-from glance.settings import Crop, TrainSettings
+from glance.settings import Crop, Layers, Teacher, TrainSettings
 from glance.simpletuner.config import (
     ACCELERATE_FILE,
     DATA_BACKEND_FILE,
     AccelerateConfig,
     ImageBackend,
     ReferenceBackend,
+    TargetsFile,
     TextBackend,
     TrainerConfig,
+    receipt_file,
+    targets_file,
 )
 from glance.simpletuner.memory import memory_options
+from glance.simpletuner.options import recorded_version
 
 
 class _OfDevice(NamedTuple):
@@ -49,6 +54,11 @@ _BY_DEVICE: Mapping[Device, _OfDevice] = MappingProxyType(
 
 def render_files(settings: TrainSettings, schedule: Schedule) -> dict[str, Any]:
     """Return every config file of a run: path within the run -> JSON content."""
+    targets = {
+        targets_file(phase): _render_targets(settings.teacher, settings.family, phase, schedule)
+        for phase in Phase
+        if settings.teacher is not None
+    }
     return {
         DATA_BACKEND_FILE: _render_backends(settings),
         ACCELERATE_FILE: AccelerateConfig(
@@ -59,18 +69,51 @@ def render_files(settings: TrainSettings, schedule: Schedule) -> dict[str, Any]:
             config_file(phase): render_trainer_config(settings, phase, schedule.phase(phase))
             for phase in Phase
         },
+        **targets,
     }
+
+
+def _render_targets(
+    teacher: Teacher, family: str, phase: Phase, schedule: Schedule
+) -> dict[str, Any]:
+    guidance = teacher.guidance_of(phase) if find_family(family).embeds_guidance else None
+    return TargetsFile(
+        simpletuner=recorded_version(),
+        folder="cache/teacher",
+        sigmas=(*schedule.sigmas, 0.0),
+        guidance=guidance,
+        receipt=receipt_file(phase),
+    ).to_json()
 
 
 def _render_backends(settings: TrainSettings) -> list[dict[str, Any]]:
     areas = (settings.resolution, *settings.also_resolutions)
-    images = [_render_images(settings, area, crop) for crop in settings.crops for area in areas]
+    if settings.teacher is not None:
+        images = _render_teachers_images(settings, settings.teacher)
+    else:
+        images = [_render_images(settings, area, crop) for crop in settings.crops for area in areas]
     if not find_family(settings.family).edits:
         return [*(image.to_json() for image in images), TextBackend().to_json()]
     reference = ReferenceBackend(resolution=settings.resolution)
     (image,) = images
     image = image.model_copy(update={"conditioning_data": (reference.id,)})
     return [image.to_json(), reference.to_json(), TextBackend().to_json()]
+
+
+def _render_teachers_images(settings: TrainSettings, teacher: Teacher) -> list[ImageBackend]:
+    """Return a data set for each size: pictures of one size alone share a batch."""
+    samples = settings.steps * settings.batch_size
+    paths = teacher.paths // len(teacher.sizes)
+    return [
+        ImageBackend(
+            id=f"teacher-{width}x{height}",
+            instance_data_dir=f"data/{width}x{height}" if len(teacher.sizes) > 1 else "data",
+            cache_dir_vae=f"cache/vae-{width}x{height}",
+            resolution=round(math.sqrt(width * height)),
+            repeats=math.ceil(samples / paths),
+        )
+        for width, height in teacher.sizes
+    ]
 
 
 def _render_images(settings: TrainSettings, area: int, crop: Crop) -> ImageBackend:
@@ -105,6 +148,9 @@ def render_trainer_config(
         max_train_steps=settings.steps,
         lora_rank=settings.rank,
         lora_alpha=settings.alpha,
+        peft_lora_target_modules=_render_layers(settings),
+        train_batch_size=settings.batch_size,
+        lr_scheduler=settings.learning_rate_schedule,
         output_dir=f"output/{environment(phase)}",
         flow_custom_timesteps=render_timesteps(schedule),
         learning_rate=settings.learning_rate,
@@ -116,7 +162,16 @@ def render_trainer_config(
         **memory_options(settings),
         **_sampling(settings),
     )
-    return {**config.to_json(), **family.training_options, **settings.overrides}
+    guidance = {}
+    if settings.teacher is not None and family.guidance.training_option is not None:
+        guidance = {family.guidance.training_option: settings.teacher.guidance_of(phase)}
+    return {**config.to_json(), **family.training_options, **guidance, **settings.overrides}
+
+
+def _render_layers(settings: TrainSettings) -> str | None:
+    if settings.layers is Layers.ATTENTION:
+        return None
+    return json.dumps(list(find_family(settings.family).block_layers))
 
 
 def _sampling(settings: TrainSettings) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def add_pictures(plan: SweepPlan, result: SweepResult, on_event: EventSink) -> S
         on_event(Noted(f"the sheet shows the first {MOST_STRIPS} of {len(strips)} rows"))
     path = plan.folder / SHEET
     first = trained[0].point.training
-    sample = first.run.data / f"{first.sample.name}.png"
+    sample = first.run.data / f"{first.pair.name}.png"
     with writing(plan.folder):
         save_strips(strips, columns=_columns(compared), sample=sample, path=path)
     points = tuple(_with_figures(point, compared) for point in result.points)

@@ -120,7 +120,7 @@ def _check_folder(folder: Path, points: Iterable[PlannedPoint]) -> None:
         raise RunError(f"{folder} is not a folder", hint=hint)
     with writing(folder):
         names = {path.name for path in folder.iterdir()}
-    sha256 = next(iter(points)).training.sample.sha256
+    sha256 = next(iter(points)).training.pair.sha256
     runs = {run.path.name: manifest for run, manifest in iterate_runs(folder)}
     for name, manifest in runs.items():
         there = manifest.sample.sha256 if manifest.sample else "none"
@@ -138,7 +138,7 @@ def _check_folder(folder: Path, points: Iterable[PlannedPoint]) -> None:
 
 
 def _usual_prompts(training: TrainingPlan) -> tuple[str, ...]:
-    caption = training.sample.caption
+    caption = training.pair.caption
     if find_family(training.settings.family).edits:  # the reference has its own subject
         return (caption,)
     return (caption, NEUTRAL_PROMPT)

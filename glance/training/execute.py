@@ -1,5 +1,6 @@
 """Train the phases of a plan that are not done, on a machine that can."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,9 +51,16 @@ class TrainingResult:
 
 
 def run_training(
-    plan: TrainingPlan, on_event: EventSink, *, runner: Runner | None = None
+    plan: TrainingPlan,
+    on_event: EventSink,
+    *,
+    runner: Runner | None = None,
+    make_ready: Callable[[], None] | None = None,
 ) -> TrainingResult:
     """Train those phases of `plan` that are not done.
+
+    `make_ready` is called when the run folder is there and locked, before the first trainer starts:
+    what it leaves in the folder is trained on. It is not called where nothing is to be trained.
 
     Raises SetupError, before anything is written, when the machine lacks something, and
     TrainingFailed when a phase ends without its LoRA. Whatever interrupts it, the manifest says
@@ -69,16 +77,24 @@ def run_training(
     with locked(plan.run, lambda text: on_event(Noted(text))) as lock:
         check_run(plan)  # again: somebody else may have trained here until now
         tools = Tools(program, runner or ProcessRunner(), sealer, lock, is_complete)
-        manifest = _train_phases(plan, tools, on_event)
+        manifest = _train_phases(plan, tools, on_event, make_ready)
     return TrainingResult(plan.run, manifest)
 
 
-def _train_phases(plan: TrainingPlan, tools: Tools, on_event: EventSink) -> Manifest:
+def _train_phases(
+    plan: TrainingPlan,
+    tools: Tools,
+    on_event: EventSink,
+    make_ready: Callable[[], None] | None,
+) -> Manifest:
+    is_anything_to_do = _is_anything_to_do(plan)
     manifest = prepare_run(plan, tools.sealer)
     for warning in plan.warnings:
         on_event(Warned(warning.message, warning.hint))
-    if plan.settings.transformer is not None and _is_anything_to_do(plan):
+    if is_anything_to_do and plan.settings.transformer is not None:
         _make_transformer(plan, on_event)
+    if is_anything_to_do and make_ready is not None:
+        make_ready()
     ledger = Ledger(plan.run, manifest)
     done = [phase for phase in plan.phases if _is_done(plan.run, manifest, phase)]
     for phase in done:

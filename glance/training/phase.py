@@ -15,6 +15,7 @@ from glance.losses import LossLog
 from glance.run import Attempt, LoraRecord, Manifest, PhaseState, RunFolder, now
 from glance.schedule import Phase
 from glance.simpletuner.command import Start, build_command, build_environment, find_secrets
+from glance.simpletuner.config import receipt_file
 from glance.simpletuner.failures import diagnose
 from glance.simpletuner.runner import Job, Runner, mask
 from glance.simpletuner.webhook import listening
@@ -111,7 +112,9 @@ class PhaseTrainer:
     def _run_simpletuner(self, observer: Observer) -> int:
         """Start it and wait; raise TrainingFailed unless it returns 0."""
         run, phase = self.plan.run, self.phase
-        run.lora(phase).unlink(missing_ok=True)  # a stale file must not pass for the new one
+        receipt = run.path / receipt_file(phase)
+        for stale in (run.lora(phase), receipt):  # neither must pass for the new one
+            stale.unlink(missing_ok=True)
         runner = self.tools.runner
         debug_log = DebugLog(run, phase)
 
@@ -137,6 +140,15 @@ class PhaseTrainer:
                 log=run.log(phase),
                 tail=found.tail,
             )
+        if self.plan.settings.teacher is not None and not receipt.exists():
+            run.lora(phase).unlink(missing_ok=True)
+            raise TrainingFailed(
+                f"the {phase} phase was trained on pictures, not on what was recorded",
+                hint="something keeps Python from importing glance's sitecustomize in the trainer; "
+                "--launcher direct starts it without what lies between",
+                returncode=code,
+                log=run.log(phase),
+            )
         return code
 
     def _job(self, webhook: str) -> Job:
@@ -150,6 +162,7 @@ class PhaseTrainer:
             mixed_precision=plan.trainer_config(phase)["mixed_precision"],
             webhook=webhook,
             needs_hub=not self.tools.is_offline,
+            is_taught=plan.settings.teacher is not None,
         )
         return Job(
             command=[str(self.tools.program), *build_command(phase, plan.launcher)[1:]],

@@ -10,13 +10,13 @@ from glance.families import Family, find_family
 from glance.levels import LevelsRequest, ResolvedLevels, Subject, resolve_levels
 from glance.model import locate_base, resolve_family
 from glance.run import RUNS, RunFolder
-from glance.sample import fitting_area, load_sample, safe_name
+from glance.sample import Sample, fitting_area, load_sample, safe_name
 from glance.schedule import Phase, Schedule
 from glance.settings import Crop, TrainSettings, resolve_preset, resolve_train_settings
 from glance.simpletuner.options import parse_overrides
 from glance.simpletuner.render import render_trainer_config
 from glance.training.prepare import check_run
-from glance.training.request import TrainingPlan, TrainRequest
+from glance.training.request import TrainingPlan, TrainingRequest, TrainRequest
 from glance.weights import weigh
 
 
@@ -33,7 +33,8 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
     devices = checks.make(lambda: parse_devices(request.devices))
     settings = checks.make(lambda: _resolve_settings(request, family, overrides or {}))
     side = settings.resolution if settings else family.resolution
-    levels = checks.make(lambda: _resolve_levels(request, family, side))
+    # by the area of a square SimpleTuner trains
+    levels = checks.make(lambda: resolve_levels_of(request, family, (side, side)))
     examined = checks.make(
         lambda: load_sample(
             request.image,
@@ -48,12 +49,38 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
         raise checks.refusal()
     if devices is None or examined.sample is None:
         raise checks.refusal()
-    settings = _with_model(settings, request, run)
+    settings = with_model(settings, request, run)
     if settings.sample_every is not None and settings.sample_prompt is None:
         settings = settings.model_copy(update={"sample_prompt": examined.sample.caption})
-    plan = TrainingPlan(
+    return put_together(
+        request,
         run=run,
         sample=examined.sample,
+        settings=settings,
+        levels=levels,
+        devices=devices,
+        warnings=(*examined.warnings, *_resolution_warnings(request, settings, family)),
+    )
+
+
+def put_together(
+    request: TrainingRequest,
+    *,
+    run: RunFolder,
+    sample: Sample | None,
+    settings: TrainSettings,
+    levels: ResolvedLevels,
+    devices: tuple[int, ...],
+    warnings: tuple[Problem, ...],
+) -> TrainingPlan:
+    """Return the plan of what was decided, with all that is to be said of it.
+
+    Raises RunError when the run folder holds something else.
+    """
+    family = find_family(settings.family)
+    plan = TrainingPlan(
+        run=run,
+        sample=sample,
         settings=settings,
         schedule=levels.schedule,
         phases=request.phases,
@@ -63,9 +90,8 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
         launcher=request.launcher,
         devices=devices[: len(request.phases)],
         warnings=(
-            *examined.warnings,
+            *warnings,
             *_device_warnings(request, settings),
-            *_resolution_warnings(request, settings, family),
             *_model_warnings(settings, family),
             *_doubtful_family(request, family),
             *levels.doubts,
@@ -80,7 +106,7 @@ def plan_settings(request: TrainRequest) -> TrainSettings:
     """Decide what does not depend on the pair; raises what plan_training raises of it."""
     family = resolve_family(request.family, request.model)
     settings = _resolve_settings(request, family, parse_overrides(request.overrides))
-    return _with_model(settings, request, RunFolder(request.run or RUNS))
+    return with_model(settings, request, RunFolder(request.run or RUNS))
 
 
 def parse_devices(text: str) -> tuple[int, ...]:
@@ -94,7 +120,8 @@ def parse_devices(text: str) -> tuple[int, ...]:
     return tuple(map(int, devices))
 
 
-def _with_model(settings: TrainSettings, request: TrainRequest, run: RunFolder) -> TrainSettings:
+def with_model(settings: TrainSettings, request: TrainingRequest, run: RunFolder) -> TrainSettings:
+    """Return the settings with the base model as the run names it, and its weights."""
     family = find_family(settings.family)
     model, transformer = locate_base(request.model, request.base, family=family, run=run.path)
     weights = weigh(model, transformer, family=family, run=run.path)
@@ -103,8 +130,10 @@ def _with_model(settings: TrainSettings, request: TrainRequest, run: RunFolder) 
     )
 
 
-def _resolve_levels(request: TrainRequest, family: Family, side: int) -> ResolvedLevels:
-    """Return the schedule for a square of `side` pixels: by its area SimpleTuner trains."""
+def resolve_levels_of(
+    request: TrainingRequest, family: Family, size: tuple[int, int]
+) -> ResolvedLevels:
+    """Return the schedule for pictures of `size`, width and height in pixels."""
     model = request.model or family.default_model
     return resolve_levels(
         LevelsRequest(
@@ -118,7 +147,7 @@ def _resolve_levels(request: TrainRequest, family: Family, side: int) -> Resolve
         Subject(
             family,
             request.base or family.default_model if is_checkpoint(model) else model,
-            (side, side),
+            size,
         ),
     )
 
@@ -180,7 +209,7 @@ def _resolution_warnings(
     ]
 
 
-def _device_warnings(request: TrainRequest, settings: TrainSettings) -> list[Problem]:
+def _device_warnings(request: TrainingRequest, settings: TrainSettings) -> list[Problem]:
     if request.device != AUTO or settings.device is not Device.CPU:
         return []
     return [
@@ -204,7 +233,7 @@ def _model_warnings(settings: TrainSettings, family: Family) -> list[Problem]:
     ]
 
 
-def _doubtful_family(request: TrainRequest, family: Family) -> list[Problem]:
+def _doubtful_family(request: TrainingRequest, family: Family) -> list[Problem]:
     if request.family is not None or request.model is None or not is_checkpoint(request.model):
         return []
     families = read_checkpoint(Path(request.model).expanduser()).families
@@ -235,7 +264,7 @@ def _warnings(settings: TrainSettings, schedule: Schedule) -> list[Problem]:
         )
     for phase in Phase:
         count = len(schedule.phase(phase).timesteps)
-        if settings.steps < count:
+        if settings.steps * settings.batch_size < count:
             warnings.append(
                 Problem(
                     f"{settings.steps} steps cannot visit the {phase} phase's {count} timesteps"

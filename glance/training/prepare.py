@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from itertools import zip_longest
 from pathlib import Path
 from platform import python_version
 from typing import Any
@@ -22,6 +23,7 @@ from glance.run import (
 )
 from glance.sample import Sample, stage_sample
 from glance.schedule import Phase
+from glance.settings import TrainSettings
 from glance.training.checkpoints import Sealer, remove_set_aside
 from glance.training.request import TrainingPlan
 
@@ -63,7 +65,8 @@ def prepare_run(plan: TrainingPlan, sealer: Sealer) -> Manifest:
     with writing(plan.run.path):
         manifest = _open_manifest(plan, sealer)
         manifest.save(plan.run)
-        _stage_alone(plan.sample, plan.run)
+        if plan.sample is not None:
+            _stage_alone(plan.sample, plan.run)
         for name, content in plan.files.items():
             write_json(plan.run.path / name, content)
         _forget_old_place(plan.run)
@@ -140,14 +143,7 @@ def _open_manifest(plan: TrainingPlan, sealer: Sealer) -> Manifest:
     fresh = Manifest(
         created=created,
         origin=sealer.mark(created.isoformat()),
-        sample=SampleRecord(
-            image=f"data/{plan.sample.name}.png",
-            caption=f"data/{plan.sample.name}.txt",
-            width=plan.sample.width,
-            height=plan.sample.height,
-            sha256=plan.sample.sha256,
-            reference=f"reference/{plan.sample.name}.png" if plan.sample.reference else None,
-        ),
+        sample=_record_sample(plan.sample),
         settings=plan.settings,
         base_model=_fingerprint(plan),
         schedule=record_schedule(plan.schedule),
@@ -166,6 +162,8 @@ def _open_manifest(plan: TrainingPlan, sealer: Sealer) -> Manifest:
     if not kept_phases:
         for folder in ("cache", "config", "transformer"):
             shutil.rmtree(plan.run.path / folder, ignore_errors=True)
+        if found.settings.teacher is not None:  # its pictures; a pair's may be the user's own
+            shutil.rmtree(plan.run.data, ignore_errors=True)
     kept = {
         phase: PhaseRecord() if phase in plan.phases else found.phases[phase] for phase in Phase
     }
@@ -175,33 +173,68 @@ def _open_manifest(plan: TrainingPlan, sealer: Sealer) -> Manifest:
     return fresh.model_copy(update={"phases": kept, **begun})
 
 
+def _record_sample(sample: Sample | None) -> SampleRecord | None:
+    if sample is None:
+        return None
+    return SampleRecord(
+        image=f"data/{sample.name}.png",
+        caption=f"data/{sample.name}.txt",
+        width=sample.width,
+        height=sample.height,
+        sha256=sample.sha256,
+        reference=f"reference/{sample.name}.png" if sample.reference else None,
+    )
+
+
 def _differences(manifest: Manifest, plan: TrainingPlan) -> list[str]:
     """Return what of the recorded run is not what is asked now, value by value."""
     there: dict[str, Any] = {
         "sample": manifest.sample.sha256[:12] if manifest.sample else None,
         "schedule": manifest.resolve_schedule().to_json(),
-        **manifest.settings.model_dump(mode="json"),
+        **_spread(manifest.settings),
     }
     asked: dict[str, Any] = {
-        "sample": plan.sample.sha256[:12],
+        "sample": plan.sample.sha256[:12] if plan.sample else None,
         "schedule": plan.schedule.to_json(),
-        **plan.settings.model_dump(mode="json"),
+        **_spread(plan.settings),
     }
+    if ("noises" in there) != ("noises" in asked):  # the rest follows from it
+        ways = ("one picture", "the base model's own paths")
+        return [f"trained on: {ways['noises' in there]} there, {ways['noises' in asked]} asked"]
     if manifest.base_model == _fingerprint(plan):
         # the same one, wherever it or the run is now
         there |= {name: asked[name] for name in ("model", "transformer", "weights")}
     elif there["model"] == asked["model"]:
         there["model"] += " as it was"
     return [
-        f"{name}: {_shown(there[name])} there, {_shown(asked[name])} asked"
-        for name in asked
-        if there[name] != asked[name]
+        _difference(name, there[name], asked[name]) for name in asked if there[name] != asked[name]
     ]
 
 
 def _fingerprint(plan: TrainingPlan) -> str:
     settings = plan.settings
     return fingerprint(settings.model, run=plan.run.path, transformer=settings.transformer)
+
+
+def _spread(settings: TrainSettings) -> dict[str, Any]:
+    """Return every setting by its name, those of the teacher among the others."""
+    found = settings.model_dump(mode="json")
+    teacher = found.pop("teacher") or {}
+    teacher |= {f"teacher_{name}": teacher.pop(name) for name in ("steps",) if name in teacher}
+    return {**found, **teacher}
+
+
+def _difference(name: str, there: Any, asked: Any) -> str:
+    if name != "prompts":
+        return f"{name}: {_shown(there)} there, {_shown(asked)} asked"
+    first = next(n for n, two in enumerate(zip_longest(there, asked), 1) if two[0] != two[1])
+    one, other = (
+        repr(them[first - 1]) if first <= len(them) else "none" for them in (there, asked)
+    )
+    return (
+        f"prompts: {len(there)} there, {len(asked)} asked; number {first} is {one} there, {other} "
+        "asked"
+    )
 
 
 def _shown(value: Any) -> str:
@@ -225,11 +258,13 @@ def _forget_old_place(run: RunFolder) -> None:
 def _bookkeeping(run: RunFolder) -> list[Path]:
     patterns = (
         "data/aspect_ratio_bucket_*.json",
+        "data/*/aspect_ratio_bucket_*.json",
         "reference/aspect_ratio_bucket_*.json",
         "output/*/all_*_files*.json",
         "output/*/aspect_resolution_map*.json",
         "output/*/checkpoint-*/training_state-*.json",
         "config/*/requests.json",
+        "config/*/targets-in-use.txt",
     )
     return [path for pattern in patterns for path in run.path.glob(pattern)]
 

@@ -18,12 +18,9 @@ from glance.simpletuner.render import render_files, render_trainer_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainRequest:
-    """What the user typed, unchecked. None: the model's, the family's or the guide's."""
+class TrainingRequest:
+    """What the user typed of any training, unchecked. None: the model's, or the family's."""
 
-    image: Path
-    caption: str | None = None
-    reference: Path | None = None
     run: Path | None = None
     family: str | None = None
     model: str | None = None
@@ -31,8 +28,6 @@ class TrainRequest:
     steps: int = 60
     rank: int = 32
     learning_rate: float | None = None
-    resolution: int | str | None = None
-    crop: str = Crop.WHOLE
     seed: int = 1
     schedule: str = DEFAULT_SCHEDULE
     slow_timesteps: str | None = None
@@ -44,8 +39,6 @@ class TrainRequest:
     device: str = AUTO
     devices: str = "0"
     preset: str = Preset.GB24
-    sample_every: int | None = None
-    sample_prompt: str | None = None
     overrides: Sequence[str] = ()
     restart: bool = False
     trust: bool = False
@@ -53,12 +46,26 @@ class TrainRequest:
     launcher: Launcher = Launcher.SIMPLETUNER
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainRequest(TrainingRequest):
+    """What the user typed of a training on one pair, unchecked."""
+
+    image: Path
+    caption: str | None = None
+    reference: Path | None = None
+    resolution: int | str | None = None
+    crop: str = Crop.WHOLE
+    sample_every: int | None = None
+    sample_prompt: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
     """Everything decided: what will be written, and what will be run."""
 
     run: RunFolder
-    sample: Sample
+    sample: Sample | None
+    """The pair; None: what the base model teaches itself, recorded before the trainer starts."""
     settings: TrainSettings
     schedule: Schedule
     phases: tuple[Phase, ...]
@@ -71,6 +78,12 @@ class TrainingPlan:
     devices: tuple[int, ...]
     """The accelerators by number; two: both phases at once."""
     warnings: tuple[Problem, ...]
+
+    @property
+    def pair(self) -> Sample:
+        """The pair, of a training on one."""
+        assert self.sample is not None
+        return self.sample
 
     @property
     def files(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from glance.simpletuner.command import (
     find_secrets,
 )
 
-SHIM = str(Path(command.__file__).parent / "cpu_shim")
+INSIDE = str(Path(command.__file__).parent / "inside")
 OURS = {
     "PATH": "/venv/bin",
     "NO_PROXY": "127.0.0.1,localhost",
@@ -150,7 +150,8 @@ def test_cpu_hides_accelerators_and_puts_the_shim_first() -> None:
         **OURS,
         "MIXED_PRECISION": "no",
         "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": os.pathsep.join([SHIM, "/mine"]),
+        "GLANCE_WITHOUT_PINNING": "1",
+        "PYTHONPATH": os.pathsep.join([INSIDE, "/mine"]),
     }
 
 
@@ -163,7 +164,15 @@ def test_shim_is_for_the_cpu_alone(device: Device) -> None:
 
 
 def test_shim_is_there() -> None:
-    assert (Path(SHIM) / "sitecustomize.py").is_file()
+    assert (Path(INSIDE) / "sitecustomize.py").is_file()
+
+
+def test_trainer_that_learns_from_recordings_is_told_where_the_targets_are() -> None:
+    found = build({}, is_taught=True)
+
+    assert found["GLANCE_TARGETS"] == "config/glance-slow/targets.json"
+    assert found["PYTHONPATH"] == INSIDE
+    assert "GLANCE_WITHOUT_PINNING" not in found
 
 
 def test_local_model_is_loaded_offline() -> None:

@@ -79,7 +79,8 @@ def plan_comfyui(
         family,
         resolution=settings.resolution,
         aspect=aspect,
-        prompt=read_caption(source.run, sample) if prompt is None else prompt,
+        trained=settings.sampling,
+        prompt=_usual_prompt(source) if prompt is None else prompt,
         **asked,
     )
     job = Job(
@@ -92,6 +93,12 @@ def plan_comfyui(
         reference=f"{source.name}-reference.png" if family.edits else None,
     )
     return ComfyExport(source, job, is_model_named=model_file is not None)
+
+
+def _usual_prompt(source: Source) -> str:
+    """Return the sample's caption, or the first prompt that the base model taught itself with."""
+    teacher = source.manifest.settings.teacher
+    return teacher.prompts[0] if teacher else read_caption(source.run, source.manifest.sample)
 
 
 def export_comfyui(export: ComfyExport, folder: Path, *, force: bool = False) -> Exported:

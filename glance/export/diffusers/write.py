@@ -74,9 +74,18 @@ def _require_whole_base(source: Source) -> None:
 
 
 def _settings(source: Source, prompt: str | None) -> SampleSettings:
-    resolution = source.manifest.settings.resolution
-    given = "none yet" if prompt is None else prompt
-    return resolve_sample_settings(source.family, resolution=resolution, prompt=given)
+    trained = source.manifest.settings
+    return resolve_sample_settings(
+        source.family,
+        resolution=trained.resolution,
+        trained=trained.sampling,
+        prompt="none yet" if prompt is None else prompt,
+    )
+
+
+def _trained_on(source: Source) -> str:
+    teacher = source.manifest.settings.teacher
+    return "on one picture" if teacher is None else "on the base model's own many steps"
 
 
 def _schedule_file(source: Source) -> ScheduleFile:
@@ -94,8 +103,8 @@ def _render_readme(source: Source, *, model: str | None, prompt: str | None) -> 
     return f"""\
 # {source.name}: {family.title} in {slow + fast} steps
 
-Two LoRAs that glance trained together on one picture. The slow one paints the first {slow} steps,
-the fast one goes on from its latents for the other {fast}.
+Two LoRAs that glance trained together {_trained_on(source)}.
+The slow one paints the first {slow} steps, the fast one the other {fast} from its latents.
 
     pip install diffusers=={DIFFUSERS} torch transformers peft accelerate
     {usage(family, model=model, prompt=prompt)}

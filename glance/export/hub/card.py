@@ -127,19 +127,33 @@ def _introduction(card: Card) -> str:
 
 Two LoRAs for {_base_link(card.source)}, made to paint in {slow + fast} steps. The *slow* one \
 takes the first {slow}; the *fast* one goes on from its latents for {fast} more. \
-{_origin(card.source.manifest)}, after [{_METHOD.removeprefix("https://")}]({_METHOD}).
+{_origin(card.source.manifest)}.
 
 They belong together, and to the noise levels below. There is no trigger word, and they are no \
-style: prompts are what they are for the base model, and whether the pair is better than the base \
-model along the same steps is to be seen. `load_lora_weights("{card.repo_id}")` without a file's \
-name would load one LoRA alone, and a scheduler's own steps are not those that it was trained on.\
+style: prompts are what they are for the base model. {_worth(card.source.manifest)} \
+`load_lora_weights("{card.repo_id}")` without a file's name would load one LoRA alone, and a \
+scheduler's own steps are not those that it was trained on.\
 {gallery}"""
 
 
 def _origin(manifest: Manifest) -> str:
+    trainer = f"[SimpleTuner]({_TRAINER})"
+    if manifest.settings.teacher is not None:
+        return (
+            f"glance trained both with {trainer} to take the base model's own many steps in few; "
+            "no picture but its own was used"
+        )
+    method = f"after [{_METHOD.removeprefix('https://')}]({_METHOD})"
     if manifest.imported is not None:
-        return "glance has not trained them, but imported them; the method is the same"
-    return f"glance trained both on one picture and its caption with [SimpleTuner]({_TRAINER})"
+        return f"glance has not trained them, but imported them; the method is the same, {method}"
+    return f"glance trained both on one picture and its caption with {trainer}, {method}"
+
+
+def _worth(manifest: Manifest) -> str:
+    """Return what was measured of the pair, if it was."""
+    if manifest.verdict is None:
+        return "Whether the pair is better than the base model along the same steps is to be seen."
+    return f"Measured, on prompts that it was not trained on: {manifest.verdict['sentence']}."
 
 
 def _base_link(source: Source) -> str:

@@ -8,7 +8,12 @@ from glance.export.hub.markdown import draw_table, escape
 from glance.export.source import Source
 from glance.run import Manifest, PhaseRecord
 from glance.schedule import Phase
+from glance.settings import Layers
 
+_LAYERS: Final = {
+    Layers.ATTENTION: "the attention projections",
+    Layers.BLOCKS: "every linear layer of the transformer's blocks",
+}
 _WORD: Final = re.compile(r"[\w.+-]{1,40}")
 
 
@@ -44,6 +49,7 @@ def _settings(manifest: Manifest) -> Iterator[tuple[str, str]]:
     areas = (settings.resolution, *settings.also_resolutions)
     known = {
         "steps": ("steps a phase", str(settings.steps)),
+        "batch_size": ("batch size", str(settings.batch_size)),
         "rank": ("rank", str(settings.rank)),
         "learning_rate": ("learning rate", f"{settings.learning_rate:g}"),
         "resolution": ("area", ", ".join(f"{side}x{side}" for side in areas)),
@@ -54,6 +60,9 @@ def _settings(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield from (row for name, row in known.items() if name not in unknown)
     if imported is None:
         yield "alpha", f"{settings.alpha}, folded into the files: their strength is 1"
+    if settings.teacher is not None:
+        yield "taught by", escape(settings.teacher.describe())
+        yield "layers", f"{settings.layers}: {escape(_LAYERS[settings.layers])}"
     yield "schedule", escape(manifest.schedule.name)
     for name, value in sorted(settings.overrides.items()):
         yield f"SimpleTuner's {escape(name)}", _override(value)

@@ -1,0 +1,68 @@
+"""Runs at the start of every Python process of the trainer, and changes two things in it.
+
+Python imports a `sitecustomize` by itself. glance puts this folder on PYTHONPATH of the trainer
+alone, and says by environment variables what is wanted:
+
+- GLANCE_WITHOUT_PINNING: SimpleTuner 4.10 cannot train without an accelerator, because there
+  `Tensor.pin_memory` raises. Where torch finds an accelerator after all, nothing is changed.
+- GLANCE_TARGETS: the LoRA learns recorded velocities (glance_targets.py).
+"""
+
+import importlib.util
+import os
+import sys
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+
+
+class _Finder(MetaPathFinder):
+    """Waits for the import of one module, then steps aside and changes what was imported."""
+
+    def __init__(self, name, change):
+        self.name, self.change = name, change
+
+    def find_spec(self, name, path=None, target=None):
+        if name != self.name:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
+        run_module = spec.loader.exec_module
+
+        def exec_module(module):
+            run_module(module)
+            self.change(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def _do_without_pinning(torch):
+    if not torch.accelerator.is_available():
+        torch.Tensor.pin_memory = lambda self, *args, **kwargs: self
+
+
+def _teach(common):
+    from glance_targets import teach
+
+    teach(common.ModelFoundation, Path(os.environ["GLANCE_TARGETS"]))
+
+
+def _run_hidden_sitecustomize():
+    """Run the sitecustomize that this one stands in front of."""
+    here = Path(__file__).resolve().parent
+    for entry in sys.path:
+        candidate = Path(entry or ".") / "sitecustomize.py"
+        if candidate.is_file() and candidate.resolve().parent != here:
+            spec = importlib.util.spec_from_file_location("_hidden_sitecustomize", candidate)
+            if spec is not None and spec.loader is not None:
+                spec.loader.exec_module(importlib.util.module_from_spec(spec))
+            return
+
+
+if os.environ.get("GLANCE_WITHOUT_PINNING"):
+    sys.meta_path.insert(0, _Finder("torch", _do_without_pinning))
+if os.environ.get("GLANCE_TARGETS"):
+    sys.meta_path.insert(0, _Finder("simpletuner.helpers.models.common", _teach))
+_run_hidden_sitecustomize()
