@@ -1,12 +1,43 @@
-"""Which pictures are painted together: neighbours that differ in nothing but prompt and noise."""
+"""Which pictures are painted together, and what comes of it.
 
-from collections.abc import Iterator, Sequence
+Neighbours share a batch that differ in nothing but prompt and noise.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
+from PIL import Image
+
 from glance.diffusion.text import Encoded
+from glance.schedule import Phase
 from glance.settings import SampleSettings
 
 Pictures = Sequence[tuple[SampleSettings, Encoded]]
+
+
+@dataclass(frozen=True, slots=True)
+class Painted:
+    """One picture, and the latents that it came from."""
+
+    settings: SampleSettings
+    image: Image.Image
+    latents: torch.Tensor
+    """As they were handed over, (1, ...): see families.Latents. Of the base alone: empty."""
+    final: torch.Tensor
+    """At sigma 0, what was decoded: (1, ...) likewise, float32 on the CPU."""
+    preview: Image.Image | None = None
+    """What the model took the picture for at the hand-over, if that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Pictures that were painted together, the sigmas that were run, and what each part took."""
+
+    pictures: tuple[Painted, ...]
+    sigmas: Mapping[Phase, tuple[float, ...]]
+    seconds: Mapping[str, float]
 
 
 def gather(

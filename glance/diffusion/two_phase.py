@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 from PIL import Image
 
-from glance.diffusion.batches import Pictures, gather, portions, text_of
+from glance.diffusion.batches import Batch, Painted, Pictures, gather, portions, text_of
 from glance.diffusion.memory import explaining_lack_of_memory, is_lack_of_memory
 from glance.diffusion.phases import PhaseOutput, as_input, run_own, run_phase
 from glance.diffusion.placement import staying_placed
@@ -28,29 +28,6 @@ from glance.settings import SampleSettings
 # So many prompts are encoded before the first picture of them is begun: where memory is short the
 # text encoders come to the device once for all of them, and their embeddings take little room.
 _ROUND: Final = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Painted:
-    """One picture, and the latents that it came from."""
-
-    settings: SampleSettings
-    image: Image.Image
-    latents: torch.Tensor
-    """As they were handed over, (1, ...): see families.Latents. Of the base alone: empty."""
-    final: torch.Tensor
-    """At sigma 0, what was decoded: (1, ...) likewise, float32 on the CPU."""
-    preview: Image.Image | None = None
-    """What the model took the picture for at the hand-over, if that was asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Pictures that were painted together, the sigmas that were run, and what each part took."""
-
-    pictures: tuple[Painted, ...]
-    sigmas: Mapping[Phase, tuple[float, ...]]
-    seconds: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

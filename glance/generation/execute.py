@@ -25,8 +25,8 @@ _PARTS = ("load", "encode", "slow", "fast", "decode")
 """What a sampling is made of, and timed by."""
 
 if TYPE_CHECKING:
+    from glance.diffusion.batches import Batch, Painted
     from glance.diffusion.glance_pipeline import GlancePipeline
-    from glance.diffusion.two_phase import Batch, Painted
 
 
 def import_sampler(family: Family) -> None:
