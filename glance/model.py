@@ -161,6 +161,13 @@ def fingerprint(model: str, *, run: Path, transformer: str | None = None) -> str
     return digest.hexdigest()
 
 
+def find_packaged(model: str) -> str:
+    """Return where the model of that name in the package lies; any other model as it is."""
+    if model != _SMALL_MODEL.rpartition("/")[2] or Path(model).exists():
+        return model
+    return str(files("glance") / _SMALL_MODEL)
+
+
 def is_small_model(model: str) -> bool:
     """Whether `model`, a Hub id or a folder as it is found from here, is the package's small model.
 

@@ -37,6 +37,14 @@ class LauncherChoice(StrEnum):
     DIRECT = "direct"
 
 
+
+
+def _find_model(text: str) -> str:
+    from glance.model import find_packaged
+
+    return find_packaged(text)
+
+
 JsonOption = Annotated[
     bool, typer.Option("--json", help="One JSON document on stdout, at the end.")
 ]
@@ -117,7 +125,12 @@ LauncherOption = Annotated[
 ]
 ModelOption = Annotated[
     str | None,
-    typer.Option(help="Hub id, diffusers folder, or .safetensors file. Default: family's."),
+    typer.Option(
+        help="Hub id, diffusers folder, .safetensors file, or small-flux, which is in the "
+        "package. Default: family's.",
+        parser=_find_model,
+        metavar="<str>",
+    ),
 ]
 TrainingSeedOption = Annotated[int, typer.Option(help="Training seed, at least 1.")]
 OverridesOption = Annotated[
