@@ -7,13 +7,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from glance.compare import (
-    CompareRequest,
-    Comparison,
-    plan_comparison,
-    run_comparison,
-    save_sheet,
-)
+from glance.compare import CompareRequest, Report, compare_pair, plan_comparison
 from glance.compare.measure import import_similarity
 from glance.device import Device
 from glance.errors import Problem, RunError
@@ -43,8 +37,7 @@ class DemoResult:
     """What the demo made."""
 
     training: TrainingResult
-    comparison: Comparison
-    sheet: Path
+    report: Report
 
     @property
     def run(self) -> RunFolder:
@@ -55,18 +48,20 @@ class DemoResult:
         """Return what `glance demo --json` prints."""
         return {
             **self.training.to_json(),
-            "images": [str(self.sheet)],
+            "images": [str(self.report.sheet)],
             "comparison": {
                 row.prompt: [
                     {
                         "variant": cell.label,
-                        "seconds": round(cell.seconds, 3),
+                        "seconds": cell.to_json()["seconds"],
                         "verdict": cell.verdict,
                     }
                     for cell in row.cells.values()
                 ]
-                for row in self.comparison.rows
+                for row in self.report.comparison.rows
             },
+            "sentence": self.report.verdict.sentence,
+            "verdict": self.report.verdict.to_json(),
         }
 
 
@@ -84,10 +79,7 @@ def run_demo(output: Path | None, *, steps: int, on_event: EventSink) -> DemoRes
     prompts = (*held_out_prompts(), VAGUE_PROMPT)
     request = CompareRequest(run=run.path, prompts=prompts, device=Device.CPU)
     on_event(Noted("sampling: the base model and the pair, from the same noise"))
-    comparison = run_comparison(plan_comparison(request), on_event).judged(judge)
-    sheet = run.images / "sheet.png"
-    save_sheet(comparison, run.data / f"{SAMPLE}.png", sheet)
-    return DemoResult(training, comparison, sheet)
+    return DemoResult(training, compare_pair(plan_comparison(request), on_event, words=judge))
 
 
 def held_out_prompts() -> tuple[str, ...]:

@@ -1,27 +1,46 @@
 """Comparing without a model: what is planned, kept, told and drawn; painting is in tests/torch."""
 
+import json
 import os
 import re
+from html import unescape
 from pathlib import Path
 
+import numpy as np
 import pytest
-from fakes.comparisons import fill_cache, make_cell, make_comparison, make_row, write_caption
+from fakes.comparisons import (
+    fill_cache,
+    fill_worth,
+    make_cell,
+    make_comparison,
+    make_row,
+    write_caption,
+)
 from fakes.pairs import write_lora, write_run
 from PIL import Image
 
-from glance.compare import CompareRequest, Variant, plan_comparison, run_comparison, save_sheet
+from glance.compare import (
+    CompareRequest,
+    ComparisonPlan,
+    Variant,
+    compare_pair,
+    judge,
+    plan_comparison,
+    run_comparison,
+)
 from glance.compare.cache import Cache, Kept
+from glance.compare.execute import Comparer
 from glance.compare.outputs import write_report
 from glance.compare.page import save_page
-from glance.compare.sheet import MOST_ROWS
+from glance.compare.sheet import MOST_ROWS, save_sheet
 from glance.compare.shelf import Shelf
 from glance.compare.summary import describe, gain_of, mean_of, tabulate
-from glance.compare.trial import Outcome, describe_rows, judge_row
-from glance.errors import RunError, SettingsError, SetupError
+from glance.errors import RunError, SettingsError, SetupError, UsageError
 from glance.events import Event, Warned
 from glance.files import cache_folder
 
 RUN = Path("runs/cat")
+LATENTS = np.arange(8, dtype=np.float16).reshape(1, 4, 2)
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +50,17 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def keys(run: Path = RUN, **changes: object) -> dict[Variant, str]:
     request = CompareRequest(**{"run": run, "prompts": ("a hill",), "device": "cpu", **changes})
-    return dict(plan_comparison(request).rows[0].keys)
+    paintings = plan_comparison(request).rows[0].paintings
+    return {variant: one.key for variant, one in paintings.items()}
+
+
+def guidance(**changes: object) -> dict[Variant, tuple[float, float]]:
+    request = CompareRequest(RUN, ("a",), device="cpu", **changes)
+    paintings = plan_comparison(request).rows[0].paintings
+    return {
+        variant: (one.settings.slow_guidance, one.settings.fast_guidance)
+        for variant, one in paintings.items()
+    }
 
 
 class TestPlan:
@@ -118,6 +147,38 @@ class TestKeys:
         changed = {variant for variant in Variant if before[variant] != after[variant]}
         assert changed == {Variant.TEACHER}
 
+    def test_guidance_of_the_base_and_of_the_teacher_is_their_own(self) -> None:
+        write_run(RUN)
+
+        before = keys()
+        base, teacher = keys(base_guidance=(4.0, 4.0)), keys(teacher_guidance=4.0)
+
+        assert {v for v in Variant if before[v] != base[v]} == {Variant.BASE}
+        assert {v for v in Variant if before[v] != teacher[v]} == {Variant.TEACHER}
+
+    def test_the_usual_guidance_is_the_pairs_and_the_slow_phases_throughout(self) -> None:
+        write_run(RUN)
+
+        found = guidance()
+
+        assert found[Variant.TEACHER] == (3.5, 3.5)
+        assert found[Variant.BASE] == found[Variant.BOTH] == (3.5, 1.0)
+
+    def test_the_base_of_a_distilled_pair_is_guided_as_its_teacher_was(self) -> None:
+        run = write_run(RUN)
+        manifest = json.loads(run.manifest.read_text())
+        manifest["settings"]["teacher"] = {
+            "prompts": ["a mill"], "noises": 1, "sizes": [[64, 64]], "steps": 50,
+            "guidance": 5.0, "slow_guidance": 1.0, "fast_guidance": 1.0,
+        }  # fmt: skip
+        run.manifest.write_text(json.dumps(manifest))
+
+        found, asked = guidance(), guidance(base_guidance=(2.0, 3.0))
+
+        assert found[Variant.TEACHER] == found[Variant.BASE] == (5.0, 5.0)
+        assert found[Variant.BOTH] == (1.0, 1.0)
+        assert asked[Variant.BASE] == (2.0, 3.0)
+
     def test_weights_that_changed_in_place_are_another_model(self, tiny_weights: Path) -> None:
         write_run(RUN, model=os.path.relpath(tiny_weights.parents[1], RUN))
         before = keys()
@@ -156,24 +217,34 @@ class TestCache:
     def test_it_gives_back_what_was_kept(self) -> None:
         cache, image = Cache.of_user(), Image.radial_gradient("L").convert("RGB")
 
-        cache.keep("a" * 64, Kept(image, 1.25))
+        cache.keep("a" * 64, Kept(image, LATENTS))
         found = cache.find("a" * 64)
 
         assert found is not None
-        assert (found.image.tobytes(), found.seconds) == (image.tobytes(), 1.25)
-        assert cache.find("b" * 64) is None
+        assert found.tobytes() == image.tobytes()
+        assert np.array_equal(cache.find_latents("a" * 64), LATENTS)
+        assert cache.find("b" * 64) is cache.find_latents("b" * 64) is None
 
+    @pytest.mark.parametrize("folder", ["pictures", "latents"])
     @pytest.mark.parametrize("damage", ["cut", "flipped", "other", "empty"])
-    def test_a_damaged_picture_counts_as_none(self, damage: str) -> None:
+    def test_a_damaged_picture_counts_as_none(self, folder: str, damage: str) -> None:
         cache = Cache.of_user()
-        cache.keep("a", Kept(Image.radial_gradient("L").convert("RGB"), 1.0))
-        (path,) = cache.folder.glob("pictures/*")
+        cache.keep("a", Kept(Image.radial_gradient("L").convert("RGB"), LATENTS))
+        (path,) = cache.folder.glob(f"{folder}/*")
         content = path.read_bytes()
         half = len(content) // 2
         flipped = content[:half] + bytes([content[half] ^ 4]) + content[half + 1 :]
         path.write_bytes({"cut": content[:half], "flipped": flipped}.get(damage, b""))
         if damage == "other":
-            Image.new("RGB", (4, 4)).save(path)
+            Image.new("RGB", (4, 4)).save(path, format="PNG")
+
+        assert cache.find("a") is None
+
+    def test_a_picture_without_its_latents_counts_as_none(self) -> None:
+        cache = Cache.of_user()
+        cache.keep("a", Kept(Image.new("RGB", (8, 8)), LATENTS))
+        (path,) = cache.folder.glob("latents/*")
+        path.unlink()
 
         assert cache.find("a") is None
 
@@ -190,14 +261,16 @@ class TestCache:
     def test_what_was_used_longest_ago_goes_first(self) -> None:
         cache = Cache.of_user()
         for age, key in enumerate("abc"):
-            cache.keep(key, Kept(Image.new("RGB", (8, 8)), 1.0))
-            path = cache.folder / f"pictures/{key}.png"
-            os.utime(path, (1000 - age, 1000 - age))
+            cache.keep(key, Kept(Image.new("RGB", (8, 8)), LATENTS))
+            paths = list(cache.folder.glob(f"*/{key}.*"))
+            for path in paths:
+                os.utime(path, (1000 - age, 1000 - age))
         cache.find("c")
 
-        cache.trim(limit=2 * path.stat().st_size)
+        cache.trim(limit=2 * sum(path.stat().st_size for path in paths))
 
-        assert {path.stem for path in cache.folder.glob("pictures/*")} == {"a", "c"}
+        left = sorted(path.name for path in cache.folder.glob("*/*"))
+        assert left == ["a.npy", "a.png", "c.npy", "c.png"]
 
     def test_a_cache_that_cannot_be_written_is_said_once_and_stops_nothing(self) -> None:
         events: list[Event] = []
@@ -206,9 +279,10 @@ class TestCache:
         shelf = Shelf(Cache.of_user(), events.append)
 
         for key in "ab":
-            shelf.keep(key, Kept(Image.new("RGB", (8, 8)), 1.0))
+            shelf.keep(key, Kept(Image.new("RGB", (8, 8)), LATENTS))
 
         assert shelf.find("a") is None
+        assert np.array_equal(shelf.read_latents("a"), LATENTS)
         assert len(events) == 1
         assert isinstance(events[0], Warned)
         assert "set XDG_CACHE_HOME" in str(events[0].hint)
@@ -222,13 +296,59 @@ class TestCache:
 
         cells = comparison.rows[0].cells
         assert [cell.was_cached for cell in cells.values()] == [True] * len(Variant)
+        assert [cell.seconds for cell in cells.values()] == [None] * len(Variant)
         assert [cell.steps for cell in cells.values()] == [50, 10, 10, 10, 10]
         assert (cells[Variant.BOTH].ssim, cells[Variant.TEACHER].ssim) == (0.8, None)
 
 
+class TestVerdictOfACachedRun:
+    def fill(self, seeds: tuple[int, ...], **changes: object) -> ComparisonPlan:
+        write_run(RUN)
+        request = CompareRequest(RUN, ("a", "b"), seeds=seeds, device="cpu", **changes)
+        plan = plan_comparison(request)
+        fill_cache(plan)
+        return plan
+
+    def test_it_is_written_down_with_all_its_figures(self) -> None:
+        plan = self.fill((0, 1, 2, 3))
+        fill_worth(plan)
+
+        report = compare_pair(plan, lambda _: None)
+
+        assert list(report.document)[-1] == "verdict"
+        verdict = report.document["verdict"]
+        assert verdict["variety"] == {"base": 1.6667, "pair": 1.25}
+        assert verdict["worth_steps"] == 5  # the first n with 0.99 / n <= 0.2
+        assert verdict["images"] == 8
+        page = unescape((plan.folder / "index.html").read_text())
+        assert f"<strong>{report.verdict.sentence}</strong>" in page
+
+    @pytest.mark.parametrize(("distance", "steps"), [(0.6, 2), (1 / 12, 12), (0.05, 20), (0, 50)])
+    def test_worth_is_the_fewest_steps_that_come_as_near(self, distance: float, steps: int) -> None:
+        plan = self.fill((0, 1, 2, 3))
+        fill_worth(plan)
+        rows = [make_row(both=1 - distance)] * 8
+
+        assert Comparer(plan, lambda _: None).find_worth(make_comparison(*rows)) == steps
+
+    def test_worth_is_not_looked_for_below_eight_pictures_nor_unasked(self) -> None:
+        assert not self.fill((0, 1, 2)).finds_worth
+        assert not self.fill((0, 1, 2, 3), finds_worth=False).finds_worth
+
+    def test_pictures_of_different_prompts_have_no_variety(self) -> None:
+        assert compare_pair(self.fill((7,)), lambda _: None).verdict.variety is None
+
+    def test_variants_that_it_needs_must_be_there(self) -> None:
+        plan = self.fill((0,), variants=(Variant.TEACHER, Variant.BOTH))
+
+        with pytest.raises(UsageError, match="no verdict without base"):
+            compare_pair(plan, lambda _: None)
+
+
 class TestSummary:
-    def test_a_single_picture_has_no_interval(self) -> None:
-        found = describe(make_comparison())
+    @pytest.mark.parametrize("count", [1, 7])
+    def test_fewer_than_eight_pictures_have_no_interval(self, count: int) -> None:
+        found = describe(make_comparison(*[make_row(str(number)) for number in range(count)]))
 
         assert found["means"]["both"]["ssim"] == {"mean": 0.8, "low": None, "high": None}
         assert found["both_minus_base"]["ssim"] == {"mean": 0.3, "low": None, "high": None}
@@ -247,7 +367,7 @@ class TestSummary:
         assert found.interval[0] < 0.65 < found.interval[1]
 
     def test_a_gain_is_paired(self) -> None:
-        values = (0.1, 0.4, 0.9)
+        values = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
         rows = [make_row("a", s, base=v, both=v + 0.05) for s, v in enumerate(values)]
 
         found = gain_of(make_comparison(*rows), "ssim")
@@ -266,9 +386,18 @@ class TestSummary:
     def test_the_table_has_a_line_a_variant_and_no_empty_column(self) -> None:
         header, rows = tabulate(make_comparison())
 
-        assert header == ("picture", "seconds", "SSIM", "PSNR dB")
-        assert rows[0] == ("base, 50 steps", "2.00", "-", "-")
-        assert rows[-1] == ("both, 10 steps", "2.00", "0.800", "32.0")
+        assert header == ("picture", "seconds", "latents", "SSIM", "PSNR dB")
+        assert rows[0] == ("base, 50 steps", "2.00", "-", "-", "-")
+        assert rows[-1] == ("both, 10 steps", "2.00", "0.200", "0.800", "32.0")
+
+    @pytest.mark.parametrize("cached", [Variant.BASE, Variant.BOTH])
+    def test_seconds_of_the_pair_and_of_the_base_go_together(self, cached: Variant) -> None:
+        row = make_row("b")
+        cells = {**row.cells, cached: make_cell(cached, seconds=None, was_cached=True)}
+        comparison = make_comparison(make_row(), type(row)("b", 0, cells))
+
+        assert tabulate(comparison)[0] == ("picture", "latents", "SSIM", "PSNR dB")
+        assert not any("seconds" in means for means in describe(comparison)["means"].values())
 
 
 def size_of(path: str) -> tuple[int, int]:
@@ -280,7 +409,7 @@ class TestSheet:
     def test_it_shows_all_of_it(self, pair: Path) -> None:
         save_sheet(make_comparison(make_row("a"), make_row("b")), pair, Path("sheet.png"))
 
-        assert size_of("sheet.png") == (6 * 168 + 8, 2 * (34 + 160 + 60 + 8))
+        assert size_of("sheet.png") == (6 * 168 + 8, 2 * (34 + 160 + 75 + 8))
 
     def test_without_a_sample_its_column_is_left_out(self) -> None:
         save_sheet(make_comparison(), None, Path("sheet.png"))
@@ -301,7 +430,12 @@ class TestSheet:
     def test_it_ends_somewhere(self) -> None:
         save_sheet(make_comparison(*[make_row()] * (MOST_ROWS + 5)), None, Path("sheet.png"))
 
-        assert size_of("sheet.png")[1] == MOST_ROWS * (34 + 160 + 60 + 8)
+        assert size_of("sheet.png")[1] == MOST_ROWS * (34 + 160 + 75 + 8)
+
+    def test_a_headline_stands_above_the_rows(self) -> None:
+        save_sheet(make_comparison(), None, Path("sheet.png"), headline="it helps, " * 20)
+
+        assert size_of("sheet.png")[1] == 2 * 18 + 34 + 160 + 75 + 8
 
 
 class TestPage:
@@ -339,37 +473,12 @@ class TestPage:
         assert Path("index.html").stat().st_size < 1_500_000 < len(noise.tobytes())
 
 
-class TestTrial:
-    def test_nearer_is_said_with_its_figures(self) -> None:
-        rows = (make_row(base=0.84, both=0.91), make_row("b", base=0.7, both=0.6))
-
-        assert describe_rows(rows) == (
-            "it worked on this sample: the pair's 10 steps are nearer to the base's 50 than the "
-            "base's own 10 (SSIM 0.91 against 0.84); on another prompt they are further away; "
-            "2 pictures prove little"
-        )
-
-    def test_further_and_alike_are_said_too(self) -> None:
-        further = describe_rows((make_row(base=0.84, both=0.7),))
-        alike = describe_rows((make_row(base=0.84, both=0.845),))
-
-        assert further.startswith("it did not help: the pair's 10 steps are further from")
-        assert alike.startswith("too close to call: ")
-
-    def test_figures_that_disagree_call_nothing(self) -> None:
-        row = make_row(base=0.5)
-        cell = make_cell(Variant.BOTH, figures={"ssim": 0.9, "psnr": 3.0})
-        cells = {**row.cells, Variant.BOTH: cell}
-
-        assert judge_row(type(row)("x", 0, cells)) is Outcome.ALIKE
-
-
 def test_a_folder_that_cannot_be_written_is_said() -> None:
     write_run(RUN)
     plan = plan_comparison(CompareRequest(RUN, ("a",), device="cpu", output=Path("out")))
     Path("out").write_text("a file is in the way")
 
     with pytest.raises(SetupError, match="cannot write") as refused:
-        write_report(plan, make_comparison())
+        write_report(plan, make_comparison(), judge(make_comparison()))
 
     assert str(refused.value.problems[0].hint).startswith("give --output a folder")

@@ -15,7 +15,7 @@ from fakes.hub_repos import TOKEN, Repo, RepoHub
 from fakes.pairs import write_run
 from PIL import Image
 
-from glance.compare import CompareRequest, plan_comparison
+from glance.compare import CompareRequest, judge, plan_comparison
 from glance.compare.outputs import write_report
 from glance.errors import InputError, RunError, SettingsError, SetupError
 from glance.events import Event, Warned
@@ -51,7 +51,8 @@ def compare(run: RunFolder, *rows: Any) -> None:
     """Leave a comparison in the run, of plain colours."""
     plan = plan_comparison(CompareRequest(run=run.path, prompts=("a hill",), device="cpu"))
     plan.folder.mkdir(parents=True, exist_ok=True)
-    write_report(plan, make_comparison(*rows))
+    comparison = make_comparison(*rows)
+    write_report(plan, comparison, judge(comparison))
 
 
 def paint(run: RunFolder, name: str, *, prompt: str = "a mill", **changes: Any) -> None:

@@ -34,5 +34,6 @@ def demo(
         result = run_demo(output, steps=steps, on_event=on_event)
     console.note(f'next:    glance infer --run {result.run.path} --prompt "{VAGUE_PROMPT}"')
     console.note("the sheet to look at:")
-    console.result(str(result.sheet))
+    console.result(str(result.report.sheet))
+    console.result(result.report.verdict.sentence)
     console.document(result.to_json())

@@ -1,6 +1,5 @@
 """`glance train`: from one picture and its caption to two LoRAs."""
 
-from enum import StrEnum
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +12,7 @@ from glance.cli._options import (
     DeviceChoice,
     DeviceOption,
     DevicesOption,
+    DryRunOption,
     EventsOption,
     FamilyOfModelOption,
     FastStepsOption,
@@ -20,36 +20,30 @@ from glance.cli._options import (
     JsonOption,
     LauncherChoice,
     LauncherOption,
+    ModelOption,
+    OverridesOption,
+    PhaseChoice,
+    PhaseOption,
     PresetChoice,
     PresetOption,
     QuietOption,
     ReferenceOption,
+    RestartOption,
     ScheduleOption,
     SlowStepsOption,
     SlowTimestepsOption,
+    StopWithinOption,
     TeacherStepsOption,
+    TrainingSeedOption,
+    TrustOption,
     VerboseOption,
 )
 from glance.console import Console, format_json
 from glance.events import EventSink, Noted
-from glance.schedule import Phase
 
 if TYPE_CHECKING:
-    from glance.compare.trial import Trial
+    from glance.compare import Report
     from glance.training.execute import TrainingResult
-
-
-class PhaseChoice(StrEnum):
-    """--phase."""
-
-    BOTH = "both"
-    SLOW = "slow"
-    FAST = "fast"
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """The phases it stands for, in training order."""
-        return tuple(Phase) if self is PhaseChoice.BOTH else (Phase(self.value),)
 
 
 def train(
@@ -57,10 +51,7 @@ def train(
     caption: CaptionOption = None,
     reference: ReferenceOption = None,
     family: FamilyOfModelOption = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Hub id, diffusers folder, or .safetensors file. Default: family's."),
-    ] = None,
+    model: ModelOption = None,
     base: BaseOption = None,
     run: Annotated[
         Path | None,
@@ -82,14 +73,14 @@ def train(
     crop: Annotated[
         str, typer.Option(help="Show it whole, its center, its corner; several: whole,center.")
     ] = "whole",
-    seed: Annotated[int, typer.Option(help="Training seed, at least 1.")] = 1,
+    seed: TrainingSeedOption = 1,
     schedule: ScheduleOption = "seed",
     slow_timesteps: SlowTimestepsOption = None,
     fast_timesteps: FastTimestepsOption = None,
     slow_steps: SlowStepsOption = None,
     fast_steps: FastStepsOption = None,
     teacher_steps: TeacherStepsOption = None,
-    phase: Annotated[PhaseChoice, typer.Option(help="Which LoRA to train.")] = PhaseChoice.BOTH,
+    phase: PhaseOption = PhaseChoice.BOTH,
     device: DeviceOption = DeviceChoice.AUTO,
     devices: DevicesOption = "0",
     preset: PresetOption = PresetChoice.GB24,
@@ -100,26 +91,12 @@ def train(
     sample_prompt: Annotated[
         str | None, typer.Option(help="What it paints. Default: the caption.")
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Further SimpleTuner option; repeatable."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show files and commands, touch nothing.")
-    ] = False,
-    restart: Annotated[
-        bool,
-        typer.Option("--restart", help="Discard what the run has trained, begin anew."),
-    ] = False,
+    overrides: OverridesOption = None,
+    dry_run: DryRunOption = False,
+    restart: RestartOption = False,
     launcher: LauncherOption = LauncherChoice.SIMPLETUNER,
-    trust: Annotated[
-        bool,
-        typer.Option("--trust", help="Continue a run that was begun elsewhere: unpickles it."),
-    ] = False,
-    stop_within: Annotated[
-        float,
-        typer.Option(min=0, help="Seconds that a first Ctrl-C waits for a checkpoint."),
-    ] = 60.0,
+    trust: TrustOption = False,
+    stop_within: StopWithinOption = 60.0,
     compare: Annotated[
         bool,
         typer.Option("--compare", help="At the end, paint with the pair and without: did it help?"),
@@ -198,19 +175,19 @@ def train(
         console.result(str(result.run.path))
         for line in result.summarise():
             console.note(line)
-        trial = _try_pair(result, on_event) if compare else None
-    compared = {} if trial is None else {"comparison": trial.to_json()}
+        report = _try_pair(result, on_event) if compare else None
+    compared = {} if report is None else {"comparison": report.to_json()}
     console.document({**result.to_json(), **compared})
-    if trial is not None:
-        console.note(f"the sheet to look at: {trial.report.sheet}")
-        console.note(trial.sentence)
+    if report is not None:
+        console.note(f"the sheet to look at: {report.sheet}")
+        console.result(report.verdict.sentence)
     if result.manifest.is_finished:
-        edited = " --reference x.png" if plan.sample.reference else ""
+        edited = " --reference x.png" if plan.pair.reference else ""
         path = quote(str(result.run.path))
         console.note(f'next: glance infer --run {path} --prompt "..."{edited}')
 
 
-def _try_pair(result: "TrainingResult", on_event: EventSink) -> "Trial | None":
+def _try_pair(result: "TrainingResult", on_event: EventSink) -> "Report | None":
     """Compare the pair with its base model; None while a phase is still to be trained."""
     if not result.manifest.is_finished:
         on_event(Noted("there is no pair to compare yet: one phase is still to be trained"))

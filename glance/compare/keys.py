@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from glance.compare.request import Variant
 from glance.generation.request import GenerationPlan
 from glance.provenance import Record, ScheduleUse
 from glance.schedule import resolve_schedule
@@ -16,21 +15,21 @@ _BLOCK: Final = 1 << 16  # bytes
 _BLOCKS: Final = 16  # of a file
 
 
-def picture_key(record: Record, variant: Variant, *, teacher_steps: int, weights: str) -> str:
-    """Return a variant's key, from the record of the picture that both LoRAs paint.
+def picture_key(
+    record: Record, changes: Mapping[str, Any], *, own_steps: int | None, weights: str
+) -> str:
+    """Return a picture's key, from the record of the one that both LoRAs paint.
 
-    `weights` is what `sample_weights` says. A picture of the base model alone has the same key for
-    every pair of that model; the teacher's has it whatever the pair's schedule.
+    `changes` are those of its settings, `loras` among them; `own_steps` are those of the model's
+    own schedule, None where the pair's is stepped along; `weights` is what `sample_weights` says.
+    A picture of the base model alone has the same key for every pair of that model; along its own
+    schedule it has it whatever the pair's.
     """
-    used = tuple(use for use in record.loras if use.phase in variant.loras)
-    settings = record.settings.model_copy(update={"loras": variant.loras})
-    changes = {"settings": settings, "loras": used}
-    if variant is Variant.TEACHER:
-        alone = {"fast_guidance": settings.slow_guidance, "slow_scale": 1.0, "fast_scale": 1.0}
-        changes["settings"] = settings.model_copy(update=alone)
-        changes["schedule"] = ScheduleUse.of(resolve_schedule(DEFAULT_SCHEDULE))
-    steps = teacher_steps if variant is Variant.TEACHER else None
-    decisive = [record.model_copy(update=changes).key(), steps, weights]
+    used = tuple(use for use in record.loras if use.phase in changes["loras"])
+    update = {"settings": record.settings.model_copy(update=changes), "loras": used}
+    if own_steps is not None:
+        update["schedule"] = ScheduleUse.of(resolve_schedule(DEFAULT_SCHEDULE))
+    decisive = [record.model_copy(update=update).key(), own_steps, weights]
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
 
 

@@ -10,6 +10,7 @@ from glance.compare.request import SHEET, ComparisonPlan, Variant
 from glance.compare.result import Comparison
 from glance.compare.sheet import save_sheet
 from glance.compare.summary import describe
+from glance.compare.verdict import Verdict
 from glance.errors import SetupError
 from glance.files import replacing, write_json
 
@@ -19,9 +20,10 @@ _NAME: Final = re.compile(rf"\d+-({'|'.join(Variant)})\.png")
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A comparison, and where it is written down."""
+    """A comparison, what it says of the pair, and where it is written down."""
 
     comparison: Comparison
+    verdict: Verdict
     folder: Path
     document: dict[str, Any]
 
@@ -41,17 +43,18 @@ class Report:
         return {**places, **self.document}
 
 
-def write_report(plan: ComparisonPlan, comparison: Comparison) -> Report:
+def write_report(plan: ComparisonPlan, comparison: Comparison, verdict: Verdict) -> Report:
     """Write pictures/, sheet.png, index.html and compare.json into the plan's folder.
 
     compare.json comes last: what it speaks of is there. Raises SetupError.
     """
-    document = {**_facts(plan), **describe(comparison)}
-    report = Report(comparison, plan.folder, document)
+    said = {"sentence": verdict.sentence, "verdict": verdict.to_json()}
+    document = {**_facts(plan), **describe(comparison), **said}
+    report = Report(comparison, verdict, plan.folder, document)
     try:
         _save_pictures(comparison, plan.folder)
-        save_sheet(comparison, plan.sample, report.sheet)
-        save_page(comparison, plan.sample, report.page)
+        save_sheet(comparison, plan.sample, report.sheet, headline=verdict.sentence)
+        save_page(comparison, plan.sample, report.page, headline=verdict.sentence)
         write_json(plan.folder / "compare.json", report.document)
     except BrokenPipeError:  # not the folder: whoever read our output has left
         raise

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from glance.compare.result import Cell, Comparison, Row
-from glance.compare.summary import FIGURES, gain_of, tabulate
+from glance.compare.summary import FIGURES, TITLES, gain_of, tabulate
 from glance.files import write_text
 
 if TYPE_CHECKING:
@@ -28,22 +28,27 @@ th, td { border-bottom: 1px solid #8886; padding: .25rem .75rem; text-align: rig
 th:first-child, td:first-child { text-align: left }
 """
 _FOOT: Final = """
-<p>All pictures of a row begin with the same noise. SSIM and PSNR compare each with the first
-one: higher is nearer. They say nothing of which is the better picture. In brackets: 95 %
-intervals by a bootstrap over prompts and seeds.</p>
+<p>All pictures of a row begin with the same noise. Each is compared with the first one: latents is
+the root mean square of their difference, lower is nearer; SSIM and PSNR: higher is nearer. They
+say nothing of which is the better picture. In brackets, from eight pictures on: 95 % intervals by
+a bootstrap over prompts and seeds.</p>
 """
 
 
-def save_page(comparison: Comparison, sample: Path | None, path: Path) -> None:
+def save_page(
+    comparison: Comparison, sample: Path | None, path: Path, *, headline: str = ""
+) -> None:
     """Write the page to `path`; `sample` is what the pair was trained on. Raises OSError."""
-    write_text(path, "".join(_page(comparison, sample)))
+    write_text(path, "".join(_page(comparison, sample, headline)))
 
 
-def _page(comparison: Comparison, sample: Path | None) -> Iterator[str]:
+def _page(comparison: Comparison, sample: Path | None, headline: str) -> Iterator[str]:
     yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
     yield f"<title>glance compare</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
     yield "<h1>glance compare</h1>\n"
+    if headline:
+        yield f"<p><strong>{escape(headline)}</strong></p>\n"
     yield from _table(comparison)
     yield _FOOT
     if sample is not None:
@@ -66,7 +71,7 @@ def _table(comparison: Comparison) -> Iterator[str]:
     for row in rows:
         yield f"<tr>{''.join(f'<td>{escape(text)}</td>' for text in row)}</tr>\n"
     yield "</tbody>\n</table></div>\n"
-    gains = {name.upper(): gain_of(comparison, name) for name in FIGURES}
+    gains = {TITLES.get(name, name): gain_of(comparison, name) for name in FIGURES}
     said = [f"{name} {gain.show(3)}" for name, gain in gains.items() if gain is not None]
     if said:
         yield f"<p>Both LoRAs minus the base along the same sigmas: {'; '.join(said)}.</p>\n"
@@ -74,7 +79,7 @@ def _table(comparison: Comparison) -> Iterator[str]:
 
 def _figure(row: Row, cell: Cell) -> str:
     alt = escape(f"{cell.label}, seed {row.seed}: {row.prompt}", quote=True)
-    words = [cell.label, f"{cell.seconds:.2f} s", *_said(cell)]
+    words = [cell.label, *_said(cell)]
     caption = "<br>".join(map(escape, words))
     return (
         f'<figure><img src="{_embed(cell.image)}" width="{cell.image.width}" '
@@ -84,11 +89,15 @@ def _figure(row: Row, cell: Cell) -> str:
 
 
 def _said(cell: Cell) -> Iterator[str]:
+    if cell.seconds is not None:
+        yield f"{cell.seconds:.2f} s"
+    if cell.distance is not None:
+        yield f"latents {cell.distance:.3f}"
     if cell.ssim is not None and cell.psnr is not None:
         yield f"SSIM {cell.ssim:.3f}, PSNR {cell.psnr:.1f} dB"
-    for name in FIGURES[2:]:
+    for name in ("lpips", "clip"):
         if name in cell.figures:
-            yield f"{name.upper()} {cell.figures[name]:.3f}"
+            yield f"{TITLES[name]} {cell.figures[name]:.3f}"
     if cell.verdict:
         yield cell.verdict
 

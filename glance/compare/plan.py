@@ -1,14 +1,29 @@
 """Decide a comparison: the run, what is painted, under which keys. Loads no model."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from glance.compare.keys import picture_key, sample_weights
-from glance.compare.request import SHEET, CompareRequest, ComparisonPlan, PlannedRow
+from glance.compare.request import (
+    FEWEST,
+    JUDGED,
+    SHEET,
+    CompareRequest,
+    ComparisonPlan,
+    Painting,
+    PlannedRow,
+    Variant,
+)
 from glance.errors import SettingsError, UsageError
 from glance.generation.plan import plan_generation
 from glance.generation.request import GenerationPlan, InferRequest, PlannedPicture
 from glance.run import RunFolder, find_newest_run, load_manifest, read_caption
+from glance.schedule import Phase, Schedule
+from glance.settings import SampleSettings, Teacher
+
+_GUIDANCE: Final = ("slow_guidance", "fast_guidance")
 
 
 def plan_comparison(request: CompareRequest) -> ComparisonPlan:
@@ -26,18 +41,33 @@ def plan_comparison(request: CompareRequest) -> ComparisonPlan:
     run = RunFolder(request.run) if request.run is not None else find_newest_run()
     # without any run the planning below refuses, in the words of `glance infer`
     subject = _Subject("", Path()) if run is None else _find_subject(run, request)
+    if run is not None:
+        request = _guide_as_taught(request, load_manifest(run).settings.teacher)
     generation = plan_generation(_as_infer(request, subject))
     weights = sample_weights(generation)
     return ComparisonPlan(
         generation=generation,
-        rows=tuple(_plan_row(one, request, weights) for one in generation.pictures),
+        rows=tuple(
+            _plan_row(one, request, generation.schedule, weights) for one in generation.pictures
+        ),
         variants=tuple(dict.fromkeys(request.variants)),
         teacher_steps=request.teacher_steps,
         metrics=tuple(dict.fromkeys(request.metrics)),
         is_cacheable=_knows_its_model(generation),
         sample=subject.picture,
         folder=request.output or subject.folder,
+        teacher_guidance=request.teacher_guidance,
+        finds_worth=request.finds_worth
+        and set(JUDGED) <= set(request.variants)
+        and len(generation.pictures) >= FEWEST,
+        weights=weights,
     )
+
+
+def plan_own(plan: ComparisonPlan, row: PlannedRow, steps: int) -> Painting:
+    """Return the picture of the base model alone along its own schedule of so many steps."""
+    guided = _guide_teacher(row.settings, plan.teacher_guidance)
+    return _plan_painting(row.picture, Variant.TEACHER, guided, steps=steps, weights=plan.weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +95,21 @@ def _find_subject(run: RunFolder, request: CompareRequest) -> _Subject:
     )
 
 
+def _guide_as_taught(request: CompareRequest, teacher: Teacher | None) -> CompareRequest:
+    """Guide the base as the pair's own teacher was, where it has one and nothing else was said.
+
+    The pair may have learnt to do without; the base has not.
+    """
+    if teacher is None:
+        return request
+    base, many = request.base_guidance, request.teacher_guidance
+    return replace(
+        request,
+        base_guidance=(teacher.guidance, teacher.guidance) if base is None else base,
+        teacher_guidance=teacher.guidance if many is None else many,
+    )
+
+
 def _as_infer(request: CompareRequest, subject: _Subject) -> InferRequest:
     prompts = request.prompts or (() if request.prompt_file else (subject.caption,))
     return InferRequest(
@@ -77,19 +122,41 @@ def _as_infer(request: CompareRequest, subject: _Subject) -> InferRequest:
         device=request.device,
         memory=request.memory,
         quantize=request.quantize,
+        batch_size=request.batch_size,
         output=None if request.output is None else request.output / SHEET,
         metadata=False,
     )
 
 
-def _plan_row(one: PlannedPicture, request: CompareRequest, weights: str) -> PlannedRow:
-    keys = {
-        variant: picture_key(
-            one.record, variant, teacher_steps=request.teacher_steps, weights=weights
-        )
-        for variant in request.variants
-    }
-    return PlannedRow(one.settings, keys)
+def _plan_row(
+    one: PlannedPicture, request: CompareRequest, schedule: Schedule, weights: str
+) -> PlannedRow:
+    few = sum(len(schedule.phase(phase).timesteps) for phase in Phase)
+    paintings = {}
+    for variant in request.variants:
+        steps, guided = few, dict[str, float]()
+        if variant is Variant.TEACHER:
+            steps = request.teacher_steps
+            guided = _guide_teacher(one.settings, request.teacher_guidance)
+        elif variant is Variant.BASE and request.base_guidance is not None:
+            guided = dict(zip(_GUIDANCE, request.base_guidance, strict=True))
+        paintings[variant] = _plan_painting(one, variant, guided, steps=steps, weights=weights)
+    return PlannedRow(one, paintings)
+
+
+def _guide_teacher(settings: SampleSettings, guidance: float | None) -> dict[str, float]:
+    """Return all that phases may differ in, the same for both: the teacher has none."""
+    used = settings.slow_guidance if guidance is None else guidance
+    return {**dict.fromkeys(_GUIDANCE, used), "slow_scale": 1.0, "fast_scale": 1.0}
+
+
+def _plan_painting(
+    one: PlannedPicture, variant: Variant, guided: Mapping[str, float], *, steps: int, weights: str
+) -> Painting:
+    changes = {**guided, "loras": variant.loras}
+    own_steps = steps if variant is Variant.TEACHER else None
+    key = picture_key(one.record, changes, own_steps=own_steps, weights=weights)
+    return Painting(variant, steps, one.settings.model_copy(update=changes), key)
 
 
 def _knows_its_model(plan: GenerationPlan) -> bool:

@@ -1,6 +1,6 @@
 """What is asked of a comparison, and what was decided: plain objects."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -8,12 +8,13 @@ from types import MappingProxyType
 from typing import Final
 
 from glance.device import AUTO
-from glance.generation.request import GenerationPlan
+from glance.generation.request import GenerationPlan, PlannedPicture
 from glance.memory import Memory, Quantize
 from glance.schedule import Phase
 from glance.settings import SampleSettings
 
 TEACHER_STEPS: Final = 50  # what the method distils from
+FEWEST: Final = 8  # pictures: of fewer, no interval, no verdict, and no worth in steps
 SHEET: Final = "sheet.png"
 
 
@@ -38,6 +39,8 @@ class Variant(StrEnum):
         return f"{_TITLES[self]}, {steps} steps"
 
 
+JUDGED: Final = (Variant.TEACHER, Variant.BASE, Variant.BOTH)
+"""What a verdict is made of."""
 _LORAS: Final[Mapping[Variant, tuple[Phase, ...]]] = MappingProxyType(
     {
         Variant.TEACHER: (),
@@ -83,18 +86,47 @@ class CompareRequest:
     metrics: tuple[Metric, ...] = ()
     output: Path | None = None
     """Folder of the sheet, the page and the figures; None: images/compare of the run."""
+    base_guidance: tuple[float, float] | None = None
+    """Of BASE, in the slow and in the fast phase: a pair that learnt to do without classifier-free
+    guidance is compared with a base that has it. None: that of the pair's own teacher where the
+    run is a distilled one, else the pair's."""
+    teacher_guidance: float | None = None
+    """Of TEACHER. None: likewise, else the slow phase's."""
+    finds_worth: bool = True
+    """Look for the number of the base's own steps that the pair is worth, from FEWEST pictures on:
+    see Comparer.find_worth."""
+    batch_size: int = 1
+    """Pictures of one variant that are painted at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Painting:
+    """One picture of some noise: how it is painted, and its name in the cache."""
+
+    variant: Variant
+    steps: int
+    """Forward passes; of TEACHER they follow the model's own schedule of as many steps."""
+    settings: SampleSettings
+    key: str
+
+    @property
+    def label(self) -> str:
+        """How it is made, in words."""
+        return self.variant.label(self.steps)
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedRow:
-    """One prompt and seed, and the cache's key of each of its pictures."""
+    """One prompt and seed, and the pictures of it."""
 
-    settings: SampleSettings
-    keys: Mapping[Variant, str]
+    picture: PlannedPicture
+    """The pair's."""
+    paintings: Mapping[Variant, Painting]
 
-    def settings_of(self, variant: Variant) -> SampleSettings:
-        """Return what is sampled for a variant."""
-        return self.settings.model_copy(update={"loras": variant.loras})
+    @property
+    def settings(self) -> SampleSettings:
+        """The pair's."""
+        return self.picture.settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,15 +144,12 @@ class ComparisonPlan:
     sample: Path | None
     """The picture that the pair was trained on, where the run holds it."""
     folder: Path
+    teacher_guidance: float | None
+    finds_worth: bool
+    weights: str
+    """See keys.sample_weights."""
 
-    def steps(self, variant: Variant) -> int:
-        """Return how many forward passes a picture of the variant takes."""
-        if variant is Variant.TEACHER:
-            return self.teacher_steps
-        return sum(len(self.generation.schedule.phase(phase).timesteps) for phase in Phase)
-
-    def cells(self) -> Iterator[tuple[PlannedRow, Variant]]:
-        """Yield every picture, row by row."""
-        for row in self.rows:
-            for variant in self.variants:
-                yield row, variant
+    @property
+    def paintings(self) -> tuple[Painting, ...]:
+        """Every picture, row by row."""
+        return tuple(one for row in self.rows for one in row.paintings.values())

@@ -1,7 +1,7 @@
 """What came of a comparison: rows of pictures with their figures."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from glance.compare.request import Variant
@@ -17,17 +17,19 @@ Judge = Callable[[str, "Image"], str]
 class Cell:
     """One picture: how it was made, what it took, how near it is to the teacher's.
 
-    `seconds` are those of denoising and decoding when it was painted, whenever that was. Figures
-    that need a teacher are None where there is none, or where the cell is the teacher itself.
+    Figures that need a teacher are None where there is none, or where the cell is the teacher
+    itself.
     """
 
     variant: Variant
     image: "Image"
     steps: int
-    seconds: float
+    seconds: float | None
+    """Of denoising and decoding. None of a picture that was there already: another day's are not
+    to be held against today's."""
     was_cached: bool
     figures: Mapping[str, float]
-    """By name: psnr, ssim, lpips, clip; those that there are."""
+    """By name: latents, psnr, ssim, lpips, clip; those that there are."""
     verdict: str = ""
     """A judge's words, if one was asked."""
 
@@ -35,6 +37,11 @@ class Cell:
     def label(self) -> str:
         """How it was made, in words."""
         return self.variant.label(self.steps)
+
+    @property
+    def distance(self) -> float | None:
+        """Root mean square of the difference of its final latents to the teacher's."""
+        return self.figures.get("latents")
 
     @property
     def psnr(self) -> float | None:
@@ -48,10 +55,10 @@ class Cell:
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the pixels."""
-        found = {name: self.figures.get(name) for name in ("psnr", "ssim")}
+        found = {name: self.figures.get(name) for name in ("latents", "psnr", "ssim")}
         return {
             "steps": self.steps,
-            "seconds": round(self.seconds, 3),
+            "seconds": None if self.seconds is None else round(self.seconds, 3),
             "was_cached": self.was_cached,
             **{name: _rounded(value) for name, value in (found | dict(self.figures)).items()},
         }
@@ -76,6 +83,10 @@ class Comparison:
     """A row of pictures for each prompt and seed."""
 
     rows: tuple[Row, ...]
+    variety: Mapping[Variant, float] = field(default_factory=dict)
+    """How far pictures of one prompt under different seeds are apart: the mean root mean square of
+    the differences of their final latents, of the teacher and of both LoRAs. Empty where no prompt
+    has two seeds."""
 
     def judged(self, judge: Judge) -> "Comparison":
         """Return the same pictures with a judge's words on each."""
@@ -83,7 +94,7 @@ class Comparison:
             replace(row, cells={v: _judged(row, cell, judge) for v, cell in row.cells.items()})
             for row in self.rows
         )
-        return Comparison(tuple(rows))
+        return replace(self, rows=tuple(rows))
 
 
 def _judged(row: Row, cell: Cell, judge: Judge) -> Cell:

@@ -14,17 +14,21 @@ if TYPE_CHECKING:
 MOST_ROWS: Final = 40  # taller, and viewers take it for an attack
 _CELL: Final = (160, 320)  # pixels: at least, at most
 _TITLE: Final = 34
+_HEADLINE: Final = 18  # a line of it
 _LINE: Final = 15
-_LABEL: Final = 4 * _LINE  # variant, seconds, and two lines: figures, or a judge's words
+_LABEL: Final = 5 * _LINE  # variant, seconds, distance, two lines: figures, or a judge's words
 _LETTER: Final = 6.2  # pixels, of the labels' size
+_TITLE_LETTER: Final = _LETTER * 14 / 12
 _MARGIN: Final = 8
 
 
-def save_sheet(comparison: Comparison, sample: Path | None, path: Path) -> None:
+def save_sheet(
+    comparison: Comparison, sample: Path | None, path: Path, *, headline: str = ""
+) -> None:
     """Draw the comparison as one picture and write it to `path`; raises OSError.
 
     `sample` is the picture that the pair was trained on, if it is there. Only the first MOST_ROWS
-    rows are shown.
+    rows are shown. `headline` stands above them.
     """
     from PIL import Image, ImageDraw
 
@@ -32,17 +36,24 @@ def save_sheet(comparison: Comparison, sample: Path | None, path: Path) -> None:
     side = _side(comparison)
     columns = max(len(row.cells) for row in rows) + (sample is not None)
     height = _TITLE + side + _LABEL + _MARGIN
-    sheet = Image.new("RGB", (columns * (side + _MARGIN) + _MARGIN, len(rows) * height), "white")
+    width = columns * (side + _MARGIN) + _MARGIN
+    lines = wrap(headline, int((width - 2 * _MARGIN) / _TITLE_LETTER))
+    head = len(lines) * _HEADLINE
+    sheet = Image.new("RGB", (width, head + len(rows) * height), "white")
     pen = ImageDraw.Draw(sheet)
+    for number, line in enumerate(lines):
+        place = (_MARGIN, _MARGIN + number * _HEADLINE)
+        pen.text(place, line, fill="black", font_size=14)
     first = _MARGIN
     if sample is not None:
         first += side + _MARGIN
         with Image.open(sample) as trained:
-            place_picture(sheet, pen, (_MARGIN, _TITLE), trained, side=side, lines=("trained on",))
+            place = (_MARGIN, head + _TITLE)
+            place_picture(sheet, pen, place, trained, side=side, lines=("trained on",))
     for number, row in enumerate(rows):
-        top = number * height + _TITLE
+        top = head + number * height + _TITLE
         title = row.prompt if row.seed == 0 else f"{row.prompt}  (seed {row.seed})"
-        room = int((sheet.width - first) / _LETTER * 12 / 14)
+        room = int((sheet.width - first) / _TITLE_LETTER)
         pen.text((first, top - _TITLE + _MARGIN), shorten(title, room), fill="black", font_size=14)
         for column, cell in enumerate(row.cells.values()):
             place = (first + column * (side + _MARGIN), top)
@@ -59,7 +70,10 @@ def _side(comparison: Comparison) -> int:
 
 def _lines(cell: Cell, side: int) -> Iterator[str]:
     yield cell.label
-    yield f"{cell.seconds:.2f} s"
+    if cell.seconds is not None:
+        yield f"{cell.seconds:.2f} s"
+    if cell.distance is not None:
+        yield f"latents {cell.distance:.3f}"
     if cell.verdict:
         letters = int(side / _LETTER)
         yield from wrap(cell.verdict, letters, max_lines=2, placeholder=" ...")

@@ -2,9 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from glance.compare.cache import Cache, Kept
+from glance.compare.cache import Cache, Kept, Latents
+from glance.errors import SetupError
 from glance.events import EventSink, Warned
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class Shelf:
@@ -15,10 +20,23 @@ class Shelf:
         self._cache = cache
         self._on_event = on_event
         self._is_writable = cache is not None
+        self._held: dict[str, Latents] = {}  # of what could not be kept in the cache
 
-    def find(self, key: str) -> Kept | None:
+    def find(self, key: str) -> "Image | None":
         """Return a picture that was painted before."""
         return None if self._cache is None else self._cache.find(key)
+
+    def read_latents(self, key: str) -> Latents:
+        """Return the latents of a picture that was found or kept; raises SetupError."""
+        found = self._held.get(key)
+        if found is None and self._cache is not None:
+            found = self._cache.find_latents(key)
+        if found is None:
+            raise SetupError(
+                "somebody else has emptied the cache of compared pictures meanwhile",
+                hint="run the same command again",
+            )
+        return found
 
     def find_figures(self, key: str, reference: str) -> dict[str, float]:
         """Return what was measured before."""
@@ -29,6 +47,8 @@ class Shelf:
         with self._writing() as cache:
             if cache is not None:
                 cache.keep(key, kept)
+                return
+        self._held[key] = kept.latents
 
     def keep_figures(self, key: str, reference: str, figures: Mapping[str, float]) -> None:
         """Keep figures for the next time."""

@@ -1,21 +1,25 @@
 """From the rows to what is told of them: means with their intervals, JSON, and a table."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 
 from glance.compare.intervals import Estimate, Values, estimate_difference, estimate_mean
-from glance.compare.request import Variant
+from glance.compare.request import FEWEST, Variant
 from glance.compare.result import Cell, Comparison, Row
 
-FIGURES: Final = ("psnr", "ssim", "lpips", "clip")
+FIGURES: Final = ("latents", "psnr", "ssim", "lpips", "clip")
+TITLES: Final[Mapping[str, str]] = MappingProxyType(
+    {"ssim": "SSIM", "psnr": "PSNR dB", "lpips": "LPIPS", "clip": "CLIP"}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A mean over all rows; of a single picture there is no interval."""
+    """A mean over all rows; of fewer than FEWEST there is no interval."""
 
     value: float
     interval: tuple[float, float] | None
@@ -36,8 +40,11 @@ class Mean:
 def mean_of(comparison: Comparison, variant: Variant, name: str) -> Mean | None:
     """Return the mean of a variant's `name`, one of FIGURES or seconds; None: nobody measured it.
 
-    The interval is a bootstrap over prompts and seeds (glance.compare.intervals).
+    The interval is a bootstrap over prompts and seeds (glance.compare.intervals). Seconds have a
+    mean only where the base's and the pair's pictures were all painted side by side with them.
     """
+    if name == "seconds" and not _is_timed(comparison, variant):
+        return None
     values = _values(comparison, lambda row: _figure(row.cells.get(variant), name))
     return None if values is None else _mean(values.size, estimate_mean(values))
 
@@ -78,8 +85,7 @@ def describe(comparison: Comparison) -> dict[str, Any]:
 
 def tabulate(comparison: Comparison) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return the header and a row a variant, as text: the means, with their intervals."""
-    shown = {"seconds": 2, "ssim": 3, "psnr": 1, "lpips": 3, "clip": 1}
-    titles = {"ssim": "SSIM", "psnr": "PSNR dB", "lpips": "LPIPS", "clip": "CLIP"}
+    shown = {"seconds": 2, "latents": 3, "ssim": 3, "psnr": 1, "lpips": 3, "clip": 1}
     variants = variants_of(comparison)
     found = {name: [mean_of(comparison, variant, name) for variant in variants] for name in shown}
     columns = [name for name, means in found.items() if any(means)]
@@ -92,11 +98,20 @@ def tabulate(comparison: Comparison) -> tuple[tuple[str, ...], list[tuple[str, .
             for name, mean in zip(columns, means, strict=True)
         )
         rows.append((label, *texts))
-    return ("picture", *(titles.get(name, name) for name in columns)), rows
+    return ("picture", *(TITLES.get(name, name) for name in columns)), rows
 
 
 def _mean(count: int, estimate: Estimate) -> Mean:
-    return Mean(estimate.value, (estimate.low, estimate.high) if count > 1 else None)
+    return Mean(estimate.value, (estimate.low, estimate.high) if count >= FEWEST else None)
+
+
+def _is_timed(comparison: Comparison, variant: Variant) -> bool:
+    beside = {variant, Variant.BASE, Variant.BOTH}
+    return all(
+        row.cells[one].seconds is not None
+        for row in comparison.rows
+        for one in beside & row.cells.keys()
+    )
 
 
 def _figure(cell: Cell | None, name: str) -> float | None:

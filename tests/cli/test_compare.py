@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fakes.commands import TRAIN, Glance
-from fakes.comparisons import fill_cache, read_figures, write_caption
+from fakes.comparisons import fill_cache, fill_worth, read_figures, write_caption
 from fakes.pairs import write_run
 from fakes.trainer import FakeSimpleTuner
 
@@ -33,7 +33,7 @@ def compared() -> None:
 
 
 @pytest.mark.usefixtures("compared")
-def test_it_prints_the_sheets_path_and_a_table(glance: Callable) -> None:
+def test_it_prints_the_sheets_path_a_table_and_the_verdict(glance: Callable) -> None:
     done = glance("compare", "--device", "cpu")
 
     assert (done.code, done.err) == (0, "using the newest finished run, runs/cat\n")
@@ -41,12 +41,15 @@ def test_it_prints_the_sheets_path_and_a_table(glance: Callable) -> None:
         done.out
         == """\
 runs/cat/images/compare/sheet.png
-            picture  seconds   SSIM  PSNR dB
-     base, 50 steps     2.00      -        -
-     base, 10 steps     2.00  0.500     20.0
-slow only, 10 steps     2.00  0.600     24.0
-fast only, 10 steps     2.00  0.700     28.0
-     both, 10 steps     2.00  0.800     32.0
+            picture  latents   SSIM  PSNR dB
+     base, 50 steps        -      -        -
+     base, 10 steps    0.500  0.500     20.0
+slow only, 10 steps    0.400  0.600     24.0
+fast only, 10 steps    0.300  0.700     28.0
+     both, 10 steps    0.200  0.800     32.0
+one picture proves little (from 8 on there is a verdict): in 10 steps the pair ends 60 % nearer to \
+the base's 50 than the base itself along the same sigmas (latents 0.200 against 0.500, difference \
+-0.300; 1 - SSIM 0.200 against 0.500, difference -0.300)
 """
     )
 
@@ -62,9 +65,37 @@ def test_json_is_what_the_file_holds(glance: Callable) -> None:
     assert done.document == {**places, **read_figures(Path("out"))}
     assert [row["prompt"] for row in done.document["rows"]] == ["a hill", "a sea"]
     assert done.document["rows"][0]["variants"]["both"] == {
-        "steps": 10, "seconds": 2.0, "was_cached": True, "psnr": 32.0, "ssim": 0.8,
+        "steps": 10, "seconds": None, "was_cached": True, "latents": 0.2, "psnr": 32.0, "ssim": 0.8,
     }  # fmt: skip
-    assert done.document["means"]["both"]["ssim"] == {"mean": 0.8, "low": 0.8, "high": 0.8}
+    assert done.document["means"]["both"]["ssim"] == {"mean": 0.8, "low": None, "high": None}
+
+
+@pytest.mark.parametrize(("flags", "worth"), [((), 5), (("--no-worth",), None)])
+def test_eight_pictures_have_a_verdict(
+    glance: Callable, flags: tuple[str, ...], worth: int | None
+) -> None:
+    write_run(RUN)
+    plan = plan_comparison(CompareRequest(RUN, ("a hill", "a sea"), count=4, device="cpu"))
+    fill_cache(plan)
+    fill_worth(plan)
+    prompts = ("--prompt", "a hill", "--prompt", "a sea", "--count", 4)
+
+    shown = glance("compare", "--device", "cpu", *prompts, *flags, "--quiet")
+    document = glance("compare", "--device", "cpu", *prompts, *flags, "--json", "--quiet").document
+
+    last = shown.out.splitlines()[-1]
+    assert last == document["sentence"]
+    assert last.startswith("it helps: in 10 steps the pair ends 60 % nearer to the base's 50 than ")
+    assert last.endswith("variety 75 % of the base's")
+    assert ("worth about 5 of the base's own steps" in last) == (worth == 5)
+    difference = {"base": 0.5, "pair": 0.2, "difference": -0.3, "interval": [-0.3, -0.3]}
+    assert document["verdict"] == {
+        "distance": difference,
+        "perceptual": {**difference, "metric": "1 - ssim"},
+        "variety": {"base": 1.6667, "pair": 1.25},
+        "worth_steps": worth,
+        "images": 8,
+    }
 
 
 @pytest.mark.usefixtures("compared")
@@ -157,10 +188,12 @@ class TestTrain:
         done = glance(*TRAIN, "--compare")
         document = glance(*TRAIN, "--compare", "--json", "--quiet").document
 
-        assert (done.code, done.out) == (0, "runs/cat\n")
+        assert done.code == 0
         assert "the sheet to look at: runs/cat/images/compare/sheet.png\n" in done.err
-        assert "it worked on this sample: the pair's 10 steps are nearer" in done.err
-        assert "(SSIM 0.80 against 0.50)" in done.err
-        assert document["comparison"]["outcome"] == "nearer"
+        run, sentence = done.out.splitlines()
+        assert run == "runs/cat"
+        assert sentence == document["comparison"]["sentence"]
+        assert sentence.startswith("2 pictures prove little (from 8 on there is a verdict): in 10 ")
+        assert document["comparison"]["verdict"]["distance"]["difference"] == -0.3
         assert document["phases"]["slow"]["state"] == "done"
         assert json.dumps(document["comparison"]["rows"])

@@ -4,34 +4,40 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from glance.compare import Cell, Comparison, ComparisonPlan, Row, Variant
 from glance.compare.cache import Cache, Kept
+from glance.compare.plan import plan_own
 
 SSIM = {Variant.BASE: 0.5, Variant.SLOW_ONLY: 0.6, Variant.FAST_ONLY: 0.7, Variant.BOTH: 0.8}
 
 
 def make_cell(variant: Variant, **changes: Any) -> Cell:
-    """A cell whose figures are those of SSIM, and forty times that for PSNR."""
-    ssim = SSIM.get(variant)
+    """A cell whose figures are those of SSIM: see make_figures."""
     usual: dict[str, Any] = {
         "variant": variant,
         "image": Image.new("RGB", (64, 64), (40 * list(Variant).index(variant), 90, 160)),
         "steps": 50 if variant is Variant.TEACHER else 10,
         "seconds": 2.0,
         "was_cached": False,
-        "figures": {} if ssim is None else {"psnr": 40 * ssim, "ssim": ssim},
+        "figures": make_figures(SSIM[variant]) if variant in SSIM else {},
     }
     return Cell(**{**usual, **changes})
 
 
+def make_figures(ssim: float) -> dict[str, float]:
+    """Forty times SSIM for PSNR; the latents are as far away as 1 - SSIM."""
+    return {"latents": 1 - ssim, "psnr": 40 * ssim, "ssim": ssim}
+
+
 def make_row(prompt: str = "a hill", seed: int = 0, **ssim: float) -> Row:
-    """A row of all variants; `both=0.9` says another SSIM, and PSNR, of a variant."""
+    """A row of all variants; `both=0.9` says another SSIM, and so all figures, of a variant."""
     cells = {variant: make_cell(variant) for variant in Variant}
     for name, value in ssim.items():
         variant = Variant[name.upper()]
-        cells[variant] = make_cell(variant, figures={"psnr": 40 * value, "ssim": value})
+        cells[variant] = make_cell(variant, figures=make_figures(value))
     return Row(prompt, seed, cells)
 
 
@@ -41,12 +47,28 @@ def make_comparison(*rows: Row) -> Comparison:
 
 
 def fill_cache(plan: ComparisonPlan) -> None:
-    """Put every picture and figure of a plan into the cache, as if it had been run before."""
+    """Put every picture and figure of a plan into the cache, as if it had been run before.
+
+    Final latents are the seed, of the pair three quarters of it: so is its variety.
+    """
     cache = Cache.of_user()
-    for row, variant in plan.cells():
-        cell = make_cell(variant)
-        cache.keep(row.keys[variant], Kept(cell.image, cell.seconds))
-        cache.keep_figures(row.keys[variant], row.keys[Variant.TEACHER], cell.figures)
+    for row in plan.rows:
+        for variant, one in row.paintings.items():
+            cell = make_cell(variant)
+            share = 0.75 if variant is Variant.BOTH else 1.0
+            latents = np.full((1, 4, 2), share * row.settings.seed, np.float16)
+            cache.keep(one.key, Kept(cell.image, latents))
+            cache.keep_figures(one.key, row.paintings[Variant.TEACHER].key, cell.figures)
+
+
+def fill_worth(plan: ComparisonPlan) -> None:
+    """Put the distances of the base's own n steps into the cache: 0.99 / n."""
+    cache = Cache.of_user()
+    for row in plan.rows:
+        for steps in range(2, plan.teacher_steps):
+            own = plan_own(plan, row, steps)
+            teacher = row.paintings[Variant.TEACHER].key
+            cache.keep_figures(own.key, teacher, {"latents": 0.99 / steps})
 
 
 def write_caption(run: Path, text: str) -> None:

@@ -16,8 +16,10 @@ def test_the_demo_trains_and_samples_offline(glance: Callable, tmp_path: Path) -
     document = done.document
     assert document["run"] == "runs/demo"
     assert [phase["state"] for phase in document["phases"].values()] == ["done", "done"]
-    assert document["images"] == ["runs/demo/images/sheet.png"]
-    assert Image.open("runs/demo/images/sheet.png").width == 6 * 168 + 8
+    assert document["images"] == ["runs/demo/images/compare/sheet.png"]
+    assert Image.open("runs/demo/images/compare/sheet.png").width == 6 * 168 + 8
+    assert document["verdict"]["images"] == len(document["comparison"])
+    assert document["sentence"].startswith("3 pictures prove little")
     assert {len(row) for row in document["comparison"].values()} == {5}
     first = next(iter(document["comparison"].values()))[0]
     assert (first["variant"], list(first)) == ("base, 50 steps", ["variant", "seconds", "verdict"])
