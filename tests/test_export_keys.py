@@ -1,6 +1,7 @@
 """LoRAs by ComfyUI's names: the same change of the same weights, to the bit."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def alpha(lora: Lora, name: str) -> float:
 @pytest.mark.parametrize("name", UNFUSED)
 @pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
 def test_every_byte_stays_and_alpha_is_the_rank(name: str, dtype: str) -> None:
-    modules = [f"blocks.{i}.{target}" for i, target in enumerate(find_family(name).lora_targets)]
+    modules = [f"blocks.{i}.{target}" for i, target in enumerate(find_family(name).block_layers)]
     lora = as_lora({module: make_pair(6, 3, seed=1, dtype=dtype) for module in modules})
 
     exported = to_comfyui(lora, find_family(name))
@@ -173,15 +174,26 @@ def test_q_k_and_v_stand_in_this_order_whatever_the_files(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FUSED)
-def test_the_output_layer_is_renamed_alone(name: str) -> None:
-    pair = make_pair(IN, 2, seed=9)
-    module = f"noise_refiner.1.{FUSED[name]}.to_out.0"
+def test_the_other_layers_are_renamed_alone(name: str) -> None:
+    names = find_family(name).comfyui.layer_names
+    pairs = {
+        f"noise_refiner.1.{end}": make_pair(IN, 2, seed=seed) for seed, end in enumerate(names)
+    }
 
-    exported = to_comfyui(as_lora({module: pair}), find_family(name))
+    exported = to_comfyui(as_lora(pairs), find_family(name))
 
-    renamed = "diffusion_model.noise_refiner.1.attention.out"
-    assert find_pair(exported, renamed) == pair
-    assert alpha(exported, renamed) == 2.0
+    for pair, own in zip(pairs.values(), names.values(), strict=True):
+        renamed = f"diffusion_model.noise_refiner.1.{own}"
+        assert find_pair(exported, renamed) == pair
+        assert alpha(exported, renamed) == 2.0
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_every_layer_of_a_block_has_a_name(name: str) -> None:
+    row = find_family(name)
+    ends = {re.sub(r"^\d+\.", "", end) for end in row.block_layers}
+
+    assert ends == {f"{FUSED[name]}.{part}" for part in WIDTHS} | set(row.comfyui.layer_names)
 
 
 @pytest.mark.parametrize("name", FUSED)
@@ -202,13 +214,13 @@ def test_blocks_keep_apart(name: str) -> None:
 def test_all_that_has_no_place_is_named_at_once(name: str) -> None:
     block = make_block(name)
     del block[f"layers.0.{FUSED[name]}.to_k"]
-    block["layers.0.feed_forward.linear_1"] = make_pair(6, 2, seed=4)
+    block["layers.0.feed_forward.w9"] = make_pair(6, 2, seed=4)
 
     with pytest.raises(LoraError) as caught:
         to_comfyui(as_lora(block), find_family(name))
 
     told = " ".join(problem.message for problem in caught.value.problems)
-    assert "layers.0.feed_forward.linear_1" in told
+    assert "layers.0.feed_forward.w9" in told
     assert find_family(name).title in told
     assert told.count("layers.0") == 2
 
@@ -260,6 +272,8 @@ def test_the_header_says_what_the_fused_file_is(name: str) -> None:
 RECORDED = json.loads(RECORDING.read_text())["loras"]
 NEWER = {"flux2", "flux2_klein", "krea2"}
 """Families that the recorded ComfyUI has not got; `python -m scripts.comfyui` finds that."""
+UNRECORDED = {"z_image": {"N.adaLN_modulation.0"}}
+"""Its Z-Image is a Lumina 2, which has the modulation otherwise."""
 
 
 def test_the_recording_has_every_family_that_comfyui_had_then() -> None:
@@ -282,10 +296,10 @@ def test_comfyui_maps_every_name_of_an_exported_lora(name: str) -> None:
 @pytest.mark.parametrize("name", RECORDED)
 def test_what_is_trained_is_what_was_recorded(name: str) -> None:
     """A layer that SimpleTuner is newly told to train has to be proven anew."""
-    targets = find_family(name).lora_targets
+    row, modules = find_family(name), RECORDED[name]["modules"]
+    targets = {re.sub(r"(^|\.)\d+\.", r"\1N.", end) for end in row.block_layers}
 
-    trained = [module for module in RECORDED[name]["modules"] if module.endswith(targets)]
-    idle = [one for one in targets if not any(m.endswith(one) for m in RECORDED[name]["modules"])]
+    trained = {end for end in targets if any(f".{m}".endswith(f".{end}") for m in modules)}
 
-    assert trained == RECORDED[name]["modules"]
-    assert idle == []
+    assert targets - trained == UNRECORDED.get(name, set())
+    assert all(f".{m}".endswith(tuple(f".{end}" for end in targets)) for m in modules)

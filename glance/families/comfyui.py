@@ -5,7 +5,7 @@ ComfyUI's template browser, and of the repositories that it takes its files from
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Final
@@ -60,6 +60,8 @@ class ComfyUI:
     fuses_qkv: bool = False
     """ComfyUI's model has one projection where diffusers' has three, and not every version of it
     maps a LoRA of theirs to that."""
+    layer_names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """If so, its names of a block's other layers: the end of diffusers' name -> of its own."""
 
     rescales_guidance: bool = False
     """diffusers' pipeline gives a guided prediction the length of the unguided one; ComfyUI's

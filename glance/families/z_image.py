@@ -1,5 +1,6 @@
 """Z-Image: time runs from noise (0) to picture (1)."""
 
+from types import MappingProxyType
 from typing import Final
 
 from glance.families.architecture import Architecture
@@ -48,5 +49,14 @@ FAMILY = Family(
         text_type="lumina2",
         vae=FLUX_VAE,
         fuses_qkv=True,
+        layer_names=MappingProxyType(
+            {
+                "attention.to_out.0": "attention.out",
+                "feed_forward.w1": "feed_forward.w1",
+                "feed_forward.w2": "feed_forward.w2",
+                "feed_forward.w3": "feed_forward.w3",
+                "adaLN_modulation.0": "adaLN_modulation.0",
+            }
+        ),
     ),
 )

@@ -14,7 +14,7 @@ from glance.families import FAMILIES, Family
 from glance.lora import PREFIX, Lora, Tensor
 from glance.lora.file import DOWN, UP
 from scripts.comfyui.checkout import Checkout
-from scripts.comfyui.models import build_in_comfyui, build_in_diffusers
+from scripts.comfyui.models import FULL_SIZE, build_in_comfyui, build_in_diffusers
 
 RANK = 2
 _OURS = (PREFIX, "diffusion_model.")
@@ -37,7 +37,7 @@ class Mapped:
 
 
 def prove_keys(checkout: Checkout, name: str) -> Mapped | None:
-    """Load a LoRA of all of a family's target layers; None: the checkout lacks the family.
+    """Load a LoRA of every layer that may be trained; None: the checkout lacks the family.
 
     Raises AssertionError where a key is left over, or where a weight would change otherwise than
     in diffusers.
@@ -46,12 +46,12 @@ def prove_keys(checkout: Checkout, name: str) -> Mapped | None:
     theirs = build_in_comfyui(checkout, name, model)
     if theirs is None:
         return None
-    lora = make_lora(model, family)
+    lora = make_lora(model, family, but=FULL_SIZE[name].differs)
     exported = to_comfyui(lora, family)
     tensors = {key: _to_torch(tensor) for key, tensor in exported.tensors.items()}
     patches, left_over = load(checkout, theirs, tensors)
     assert not left_over, f"{name}: {len(left_over)} keys are left over, first {left_over[0]}"
-    _compare(checkout, theirs, patches, lora, is_fused=family.comfyui.fuses_qkv)
+    _compare(checkout, theirs, patches, lora, family)
     places = checkout.module("comfy.lora").model_lora_keys_unet(theirs, {})
     return Mapped(
         layers=len(lora.modules),
@@ -62,12 +62,13 @@ def prove_keys(checkout: Checkout, name: str) -> Mapped | None:
     )
 
 
-def make_lora(model: torch.nn.Module, family: Family) -> Lora:
-    """Return a LoRA of random numbers on every layer that SimpleTuner would train."""
+def make_lora(model: torch.nn.Module, family: Family, *, but: tuple[str, ...] = ()) -> Lora:
+    """Return a LoRA of random numbers on every layer that SimpleTuner may be told to train."""
     generator = np.random.default_rng(0)
+    ends = tuple(f".{end}" for end in family.block_layers if not end.endswith(but))
     tensors: dict[str, Tensor] = {}
     for module, layer in model.named_modules():
-        if isinstance(layer, torch.nn.Linear) and module.endswith(family.lora_targets):
+        if isinstance(layer, torch.nn.Linear) and f".{module}".endswith(ends):
             halves = ((DOWN, (RANK, layer.in_features)), (UP, (layer.out_features, RANK)))
             for half, shape in halves:
                 values = generator.standard_normal(shape, dtype=np.float32)
@@ -87,38 +88,54 @@ def load(
 
 
 def _compare(
-    checkout: Checkout, model: Any, patches: dict[Any, Any], lora: Lora, *, is_fused: bool
+    checkout: Checkout, model: Any, patches: dict[Any, Any], lora: Lora, family: Family
 ) -> None:
-    """Hold the change of the first blocks' weights to diffusers', value by value."""
+    """Hold the change of the first and last blocks' weights to diffusers', value by value."""
     calculate = checkout.module("comfy.lora").calculate_weight
     places = checkout.module("comfy.lora").model_lora_keys_unet(model, {})
     shapes = {key: weight.shape for key, weight in model.state_dict().items()}
-    for stem, modules in _stems(lora, is_fused=is_fused).items():
+    for stem, modules in _stems(lora, family).items():
         place = places[stem]
-        weight, offset = (place, None) if isinstance(place, str) else (place[0], place[1])
+        parts = (place,) if isinstance(place, str) else place
+        weight, offset, function = (*parts, None, None)[:3]
         nothing = torch.zeros(shapes[weight])
-        changed = calculate([(1.0, patches[place], 1.0, offset, None)], nothing, weight)
+        changed = calculate([(1.0, patches[place], 1.0, offset, function)], nothing, weight)
         expected = torch.zeros(shapes[weight])
         rows = expected if offset is None else expected.narrow(*offset)
-        rows += torch.cat([_change(lora, module) for module in modules])
+        change = torch.cat([_change(lora, module) for module in modules])
+        # ComfyUI has shift before scale where diffusers has scale before shift.
+        rows += change if function is None else torch.cat(change.chunk(2)[::-1])
         assert torch.allclose(changed, expected, atol=1e-5), f"{weight} changes otherwise"
 
 
-def _stems(lora: Lora, *, is_fused: bool) -> dict[str, list[str]]:
-    """Return the names in ComfyUI's file of the first blocks' layers, and diffusers' of each."""
+def _stems(lora: Lora, family: Family) -> dict[str, list[str]]:
+    """Return the names in ComfyUI's file of the layers to compare, and diffusers' of each."""
     stems: dict[str, list[str]] = {}
-    for module in lora.modules:
-        if ".0." in module:
-            stems.setdefault(_stem(module, is_fused=is_fused), []).append(module)
+    for module in _outermost(lora.modules):
+        stems.setdefault(_stem(module, family), []).append(module)
     # q, k and v in this order, as the rows of the one projection are
     return {stem: sorted(names, key=_row_order) for stem, names in stems.items()}
 
 
-def _stem(module: str, *, is_fused: bool) -> str:
-    if not is_fused:
+def _outermost(modules: Iterable[str]) -> list[str]:
+    """Return the layers of the first and the last block of every kind, and those of no block."""
+    blocks = {module: re.match(r"(.+?)\.(\d+)\.", module) for module in modules}
+    last: dict[str, int] = {}
+    for block in filter(None, blocks.values()):
+        last[block[1]] = max(last.get(block[1], 0), int(block[2]))
+    return [
+        module
+        for module, block in blocks.items()
+        if block is None or int(block[2]) in (0, last[block[1]])
+    ]
+
+
+def _stem(module: str, family: Family) -> str:
+    if not family.comfyui.fuses_qkv:
         return f"transformer.{module}"
-    block, _, part = module.replace(".attn.", ".attention.").partition(".attention.")
-    return f"diffusion_model.{block}.attention.{'out' if part == 'to_out.0' else 'qkv'}"
+    stack, number, end = module.split(".", 2)
+    own = family.comfyui.layer_names.get(end, "attention.qkv")
+    return f"diffusion_model.{stack}.{number}.{own}"
 
 
 def _row_order(module: str) -> int:

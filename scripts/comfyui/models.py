@@ -23,6 +23,8 @@ class FullSize:
     """The class in ComfyUI's supported_models, where its own detection needs more than shapes."""
     unet_config: Mapping[str, Any] = MappingProxyType({})
     """What that is told."""
+    differs: tuple[str, ...] = ()
+    """Ends of layers that it has otherwise, where it is a related family's."""
 
 
 FULL_SIZE: Final[Mapping[str, FullSize]] = MappingProxyType(
@@ -119,7 +121,8 @@ FULL_SIZE: Final[Mapping[str, FullSize]] = MappingProxyType(
                 "guidance_embeds": False,
             },
         ),
-        # ComfyUI's Lumina 2 is what its Z-Image is made of: the same layers by the same names.
+        # ComfyUI's Lumina 2 is what its Z-Image is made of: the same layers by the same names, but
+        # for the modulation, which has one more module before it.
         "z_image": FullSize(
             "ZImageTransformer2DModel",
             {},
@@ -135,8 +138,10 @@ FULL_SIZE: Final[Mapping[str, FullSize]] = MappingProxyType(
                 "n_kv_heads": 30,
                 "qk_norm": True,
                 "axes_dims": [32, 48, 48],
+                "ffn_dim_multiplier": 2 / 3,
                 "axes_lens": [300, 512, 512],
             },
+            ("adaLN_modulation.0",),
         ),
         "krea2": FullSize("Krea2Transformer2DModel"),
     }

@@ -6,6 +6,7 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
+from diffusers.loaders import single_file_utils
 
 from glance.export.comfyui.keys import to_comfyui
 from glance.families import find_family
@@ -13,6 +14,13 @@ from glance.lora import ADAPTER_METADATA, Lora, adapter_config, read_lora
 from glance.lora.file import write_lora
 
 EXPORTED = Path("exported.safetensors")
+
+
+CONVERTERS = {
+    "lumina2": single_file_utils.convert_lumina2_to_diffusers,
+    "z_image": single_file_utils.convert_z_image_transformer_checkpoint_to_diffusers,
+}
+"""What diffusers reads a single file of these families with, which has ComfyUI's names."""
 
 
 def changes(model: Path, lora: Path) -> dict[str, torch.Tensor]:
@@ -47,3 +55,14 @@ def test_diffusers_makes_the_same_changes_of_both(
     assert exported.keys() == expected.keys() == set(own.modules)
     assert all(torch.equal(exported[name], expected[name]) for name in expected)
     assert all(change.abs().max() > 0 for change in expected.values())
+
+
+@pytest.mark.parametrize("name", CONVERTERS)
+def test_diffusers_gives_comfyuis_layers_the_names_that_they_had(name: str) -> None:
+    layers = find_family(name).comfyui.layer_names
+    weights = {f"layers.3.{own}.weight": torch.tensor(i) for i, own in enumerate(layers.values())}
+
+    converted = CONVERTERS[name](weights)
+
+    expected = {f"layers.3.{end}.weight": torch.tensor(i) for i, end in enumerate(layers)}
+    assert converted == expected

@@ -6,7 +6,7 @@ names of ComfyUI's model.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +20,7 @@ from glance.lora.file import DOWN, UP, hash_tensors
 _NATIVE: Final = "diffusion_model."
 _ALPHA: Final = ".alpha"
 _PROJECTIONS: Final = ("to_q", "to_k", "to_v")
-_ATTENTION: Final = re.compile(r"(.+)\.(?:attn|attention)\.(to_q|to_k|to_v|to_out\.0)")
+_PROJECTION: Final = re.compile(r"(.+)\.(?:attn|attention)\.(to_q|to_k|to_v)")
 
 
 def to_comfyui(lora: Lora, family: Family) -> Lora:
@@ -74,31 +74,34 @@ def _rename(
 def _fuse(
     pairs: Mapping[str, tuple[Tensor, Tensor]], family: Family
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Give the attention layers ComfyUI's names, and one pair for q, k and v."""
+    """Give the layers ComfyUI's names, and one pair for q, k and v."""
     blocks: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
+    named: dict[str, tuple[Tensor, Tensor]] = {}
     strangers = []
     for name, pair in pairs.items():
-        if match := _ATTENTION.fullmatch(name.removeprefix(PREFIX)):
+        module = name.removeprefix(PREFIX)
+        if match := _PROJECTION.fullmatch(module):
             blocks.setdefault(match[1], {})[match[2]] = pair
+        elif own := _own_name(module, family):
+            named[f"{_NATIVE}{own}"] = pair
         else:
             strangers.append(name)
-    partial = [block for block, parts in blocks.items() if 0 < _count(parts) < len(_PROJECTIONS)]
+    partial = [block for block, parts in blocks.items() if len(parts) < len(_PROJECTIONS)]
     if strangers or partial:
         raise LoraError([_unnamed(family, [*strangers, *partial])])
-    named: dict[str, tuple[Tensor, Tensor]] = {}
     for block, parts in blocks.items():
-        stem = f"{_NATIVE}{block}.attention"
-        if _count(parts):
-            three = [parts[name] for name in _PROJECTIONS]
-            downs, ups = (_alike([pair[half] for pair in three]) for half in (0, 1))
-            named[f"{stem}.qkv"] = (_stack(downs), _diagonal(ups))
-        if "to_out.0" in parts:
-            named[f"{stem}.out"] = parts["to_out.0"]
+        three = [parts[name] for name in _PROJECTIONS]
+        downs, ups = (_alike([pair[half] for pair in three]) for half in (0, 1))
+        named[f"{_NATIVE}{block}.attention.qkv"] = (_stack(downs), _diagonal(ups))
     return named
 
 
-def _count(parts: Iterable[str]) -> int:
-    return len(set(parts) & set(_PROJECTIONS))
+def _own_name(module: str, family: Family) -> str | None:
+    """Return what ComfyUI's model calls a block's layer; None: it has no such layer."""
+    for end, own in family.comfyui.layer_names.items():
+        if re.fullmatch(rf".+\.\d+\.{re.escape(end)}", module):
+            return module.removesuffix(end) + own
+    return None
 
 
 def _unnamed(family: Family, names: list[str]) -> Problem:
