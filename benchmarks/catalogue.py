@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks import memory, startup, training
+from benchmarks import distillation, memory, startup, training
 from benchmarks.inference import measure as inference
 from benchmarks.result import Result
 from benchmarks.rounds import Conditions
@@ -61,6 +61,12 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
         rounds=1,
         takes="5 minutes",
         measure=memory.measure,
+    ),
+    "distillation": Benchmark(
+        summary="recording, next to plain sampling; steps on recorded targets, next to others",
+        rounds=5,
+        takes="25 minutes",
+        measure=distillation.measure,
     ),
     "training": Benchmark(
         summary="glance train, next to SimpleTuner's own two commands",

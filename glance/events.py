@@ -78,16 +78,17 @@ class StepDone(Event):
 
 @dataclass(frozen=True, slots=True)
 class SamplingStep(Event):
-    """One forward pass of a picture, or of several at once; `done` of `total` over all pictures."""
+    """One step of a picture, or of several at once; `done` of `total` over all pictures."""
 
-    phase: Phase
+    phase: Phase | None
+    """None: the base model's own steps are recorded."""
     step: int
     steps: int
     done: int
     total: int
     eta_seconds: float | None = None
     task: str = "painting"
-    """What it is for: pictures, or a search along them."""
+    """What it is for: pictures, a search along them, or a recording."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,7 @@ def distill(
             quantize=quantize,
             overrides=tuple(overrides or ()),
             keep_recording=keep_recording,
+            compares=not no_compare,
             restart=restart,
             launcher=Launcher(launcher.value),
             trust=trust,
@@ -174,13 +175,13 @@ def distill(
     from glance.distillation.execute import run_distillation
 
     with console.progress(events) as on_event:
-        result = run_distillation(plan, on_event, compares=not no_compare)
+        result = run_distillation(plan, on_event)
     console.result(str(plan.run.path))
     for line in result.training.summarise():
         console.note(line)
-    if result.trial is not None:
-        console.note(f"the sheet to look at: {result.trial.report.sheet}")
-        console.result(result.trial.sentence)
+    if result.report is not None:
+        console.note(f"the sheet to look at: {result.report.sheet}")
+        console.result(result.report.verdict.sentence)
     console.document(result.to_json())
     if result.training.manifest.is_finished:
         console.note(f'next: glance infer --run {quote(str(plan.run.path))} --prompt "..."')

@@ -1,17 +1,25 @@
 """Distil: record the base model's paths, have both LoRAs trained on them, judge the pair."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from shlex import quote
+from typing import Any, Final
 
+from glance.compare.execute import compare_pair
+from glance.compare.outputs import Report
+from glance.compare.plan import plan_comparison
+from glance.compare.request import JUDGED, CompareRequest
 from glance.distillation.record import forget, record
 from glance.distillation.request import DistillationPlan
-from glance.events import EventSink
+from glance.errors import GlanceError, InferenceFailed, Problem
+from glance.events import EventSink, Noted
+from glance.run import load_manifest
+from glance.schedule import Phase
 from glance.simpletuner.runner import Runner
 from glance.training.execute import TrainingResult, run_training
 from glance.training.prepare import writing
 
-if TYPE_CHECKING:
-    from glance.compare.trial import Trial
+_SEEDS: Final = (0, 1)
+"""Of each prompt that the pair is judged on: two, so that their variety can be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,29 +27,71 @@ class DistillationResult:
     """A distilled run."""
 
     training: TrainingResult
-    trial: "Trial | None" = None
-    """What the pair is worth; None: it was not asked, or a phase is still to be trained."""
+    report: Report | None
+    """What the pair is worth; None: that was not asked, or a phase is still to be trained."""
 
     def to_json(self) -> dict[str, Any]:
         """Return what `glance distill --json` prints."""
-        return self.training.to_json()
+        if self.report is None:
+            return self.training.to_json()
+        return {**self.training.to_json(), "sheet": str(self.report.sheet)} | {
+            "verdict": self.report.verdict.to_json()
+        }
 
 
 def run_distillation(
-    plan: DistillationPlan,
-    on_event: EventSink,
-    *,
-    runner: Runner | None = None,
-    compares: bool = True,
+    plan: DistillationPlan, on_event: EventSink, *, runner: Runner | None = None
 ) -> DistillationResult:
-    """Record what is not recorded yet, and train those phases that are not done.
+    """Record what is not recorded yet, train those phases that are not done, judge the pair.
 
-    Raises what recording and training raise. Whatever interrupts it, the same call continues.
+    Raises what recording and training raise, and InferenceFailed where both LoRAs are done and
+    comparing them fails. Whatever interrupts it, the same call continues.
     """
-    result = run_training(
+    training = run_training(
         plan.training, on_event, runner=runner, make_ready=lambda: record(plan, on_event)
     )
-    if result.manifest.is_finished and not plan.keep_recording:
+    if not training.manifest.is_finished:
+        return DistillationResult(training, None)
+    if not plan.keep_recording:
         with writing(plan.run.path):
             forget(plan.run)
-    return DistillationResult(result)
+    if not plan.compares:
+        return DistillationResult(training, None)
+    report = _judge(plan, on_event)
+    verdict = {**report.verdict.to_json(), "sentence": report.verdict.sentence}
+    manifest = load_manifest(plan.run).model_copy(update={"verdict": verdict})
+    with writing(plan.run.path):
+        manifest.save(plan.run)
+    return DistillationResult(replace(training, manifest=manifest), report)
+
+
+def _judge(plan: DistillationPlan, on_event: EventSink) -> Report:
+    """Compare the pair with its base model, on prompts and noises that it has not learnt from."""
+    on_event(Noted(f"comparing: {len(plan.judging)} prompts that were not learnt from, two noises"))
+    generation = plan.generation
+    try:
+        return compare_pair(
+            plan_comparison(
+                CompareRequest(
+                    run=plan.run.path,
+                    prompts=plan.judging,
+                    seeds=_SEEDS,
+                    variants=JUDGED,
+                    teacher_steps=plan.teacher.steps,
+                    base_loras=generation.base_loras,
+                    reference=plan.reference,
+                    device=generation.device,
+                    memory=generation.memory,
+                    quantize=generation.quantize,
+                    batch_size=generation.batch_size,
+                )
+            ),
+            on_event,
+        )
+    except GlanceError as exc:
+        loras = " and ".join(str(plan.run.lora(phase)) for phase in Phase)
+        done = Problem(
+            f"both LoRAs are done: {loras}; comparing them with the base model failed",
+            f"when what follows is mended: glance compare --run {quote(str(plan.run.path))}",
+        )
+        raise InferenceFailed((done, *exc.problems)) from exc

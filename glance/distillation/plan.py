@@ -91,6 +91,7 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
         },
         reference=request.reference,
         keep_recording=request.keep_recording,
+        compares=request.compares,
         judging=judging_prompts(_JUDGED, world=is_small),
     )
 

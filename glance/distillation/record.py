@@ -17,21 +17,24 @@ from glance.files import replacing, write_text
 from glance.generation.execute import fetch_planned, import_sampler, load_planned, with_time_left
 from glance.pixels import open_picture, to_rgb
 from glance.run import RunFolder
-from glance.schedule import Phase
 from glance.training.prepare import writing
 
 if TYPE_CHECKING:
+    from glance.diffusion.glance_pipeline import GlancePipeline
     from glance.diffusion.recording import Recorded
 
 STATES: Final = "states"
 """The tensor of a recording: (N + 1, channels, height, width), float32."""
 
 
-def record(plan: DistillationPlan, on_event: EventSink) -> None:
+def record(
+    plan: DistillationPlan, on_event: EventSink, *, sampler: "GlancePipeline | None" = None
+) -> None:
     """Record the paths that are not there yet, into the run folder.
 
-    Nothing is loaded where all are there. Raises SetupError when the folder cannot be written, and
-    what loading and sampling raise.
+    Nothing is loaded where all are there, or where a `sampler` of the plan's model is given.
+
+    Raises SetupError when the folder cannot be written, and what loading and sampling raise.
     """
     run = plan.run
     with writing(run.path):
@@ -44,12 +47,15 @@ def record(plan: DistillationPlan, on_event: EventSink) -> None:
         return
     for note in plan.generation.notes:
         on_event(Noted(note))
-    fetch_planned(plan.generation, on_event)
-    on_event(Noted(f"loading {plan.generation.model} to record {len(missing)} of its own paths"))
-    import_sampler(plan.family)
-    for one, recorded in zip(missing, _walk(plan, missing, on_event), strict=True):
+    if sampler is None:
+        sampler = _load(plan, on_event)
+    on_event(Noted(f"recording {len(missing)} of the base model's own paths"))
+    walked = _walk(plan, sampler, missing, on_event)
+    for one, recorded in zip(missing, walked, strict=True):
         with writing(run.path):
             _write(plan, one, recorded)
+    del sampler, walked
+    free_sampler()
 
 
 def is_recorded(plan: DistillationPlan, one: PlannedPath) -> bool:
@@ -71,20 +77,36 @@ def forget(run: RunFolder) -> None:
     shutil.rmtree(run.recordings, ignore_errors=True)
 
 
-def _walk(
-    plan: DistillationPlan, missing: Sequence[PlannedPath], on_event: EventSink
-) -> Iterator["Recorded"]:
-    """Yield each path's recording, in their order, with one load of the model."""
-    from glance.diffusion.recording import free_memory, record_paths
+def free_sampler() -> None:
+    """Give back the memory of a model that nobody holds any more: the trainer needs it."""
+    from glance.diffusion.recording import free_memory
 
-    sampler = load_planned(plan.generation, on_event)
+    free_memory()
+
+
+def _load(plan: DistillationPlan, on_event: EventSink) -> "GlancePipeline":
+    fetch_planned(plan.generation, on_event)
+    on_event(Noted(f"loading {plan.generation.model}"))
+    import_sampler(plan.family)
+    return load_planned(plan.generation, on_event)
+
+
+def _walk(
+    plan: DistillationPlan,
+    sampler: "GlancePipeline",
+    missing: Sequence[PlannedPath],
+    on_event: EventSink,
+) -> Iterator["Recorded"]:
+    """Yield each path's recording, in their order."""
+    from glance.diffusion.recording import record_paths
+
     total, done = len(missing) * plan.teacher.steps, 0
     tell = with_time_left(on_event)
 
     def on_step(pictures: int) -> None:
         nonlocal done
         done += pictures
-        tell(SamplingStep(Phase.SLOW, done, total, done, total, task="recording"))
+        tell(SamplingStep(None, done, total, done, total, task="recording"))
 
     for size, group in groupby(missing, lambda one: (one.settings.width, one.settings.height)):
         yield from record_paths(
@@ -95,8 +117,6 @@ def _walk(
             batch_size=plan.generation.batch_size,
             on_step=on_step,
         )
-    del sampler
-    free_memory()  # the trainer needs it
 
 
 def _write(plan: DistillationPlan, one: PlannedPath, recorded: "Recorded") -> None:

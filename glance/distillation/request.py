@@ -42,6 +42,8 @@ class DistillRequest(TrainingRequest):
     memory: Memory = Memory.AUTO
     quantize: Quantize = Quantize.NONE
     keep_recording: bool = False
+    compares: bool = True
+    """Whether the pair is compared with its base model at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,8 @@ class DistillationPlan:
     """The base model's own many, for each size."""
     reference: Path | None
     keep_recording: bool
+    compares: bool
+    """Whether the pair is judged at the end."""
     judging: tuple[str, ...]
     """Prompts that are not learnt from."""
 
