@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from glance.compare import CompareRequest, plan_comparison, run_comparison
+    from glance.compare import CompareRequest, compare_pair, plan_comparison, run_comparison
     from glance.diffusion.glance_pipeline import GlancePipeline
     from glance.errors import GlanceError
     from glance.generation.execute import load_planned, run_generation
@@ -34,6 +34,7 @@ __all__ = [
     "Schedule",
     "TrainRequest",
     "__version__",
+    "compare_pair",
     "derive_schedule",
     "load_planned",
     "plan_comparison",
@@ -56,6 +57,7 @@ _MODULES = {
     "Phase": "schedule",
     "Schedule": "schedule",
     "TrainRequest": "training.request",
+    "compare_pair": "compare",
     "derive_schedule": "schedule.derive",
     "load_planned": "generation.execute",
     "plan_comparison": "compare",
