@@ -112,6 +112,10 @@ class Checks:
             self._refusals.append(exc)
             return None
 
+    def refuse(self, refusal: InputError) -> None:
+        """Keep a refusal."""
+        self._refusals.append(refusal)
+
     def refusal(self) -> InputError:
         """Return the one refusal as it is, or all of them as one."""
         if len(self._refusals) == 1:

@@ -174,7 +174,13 @@ def is_small_model(model: str) -> bool:
     By content: a copy of the folder is it as well, wherever it lies.
     """
     ours = str(files("glance") / _SMALL_MODEL)
-    return fingerprint(model, run=Path()) == fingerprint(ours, run=Path())
+    try:
+        folder = Path(model).expanduser()
+        if not (folder / INDEX).is_file():  # any other folder may hold a whole disk
+            return False
+        return fingerprint(str(folder), run=Path()) == fingerprint(ours, run=Path())
+    except (OSError, RuntimeError):  # out of reach, or in the home of nobody: locate_model says it
+        return False
 
 
 def read_model_json(model: str, name: str) -> dict[str, Any] | None:

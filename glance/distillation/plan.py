@@ -1,8 +1,11 @@
 """Decide a distillation: check everything that can be known before the base model is loaded."""
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -15,25 +18,25 @@ from glance.distillation.request import (
     DistillRequest,
     lay_out_paths,
 )
-from glance.errors import Checks, InputError, Problem, SettingsError
+from glance.errors import Checks, InputError, LoraError, Problem, SettingsError
 from glance.families import Family
 from glance.generation.plan import plan_generation
 from glance.generation.request import GenerationPlan, InferRequest
-from glance.levels import AUTO_SCHEDULE, find_shift
-from glance.lora import examine_lora, hash_file
+from glance.levels import AUTO_SCHEDULE, ResolvedLevels, find_shift
+from glance.lora import LoraFacts, examine_lora, hash_file
 from glance.model import is_small_model, resolve_family
-from glance.prompts import read_prompts
+from glance.prompts import find_faults, read_prompts
 from glance.prompts.shipped import judging_prompts, teaching_prompts
 from glance.run import RUNS, RunFolder
-from glance.sample import measure_picture, safe_name
+from glance.sample import estimate_tokens, measure_picture, name_safely
 from glance.schedule.shift import TEACHER_STEPS, teacher_sigmas
 from glance.settings import Layers, Teacher, TrainSettings, Weights, resolve_preset
 from glance.simpletuner.options import OptionValue, parse_overrides
 from glance.training.plan import parse_devices, put_together, resolve_levels_of, with_model
 
-_SIZE: Final = re.compile(r"(\d+)x(\d+)")
+_SIZE: Final = re.compile(r"(\d{1,5})x(\d{1,5})")
 _SIDE_STEP: Final = 64  # what SimpleTuner cuts pictures to
-_TOKENS_A_WORD: Final = 1.3
+_SHOWN: Final = 3  # of many prompts with the same problem
 _FEW: Final = 16  # prompts: docs/distill.md
 _JUDGED: Final = 8  # prompts that the pair is judged on, each from two noises
 _PIXELS_AT_ONCE: Final[Mapping[Device, int]] = MappingProxyType(
@@ -45,31 +48,40 @@ _PIXELS_AT_ONCE: Final[Mapping[Device, int]] = MappingProxyType(
 def plan_distillation(request: DistillRequest) -> DistillationPlan:
     """Check the request and decide the rest. Loads no model, writes nothing.
 
-    Raises InputError with all problems of prompts, sizes, schedule, settings and options together,
-    LoraError, ModelNotFound, ScheduleError where the model's own schedule is not known, or RunError
+    Raises InputError with all problems of prompts, sizes, LoRAs, schedule, settings and options
+    together, ModelNotFound, ScheduleError where the model's own schedule is not known, or RunError
     when the run folder holds something else.
     """
     family = resolve_family(request.family, request.model)
     model = family.default_model if request.model is None else request.model
     is_small = is_small_model(model)
+    side = _SIDE_STEP if is_small else family.resolution
+    run = RunFolder(request.run or RUNS / f"{_name_of(model)}-distilled")
     checks = Checks()
     overrides = checks.make(lambda: parse_overrides(request.overrides))
     devices = checks.make(lambda: parse_devices(request.devices))
-    asked = checks.make(lambda: _choose_prompts(request, is_small=is_small))
-    sizes = checks.make(lambda: _parse_sizes(request, family, is_small=is_small))
-    levels = None
-    if sizes is not None:
-        derived = request.schedule == AUTO_SCHEDULE
-        shown = replace(request, teacher_steps=request.teacher_steps if derived else None)
-        levels = checks.make(lambda: resolve_levels_of(shown, family, sizes[0]))
-    teacher = None
-    if asked is not None and sizes is not None:
-        teacher = checks.make(lambda: _resolve_teacher(request, family, asked, sizes))
-    if teacher is None or overrides is None or devices is None or levels is None:
+    given = checks.make(lambda: _choose_prompts(request, is_small=is_small))
+    shape = checks.make(lambda: _find_shape(request, family))
+    sizes = checks.make(lambda: _parse_sizes(request, family, usual=_fit(shape or (1, 1), side)))
+    loras = checks.make(lambda: _examine_loras(request.teacher_loras))
+    checks.make(lambda: _require_lasting(request, run))
+    # something sound in place of what was refused, so that the rest is checked as well
+    sound = sizes or ((side, side),)
+    teacher = checks.make(
+        lambda: _resolve_teacher(request, family, given or ("-",), sound, loras or ())
+    )
+    settings = checks.make(lambda: _resolve_settings(request, family, sound, overrides or {}))
+    levels = checks.make(lambda: _resolve_levels(request, family, sound[0]))
+    if overrides is None or devices is None or given is None or shape is None or sizes is None:
         raise checks.refusal()
-    settings = _resolve_settings(request, family, teacher, overrides)
-    run = RunFolder(request.run or RUNS / f"{safe_name(Path(model))}-distilled")
+    if loras is None or teacher is None or settings is None or levels is None:
+        raise checks.refusal()
+    checks.require()
+    if request.reference is not None:
+        teacher = teacher.model_copy(update={"reference": hash_file(request.reference)})
+    settings = settings.model_copy(update={"teacher": teacher})
     generation = _plan_painting(request, family, teacher)
+    judging = _choose_judging(request, teacher, is_small=is_small)
     training = put_together(
         request,
         run=run,
@@ -77,7 +89,11 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
         settings=with_model(settings, request, run),
         levels=levels,
         devices=devices,
-        warnings=tuple(_prompt_warnings(teacher, family)),
+        warnings=(
+            *_prompt_warnings(given, family),
+            *_lora_warnings(loras, family),
+            *_length_warnings(settings, teacher),
+        ),
     )
     shift = find_shift(family, generation.model).shift
     return DistillationPlan(
@@ -92,12 +108,17 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
         reference=request.reference,
         keep_recording=request.keep_recording,
         compares=request.compares,
-        judging=judging_prompts(_JUDGED, world=is_small),
+        judging=judging,
     )
 
 
+def _name_of(model: str) -> str:
+    """Return what a model is called: by its folder, its file or its name on the Hub."""
+    return name_safely(Path(model).absolute().name.removesuffix(".safetensors"))
+
+
 def _choose_prompts(request: DistillRequest, *, is_small: bool) -> tuple[str, ...]:
-    """Return the user's prompts, without those that are there twice, or those of the package."""
+    """Return the user's prompts, or those of the package."""
     if request.prompts and request.prompt_file is not None:
         raise InputError("--prompt and --prompt-file exclude each other", hint="drop one")
     if request.prompt_file is not None:
@@ -105,21 +126,16 @@ def _choose_prompts(request: DistillRequest, *, is_small: bool) -> tuple[str, ..
     if not request.prompts:
         return teaching_prompts(PROMPTS, world=is_small)
     problems = [
-        Problem(f"--prompt, number {number}: {text[:40]!r} is {what}", "describe a picture in it")
+        Problem(
+            f"--prompt, number {number}{fault.message.removeprefix('prompt')}",
+            "describe a picture in it",
+        )
         for number, text in enumerate(request.prompts, 1)
-        if (what := _what_is_wrong(text))
+        for fault in find_faults(text)
     ]
     if problems:
         raise InputError(problems)
-    return tuple(dict.fromkeys(text.strip() for text in request.prompts))
-
-
-def _what_is_wrong(text: str) -> str | None:
-    if not text.strip():
-        return "empty"
-    if any("\ud800" <= letter <= "\udfff" or ord(letter) < 32 for letter in text.strip()):
-        return "no text"
-    return None
+    return tuple(text.strip() for text in request.prompts)
 
 
 def _read_prompts(path: Path) -> tuple[str, ...]:
@@ -135,33 +151,91 @@ def _read_prompts(path: Path) -> tuple[str, ...]:
     ]
     if problems:
         raise InputError(problems)
-    return tuple(dict.fromkeys(line.prompt.strip() for line in lines))
+    return tuple(line.prompt.strip() for line in lines)
 
 
-def _prompt_warnings(teacher: Teacher, family: Family) -> Iterator[Problem]:
-    if len(teacher.prompts) < _FEW:
+def _choose_judging(
+    request: DistillRequest, teacher: Teacher, *, is_small: bool
+) -> tuple[str, ...]:
+    """Return those of the package's prompts that the pair is judged on: it learns none of them."""
+    ours = judging_prompts(4 * _JUDGED, world=is_small)
+    strange = [text for text in ours if text not in teacher.prompts]
+    if request.compares and not strange:
+        raise InputError(
+            f"the prompts hold all {len(ours)} that glance would judge the pair on",
+            hint="leave some of them out, or give --no-compare",
+        )
+    return tuple(strange[:_JUDGED])
+
+
+def _prompt_warnings(given: tuple[str, ...], family: Family) -> Iterator[Problem]:
+    prompts = tuple(dict.fromkeys(given))
+    if len(prompts) < len(given):
         yield Problem(
-            f"{len(teacher.prompts)} prompts teach what those pictures have, and may make others "
-            "worse",
+            f"{len(given) - len(prompts)} of {len(given)} prompts are there already: "
+            f"{len(prompts)} are learnt from",
+            "--noises 4 gives more pictures of each",
+        )
+    if len(prompts) < _FEW:
+        yield Problem(
+            f"{len(prompts)} prompts teach what those pictures have, and may make others worse",
             f"give {_FEW} or more that differ, or none: the package has some",
         )
     tokens = family.text.tokens
-    long = [text for text in teacher.prompts if _TOKENS_A_WORD * len(text.split()) > tokens]
-    for text in long[:3]:
+    long = [text for text in prompts if estimate_tokens(text) > tokens]
+    for text in long[:_SHOWN]:
         yield Problem(
-            f"the prompt {text[:40]!r} ... has more words than the {tokens} tokens that "
-            f"{family.title} reads: what lies beyond is cut",
-            "shorten it",
+            f"the prompt {text[:40]!r} ... has about {estimate_tokens(text):.0f} tokens, but "
+            f"{family.title} reads {tokens}: what lies beyond is cut",
+            "shorten it, or put what matters first",
+        )
+    if len(long) > _SHOWN:
+        yield Problem(f"{len(long) - _SHOWN} prompts more are too long for {family.title}")
+
+
+def _lora_warnings(loras: Sequence[LoraFacts], family: Family) -> Iterator[Problem]:
+    for one in loras:
+        if not one.scale_is_known:
+            yield Problem(
+                f"{one.path} says nothing of alpha: the base model paints with it at scale 1",
+                "if it was trained with another alpha than its rank, fold that into the file",
+            )
+        if one.family not in (None, family.name):
+            yield Problem(f"{one.path} was trained for {one.family}, the model is {family.name}")
+
+
+def _length_warnings(settings: TrainSettings, teacher: Teacher) -> Iterator[Problem]:
+    seen = settings.steps * settings.batch_size
+    if seen < teacher.paths:
+        yield Problem(
+            f"{teacher.paths:,} paths are recorded, of which {settings.steps:,} steps of batch "
+            f"{settings.batch_size} see {seen:,}",
+            f"--steps {math.ceil(teacher.paths / settings.batch_size)} sees each of them once; "
+            "or give fewer prompts or noises",
         )
 
 
+def _find_shape(request: DistillRequest, family: Family) -> tuple[int, int]:
+    """Return width and height of the reference, else those of a square."""
+    reference = request.reference
+    if reference is not None and not family.edits:
+        raise SettingsError(
+            f"--reference: {family.title} paints from text alone", hint="drop --reference"
+        )
+    if reference is None and family.edits:
+        raise SettingsError(
+            f"{family.title} edits a picture, and there is no --reference",
+            hint="say which one with --reference x.png",
+        )
+    return (1, 1) if reference is None else measure_picture(reference)
+
+
 def _parse_sizes(
-    request: DistillRequest, family: Family, *, is_small: bool
+    request: DistillRequest, family: Family, *, usual: tuple[int, int]
 ) -> tuple[tuple[int, int], ...]:
-    """Return width and height of each size asked for, else the family's square."""
-    side = _SIDE_STEP if is_small else family.resolution
+    """Return width and height of each size asked for, else the usual one."""
     if not request.sizes:
-        return (_fit(request.reference, side) if request.reference else (side, side),)
+        return (usual,)
     problems, sizes = [], []
     for text in request.sizes:
         found = _SIZE.fullmatch(text.strip().lower())
@@ -169,29 +243,70 @@ def _parse_sizes(
         if not all(64 <= one <= 8192 and one % _SIDE_STEP == 0 for one in size):
             problems.append(
                 Problem(
-                    f"--size {text}: not width x height in multiples of {_SIDE_STEP}, which "
-                    "SimpleTuner cuts pictures to",
+                    f"--size {text[:40]}: not width x height in multiples of {_SIDE_STEP}, to "
+                    "which SimpleTuner cuts pictures, from 64 to 8192",
                     "--size 1024x1024, or --size 832x1216",
                 )
             )
         sizes.append(size)
     if family.edits and len(set(sizes)) > 1:
         problems.append(
-            Problem(f"{family.title} is trained at one size: its pictures go with a reference")
+            Problem(
+                f"{family.title} is trained at one size: its pictures go with a reference",
+                "give one --size",
+            )
         )
     if problems:
         raise InputError(problems)
     return tuple(dict.fromkeys(sizes))
 
 
-def _fit(reference: Path, side: int) -> tuple[int, int]:
-    """Return a size of about side x side pixels in the reference's shape."""
-    aspect = measure_picture(reference)
-    scale = side / (aspect[0] * aspect[1]) ** 0.5
-    width, height = (
-        max(_SIDE_STEP, round(one * scale / _SIDE_STEP) * _SIDE_STEP) for one in aspect
-    )
+def _fit(shape: tuple[int, int], side: int) -> tuple[int, int]:
+    """Return a size of about side x side pixels in that shape."""
+    scale = side / math.sqrt(shape[0] * shape[1])
+    width, height = (max(_SIDE_STEP, round(one * scale / _SIDE_STEP) * _SIDE_STEP) for one in shape)
     return width, height
+
+
+def _examine_loras(paths: Sequence[Path]) -> tuple[LoraFacts, ...]:
+    """Return what the teacher's LoRAs are, by their names; raise LoraError with all problems."""
+    checks = Checks()
+    found = [checks.make(partial(examine_lora, path)) for path in paths]
+    for name, count in Counter(path.name for path in paths).items():
+        if count > 1:
+            checks.refuse(
+                LoraError(
+                    f"--teacher-lora: {count} files are called {name}",
+                    hint="drop all but one; if they differ, rename them",
+                )
+            )
+    checks.require()
+    return tuple(sorted(filter(None, found), key=lambda one: one.path.name))
+
+
+def _require_lasting(request: DistillRequest, run: RunFolder) -> None:
+    """Refuse files that lie where the run's own pictures and recordings come to be."""
+    given = (request.prompt_file, request.reference, *request.teacher_loras)
+    folders = [folder.resolve() for folder in (run.data, run.references, run.path / "cache")]
+    problems = [
+        Problem(
+            f"{path} lies in {run.path}, which is filled with what is recorded",
+            "copy it to another place first",
+        )
+        for path in given
+        if path is not None and any(path.resolve().is_relative_to(one) for one in folders)
+    ]
+    if problems:
+        raise InputError(problems)
+
+
+def _resolve_levels(
+    request: DistillRequest, family: Family, size: tuple[int, int]
+) -> ResolvedLevels:
+    """Return the schedule; the teacher's steps are those of a derived one as well."""
+    is_derived = request.schedule == AUTO_SCHEDULE
+    asked = replace(request, teacher_steps=request.teacher_steps if is_derived else None)
+    return resolve_levels_of(asked, family, size)
 
 
 def _resolve_teacher(
@@ -199,37 +314,35 @@ def _resolve_teacher(
     family: Family,
     prompts: tuple[str, ...],
     sizes: tuple[tuple[int, int], ...],
+    loras: Sequence[LoraFacts],
 ) -> Teacher:
-    if request.reference is not None and not family.edits:
-        raise SettingsError(
-            f"--reference: {family.title} paints from text alone", hint="drop --reference"
-        )
-    if request.reference is None and family.edits:
-        raise SettingsError(
-            f"{family.title} edits a picture, and there is no --reference",
-            hint="say which one with --reference x.png",
-        )
     guidance = family.guidance.slow if request.guidance is None else request.guidance
     # a guided teacher is learnt from without guidance, unless it is a number that costs nothing
     learnt = guidance if family.embeds_guidance else family.guidance.off
-    facts = [examine_lora(path) for path in request.teacher_loras]
-    return Teacher.checked(
-        prompts=prompts,
-        noises=request.noises,
-        sizes=sizes,
-        steps=TEACHER_STEPS if request.teacher_steps is None else request.teacher_steps,
-        guidance=guidance,
-        slow_guidance=learnt,
-        fast_guidance=learnt,
-        loras={one.path.name: one.sha256 for one in facts},
-        reference=None if request.reference is None else hash_file(request.reference),
-    )
+    try:
+        return Teacher.checked(
+            prompts=tuple(dict.fromkeys(prompts)),
+            noises=request.noises,
+            sizes=sizes,
+            steps=TEACHER_STEPS if request.teacher_steps is None else request.teacher_steps,
+            guidance=guidance,
+            slow_guidance=learnt,
+            fast_guidance=learnt,
+            loras={one.path.name: one.sha256 for one in loras},
+        )
+    except SettingsError as exc:  # the training has steps as well
+        raise SettingsError(
+            Problem(f"teacher's {one.message}", one.hint) for one in exc.problems
+        ) from exc
 
 
 def _resolve_settings(
-    request: DistillRequest, family: Family, teacher: Teacher, overrides: Mapping[str, OptionValue]
+    request: DistillRequest,
+    family: Family,
+    sizes: tuple[tuple[int, int], ...],
+    overrides: Mapping[str, OptionValue],
 ) -> TrainSettings:
-    area = max(width * height for width, height in teacher.sizes)
+    area = max(width * height for width, height in sizes)
     return TrainSettings.checked(
         family=family.name,
         model=family.default_model if request.model is None else request.model,
@@ -245,10 +358,9 @@ def _resolve_settings(
         layers=Layers.BLOCKS,
         learning_rate=LEARNING_RATE if request.learning_rate is None else request.learning_rate,
         learning_rate_schedule="linear",
-        resolution=max(_SIDE_STEP, round(area**0.5 / _SIDE_STEP) * _SIDE_STEP),
+        resolution=max(_SIDE_STEP, round(math.sqrt(area) / _SIDE_STEP) * _SIDE_STEP),
         seed=request.seed,
         overrides=overrides,
-        teacher=teacher,
     )
 
 
@@ -274,5 +386,6 @@ def _plan_painting(request: DistillRequest, family: Family, teacher: Teacher) ->
             quantize=request.quantize,
             batch_size=max(1, at_once // (width * height)),
             metadata=False,
-        )
+        ),
+        needs_device=False,  # the training is about to look for it
     )

@@ -24,8 +24,10 @@ from glance.provenance import require_room
 from glance.schedule import Schedule
 
 
-def plan_generation(request: InferRequest) -> GenerationPlan:
+def plan_generation(request: InferRequest, *, needs_device: bool = True) -> GenerationPlan:
     """Check the request and decide the rest. Reads the LoRAs, writes nothing.
+
+    With `needs_device` off the device may be one that is not here.
 
     Raises UsageError, RunError, LoraError, ModelNotFound, ScheduleError, SettingsError,
     InputError, SetupError.
@@ -53,7 +55,7 @@ def plan_generation(request: InferRequest) -> GenerationPlan:
     )
     if request.init_latents is not None:
         require_fitting(request.init_latents, pair.family, levels.schedule, asked[0].settings)
-    maker = _record_maker(request, pair, levels.schedule)
+    maker = _record_maker(request, pair, levels.schedule, needs_device=needs_device)
     notes = [*pair.notes, *levels.notes]
     if recorded is not None:
         notes += check_loras(recorded, typed, pair.hashes)
@@ -61,9 +63,12 @@ def plan_generation(request: InferRequest) -> GenerationPlan:
     return _put_together(request, pair, maker, asked, tuple(notes))
 
 
-def _record_maker(request: InferRequest, pair: Pair, schedule: Schedule) -> RecordMaker:
+def _record_maker(
+    request: InferRequest, pair: Pair, schedule: Schedule, *, needs_device: bool
+) -> RecordMaker:
     device = resolve_device(request.device)
-    require_device(device)
+    if needs_device:
+        require_device(device)
     dtype = request.dtype or (Precision.FP32 if device is Device.CPU else Precision.BF16)
     quantize = request.quantize or Quantize.NONE
     check_memory(

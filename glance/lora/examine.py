@@ -138,7 +138,7 @@ def _is_number(alpha: Tensor) -> bool:
 
 def _header_problems(metadata: Mapping[str, str]) -> list[Problem]:
     problems: list[Problem] = []
-    for read in (read_scaling, _phase, _timesteps):
+    for read in (read_scaling, _phase, _timesteps, _guidance):
         try:
             read(metadata)
         except LoraError as exc:

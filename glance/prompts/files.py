@@ -135,6 +135,15 @@ def read_prompts(path: Path) -> tuple[PromptLine, ...]:
     return tuple(reading.lines)
 
 
+def find_faults(prompt: str) -> tuple[Problem, ...]:
+    """Return what is wrong with a prompt that stands alone; each message begins with `prompt`."""
+    try:
+        PromptLine(prompt=prompt)
+    except ValidationError as exc:
+        return tuple(_faults(exc))
+    return ()
+
+
 class _Reading:
     """The lines read so far, and what is wrong with them."""
 

@@ -1,11 +1,13 @@
 """The picture and its caption: finds, examines, loads and stages the pair to train on."""
 
+from glance.sample.caption import estimate_tokens
 from glance.sample.examine import (
     Examination,
     Sample,
     examine_sample,
     load_sample,
     measure_picture,
+    name_safely,
     safe_name,
 )
 from glance.sample.picture import fitting_area
@@ -14,10 +16,12 @@ from glance.sample.stage import stage_sample
 __all__ = [
     "Examination",
     "Sample",
+    "estimate_tokens",
     "examine_sample",
     "fitting_area",
     "load_sample",
     "measure_picture",
+    "name_safely",
     "safe_name",
     "stage_sample",
 ]

@@ -107,7 +107,12 @@ def measure_picture(path: Path, word: str = "reference") -> tuple[int, int]:
 
 def safe_name(image: Path) -> str:
     """Return the image's stem as a name that is safe for files, folders and other programs."""
-    safe = re.sub(r"[^\w.-]+", "-", image.stem).strip("-.")
+    return name_safely(image.stem)
+
+
+def name_safely(text: str) -> str:
+    """Return a text as a name that is safe for files, folders and other programs."""
+    safe = re.sub(r"[^\w.-]+", "-", text).strip("-.")
     return safe[:80].rstrip("-.") or "sample"
 
 
