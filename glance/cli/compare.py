@@ -78,7 +78,7 @@ def compare(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Paint the same noise with the base model and with the pair: does the pair help?
+    """Paint the same noise with the pair and without: does it help?
 
     On one sheet: the base model with 50 steps and along the pair's own sigmas, each LoRA alone,
     and both. Beside it, index.html and compare.json say how near each is to the 50 steps. Last
