@@ -67,7 +67,7 @@ def is_recorded(plan: DistillationPlan, one: PlannedPath) -> bool:
         return False
     try:
         with safe_open(one.recording(plan.run), framework="np") as file:
-            return bool(file.metadata() == _facts(plan, one))
+            return bool(file.metadata() == describe_path(plan, one))
     except (OSError, SafetensorError):
         return False
 
@@ -125,7 +125,9 @@ def _write(plan: DistillationPlan, one: PlannedPath, recorded: "Recorded") -> No
 
     picture = one.picture(plan.run)
     with replacing(one.recording(plan.run)) as temporary:
-        save_file({STATES: recorded.states.numpy()}, temporary, metadata=dict(_facts(plan, one)))
+        save_file(
+            {STATES: recorded.states.numpy()}, temporary, metadata=dict(describe_path(plan, one))
+        )
     write_text(picture.with_suffix(".txt"), one.settings.prompt + "\n")
     if plan.reference is not None:
         reference = plan.run.references / picture.name
@@ -136,8 +138,8 @@ def _write(plan: DistillationPlan, one: PlannedPath, recorded: "Recorded") -> No
         recorded.image.save(temporary, format="PNG")
 
 
-def _facts(plan: DistillationPlan, one: PlannedPath) -> Mapping[str, str]:
-    """Return what tells a path's recording from any other's."""
+def describe_path(plan: DistillationPlan, one: PlannedPath) -> Mapping[str, str]:
+    """Return what tells a path's recording from any other's: the metadata of its file."""
     settings = one.settings
     decisive = [settings.prompt, settings.seed, settings.width, settings.height]
     decisive += [plan.generation.pictures[0].record.base_revision, *plan.teacher.loras.values()]
@@ -152,6 +154,8 @@ def _facts(plan: DistillationPlan, one: PlannedPath) -> Mapping[str, str]:
 def _remove_strangers(plan: DistillationPlan) -> None:
     """Remove pictures that are not of this plan: SimpleTuner trains on all that it finds."""
     stays = {one.picture(plan.run) for one in plan.paths}
+    if plan.reference is not None:
+        stays |= {plan.run.references / path.name for path in stays}
     stays |= {path.with_suffix(".txt") for path in stays}
     for folder in {path.parent for path in stays}:
         with suppress(FileNotFoundError):
