@@ -87,11 +87,18 @@ class Trainer:
         print("Training complete")
 
     def take_step(self, step: int, *, saves: bool = True) -> None:
+        self.take_targets()
         progress = {"current": step, "total": self.steps, "eta_seconds": self.steps - step}
         self.post("training.status", progress={**progress, "metrics": {"loss": 1 / step}})
         print(f"Epoch 1/1, Steps:  {step}/{self.steps}", end="\r", flush=True)
         if saves and step % self.config["checkpoint_step_interval"] == 0:
             self.checkpoint(step)
+
+    def take_targets(self) -> None:
+        """Leave the receipt of glance's module, which its sitecustomize brings in here."""
+        if path := os.environ.get("GLANCE_TARGETS"):
+            receipt = json.loads(Path(path).read_bytes())["receipt"]
+            Path(receipt).write_text("recorded targets are in use\n")
 
     def checkpoint(self, step: int) -> None:
         folder = self.output / f"checkpoint-{step}"
@@ -184,6 +191,19 @@ def leave_zero(trainer: Trainer) -> None:
 def leave_wrong_rank(trainer: Trainer) -> None:
     trainer.train()
     trainer.save(trainer.output, rank=trainer.config["lora_rank"] + 1)
+
+
+def ignore_targets(trainer: Trainer) -> None:
+    """Train on the pictures, as where something hides glance's sitecustomize."""
+    os.environ.pop("GLANCE_TARGETS")
+    trainer.train()
+
+
+def refuse_targets(_: Trainer) -> None:
+    """End as glance's module in the trainer does."""
+    print("loading weights", flush=True)
+    sys.stderr.write("glance cannot teach SimpleTuner: it is made for another version\n")
+    sys.exit(1)
 
 
 def die_killed(trainer: Trainer) -> None:
@@ -311,6 +331,8 @@ BEHAVIOURS: dict[str, Callable[[Trainer], None]] = {
     "nan": leave_nan,
     "zero": leave_zero,
     "wrong rank": leave_wrong_rank,
+    "ignores the targets": ignore_targets,
+    "cannot be taught": refuse_targets,
     "killed": die_killed,
     "secret": tell_secret,
     "broken manifest": break_manifest,
