@@ -52,6 +52,7 @@ def sample_weights(plan: GenerationPlan) -> str:
 
 
 def _weight_files(plan: GenerationPlan) -> Iterator[Path]:
+    yield from plan.base_loras
     if plan.transformer is not None:
         yield plan.transformer
     folder = Path(plan.model)

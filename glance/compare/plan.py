@@ -17,12 +17,16 @@ from glance.compare.request import (
     Variant,
 )
 from glance.errors import SettingsError, UsageError
+from glance.families import find_family
 from glance.generation.plan import plan_generation
 from glance.generation.request import GenerationPlan, InferRequest, PlannedPicture
+from glance.model import is_small_model, recorded_model
+from glance.prompts.shipped import judging_prompts
 from glance.run import RunFolder, find_newest_run, load_manifest, read_caption
 from glance.schedule import Phase, Schedule
 from glance.settings import SampleSettings, Teacher
 
+_JUDGED: Final = 8
 _GUIDANCE: Final = ("slow_guidance", "fast_guidance")
 
 
@@ -40,7 +44,7 @@ def plan_comparison(request: CompareRequest) -> ComparisonPlan:
         raise UsageError("there is no variant to paint", hint="name one of Variant")
     run = RunFolder(request.run) if request.run is not None else find_newest_run()
     # without any run the planning below refuses, in the words of `glance infer`
-    subject = _Subject("", Path()) if run is None else _find_subject(run, request)
+    subject = _Subject((), Path()) if run is None else _find_subject(run, request)
     if run is not None:
         request = _guide_as_taught(request, load_manifest(run).settings.teacher)
     generation = plan_generation(_as_infer(request, subject))
@@ -74,24 +78,35 @@ def plan_own(plan: ComparisonPlan, row: PlannedRow, steps: int) -> Painting:
 class _Subject:
     """What the run was trained on, as far as it is wanted, and where comparisons of it go."""
 
-    caption: str
+    prompts: tuple[str, ...]
+    """What is painted unless something else is said: the sample's caption, or some prompts that a
+    pair whose base model taught itself has not learnt from."""
     folder: Path
     picture: Path | None = None
     reference: Path | None = None
 
 
 def _find_subject(run: RunFolder, request: CompareRequest) -> _Subject:
-    sample = load_manifest(run).sample
-    says = request.prompts or request.prompt_file
+    manifest = load_manifest(run)
+    sample, folder = manifest.sample, run.images / "compare"
+    says = bool(request.prompts) or request.prompt_file is not None
+    teacher = manifest.settings.teacher
+    if sample is None and teacher is not None:
+        model = recorded_model(
+            manifest.settings.model, family=find_family(manifest.settings.family), run=run.path
+        )
+        ours = judging_prompts(4 * _JUDGED, world=is_small_model(model))
+        strange = [prompt for prompt in ours if prompt not in teacher.prompts]
+        return _Subject(tuple(strange[:_JUDGED]), folder)
+    prompts = () if says else (read_caption(run, sample),)
     if sample is None:
-        return _Subject("" if says else read_caption(run, sample), run.images / "compare")
+        return _Subject(prompts, folder)
     picture = run.path / sample.image
-    reference = None if sample.reference is None else run.path / sample.reference
     return _Subject(
-        caption="" if says else read_caption(run, sample),
-        folder=run.images / "compare",
+        prompts,
+        folder,
         picture=picture if picture.is_file() else None,
-        reference=reference,
+        reference=None if sample.reference is None else run.path / sample.reference,
     )
 
 
@@ -111,14 +126,15 @@ def _guide_as_taught(request: CompareRequest, teacher: Teacher | None) -> Compar
 
 
 def _as_infer(request: CompareRequest, subject: _Subject) -> InferRequest:
-    prompts = request.prompts or (() if request.prompt_file else (subject.caption,))
+    prompts = request.prompts or (() if request.prompt_file else subject.prompts)
     return InferRequest(
         run=request.run,
         prompts=prompts,
         prompt_file=request.prompt_file,
         seeds=request.seeds,
         count=request.count,
-        reference=subject.reference,
+        reference=request.reference or subject.reference,
+        base_loras=request.base_loras,
         device=request.device,
         memory=request.memory,
         quantize=request.quantize,

@@ -97,6 +97,10 @@ class CompareRequest:
     see Comparer.find_worth."""
     batch_size: int = 1
     """Pictures of one variant that are painted at once."""
+    reference: Path | None = None
+    """What a family that edits begins with. None: the run's own."""
+    base_loras: tuple[Path, ...] = ()
+    """LoRAs of the base model, in TEACHER and BASE: those that the pair's teacher painted with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,15 @@ from glance.schedule import Phase
 NEUTRAL_PROMPT: Final = "a bowl of fruit on a wooden table"
 
 
-def try_pair(run: RunFolder, on_event: EventSink) -> Report:
+def try_pair(run: RunFolder, on_event: EventSink, request: CompareRequest | None = None) -> Report:
     """Compare a finished run's pair with its base model, and write the report into the run.
+
+    Without a `request`, on the caption that it was trained on, and elsewhere.
 
     Raises InferenceFailed, which names the LoRAs, whatever the comparison failed at.
     """
     try:
-        return compare_pair(plan_comparison(_request(run)), on_event)
+        return compare_pair(plan_comparison(request or _request(run)), on_event)
     except GlanceError as exc:
         loras = " and ".join(str(run.lora(phase)) for phase in Phase)
         done = Problem(

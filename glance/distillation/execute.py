@@ -1,19 +1,15 @@
 """Distil: record the base model's paths, have both LoRAs trained on them, judge the pair."""
 
 from dataclasses import dataclass, replace
-from shlex import quote
 from typing import Any, Final
 
-from glance.compare.execute import compare_pair
 from glance.compare.outputs import Report
-from glance.compare.plan import plan_comparison
 from glance.compare.request import JUDGED, CompareRequest
+from glance.compare.trial import try_pair
 from glance.distillation.record import forget, record
 from glance.distillation.request import DistillationPlan
-from glance.errors import GlanceError, InferenceFailed, Problem
 from glance.events import EventSink, Noted
 from glance.run import load_manifest
-from glance.schedule import Phase
 from glance.simpletuner.runner import Runner
 from glance.training.execute import TrainingResult, run_training
 from glance.training.prepare import writing
@@ -67,31 +63,21 @@ def run_distillation(
 
 def _judge(plan: DistillationPlan, on_event: EventSink) -> Report:
     """Compare the pair with its base model, on prompts and noises that it has not learnt from."""
-    on_event(Noted(f"comparing: {len(plan.judging)} prompts that were not learnt from, two noises"))
+    on_event(
+        Noted("comparing the pair with the base model, on prompts that it has not learnt from")
+    )
     generation = plan.generation
-    try:
-        return compare_pair(
-            plan_comparison(
-                CompareRequest(
-                    run=plan.run.path,
-                    prompts=plan.judging,
-                    seeds=_SEEDS,
-                    variants=JUDGED,
-                    teacher_steps=plan.teacher.steps,
-                    base_loras=generation.base_loras,
-                    reference=plan.reference,
-                    device=generation.device,
-                    memory=generation.memory,
-                    quantize=generation.quantize,
-                    batch_size=generation.batch_size,
-                )
-            ),
-            on_event,
-        )
-    except GlanceError as exc:
-        loras = " and ".join(str(plan.run.lora(phase)) for phase in Phase)
-        done = Problem(
-            f"both LoRAs are done: {loras}; comparing them with the base model failed",
-            f"when what follows is mended: glance compare --run {quote(str(plan.run.path))}",
-        )
-        raise InferenceFailed((done, *exc.problems)) from exc
+    request = CompareRequest(
+        run=plan.run.path,
+        prompts=plan.judging,
+        seeds=_SEEDS,
+        variants=JUDGED,
+        teacher_steps=plan.teacher.steps,
+        base_loras=generation.base_loras,
+        reference=plan.reference,
+        device=generation.device,
+        memory=generation.memory,
+        quantize=generation.quantize,
+        batch_size=generation.batch_size,
+    )
+    return try_pair(plan.run, on_event, request)
