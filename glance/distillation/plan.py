@@ -269,7 +269,7 @@ def _fit(shape: tuple[int, int], side: int) -> tuple[int, int]:
 
 
 def _examine_loras(paths: Sequence[Path]) -> tuple[LoraFacts, ...]:
-    """Return what the teacher's LoRAs are, by their names; raise LoraError with all problems."""
+    """Return what the teacher's LoRAs are, by their names; raise InputError with all problems."""
     checks = Checks()
     found = [checks.make(partial(examine_lora, path)) for path in paths]
     for name, count in Counter(path.name for path in paths).items():
