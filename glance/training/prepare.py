@@ -226,7 +226,7 @@ def _spread(settings: TrainSettings) -> dict[str, Any]:
 
 def _difference(name: str, there: Any, asked: Any) -> str:
     if name != "prompts":
-        return f"{name}: {_shown(there)} there, {_shown(asked)} asked"
+        return f"{name}: {_shown(name, there)} there, {_shown(name, asked)} asked"
     first = next(n for n, two in enumerate(zip_longest(there, asked), 1) if two[0] != two[1])
     one, other = (
         repr(them[first - 1]) if first <= len(them) else "none" for them in (there, asked)
@@ -237,10 +237,16 @@ def _difference(name: str, there: Any, asked: Any) -> str:
     )
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, dict) and "slow" in value:
-        return " | ".join(",".join(map(str, part["timesteps"])) for part in value.values())
-    return str(value)
+def _shown(name: str, value: Any) -> str:
+    match name:
+        case "schedule":
+            return " | ".join(",".join(map(str, part["timesteps"])) for part in value.values())
+        case "sizes":
+            return ", ".join(f"{width}x{height}" for width, height in value)
+        case "loras":
+            return ", ".join(f"{lora} ({sha256[:12]})" for lora, sha256 in value.items()) or "none"
+        case _:
+            return str(value)
 
 
 def _forget_old_place(run: RunFolder) -> None:
