@@ -175,6 +175,7 @@ def test_files_stay_short() -> None:
         ["schedule"],
         ["train", "--image", "x.png", "--device", "cuda", "--dry-run"],
         ["sweep", "--image", "x.png", "--device", "cuda", "--dry-run"],
+        ["distill", "--device", "cuda", "--dry-run"],
         ["schedule", "--schedule", "auto"],
         ["infer", "--prompt", "x"],
         ["info", "x.safetensors"],

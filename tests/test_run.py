@@ -22,7 +22,7 @@ from glance.run import (
     record_schedule,
 )
 from glance.schedule import Phase, resolve_schedule
-from glance.settings import resolve_train_settings
+from glance.settings import TrainSettings, resolve_train_settings
 
 RESTART = "train again in another --run folder, or remove this one"
 TEN, ELEVEN, NOON = (datetime(2026, 5, 1, hour, tzinfo=UTC) for hour in (10, 11, 12))
@@ -131,6 +131,70 @@ def test_run_is_finished_when_both_phases_are() -> None:
         False,
         True,
     ]
+
+
+_OLD = """
+{
+  "schema_version": 1, "glance": "0.1.0", "created": "2026-05-01T10:00:00Z", "origin": "",
+  "sample": {
+    "image": "data/cat.png", "caption": "data/cat.txt", "width": 64, "height": 64,
+    "sha256": "0000000000000000000000000000000000000000000000000000000000000000",
+    "reference": null
+  },
+  "settings": {
+    "family": "flux", "model": "black-forest-labs/FLUX.1-dev", "transformer": null,
+    "device": "cpu", "preset": "24gb",
+    "weights": {"transformer": 11.89, "text_encoders": [0.12, 4.76], "known": false},
+    "steps": 60, "rank": 32, "learning_rate": 0.0005, "resolution": 1024,
+    "also_resolutions": [], "crops": ["whole"], "seed": 1,
+    "sample_every": null, "sample_prompt": null, "overrides": {"lora_dropout": 0.1}
+  },
+  "base_model": "acme/tiny",
+  "schedule": {
+    "name": "seed",
+    "slow": {
+      "timesteps": [1000.0, 979.1915, 957.5157, 934.9171, 911.3354],
+      "sigmas": [1.0, 0.9791915, 0.9575157000000001, 0.9349171000000001, 0.9113354]
+    },
+    "fast": {
+      "timesteps": [886.7053, 745.0728, 562.9505, 320.0802, 20.0],
+      "sigmas": [0.8867052999999999, 0.7450728, 0.5629505, 0.3200802, 0.02]
+    }
+  },
+  "versions": {"simpletuner": "4.10.1"},
+  "phases": {
+    "slow": {"state": "pending", "attempts": [], "lora": null},
+    "fast": {"state": "pending", "attempts": [], "lora": null}
+  },
+  "imported": null
+}
+"""
+
+
+def test_a_run_from_before_distillation_is_read_and_its_pair_keeps_its_id() -> None:
+    run = RunFolder(Path("runs/cat"))
+    run.path.mkdir(parents=True)
+    run.manifest.write_text(_OLD)
+
+    manifest = load_manifest(run)
+
+    assert (manifest.settings.teacher, manifest.settings.alpha) == (None, 128)
+    assert manifest.pair_id == "5fe2145d8e706ace"  # as the glance that wrote it said
+
+
+@pytest.mark.parametrize(
+    "changes", [{"batch_size": 4}, {"alpha_per_rank": 1}, {"layers": "blocks"}]
+)
+def test_what_younger_settings_change_is_another_pair(changes: dict[str, Any]) -> None:
+    manifest = make_manifest()
+
+    changed = manifest.model_copy(
+        update={
+            "settings": TrainSettings.model_validate({**manifest.settings.model_dump(), **changes})
+        }
+    )
+
+    assert changed.pair_id != manifest.pair_id
 
 
 # --- refusing ------------------------------------------------------------------------------------
