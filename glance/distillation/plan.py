@@ -81,6 +81,8 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
         teacher = teacher.model_copy(update={"reference": hash_file(request.reference)})
     settings = settings.model_copy(update={"teacher": teacher})
     generation = _plan_painting(request, family, teacher)
+    # a reference is shown as large as in training, and as `glance infer` will show it
+    painted = generation.settings.model_copy(update={"reference_side": settings.resolution})
     judging = _choose_judging(request, teacher, is_small=is_small)
     training = put_together(
         request,
@@ -100,7 +102,7 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
         training=training,
         teacher=teacher,
         generation=generation,
-        paths=tuple(lay_out_paths(teacher, generation.settings)),
+        paths=tuple(lay_out_paths(teacher, painted)),
         sigmas={
             size: teacher_sigmas(shift, *size, steps=teacher.steps, spacing=family.spacing)
             for size in teacher.sizes
