@@ -71,6 +71,7 @@ def record_paths(
         except RuntimeError as exc:
             if most == 1 or not is_lack_of_memory(exc):
                 raise
+        if done < len(some):  # tried again outside: there the error still holds the tensors
             most = (most + 1) // 2
             waiting.appendleft(some[done:])
             free_memory()
