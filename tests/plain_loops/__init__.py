@@ -6,6 +6,7 @@ velocity, guidance included, and takes the reference of a family that edits; `en
 latents as the VAE takes them.
 """
 
+from collections.abc import Sequence
 from importlib import import_module
 from itertools import pairwise
 from pkgutil import iter_modules
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from plain_loops.parts import SIDE
 
-__all__ = ["FAMILIES", "FAST", "SIDE", "SLOW", "paint", "sample"]
+__all__ = ["FAMILIES", "FAST", "SIDE", "SLOW", "decode", "follow", "paint", "sample"]
 
 SLOW = (1000.0, 979.1915, 957.5157, 934.9171, 911.3354)
 FAST = (886.7053, 745.0728, 562.9505, 320.0802, 20.0)
@@ -30,7 +31,12 @@ def paint(family: str, pipeline: Any, prompt: str, **options: Any) -> Any:
 
     Options are those of `sample`.
     """
-    latents = sample(family, pipeline, prompt, **options)
+    return decode(family, pipeline, sample(family, pipeline, prompt, **options))
+
+
+@torch.inference_mode()
+def decode(family: str, pipeline: Any, latents: Tensor) -> Any:
+    """Return the picture of latents as the family packs them."""
     decoded = pipeline.vae.decode(_loop(family).end(pipeline, latents), return_dict=False)[0]
     if decoded.ndim == 5:  # a video VAE's: one frame
         decoded = decoded[:, :, 0]
@@ -57,6 +63,28 @@ def sample(
         pipeline.set_adapters("slow" if is_slow else "fast")
         x = x + (then - now) * velocity(x, now[None], guidance[0] if is_slow else guidance[1])
     return x
+
+
+@torch.inference_mode()
+def follow(
+    family: str,
+    pipeline: Any,
+    prompt: str,
+    *,
+    seed: int,
+    guidance: float,
+    sigmas: Sequence[float],
+    reference: Image.Image | None = None,
+) -> list[Tensor]:
+    """Return what the model without adapters passes at each of `sigmas` and at 0, packed."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    more = () if reference is None else (reference,)
+    x, velocity = _loop(family).begin(pipeline, prompt, generator, *more)
+    passed = [x]
+    for now, then in pairwise(torch.tensor([*sigmas, 0.0])):
+        x = x + (then - now) * velocity(x, now[None], guidance)
+        passed.append(x)
+    return passed
 
 
 def _loop(family: str) -> Any:
