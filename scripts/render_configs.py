@@ -1,5 +1,7 @@
 """Render configs/ anew: for each family, what `glance train --dry-run` shows for data/glance.png.
 
+And flux-distill/: what `glance distill --model black-forest-labs/FLUX.1-dev --device cuda
+--dry-run` shows.
 `uv run python scripts/render_configs.py`. A test holds the folder to it.
 """
 
@@ -9,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from glance.device import Device
+from glance.distillation.plan import plan_distillation
+from glance.distillation.request import DistillRequest
 from glance.families import FAMILIES
 from glance.files import write_json
 from glance.training.plan import plan_training
@@ -29,6 +33,11 @@ def render() -> Iterator[tuple[Path, Any]]:
         )
         for name, content in plan_training(request).files.items():
             yield Path(family) / name, content
+    distilled = DistillRequest(
+        model="black-forest-labs/FLUX.1-dev", device=Device.CUDA, restart=True
+    )
+    for name, content in plan_distillation(distilled).training.files.items():
+        yield Path("flux-distill") / name, content
 
 
 def main() -> None:

@@ -34,6 +34,12 @@ SAMPLING = [
     if "owner/" not in command and "CSU-JPG" not in command
 ]
 
+DISTILLING = re.findall(
+    r"^(?:uv run )?(glance distill\b[^#\n]*)",
+    README + (ROOT / "docs/distill.md").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)
+
 
 def script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
@@ -103,6 +109,17 @@ def test_the_readmes_commands_work(
     assert glance(*arguments, *dry).code == 0
 
 
+@pytest.mark.parametrize("command", DISTILLING)
+def test_the_commands_that_distil_can_be_planned(glance: Callable, command: str) -> None:
+    Path("prompts.txt").write_text("".join(f"a hill, number {number}\n" for number in range(16)))
+    write_lora(Path("style.safetensors"))
+
+    done = glance(*shlex.split(command)[1:], "--device", "cuda", "--dry-run")
+
+    assert (done.code, done.err) == (0, done.err)
+    assert json.loads(done.out)["recording"]["paths"]
+
+
 @pytest.mark.parametrize("command", EXPORTS)
 def test_the_readmes_commands_that_export_work(glance: Callable, command: str) -> None:
     run = write_run(Path("runs/glance"))
@@ -115,6 +132,7 @@ def test_the_readmes_commands_that_export_work(glance: Callable, command: str) -
 def test_the_readme_has_commands_to_try() -> None:
     assert len(COMMANDS) >= 3
     assert len(EXPORTS) == 4
+    assert DISTILLING
 
 
 def test_the_readmes_tree_names_every_room() -> None:
