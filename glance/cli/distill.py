@@ -123,7 +123,7 @@ def distill(
 
     glance distill --model black-forest-labs/FLUX.1-dev --device cuda --dry-run
 
-    glance distill --prompt "a harbour" --size 1024x1024 --size 832x1216 --device cuda --dry-run
+    glance distill --size 1024x1024 --size 832x1216 --device cuda --dry-run
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.distillation.plan import plan_distillation
@@ -196,7 +196,7 @@ def _show(plan: "DistillationPlan", console: Console) -> None:
     for warning in training.warnings:
         console.warn(warning)
     console.note(
-        f"recording: {len(plan.paths)} paths, {plan.forwards:,} forward passes, "
+        f"recording: {len(plan.paths):,} paths, {plan.forwards:,} forward passes, "
         f"{plan.recorded_bytes / 1e9:.2g} GB on the disk until both LoRAs are done"
     )
     console.note(describe_estimate(training.settings))

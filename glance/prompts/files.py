@@ -279,7 +279,9 @@ def _faults(exc: ValidationError) -> Iterator[Problem]:
             yield Problem(f"{field}: it is missing", f"write a line like {_EXAMPLE}")
             continue
         place = "".join([str(field), *(f"[{part}]" for part in rest if isinstance(part, int))])
-        yield Problem(f"{place}: {_shown(fault['input'])}: {fault['msg']}")
+        remedy = "no model reads as much: write one prompt a line"
+        hint = remedy if fault["type"] == "string_too_long" else None
+        yield Problem(f"{place}: {_shown(fault['input'])}: {fault['msg']}", hint)
 
 
 def _shown(value: Any) -> str:
