@@ -64,9 +64,13 @@ class _Targets:
         """Put the batch's states, noise and targets in place."""
         import torch
 
+        if batch.get("target") is not None:
+            _refuse("a batch has a target already")
         latents = batch["latents"]
         items = zip(batch["filepaths"], sigmas.tolist(), strict=True)
         states, velocities = zip(*(self._read(Path(name), sigma) for name, sigma in items))
+        if len({one.shape for one in states}) > 1:
+            _refuse("a batch has pictures of several sizes")
         state = torch.stack(states).to(latents.device)
         velocity = torch.stack(velocities).to(latents.device)
         if state.shape[:2] != latents.shape[:2] or state.ndim != latents.ndim:
@@ -84,7 +88,7 @@ class _Targets:
 
     def _read(self, picture, sigma):
         """Return the state at `sigma` and the velocity of the step from there."""
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         place = min(range(len(self._sigmas) - 1), key=lambda j: abs(self._sigmas[j] - sigma))
         here, there = self._sigmas[place], self._sigmas[place + 1]
@@ -94,7 +98,7 @@ class _Targets:
         try:
             with safe_open(path, framework="pt") as recording:
                 begin, end = recording.get_slice("states")[place : place + 2]
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, SafetensorError) as exc:
             _refuse(f"{path} cannot be read: {exc}")
         return begin, (begin - end) / (here - there)
 
