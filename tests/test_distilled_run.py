@@ -25,9 +25,12 @@ from glance.export.hub.plan import HubRequest, plan_hub
 from glance.export.source import open_source
 from glance.generation.plan import plan_generation
 from glance.generation.request import GenerationPlan, InferRequest
+from glance.importing.execute import run_import
+from glance.importing.plan import plan_import
+from glance.importing.request import ImportRequest
 from glance.info import describe
 from glance.lora import read_lora
-from glance.run import PhaseState, load_manifest
+from glance.run import PhaseState, RunFolder, load_manifest
 from glance.runs import show_run
 from glance.schedule import Phase
 from glance.training.execute import run_training
@@ -449,12 +452,36 @@ def test_exports_use_what_was_trained() -> None:
     assert inputs["FluxGuidance"]["guidance"] == 2.5
     texts = [node["inputs"]["text"] for node in workflow.values() if "text" in node["inputs"]]
     assert PROMPTS[0] in texts
+    note = Path("comfy/workflow.json").read_text()
+    assert "trained together on the base model's own many steps" in note
     script = Path("diffusers/generate.py").read_text()
     assert 'GUIDANCE = {"slow": 2.5, "fast": 2.5}' in script
     (size,) = (one for one in workflow.values() if "width" in one["inputs"])
     assert (size["inputs"]["width"], size["inputs"]["height"]) == (128, 64)
     assert "| taught by | the base model, 50 steps at guidance 2.5&#58; 2 prompts x 2" in card
     assert "to take the base model's own many steps in few" in card
+
+
+@pytest.mark.usefixtures("distilled")
+def test_a_distilled_pair_that_is_imported_is_sampled_as_it_was_trained() -> None:
+    files = {f"{phase}_lora": str(RUN.lora(phase)) for phase in Phase}
+    request = ImportRequest(**files, model=str(MODEL), run=Path("runs/theirs"))
+
+    run_import(plan_import(request))
+
+    settings = paint(run=Path("runs/theirs")).settings
+    assert (settings.slow_guidance, settings.fast_guidance) == (1, 1)
+    assert load_manifest(RunFolder(Path("runs/theirs"))).is_taught
+
+
+@pytest.mark.usefixtures("simpletuner")
+def test_an_unfinished_run_is_continued_by_its_own_command() -> None:
+    distil_whole(phases=(SLOW,))
+
+    with pytest.raises(RunError) as caught:
+        open_source(RUN.path)
+
+    assert caught.value.problems[0].hint == "run its `glance distill` command again: it continues"
 
 
 @pytest.mark.usefixtures("distilled")
@@ -465,3 +492,4 @@ def test_who_taught_it_is_said() -> None:
 
     assert f"taught by {taught}" in lines
     assert any("taught by" in line and taught in line for line in describe(RUN.path).lines)
+    assert describe(RUN.lora(SLOW)).document["guidance"] == 1

@@ -25,6 +25,12 @@ class Source:
         """What the pair is called elsewhere."""
         return pair_name(self.manifest)
 
+    @property
+    def trained_on(self) -> str:
+        """What both LoRAs have learnt from: ends a sentence."""
+        is_taught = self.manifest.is_taught
+        return "on the base model's own many steps" if is_taught else "on one picture"
+
     def lora_name(self, phase: Phase) -> str:
         """Return the file name of one phase's LoRA elsewhere."""
         return lora_name(self.manifest, phase)

@@ -95,7 +95,7 @@ def _pair_of_run(request: InferRequest) -> Pair:
         {phase: hash_file(path) for phase, path in loras.items()},
         manifest.resolve_schedule(),
         resolution=manifest.settings.resolution,
-        trained=manifest.settings.sampling,
+        trained=manifest.sampling,
         run=run,
         notes=notes,
     )

@@ -124,6 +124,11 @@ def _manifest(plan: PairImport, run: RunFolder) -> Manifest:
             sha256={phase: lora.facts.sha256 for phase, lora in plan.loras.items()},
             folded={phase: lora.folded for phase, lora in plan.loras.items()},
             unknown=plan.unknown,
+            guidance={
+                phase: lora.facts.guidance
+                for phase, lora in plan.loras.items()
+                if lora.facts.guidance is not None
+            },
         ),
     )
 

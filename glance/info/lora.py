@@ -146,6 +146,7 @@ def lora_document(file: LoraFile) -> dict[str, Any]:
         "timesteps": timesteps,
         "sigmas": timesteps and [value / MAX_TIMESTEP for value in timesteps],
         "boundary": _number(file.said("boundary")),
+        "guidance": _number(file.said("guidance")),
         "pair_id": file.said("pair_id"),
         "base_model": file.said("base_model"),
         "modelspec": _modelspec(header),
@@ -196,6 +197,7 @@ def _training(file: LoraFile) -> dict[str, str | None]:
         "phase": file.said("phase"),
         "timesteps": None if file.timesteps is None else join_numbers(file.timesteps),
         "boundary": None if boundary is None else f"sigma {boundary:.6g}",
+        "guidance": file.said("guidance"),
         "pair": file.said("pair_id"),
         "glance": file.said("version"),
     }

@@ -115,7 +115,7 @@ def _lines(
         case None:
             yield f"pair: {manifest.pair_id}, not in the headers of both LoRAs"
     if not manifest.is_finished:
-        yield "next: run its `glance train` command again: it continues"
+        yield f"next: run its `{manifest.command}` command again: it continues"
     for command in _commands(run, manifest):
         yield f"next: {command}"
 

@@ -76,7 +76,7 @@ def find_origin(manifest: Manifest, phase: Phase, *, version: str | None = None)
         resolution=None if "resolution" in unknown else settings.resolution,
         version=version or manifest.glance,
         is_imported=imported is not None,
-        guidance=settings.teacher.guidance_of(phase) if settings.teacher else None,
+        guidance=manifest.sampling.get(f"{phase}_guidance"),
     )
 
 
@@ -128,7 +128,7 @@ def pair_name(manifest: Manifest) -> str:
     """
     sample = manifest.sample
     name = manifest.settings.family if sample is None else safe_name(Path(sample.image))
-    if manifest.settings.teacher is not None:
+    if manifest.is_taught:
         name = f"{name}-distilled"
     return f"{name}-{manifest.pair_id[:8]}"
 

@@ -120,6 +120,10 @@ class ImportRecord(_Record):
     unknown: tuple[str, ...] = Field(
         default=(), description="Settings that nobody recorded: those in `settings` stand in."
     )
+    guidance: Mapping[Phase, float] = Field(
+        default_factory=dict,
+        description="What the LoRAs are trained to be sampled with, where their headers say it.",
+    )
 
 
 class Manifest(_Record):
@@ -163,6 +167,23 @@ class Manifest(_Record):
     def is_finished(self) -> bool:
         """Whether both LoRAs are done."""
         return all(self.phases[phase].state is PhaseState.DONE for phase in Phase)
+
+    @property
+    def is_taught(self) -> bool:
+        """Whether the base model taught both LoRAs, here or where they come from."""
+        return self.settings.teacher is not None or bool(self.imported and self.imported.guidance)
+
+    @property
+    def command(self) -> str:
+        """The command that begins such a run, and continues it."""
+        return "glance train" if self.settings.teacher is None else "glance distill"
+
+    @property
+    def sampling(self) -> Mapping[str, float]:
+        """What the pair is sampled with unless told otherwise, by SampleSettings' names."""
+        if self.imported is None:
+            return self.settings.sampling
+        return {f"{phase}_guidance": value for phase, value in self.imported.guidance.items()}
 
     @property
     def pair_id(self) -> str:

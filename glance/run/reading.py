@@ -34,7 +34,7 @@ def require_finished(
     if unfinished:
         raise RunError(
             f"run {run.path} is not finished: {', '.join(unfinished)}",
-            hint="run its `glance train` command again: it continues",
+            hint=f"run its `{manifest.command}` command again: it continues",
         )
 
 

@@ -79,7 +79,7 @@ def plan_comfyui(
         family,
         resolution=settings.resolution,
         aspect=aspect,
-        trained=settings.sampling,
+        trained=source.manifest.sampling,
         prompt=_usual_prompt(source) if prompt is None else prompt,
         **asked,
     )
@@ -175,7 +175,7 @@ def _page_note(export: ComfyExport) -> str:
     return f"""\
 ## {job.name}
 
-{job.family.title} in {_steps(job)} steps: two LoRAs that glance trained together on one picture.
+{job.family.title} in {_steps(job)} steps: two LoRAs, trained together {export.source.trained_on}.
 
 {phases}
 

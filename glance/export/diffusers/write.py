@@ -74,18 +74,12 @@ def _require_whole_base(source: Source) -> None:
 
 
 def _settings(source: Source, prompt: str | None) -> SampleSettings:
-    trained = source.manifest.settings
     return resolve_sample_settings(
         source.family,
-        resolution=trained.resolution,
-        trained=trained.sampling,
+        resolution=source.manifest.settings.resolution,
+        trained=source.manifest.sampling,
         prompt="none yet" if prompt is None else prompt,
     )
-
-
-def _trained_on(source: Source) -> str:
-    teacher = source.manifest.settings.teacher
-    return "on one picture" if teacher is None else "on the base model's own many steps"
 
 
 def _schedule_file(source: Source) -> ScheduleFile:
@@ -103,7 +97,7 @@ def _render_readme(source: Source, *, model: str | None, prompt: str | None) -> 
     return f"""\
 # {source.name}: {family.title} in {slow + fast} steps
 
-Two LoRAs that glance trained together {_trained_on(source)}.
+Two LoRAs, trained together {source.trained_on}.
 The slow one paints the first {slow} steps, the fast one the other {fast} from its latents.
 
     pip install diffusers=={DIFFUSERS} torch transformers peft accelerate
