@@ -39,11 +39,11 @@ def describe_duration(settings: TrainSettings, phases: int, speed: float | None)
 
 
 def _tokens(settings: TrainSettings) -> float:
-    """Return the tokens of a step: of the pictures at the mean of the areas, and of the text."""
+    """Return a step's tokens: of its pictures at the mean of the areas, and of their texts."""
     family = find_family(settings.family)
     areas = (settings.resolution, *settings.also_resolutions)
     picture = sum((side / family.size_multiple) ** 2 for side in areas) / len(areas)
-    return picture * (2 if family.edits else 1) + family.text.tokens
+    return settings.batch_size * (picture * (2 if family.edits else 1) + family.text.tokens)
 
 
 def _reached(settings: TrainSettings) -> float:

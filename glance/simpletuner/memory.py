@@ -32,7 +32,7 @@ _METHODS: Final = (
     _Method("int8-quanto", 1.0, 6.0, 1.0),
     _Method("nf4-bnb", 0.53, 2.0, 1.0),  # 4 bits, and a scale for each 64
 )
-_ACTIVATIONS: Final = 3.0  # gigabytes at 1024 x 1024 with gradient checkpointing
+_ACTIVATIONS: Final = 3.0  # gigabytes a sample at 1024 x 1024 with gradient checkpointing
 _DESKTOP: Final = 1.0  # what a desktop takes of a card
 _TEXT_PRECISIONS: Final = (("no_change", 2.0), ("int8-quanto", 1.0), ("nf4-bnb", 0.53))
 _SMALL_ENCODER: Final = 1.0  # billions: not worth quantising
@@ -109,7 +109,8 @@ def _on_the_cpu(settings: TrainSettings) -> float:
     Activations grow with width and depth, which is about the parameters to the power of 3/4.
     """
     weights = settings.weights
-    activations = 15.4 * math.pow(weights.transformer, 0.75) * (settings.resolution / 1024) ** 2
+    a_sample = 15.4 * math.pow(weights.transformer, 0.75) * (settings.resolution / 1024) ** 2
+    activations = settings.batch_size * a_sample
     return 4 * (weights.transformer + sum(weights.text_encoders)) + 1.5 + activations
 
 
@@ -152,7 +153,8 @@ def _encoding(settings: TrainSettings, size: float) -> float:
 
 def _activations(settings: TrainSettings) -> float:
     pictures = 2 if find_family(settings.family).edits else 1  # the reference is seen as well
-    return pictures * _ACTIVATIONS * (settings.resolution / 1024) ** 2
+    area = (settings.resolution / 1024) ** 2
+    return settings.batch_size * pictures * _ACTIVATIONS * area
 
 
 def _budget(preset: Preset) -> float:

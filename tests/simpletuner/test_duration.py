@@ -30,6 +30,14 @@ def test_a_step_at_several_areas_takes_their_mean() -> None:
     assert pace(1024, 512) == pytest.approx((pace(1024) + pace(512)) / 2)
 
 
+def test_a_step_of_several_samples_takes_as_many_times_as_long() -> None:
+    one = resolve_train_settings(device=Device.CPU)
+
+    four = seconds_a_step(one.model_copy(update={"batch_size": 4}), 1e11)
+
+    assert four == pytest.approx(4 * seconds_a_step(one, 1e11))
+
+
 def test_it_is_said_for_all_steps() -> None:
     settings = resolve_train_settings(device=Device.CPU, resolution=64).model_copy(
         update={"weights": Weights(transformer=0.1, known=True)}
