@@ -21,8 +21,8 @@ from glance.simpletuner.memory import estimate, memory_options
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
-    *("", "demo", "doctor", "check", "schedule", "schedule optimize", "train", "infer"),
-    *("compare", "sweep", "info", "import"),
+    *("", "demo", "doctor", "check", "schedule", "schedule optimize", "train"),
+    *("distill", "infer", "compare", "sweep", "info", "import"),
     *("export", "export comfyui", "export diffusers", "export hub"),
     *("runs", "runs list", "runs show", "runs log", "runs clean"),
 )

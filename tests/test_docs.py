@@ -65,6 +65,14 @@ def test_the_generated_pages_are_what_they_are_generated_from() -> None:
         assert (ROOT / "docs" / name).read_text() == text
 
 
+def test_the_page_of_commands_holds_every_one() -> None:
+    page = (ROOT / "docs/cli.md").read_text()
+    names = re.findall(r"^  (\w+)  +\S", page.partition("Commands:")[2].partition("```")[0], re.M)
+
+    assert "train" in names
+    assert [name for name in names if f"\n## glance {name}\n" not in page] == []
+
+
 def test_every_familys_proof_is_recorded() -> None:
     proofs = json.loads((ROOT / "docs/proofs.json").read_text())["families"]
 
