@@ -321,6 +321,42 @@ def test_the_two_ways_of_training_do_not_mix() -> None:
 # Restart
 
 
+def test_a_distilled_run_can_be_restarted_on_a_picture(
+    simpletuner: FakeSimpleTuner, pair: Path
+) -> None:
+    distil_whole(sizes=("64x64", "64x128"))
+
+    run_training(make_plan(model=str(MODEL), run=RUN.path, restart=True), print)
+
+    assert simpletuner.starts[-2]["data"] == ["cat.png", "cat.txt"]
+    assert load_manifest(RUN).settings.teacher is None
+
+
+@pytest.mark.usefixtures("simpletuner")
+def test_a_restart_does_not_remove_the_picture_that_it_is_to_begin_from() -> None:
+    distil_whole()
+    recorded = RUN.data / "0001-1.png"
+
+    with pytest.raises(RunError, match="lies among the recorded pictures"):
+        make_plan(image=recorded, model=str(MODEL), run=RUN.path, restart=True)
+
+    assert recorded.exists()
+
+
+@pytest.mark.usefixtures("pair")
+def test_a_trained_run_can_be_restarted_as_a_distilled_one(simpletuner: FakeSimpleTuner) -> None:
+    run_training(make_plan(model=str(MODEL), run=RUN.path), print)
+    plan = distil(restart=True)
+    with pytest.raises(AssertionError, match="was to be loaded"):
+        train(plan)
+    record_nothing(plan)
+
+    train(distil())
+
+    assert "cat.png" not in simpletuner.starts[-1]["data"]
+    assert load_manifest(RUN).settings.teacher == plan.teacher
+
+
 def test_restart_throws_old_pictures_and_recordings_away(simpletuner: FakeSimpleTuner) -> None:
     distil_whole(keep_recording=True, sizes=("64x64", "128x64"))
     plan = distil(prompts=("a hill",), restart=True)

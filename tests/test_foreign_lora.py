@@ -292,6 +292,8 @@ def test_alpha_of_several_numbers_is_refused() -> None:
         ({"glance.phase": "third"}, "its header says phase third: slow, fast exist"),
         ({"glance.timesteps": "soon"}, "its header holds no list of timesteps: soon"),
         ({"glance.timesteps": "5"}, "its header holds no list of timesteps: 5"),
+        ({"glance.guidance": "high"}, "its header holds no guidance: high"),
+        ({"glance.guidance": "nan"}, "its header holds no guidance: nan"),
     ],
 )
 def test_header_that_cannot_be_understood_is_refused(

@@ -55,6 +55,8 @@ def check_run(plan: TrainingPlan) -> None:
         if plan.restart:
             hint = f"give another --run, or restart the {kept[0]} phase too: --phase both"
         raise RunError([*map(Problem, others), Problem(last, hint)])
+    if plan.restart and not kept and manifest.settings.teacher is not None:
+        _require_lasting(plan)
 
 
 def prepare_run(plan: TrainingPlan, sealer: Sealer) -> Manifest:
@@ -113,6 +115,20 @@ def find_manifest(run: RunFolder) -> Manifest | None:
         f"{run.path} is no run folder: it holds {', '.join(strangers[:3])}, no glance.json",
         hint="give --run another path",
     )
+
+
+def _require_lasting(plan: TrainingPlan) -> None:
+    """Refuse a pair that lies among the pictures of the base model: a restart removes those."""
+    sample, folder = plan.sample, plan.run.data.resolve()
+    if sample is None:
+        return
+    for path in filter(None, (sample.image, sample.caption_file, sample.reference)):
+        if path.resolve().is_relative_to(folder):
+            raise RunError(
+                f"{path} lies among the recorded pictures of {plan.run.path}, which --restart "
+                "removes",
+                hint="copy it to another place first, or give another --run",
+            )
 
 
 def _kept_phases(manifest: Manifest, plan: TrainingPlan) -> list[Phase]:
