@@ -1,21 +1,44 @@
-"""`glance demo`: the main job, offline and on the CPU, with the small model of the package."""
+"""`glance demo`: the main job, offline and on the CPU, with the small model of the package.
+
+Both ways to a pair run in front of the user, at the same time: the guide's recipe on one picture,
+and the base model that teaches itself. A sheet shows what each is worth.
+"""
 
 import shutil
 import threading
-from dataclasses import dataclass
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Final
 
-from glance.compare import CompareRequest, Report, compare_pair, plan_comparison
+from glance.compare import (
+    Cell,
+    CompareRequest,
+    Comparison,
+    Report,
+    Variant,
+    compare_pair,
+    plan_comparison,
+    run_comparison,
+)
 from glance.compare.measure import import_similarity
+from glance.compare.request import JUDGED
+from glance.compare.sheet import place_picture
 from glance.device import Device
+from glance.distillation.execute import DistillationResult, run_distillation
+from glance.distillation.plan import plan_distillation
+from glance.distillation.request import DistillationPlan, DistillRequest
 from glance.errors import Problem, RunError
-from glance.events import Event, EventSink, Noted, PhaseStarted
-from glance.families import Family, find_family
+from glance.events import Event, EventSink, Noted
+from glance.families import find_family
+from glance.files import replacing
 from glance.generation.execute import import_sampler
 from glance.run import RUNS, RunFolder
 from glance.simpletuner.command import Launcher
+from glance.simpletuner.runner import ProcessRunner
 from glance.training.execute import TrainingResult, run_training
 from glance.training.plan import plan_training
 from glance.training.prepare import find_manifest, writing
@@ -26,10 +49,18 @@ if TYPE_CHECKING:
 
 MODEL: Final = "small-flux"  # in glance/assets
 SAMPLE: Final = "sunset"  # likewise, drawn by glance.world
-VAGUE_PROMPT: Final = "a landscape at dawn"  # many pictures fit it
-_RANK: Final = 4  # this and the rate: what docs/evidence.md advises for this model
+PROMPTS: Final = "demo-prompts.jsonl"
+"""Likewise: prompts and noises that nobody was trained on, at which four steps visibly fail."""
+_RANK: Final = 4  # of the guide's pair; this and the rate: docs/evidence.md for this model
 _LEARNING_RATE: Final = 1e-4
 _RESOLUTION: Final = 64
+TAUGHT: Final = 16  # prompts; with a batch of two, what fits into three minutes
+_TAUGHT_RATE: Final = 2e-3
+_BATCH_SIZE: Final = 2
+_PAINTED_AT_ONCE: Final = 8
+_SIDE: Final = 160  # pixels of the sheet that a picture is shown at
+_MARGIN: Final = 8
+_LABEL: Final = 52
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,28 +68,37 @@ class DemoResult:
     """What the demo made."""
 
     training: TrainingResult
+    """The guide's pair."""
+    distilled: DistillationResult
+    guides: Comparison
+    """Of the guide's pair, on the demo's prompts."""
+    taught: Comparison
+    """Of the distilled pair, on the same."""
     report: Report
+    """What the distilled pair is worth, on prompts that were not chosen."""
+    sheet: Path
 
     @property
     def run(self) -> RunFolder:
-        """The demo's run folder, the model in it."""
-        return self.training.run
+        """The distilled pair's run."""
+        return self.distilled.training.run
 
     def to_json(self) -> dict[str, Any]:
         """Return what `glance demo --json` prints."""
         return {
             **self.training.to_json(),
-            "images": [str(self.report.sheet)],
+            "distilled": self.distilled.to_json(),
+            "images": [str(self.sheet)],
             "comparison": {
                 row.prompt: [
                     {
-                        "variant": cell.label,
-                        "seconds": cell.to_json()["seconds"],
+                        "variant": label,
+                        "distance": cell.figures.get("latents"),
                         "verdict": cell.verdict,
                     }
-                    for cell in row.cells.values()
+                    for label, cell in _columns(row.cells, others.cells)
                 ]
-                for row in self.report.comparison.rows
+                for row, others in zip(self.taught.rows, self.guides.rows, strict=True)
             },
             "sentence": self.report.verdict.sentence,
             "verdict": self.report.verdict.to_json(),
@@ -66,27 +106,33 @@ class DemoResult:
 
 
 def run_demo(output: Path | None, *, steps: int, on_event: EventSink) -> DemoResult:
-    """Train both LoRAs of the small model on the packaged pair, and show what they are worth.
+    """Train the guide's pair and a distilled one of the small model, and show what each is worth.
 
-    Everything lands in `output` (default: runs/demo), an ordinary run folder that holds its base
-    model. Raises what training and generation raise.
+    The first lands in `output` (default: runs/demo), an ordinary run folder that holds its base
+    model, the other beside it, in `<output>-distilled`. Raises what training and sampling raise.
     """
     run = RunFolder(output or RUNS / "demo")
     with as_file(files("glance") / "assets") as assets:
-        plan = _plan(run, assets, steps)
-        family = find_family(plan.settings.family)
-        training = run_training(plan, _importing_aside(family, on_event))
-    prompts = (*held_out_prompts(), VAGUE_PROMPT)
-    request = CompareRequest(run=run.path, prompts=prompts, device=Device.CPU)
-    on_event(Noted("sampling: the base model and the pair, from the same noise"))
-    return DemoResult(training, compare_pair(plan_comparison(request), on_event, words=judge))
+        guides, taught = _plan(run, assets, steps)
+        tell = _one_at_a_time(on_event)
+        tell(Noted("the guide's pair is trained while the base model is recorded for the other"))
+        training, distilled = _train_both(guides, taught, tell)
+        tell(Noted("sampling: the base model and both pairs, from the same noise"))
+        shown = CompareRequest(
+            prompt_file=assets / PROMPTS, device=Device.CPU, batch_size=_PAINTED_AT_ONCE
+        )
 
+        def paint(folder: RunFolder, variants: tuple[Variant, ...]) -> Comparison:
+            request = replace(shown, run=folder.path, variants=variants)
+            return run_comparison(plan_comparison(request), tell).judged(judge)
 
-def held_out_prompts() -> tuple[str, ...]:
-    """Return captions of scenes that neither the model nor the pair was trained on."""
-    from glance.world import describe, held_out_scenes
-
-    return tuple(describe(scene) for scene in held_out_scenes(2, seed=7))
+        pictures = paint(taught.run, JUDGED)
+        others = paint(guides.run, (Variant.TEACHER, Variant.BOTH))
+    unchosen = replace(shown, run=taught.run.path, prompt_file=None, variants=JUDGED)
+    report = compare_pair(plan_comparison(replace(unchosen, finds_worth=False)), tell, words=judge)
+    sheet = run.images / "sheet.png"
+    _save_sheet(pictures, others, sheet)
+    return DemoResult(training, distilled, others, pictures, report, sheet)
 
 
 def judge(prompt: str, image: "Image") -> str:
@@ -101,36 +147,43 @@ def judge(prompt: str, image: "Image") -> str:
     return f"{score}, not {', '.join(wrong)}" if wrong else score
 
 
-def _importing_aside(family: Family, sink: EventSink) -> EventSink:
-    """Return `sink`, which also imports what sampling needs as soon as a phase has started.
+def _train_both(
+    guides: TrainingPlan, taught: DistillationPlan, on_event: EventSink
+) -> tuple[TrainingResult, DistillationResult]:
+    """Train one pair beside the other: each keeps about one core busy."""
+    import_sampler(find_family(guides.settings.family))
+    runner = ProcessRunner()
+    with ThreadPoolExecutor(1) as aside:
+        training = aside.submit(run_training, guides, on_event, runner=runner)
+        try:
+            distilled = run_distillation(taught, on_event)
+            threading.Thread(target=import_similarity).start()
+            return training.result(), distilled
+        except BaseException:
+            runner.end()
+            raise
 
-    SimpleTuner's own start keeps one core busy for half a minute; eight seconds of imports cost
-    nothing beside it, and as much afterwards.
-    """
-    is_started = False
+
+def _one_at_a_time(sink: EventSink) -> EventSink:
+    """Return `sink` for use from two threads."""
+    turn = threading.Lock()
 
     def on_event(event: Event) -> None:
-        nonlocal is_started
-        if isinstance(event, PhaseStarted) and not is_started:
-            is_started = True
-            threading.Thread(target=_import_all, args=(family,)).start()
-        sink(event)
+        with turn:
+            sink(event)
 
     return on_event
 
 
-def _import_all(family: Family) -> None:
-    import_sampler(family)
-    import_similarity()
-
-
-def _plan(run: RunFolder, assets: Path, steps: int) -> TrainingPlan:
-    """Plan the training; refuse a folder that is not ours before anything is copied into it."""
+def _plan(run: RunFolder, assets: Path, steps: int) -> tuple[TrainingPlan, DistillationPlan]:
+    """Plan both; refuse a folder that is not ours before anything is copied into it."""
+    beside = RunFolder(run.path.with_name(f"{run.path.name}-distilled"))
     try:
         with writing(run.path):
+            find_manifest(beside)
             if find_manifest(run) is None and not run.model.exists():
                 _copy_model(assets / MODEL, run)
-        return plan_training(
+        guides = plan_training(
             TrainRequest(
                 image=assets / f"{SAMPLE}.png",
                 run=run.path,
@@ -143,14 +196,72 @@ def _plan(run: RunFolder, assets: Path, steps: int) -> TrainingPlan:
                 launcher=Launcher.DIRECT,  # half a minute a phase less to wait
             )
         )
+        taught = plan_distillation(
+            DistillRequest(
+                prompts=_teaching_prompts(),
+                run=beside.path,
+                model=str(run.model),
+                noises=1,
+                steps=steps,
+                batch_size=_BATCH_SIZE,
+                learning_rate=_TAUGHT_RATE,
+                device=Device.CPU,
+                launcher=Launcher.DIRECT,
+                compares=False,
+            )
+        )
     except RunError as exc:  # its remedies are flags of `glance train`
         *others, last = (item.message for item in exc.problems)
         raise RunError(
             [*map(Problem, others), Problem(last, "give --output another folder")]
         ) from exc
+    return guides, taught
+
+
+def _teaching_prompts() -> tuple[str, ...]:
+    from glance.prompts.shipped import teaching_prompts
+
+    return teaching_prompts(TAUGHT, world=True)
 
 
 def _copy_model(model: Path, run: RunFolder) -> None:
     shutil.rmtree(run.unfinished_model, ignore_errors=True)
     shutil.copytree(model, run.unfinished_model)
     run.unfinished_model.rename(run.model)
+
+
+def _columns(
+    taught: Mapping[Variant, Cell], guides: Mapping[Variant, Cell]
+) -> list[tuple[str, Cell]]:
+    """Return the pictures of one prompt from left to right, with what stands above them."""
+    base, few, own = (taught[variant] for variant in JUDGED)
+    other = guides[Variant.BOTH]
+    return [
+        (f"base, {base.steps} steps", base),
+        (f"base, {few.steps} steps", few),
+        (f"distilled pair, {own.steps}", own),
+        (f"guide's pair, {other.steps}", other),
+    ]
+
+
+def _save_sheet(taught: Comparison, guides: Comparison, path: Path) -> None:
+    """Draw a row a prompt: the base with many steps and with few, and both pairs."""
+    from PIL import Image, ImageDraw
+
+    height = 24 + _SIDE + _LABEL + _MARGIN
+    width = len(JUDGED) + 1
+    sheet = Image.new(
+        "RGB", (width * (_SIDE + _MARGIN) + _MARGIN, len(taught.rows) * height), "white"
+    )
+    pen = ImageDraw.Draw(sheet)
+    for number, (row, others) in enumerate(zip(taught.rows, guides.rows, strict=True)):
+        top = number * height
+        pen.text((_MARGIN, top + 4), row.prompt, fill="black", font_size=14)
+        for column, (label, cell) in enumerate(_columns(row.cells, others.cells)):
+            place = (_MARGIN + column * (_SIDE + _MARGIN), top + 24)
+            away = cell.figures.get("latents")
+            lines = [label] if away is None else [label, f"distance {away:.2f}"]
+            lines += wrap(cell.verdict, 26, max_lines=1, placeholder=" ...")
+            place_picture(sheet, pen, place, cell.image, side=_SIDE, lines=tuple(lines))
+    with replacing(path) as temporary:
+        sheet.save(temporary)

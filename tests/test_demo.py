@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from glance.demo import held_out_prompts, judge
+from glance.demo import judge
 
 
 def test_a_strangers_folder_is_refused_and_left_as_it_was(glance: Callable) -> None:
@@ -30,7 +30,16 @@ def test_the_judge_names_what_is_not_shown() -> None:
     assert judge("a landscape at night", picture) == "0 of 1 right, not time"
 
 
-def test_its_prompts_are_held_out() -> None:
-    from glance.world import describe, held_out_scenes
+def test_its_prompts_are_captions_of_the_world_that_nobody_learns_from() -> None:
+    from importlib.resources import as_file, files
 
-    assert set(held_out_prompts()) <= {describe(scene) for scene in held_out_scenes(1000)}
+    from glance.demo import PROMPTS, TAUGHT
+    from glance.prompts import read_prompts
+    from glance.prompts.shipped import teaching_prompts
+    from glance.world import read_caption
+
+    with as_file(files("glance") / "assets" / PROMPTS) as path:
+        prompts = [line.prompt for line in read_prompts(path)]
+
+    assert all(read_caption(prompt) for prompt in prompts)
+    assert not set(prompts) & set(teaching_prompts(TAUGHT, world=True))

@@ -1,6 +1,7 @@
 """`glance demo`: the whole line, offline, on the CPU."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -13,7 +14,7 @@ def demo(
     output: Annotated[
         Path | None, typer.Option(help="Run folder of the demo. Default: runs/demo.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Training steps a phase.")] = 60,
+    steps: Annotated[int, typer.Option(help="Training steps a phase, of both pairs.")] = 60,
     events: EventsOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -21,19 +22,22 @@ def demo(
 ) -> None:
     """Run the whole line, offline and on the CPU.
 
-    Trains both LoRAs of the package's small FLUX with real SimpleTuner, then shows on one sheet
-    what they are worth: the base model with 50 steps and with 10, each LoRA alone, and both, from
-    the same noise. The model paints small landscapes; a checker says what each picture shows.
+    Trains two pairs of LoRAs for the package's small FLUX with real SimpleTuner: one on a picture,
+    as the guide says, and one that the base model teaches itself. A sheet shows what each is worth,
+    from the same noise: the base with 50 steps and with 4, the distilled pair with 4, the guide's
+    with 10. The model paints small landscapes; a checker says what each picture shows.
 
     Example: glance demo
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.demo import VAGUE_PROMPT, run_demo
+    from glance.demo import run_demo
 
     with console.progress(events) as on_event:
         result = run_demo(output, steps=steps, on_event=on_event)
-    console.note(f'next:    glance infer --run {result.run.path} --prompt "{VAGUE_PROMPT}"')
-    console.note("the sheet to look at:")
-    console.result(str(result.report.sheet))
+    run = quote(str(result.run.path))
+    console.note(f'next:    glance infer --run {run} --prompt "a landscape at dawn"')
+    console.note("the sheet to look at; its prompts were chosen because four steps fail there:")
+    console.result(str(result.sheet))
+    console.note("and on eight prompts that were not chosen:")
     console.result(result.report.verdict.sentence)
     console.document(result.to_json())

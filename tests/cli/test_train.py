@@ -63,6 +63,7 @@ fast: 5 steps
 fast: loss 0.7500 -> 0.2250
 fast: output/glance-fast/pytorch_lora_weights.safetensors, 0.0 MB
 next: glance infer --run runs/cat --prompt "..."
+fewer steps, with a gain that can be measured: glance distill --help
 """
     )
 

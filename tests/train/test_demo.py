@@ -14,17 +14,19 @@ def test_the_demo_trains_and_samples_offline(glance: Callable, tmp_path: Path) -
 
     assert done.code == 0, done.err
     document = done.document
-    assert document["run"] == "runs/demo"
-    assert [phase["state"] for phase in document["phases"].values()] == ["done", "done"]
-    assert document["images"] == ["runs/demo/images/compare/sheet.png"]
-    assert Image.open("runs/demo/images/compare/sheet.png").width == 6 * 168 + 8
-    assert document["verdict"]["images"] == len(document["comparison"])
-    assert document["sentence"].startswith("3 pictures prove little")
-    assert {len(row) for row in document["comparison"].values()} == {5}
-    first = next(iter(document["comparison"].values()))[0]
-    assert (first["variant"], list(first)) == ("base, 50 steps", ["variant", "seconds", "verdict"])
-    manifest = json.loads(Path("runs/demo/glance.json").read_text())
-    assert manifest["settings"]["model"] == "model"
+    assert (document["run"], document["distilled"]["run"]) == ("runs/demo", "runs/demo-distilled")
+    phases = [*document["phases"].values(), *document["distilled"]["phases"].values()]
+    assert [phase["state"] for phase in phases] == ["done"] * 4
+    assert document["images"] == ["runs/demo/images/sheet.png"]
+    assert Image.open("runs/demo/images/sheet.png").width == 4 * 168 + 8
+    labels = ["base, 50 steps", "base, 4 steps", "distilled pair, 4", "guide's pair, 10"]
+    for pictures in document["comparison"].values():
+        assert [one["variant"] for one in pictures] == labels
+        assert [one["distance"] is None for one in pictures] == [True, False, False, False]
+    assert document["verdict"]["images"] == 8
+    manifest = json.loads(Path("runs/demo-distilled/glance.json").read_text())
+    assert manifest["settings"]["model"] == "../demo/model"
+    assert not Path("runs/demo-distilled/cache/teacher").exists()
 
 
 def minimal_path() -> str:
