@@ -58,6 +58,12 @@ def problem(**changes: Any) -> str:
 # What is taken where nothing is said
 
 
+def test_an_accelerator_is_given_a_batch_one_sample_at_a_time() -> None:
+    config, _ = configs(usual(device="cuda"))
+
+    assert (config["train_batch_size"], config["gradient_accumulation_steps"]) == (1, 4)
+
+
 def test_without_prompts_those_of_the_package_are_learnt_from() -> None:
     plan = usual()
 
@@ -95,8 +101,14 @@ def test_the_trainer_is_told_of_a_rank_that_is_alpha_and_of_every_layer_of_the_b
         assert (config["lora_rank"], config["lora_alpha"]) == (16, 16)
         layers = json.loads(config["peft_lora_target_modules"])
         assert layers == list(find_family("flux").block_layers)
-        assert (config["lr_scheduler"], config["learning_rate"]) == ("linear", 5e-4)
-        assert (config["max_train_steps"], config["train_batch_size"]) == (600, 4)
+        assert (config["lr_scheduler"], config["learning_rate"]) == ("linear", 1e-3)
+        assert (config["max_train_steps"], config["train_batch_size"]) == (400, 4)
+
+
+def test_a_large_model_is_taught_at_a_lower_rate_than_a_small_one() -> None:
+    config, _ = configs(usual(model=None, device="cuda"))
+
+    assert config["learning_rate"] == 2e-4
 
 
 def test_a_model_is_called_by_its_whole_name() -> None:

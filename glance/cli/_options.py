@@ -37,8 +37,6 @@ class LauncherChoice(StrEnum):
     DIRECT = "direct"
 
 
-
-
 def _find_model(text: str) -> str:
     from glance.model import find_packaged
 

@@ -82,10 +82,12 @@ def distill(
         list[Path] | None,
         typer.Option(help="A LoRA that the base model paints with; repeatable."),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Training steps a phase.")] = 600,
+    steps: Annotated[int, typer.Option(help="Training steps a phase.")] = 400,
     batch_size: Annotated[int, typer.Option(help="Samples a training step.")] = 4,
     rank: Annotated[int, typer.Option(help="LoRA rank, and alpha.")] = 16,
-    learning_rate: Annotated[float | None, typer.Option(help="Default: 5e-4.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Default: 2e-4; 1e-3 for small models.")
+    ] = None,
     seed: TrainingSeedOption = 1,
     phase: PhaseOption = PhaseChoice.BOTH,
     device: DeviceOption = DeviceChoice.AUTO,

@@ -14,6 +14,8 @@ from glance.device import Device, resolve_device
 from glance.distillation.request import (
     LEARNING_RATE,
     PROMPTS,
+    SMALL,
+    SMALL_RATE,
     DistillationPlan,
     DistillRequest,
     lay_out_paths,
@@ -79,7 +81,9 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
     checks.require()
     if request.reference is not None:
         teacher = teacher.model_copy(update={"reference": hash_file(request.reference)})
-    settings = settings.model_copy(update={"teacher": teacher})
+    settings = with_model(settings.model_copy(update={"teacher": teacher}), request, run)
+    if request.learning_rate is None and settings.weights.transformer < SMALL:
+        settings = settings.model_copy(update={"learning_rate": SMALL_RATE})
     generation = _plan_painting(request, family, teacher)
     # a reference is shown as large as in training, and as `glance infer` will show it
     painted = generation.settings.model_copy(update={"reference_side": settings.resolution})
@@ -88,7 +92,7 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
         request,
         run=run,
         sample=None,
-        settings=with_model(settings, request, run),
+        settings=settings,
         levels=levels,
         devices=devices,
         warnings=(

@@ -16,11 +16,16 @@ from glance.training.request import TrainingPlan, TrainingRequest
 PROMPTS: Final = 64
 """Of the list that ships with the package, where none are given."""
 NOISES: Final = 2
-STEPS: Final = 600
+STEPS: Final = 400
 BATCH_SIZE: Final = 4
 RANK: Final = 16
-LEARNING_RATE: Final = 5e-4
 OWN: Final = "own"
+LEARNING_RATE: Final = 2e-4
+"""Others train LoRAs of few steps for FLUX.1 and Qwen-Image at 2e-5 to 5e-4 (docs/distill.md)."""
+SMALL_RATE: Final = 1e-3
+"""Measured on the package's small model (docs/evidence.md); a narrow model bears more."""
+SMALL: Final = 0.1
+"""Billions of parameters of a transformer, below which it is small."""
 _FIRST_NOISE: Final = 1_000_000  # far from the seeds that people paint and judge with
 
 

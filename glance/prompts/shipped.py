@@ -4,7 +4,7 @@ For real models they are lines of two files in `glance/assets/prompts`; for the 
 model, captions of the only world it knows. Of each, any first few are varied in themselves.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.resources import files
 from itertools import cycle, islice
 from typing import Final
@@ -30,8 +30,9 @@ _JUDGING_SEED: Final = 12
 def teaching_prompts(count: int, *, world: bool) -> tuple[str, ...]:
     """Return the first `count` prompts to teach with, no two alike.
 
-    `world`: captions of training scenes in place of the lines of `teaching.txt`, loose and full
-    ones in turn. Raises SettingsError for less than one, or more than there are.
+    `world`: captions of training scenes in place of the lines of `teaching.txt`, three loose ones
+    and a full one in turn (docs/evidence.md says why). Raises SettingsError for less than one, or
+    more than there are.
     """
     if world:
         return _first(count, _captions(), most=_MOST_TAUGHT, purpose="teach with")
@@ -68,20 +69,26 @@ def _lines(name: str) -> list[str]:
 def _captions() -> Iterator[str]:
     random = np.random.default_rng(_TEACHING_SEED)
     scenes = (training_scene(random) for _ in range(_MOST_TAUGHT))
-    return _described(scenes, random, besides=_held_out_captions())
+    ways = (describe_loosely, describe_loosely, describe_loosely, describe)
+    return _described(scenes, random, ways, besides=_held_out_captions())
 
 
 def _held_out_captions() -> Iterator[str]:
     random = np.random.default_rng(_JUDGING_SEED)
-    return _described(held_out_scenes(_MOST_JUDGED, seed=_JUDGING_SEED), random)
+    scenes = held_out_scenes(_MOST_JUDGED, seed=_JUDGING_SEED)
+    return _described(scenes, random, (describe_loosely, describe))
 
 
 def _described(
-    scenes: Iterable[Scene], random: np.random.Generator, *, besides: Iterable[str] = ()
+    scenes: Iterable[Scene],
+    random: np.random.Generator,
+    ways: Sequence[Callable[[Scene, np.random.Generator], str]],
+    *,
+    besides: Iterable[str] = (),
 ) -> Iterator[str]:
-    """Yield a caption a scene, loose and full ones in turn, none twice and none of `besides`."""
+    """Yield a caption a scene, in these ways in turn, none twice and none of `besides`."""
     said = set(besides)
-    for scene, say in zip(scenes, cycle((describe_loosely, describe)), strict=False):
+    for scene, say in zip(scenes, cycle(ways), strict=False):
         caption = say(scene, random)
         while caption in said or not read_caption(caption):  # said, or of no attribute
             caption = say(scene, random)

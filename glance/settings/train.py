@@ -175,6 +175,14 @@ class TrainSettings(Settings):
         return {**guidance, "width": width, "height": height}
 
     @property
+    def samples_at_once(self) -> int:
+        """How many samples of a step are on the device together; the rest is accumulated.
+
+        On an accelerator one at a time: it is busy with one, and memory is what is short.
+        """
+        return self.batch_size if self.device is Device.CPU else 1
+
+    @property
     def alpha(self) -> int:
         """LoRA alpha."""
         return self.alpha_per_rank * self.rank

@@ -63,6 +63,9 @@ class TrainerConfig(_File):
     train_batch_size: int = Field(
         default=1, description="1 for one sample: the guide's and the method's."
     )
+    gradient_accumulation_steps: int | None = Field(
+        default=None, description="A larger batch on an accelerator: one sample at a time."
+    )
     max_train_steps: int = Field(description="Optimizer steps. The guide's and the method's: 60.")
     num_train_epochs: Literal[0] = Field(
         default=0, description="0 lets max_train_steps alone decide."

@@ -110,7 +110,7 @@ def _on_the_cpu(settings: TrainSettings) -> float:
     """
     weights = settings.weights
     a_sample = 15.4 * math.pow(weights.transformer, 0.75) * (settings.resolution / 1024) ** 2
-    activations = settings.batch_size * a_sample
+    activations = settings.samples_at_once * a_sample
     return 4 * (weights.transformer + sum(weights.text_encoders)) + 1.5 + activations
 
 
@@ -154,7 +154,7 @@ def _encoding(settings: TrainSettings, size: float) -> float:
 def _activations(settings: TrainSettings) -> float:
     pictures = 2 if find_family(settings.family).edits else 1  # the reference is seen as well
     area = (settings.resolution / 1024) ** 2
-    return settings.batch_size * pictures * _ACTIVATIONS * area
+    return settings.samples_at_once * pictures * _ACTIVATIONS * area
 
 
 def _budget(preset: Preset) -> float:

@@ -149,7 +149,8 @@ def render_trainer_config(
         lora_rank=settings.rank,
         lora_alpha=settings.alpha,
         peft_lora_target_modules=_render_layers(settings),
-        train_batch_size=settings.batch_size,
+        train_batch_size=settings.samples_at_once,
+        gradient_accumulation_steps=_render_accumulation(settings),
         lr_scheduler=settings.learning_rate_schedule,
         output_dir=f"output/{environment(phase)}",
         flow_custom_timesteps=render_timesteps(schedule),
@@ -166,6 +167,11 @@ def render_trainer_config(
     if settings.teacher is not None and family.guidance.training_option is not None:
         guidance = {family.guidance.training_option: settings.teacher.guidance_of(phase)}
     return {**config.to_json(), **family.training_options, **guidance, **settings.overrides}
+
+
+def _render_accumulation(settings: TrainSettings) -> int | None:
+    times = settings.batch_size // settings.samples_at_once
+    return times if times > 1 else None
 
 
 def _render_layers(settings: TrainSettings) -> str | None:

@@ -57,23 +57,21 @@ def test_the_default_trains_flux_on_24_gb() -> None:
     assert (estimate(settings).gpu or 99) < 24
 
 
-@pytest.mark.parametrize("device", [Device.CUDA, Device.CPU])
-def test_each_sample_of_a_batch_takes_as_much(device: Device) -> None:
-    one = resolve_train_settings(device=device, preset=Preset.GB48)
-    taken = []
-    for batch_size in (1, 2, 3):
-        found = estimate(one.model_copy(update={"batch_size": batch_size}))
-        taken.append(found.gpu or found.system)
+def test_each_sample_of_a_batch_takes_as_much_on_the_cpu() -> None:
+    one = resolve_train_settings(device=Device.CPU)
+    taken = [
+        estimate(one.model_copy(update={"batch_size": batch_size})).system
+        for batch_size in (1, 2, 3)
+    ]
 
     assert taken[1] - taken[0] == pytest.approx(taken[2] - taken[1], abs=0.11)
     assert taken[1] - taken[0] > 2
 
 
-def test_a_batch_that_would_not_fit_is_trained_on_a_smaller_model() -> None:
-    settings = on_cuda("flux").model_copy(update={"batch_size": 4})
+def test_an_accelerator_holds_one_sample_of_a_batch_at_a_time() -> None:
+    one = resolve_train_settings(device=Device.CUDA)
 
-    assert memory_options(settings)["base_model_precision"] == "nf4-bnb"
-    assert (estimate(settings).gpu or 99) < 24
+    assert estimate(one.model_copy(update={"batch_size": 4})) == estimate(one)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
