@@ -178,9 +178,12 @@ class TrainSettings(Settings):
     def samples_at_once(self) -> int:
         """How many samples of a step are on the device together; the rest is accumulated.
 
-        On an accelerator one at a time: it is busy with one, and memory is what is short.
+        On an accelerator one at a time: it is busy with one, and memory is what is short. Of
+        families that edit as well: SimpleTuner 4.10 takes all references of a batch for the
+        first sample's.
         """
-        return self.batch_size if self.device is Device.CPU else 1
+        is_one = self.device is not Device.CPU or find_family(self.family).edits
+        return 1 if is_one else self.batch_size
 
     @property
     def alpha(self) -> int:

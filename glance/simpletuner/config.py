@@ -64,7 +64,8 @@ class TrainerConfig(_File):
         default=1, description="1 for one sample: the guide's and the method's."
     )
     gradient_accumulation_steps: int | None = Field(
-        default=None, description="A larger batch on an accelerator: one sample at a time."
+        default=None,
+        description="A larger batch on an accelerator, and of families that edit: one at a time.",
     )
     max_train_steps: int = Field(description="Optimizer steps. The guide's and the method's: 60.")
     num_train_epochs: Literal[0] = Field(

@@ -169,6 +169,21 @@ def test_a_family_that_edits_has_its_reference_beside_the_image(family: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("family", "at_once", "times"),
+    [("flux", 4, None), ("qwen_image_edit_2509", 1, 4), ("qwen_image_edit_2511", 1, 4)],
+)
+def test_a_batch_of_a_family_that_edits_is_gone_through_one_by_one(
+    family: str, at_once: int, times: int | None
+) -> None:
+    settings = resolve_train_settings(device=Device.CPU, family=family)
+
+    rendered = render_files(settings.model_copy(update={"batch_size": 4}), SEED)[SLOW_FILE]
+
+    assert rendered["train_batch_size"] == at_once
+    assert rendered.get("gradient_accumulation_steps") == times
+
+
+@pytest.mark.parametrize(
     ("device", "precision", "use_cpu"),
     [(Device.CUDA, "bf16", False), (Device.MPS, "no", False), (Device.CPU, "no", True)],
 )
