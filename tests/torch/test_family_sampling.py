@@ -105,7 +105,8 @@ def test_two_phases_equal_a_plain_euler_loop(ready: Ready, *, is_guided: bool) -
 
     picture = ready.sampler.sample_one(ready.guided(*guidance)).pictures[0].image
 
-    assert same(picture, ready.paint_plainly(*guidance))
+    # which kernels multiply depends on the processor: with a reference two pixels may round apart
+    assert furthest(picture, ready.paint_plainly(*guidance)) <= (1 if ready.family.edits else 0)
 
 
 def test_a_batch_with_previews_holds_the_picture_that_is_painted_alone(ready: Ready) -> None:
