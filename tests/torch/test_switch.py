@@ -64,6 +64,25 @@ def test_scale_0_is_the_base_model_alone(resident: GlancePipeline) -> None:
     assert furthest(without, usual) > 1
 
 
+def test_the_base_models_own_loras_work_wherever_none_of_the_pairs_does(
+    resident: GlancePipeline, tiny_flux: Path, loras: dict[str, Path]
+) -> None:
+    """As a teacher paints with somebody's style: `glance distill --teacher-lora`."""
+    family, style = find_family("flux"), loras[Phase.FAST]
+    pipeline, switch, _ = load_pipeline(
+        family, str(tiny_flux), {Phase.SLOW: loras[Phase.SLOW]}, FIT, base_loras=[style]
+    )
+    styled = GlancePipeline(pipeline, schedule=PRESETS["seed"].schedule, switch=switch)
+
+    # the slow phase has the pair's LoRA, the fast one the style: what `resident` has throughout
+    (mixed,) = styled("a hill", **SIZE, loras=(Phase.SLOW,))
+    (both,) = resident("a hill", **SIZE)
+    (alone,) = styled("a hill", **SIZE, loras=())
+
+    assert mixed.tobytes() == both.tobytes()
+    assert furthest(alone, resident("a hill", **SIZE, loras=())[0]) > 1
+
+
 def test_a_compiled_model_is_built_once_for_both_loras_all_scales_and_the_base_alone(
     tiny_flux: Path, loras: dict[str, Path], swapped: GlancePipeline
 ) -> None:
