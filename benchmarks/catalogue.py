@@ -77,8 +77,8 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
 }
 LONG: Final[Mapping[str, LongBenchmark]] = {
     "evidence": LongBenchmark(
-        summary="what a pair does to the small model of the package",
-        takes="3 hours",
+        summary="what pairs, trained and distilled, do to the small model of the package",
+        takes="5 hours",
         page="docs/evidence.md",
         needs_work=True,
         takes_rounds=False,

@@ -1,16 +1,17 @@
 """Train, sample, read, count: `uv run python -m benchmarks.evidence --work ~/evidence`.
 
-Everything made lies in the work folder and is not made again. Two cores take about three hours;
-the tables of docs/evidence.md and results.json are written anew at the end.
+Everything made lies in the work folder and is not made again. Two cores take about five hours;
+results.json, distilled.json and the tables of docs/evidence.md and docs/distill.md are written
+anew at the end.
 """
 
 import argparse
-import json
 import os
 from importlib.resources import files
 from pathlib import Path
 
 from benchmarks.evidence import report
+from benchmarks.evidence.distilled import judging, tables
 from benchmarks.evidence.findings import find
 from benchmarks.evidence.lists import study
 from benchmarks.evidence.measuring import measure_all
@@ -24,21 +25,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="outside git: a few hundred MB")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="side by side")
-    parser.add_argument("--only", choices=("pairs", "lists"), help="one study of the two")
+    parser.add_argument("--only", choices=("pairs", "lists", "distilled"), help="one study of all")
     options = parser.parse_args()
     shop = Workshop(options.work.absolute(), Path(str(files("glance") / "assets/small-flux")))
     figures = report.load()
-    make_samples(shop)
-    if options.only != "lists":
+    if options.only in (None, "pairs", "lists"):
+        make_samples(shop)
+    if options.only in (None, "pairs"):
         pairs = list(all_pairs())
         train_all(shop, pairs, jobs=options.jobs)
         measure_all(shop, pairs, jobs=options.jobs)
         figures = {**figures, **find(shop)}
-    if options.only != "pairs":
+    if options.only in (None, "lists"):
         figures = {**figures, "lists": study(shop, jobs=options.jobs)}
-    report.RESULTS.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    page = report.fill(report.PAGE.read_text(encoding="utf-8"), figures)
-    report.PAGE.write_text(page, encoding="utf-8")
+    if options.only in (None, "distilled"):
+        figures = {**figures, "distilled": judging.study(shop, jobs=options.jobs)}
+        tables.write_page()
+    report.keep(figures)
 
 
 if __name__ == "__main__":

@@ -1,49 +1,53 @@
 """The committed figures as tables, put between the markers of docs/evidence.md."""
 
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from benchmarks.evidence import markdown
+from benchmarks.evidence.distilled import tables as distilled
+from benchmarks.evidence.markdown import fine, percent, plain, points, signed, table
 from benchmarks.evidence.pairs import PUBLISHED, QUESTIONS, Recipe
 
 RESULTS = Path(__file__).parent / "results.json"
 PAGE = Path(__file__).parents[2] / "docs" / "evidence.md"
-_MARKED = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 _BENCHES = ("3.5/1.0", "1.0/1.0")
 
 Figures = Mapping[str, Any]
 
 
 def load() -> Figures:
-    """Return the committed figures."""
+    """Return the committed figures, those of distilled pairs among them."""
     figures: Figures = json.loads(RESULTS.read_text(encoding="utf-8"))
-    return figures
+    return {**figures, "distilled": distilled.load()}
+
+
+def keep(figures: Figures) -> None:
+    """Write the figures, but for those of distilled pairs, and the page anew."""
+    own = {name: one for name, one in figures.items() if name != "distilled"}
+    RESULTS.write_text(json.dumps(own, indent=1) + "\n", encoding="utf-8")
+    page = fill(PAGE.read_text(encoding="utf-8"), figures)
+    PAGE.write_text(page, encoding="utf-8")
 
 
 def fill(page: str, figures: Figures) -> str:
     """Return `page` with every table made anew; raise KeyError for a table nobody knows."""
-
-    def replace(match: re.Match[str]) -> str:
-        begin, name, end = match.groups()
-        return f"{begin}{TABLES[name](figures)}\n{end}"
-
-    return _MARKED.sub(replace, page)
+    return markdown.fill(page, TABLES, figures)
 
 
 def _base(figures: Figures, wording: str, guidance: str) -> str:
     found = figures["benches"][wording][guidance]["base"]
-    return _table(
+    return table(
         ("sigmas", "steps", "met, %", "against 50 steps", "whole, %", "distance"),
         (
             (
                 *_way(way),
-                _percent(one["met"]),
-                _points(one["loss"]),
-                _percent(one["readable"]),
-                _plain(one["distance"]),
+                percent(one["met"]),
+                points(one["loss"]),
+                percent(one["readable"]),
+                plain(one["distance"]),
             )
             for way, one in found.items()
         ),
@@ -58,7 +62,7 @@ def _pairs(figures: Figures, wording: str, kind: str = "pairs") -> str:
             rows.append((guidance, f"`{name}`", *_pair(one)))
         if kind == "pairs":
             rows.append((guidance, "`seed-10`, uncorrected", *_pair(bench["uncorrected"])))
-    return _table(("guidance", "list", *_PAIR_HEADS), rows)
+    return table(("guidance", "list", *_PAIR_HEADS), rows)
 
 
 _PAIR_HEADS = ("base, %", "pair, %", "gain", "retention, %", "further from base-50", "pull")
@@ -66,12 +70,12 @@ _PAIR_HEADS = ("base, %", "pair, %", "gain", "retention, %", "further from base-
 
 def _pair(one: Figures) -> tuple[str, ...]:
     return (
-        _percent(one["base"]),
-        _percent(one["met"]),
-        _points(one["gain"]),
-        _percent(one["retention"]),
-        _signed(one["further"]),
-        _points(one["pull"]) if "pull" in one else "",
+        percent(one["base"]),
+        percent(one["met"]),
+        points(one["gain"]),
+        percent(one["retention"]),
+        signed(one["further"]),
+        points(one["pull"]) if "pull" in one else "",
     )
 
 
@@ -81,10 +85,10 @@ def _question(figures: Figures, question: str) -> str:
         cells: list[str] = []
         for guidance in _BENCHES:
             one = figures["benches"]["loose"][guidance]["questions"][question][recipe.name]
-            cells += [_points(one["gain"]), _signed(one["further"]), _points(one["pull"])]
+            cells += [points(one["gain"]), signed(one["further"]), points(one["pull"])]
         rows.append((_described(recipe, question), *cells))
     heads = [f"{head}, {guidance}" for guidance in _BENCHES for head in ("gain", "further", "pull")]
-    return _table((question, *heads), rows)
+    return table((question, *heads), rows)
 
 
 def _described(recipe: Recipe, question: str) -> str:
@@ -108,7 +112,7 @@ def _described(recipe: Recipe, question: str) -> str:
 
 def _padding(figures: Figures) -> str:
     rows = ((tokens, *_pair(one)) for tokens, one in figures["padding"].items())
-    return _table(("T5 padded to", *_PAIR_HEADS), rows)
+    return table(("T5 padded to", *_PAIR_HEADS), rows)
 
 
 def _errors(figures: Figures) -> str:
@@ -121,13 +125,13 @@ def _errors(figures: Figures) -> str:
             (
                 f"{steps}{split}",
                 f"`{kind}`",
-                _fine(one["error"]),
-                _fine(one["beside_auto"], sign="+"),
-                _fine(one["error_alike"]),
+                fine(one["error"]),
+                fine(one["beside_auto"], sign="+"),
+                fine(one["error_alike"]),
             )
         )
     heads = ("steps", "list", "error", "against `auto`", "error, guided 3.5 throughout")
-    return _table(heads, sorted(rows, key=lambda row: int(row[0].split(",")[0])))
+    return table(heads, sorted(rows, key=lambda row: int(row[0].split(",")[0])))
 
 
 def _lists(figures: Figures) -> str:
@@ -136,10 +140,10 @@ def _lists(figures: Figures) -> str:
     for name, one in figures["lists"]["lists"].items():
         pair = _pair(one["pair"])[1:] if "pair" in one else ("",) * 5
         rows.append(
-            (f"`{name}`", _percent(one["base"]["met"]), _plain(one["base"]["distance"]), *pair)
+            (f"`{name}`", percent(one["base"]["met"]), plain(one["base"]["distance"]), *pair)
         )
     heads = ("list", "base, %", "base's distance", *_PAIR_HEADS[1:])
-    return _table(heads, sorted(rows, key=lambda row: int(row[0].strip("`").split("-")[1])))
+    return table(heads, sorted(rows, key=lambda row: int(row[0].strip("`").split("-")[1])))
 
 
 def _way(way: str) -> tuple[str, str]:
@@ -147,36 +151,6 @@ def _way(way: str) -> tuple[str, str]:
         return "shifted (the model's own)", "50"
     kind, _, steps = way.rpartition("-")
     return (kind if kind in ("shifted", "uniform") else f"`{way}`"), steps
-
-
-def _percent(figure: Sequence[float]) -> str:
-    value, low, high = (100 * one for one in figure)
-    return f"{value:.1f} ({low:.1f} to {high:.1f})"
-
-
-def _points(figure: Sequence[float]) -> str:
-    value, low, high = (100 * one for one in figure)
-    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
-
-
-def _plain(figure: Sequence[float]) -> str:
-    value, low, high = figure
-    return f"{value:.1f} ({low:.1f} to {high:.1f})"
-
-
-def _fine(figure: Sequence[float], sign: str = "") -> str:
-    value, low, high = figure
-    return f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
-
-
-def _signed(figure: Sequence[float]) -> str:
-    value, low, high = figure
-    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 TABLES: Mapping[str, Callable[[Figures], str]] = MappingProxyType(
@@ -192,6 +166,10 @@ TABLES: Mapping[str, Callable[[Figures], str]] = MappingProxyType(
         **{
             question: lambda figures, question=question: _question(figures, question)  # type: ignore[misc]
             for question in QUESTIONS
+        },
+        **{
+            f"distilled: {name}": lambda figures, make=make: make(figures["distilled"])  # type: ignore[misc]
+            for name, make in distilled.TABLES.items()
         },
     }
 )

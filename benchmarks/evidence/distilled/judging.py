@@ -1,0 +1,234 @@
+"""What pairs and the base alone do with captions that nobody was taught, as figures.
+
+What was seen of each way to sample lies in the work folder as a file of its own, so a study that
+was stopped goes on from there.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from benchmarks.evidence.distilled.recipes import BASES, BESIDE, Recipe, all_recipes
+from benchmarks.evidence.distilled.tables import RESULTS, Figures, load
+from benchmarks.evidence.distilled.teaching import (
+    GUIDANCE,
+    Model,
+    portions,
+    record,
+    run_of,
+    schedule_of,
+    train,
+)
+from benchmarks.evidence.findings import shown
+from benchmarks.evidence.measuring import alone
+from benchmarks.evidence.observations import CAPTIONS, captions_of
+from benchmarks.evidence.pairs import Wording
+from benchmarks.evidence.workshop import Workshop
+from glance.compare.intervals import (
+    Values,
+    estimate_difference,
+    estimate_mean,
+    estimate_ratio,
+)
+from glance.files import replacing, write_json
+from glance.world import read_caption, read_picture
+
+_VARIED, _SEEDS = 24, 4
+"""Captions that variety is told by, and pictures of each."""
+_FIRST_VARIED: Final = 900_000
+TEACHER: Final = "own-50"
+"""The list of the base that all is compared with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was seen of one way to sample, a value a caption."""
+
+    latents: list[float]
+    """Root mean square difference of the final latents to the base's after TEACHER steps."""
+    pixels: list[float]
+    """Mean absolute difference of the pictures, 8-bit levels."""
+    met: list[float]
+    """1 where the picture shows everything that its caption names."""
+    variety: list[float]
+    """Of the first captions: mean root mean square difference between latents of other noises."""
+
+    def row(self, name: str) -> Values:
+        """Return one of the four as the bootstrap takes it: (1, captions)."""
+        return np.array([getattr(self, name)], dtype=np.float64)
+
+
+class Bench:
+    """One wording's captions with a noise each, and where the base ends from there."""
+
+    def __init__(self, shop: Workshop, wording: Wording, model: Model) -> None:
+        """Encode the captions; `model` is asked for the base's own ends, if nobody has."""
+        self._folder = shop.path / "distilled" / "seen" / wording
+        self._captions = captions_of(wording)
+        varied = [caption for caption in self._captions[:_VARIED] for _ in range(_SEEDS)]
+        self._text, self._varied_text = model.encode(self._captions), model.encode(varied)
+        self._noise = model.noise(range(CAPTIONS))
+        self._varied = model.noise(range(_FIRST_VARIED, _FIRST_VARIED + len(varied)))
+
+    def see(self, name: str, model: Model, sample: "Sample") -> None:
+        """Sample in one way and keep what was seen, unless somebody has."""
+        if not self._file(name).exists():
+            self._keep(name, model, *self._sample_all(sample))
+
+    def see_teacher(self, model: Model) -> None:
+        """Sample the base with TEACHER steps, which all is compared with, unless somebody has."""
+        if not self._file(TEACHER).exists():
+            latents, varied = self._sample_all(partial(_walk, model, TEACHER))
+            self._reference.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(self._reference) as temporary:
+                torch.save(latents, temporary)
+            self._keep(TEACHER, model, latents, varied)
+
+    def _sample_all(self, sample: "Sample") -> tuple[torch.Tensor, torch.Tensor]:
+        return sample(self._noise, self._text), sample(self._varied, self._varied_text)
+
+    def _keep(self, name: str, model: Model, latents: torch.Tensor, varied: torch.Tensor) -> None:
+        reference = torch.load(self._reference)
+        wanted, pictures = model.decode(reference).astype(np.float32), model.decode(latents)
+        seen = Seen(
+            latents=_rounded((latents - reference).flatten(1).square().mean(dim=1).sqrt()),
+            pixels=_rounded(np.abs(pictures.astype(np.float32) - wanted).mean(axis=(1, 2, 3))),
+            met=[
+                float(read_caption(caption).items() <= read_picture(picture).items())
+                for caption, picture in zip(self._captions, pictures, strict=True)
+            ],
+            variety=_rounded(_spread(varied)),
+        )
+        with replacing(self._file(name)) as temporary:
+            temporary.write_text(json.dumps(asdict(seen)), encoding="utf-8")
+
+    @property
+    def _reference(self) -> Path:
+        return self._folder / "reference.pt"
+
+    def _file(self, name: str) -> Path:
+        return self._folder / f"{name}.json"
+
+
+Sample = Callable[[torch.Tensor, Any], torch.Tensor]
+"""Noise and its encoded captions -> final latents."""
+
+
+def study(shop: Workshop, *, jobs: int) -> Figures:
+    """Record, train, sample, read; return the figures. What is there already is not made again.
+
+    The figures are written after every pair.
+    """
+    recipes = list(all_recipes())
+    wanted = dict.fromkeys(portion for one in recipes for portion in portions(one))
+    with ProcessPoolExecutor(jobs, initializer=alone) as pool:
+        list(pool.map(partial(judge_base, shop), Wording))
+        list(pool.map(partial(record, shop), wanted))
+        for name in pool.map(partial(train, shop), dict.fromkeys(one.taught for one in recipes)):
+            print(f"trained {name}", flush=True)  # noqa: T201 - a command's progress
+        for recipe in pool.map(partial(judge, shop), recipes):
+            print(f"judged {recipe.name}", flush=True)  # noqa: T201 - a command's progress
+            keep(shop, recipe)
+    return load()
+
+
+def judge(shop: Workshop, recipe: Recipe) -> Recipe:
+    """Sample with a recipe's pair on every bench; it is trained."""
+    model = Model(shop.load(run_of(shop, recipe)))
+    for wording in Wording:
+        Bench(shop, wording, model).see(recipe.name, model, partial(model.sample, recipe))
+    return recipe
+
+
+def judge_base(shop: Workshop, wording: Wording) -> None:
+    """Sample the base along every list of BASES, guided as the teacher is."""
+    model = Model(shop.load())
+    bench = Bench(shop, wording, model)
+    bench.see_teacher(model)
+    for name in BASES:
+        bench.see(f"base-{name}", model, partial(_walk, model, name))
+
+
+def keep(shop: Workshop, *recipes: Recipe) -> None:
+    """Write the figures of what was seen of these; the others keep what they have."""
+    known = load()
+    base = {**known.get("base", {}), **{name: _of_base(shop, name) for name in BASES}}
+    pairs = {**known.get("pairs", {}), **{one.name: _of_pair(shop, one) for one in recipes}}
+    names = [one.name for one in all_recipes()]
+    figures = {
+        "captions": CAPTIONS,
+        "base": base,
+        "pairs": {name: pairs[name] for name in names if name in pairs},
+    }
+    write_json(RESULTS, figures)
+
+
+def _walk(model: Model, name: str, latents: torch.Tensor, text: Any) -> torch.Tensor:
+    return model.follow(latents, (*schedule_of(name).sigmas, 0.0), text, GUIDANCE)[-1]
+
+
+def _of_base(shop: Workshop, name: str) -> Figures:
+    found = {}
+    for wording in Wording:
+        seen, teacher = (_load(shop, wording, one) for one in (f"base-{name}", TEACHER))
+        found[wording.value] = {
+            **{
+                figure: shown(estimate_mean(seen.row(figure)))
+                for figure in ("latents", "pixels", "met")
+            },
+            "variety": shown(estimate_ratio(seen.row("variety"), teacher.row("variety"))),
+        }
+    return found
+
+
+def _of_pair(shop: Workshop, recipe: Recipe) -> Figures:
+    found = {}
+    for wording in Wording:
+        names = (recipe.name, f"base-{recipe.schedule}", TEACHER)
+        seen, base, teacher = (_load(shop, wording, one) for one in names)
+        found[wording.value] = {
+            **{
+                figure: {
+                    "base": round(float(base.row(figure).mean()), 4),
+                    "pair": round(float(seen.row(figure).mean()), 4),
+                    "gain": shown(estimate_difference(seen.row(figure), base.row(figure))),
+                }
+                for figure in ("latents", "pixels", "met")
+            },
+            "ratio": shown(estimate_ratio(seen.row("latents"), base.row("latents"))),
+            "variety": shown(estimate_ratio(seen.row("variety"), teacher.row("variety"))),
+            "beside": {
+                name: shown(
+                    estimate_difference(
+                        seen.row("latents"), _load(shop, wording, f"base-{name}").row("latents")
+                    )
+                )
+                for name in BESIDE
+            },
+        }
+    return found
+
+
+def _load(shop: Workshop, wording: Wording, name: str) -> Seen:
+    path = shop.path / "distilled" / "seen" / wording / f"{name}.json"
+    return Seen(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def _spread(latents: torch.Tensor) -> torch.Tensor:
+    """Return for each caption the mean distance between its pictures' latents: (captions,)."""
+    flat = latents.view(_VARIED, _SEEDS, -1)
+    apart = torch.cdist(flat, flat) / math.sqrt(flat.shape[-1])
+    one, other = torch.triu_indices(_SEEDS, _SEEDS, offset=1)
+    return apart[:, one, other].mean(dim=1)
+
+
+def _rounded(values: Iterable[float]) -> list[float]:
+    return [round(float(value), 5) for value in values]
