@@ -73,6 +73,8 @@ class Recipe:
     strength: float = 1
     """Of both LoRAs, in sampling."""
     seed: int = 1
+    draw: int = 77
+    """The seed of the captions, and of the noises that belong to them."""
     trainer: Trainer = Trainer.HERE
 
     @property
@@ -148,7 +150,11 @@ QUESTIONS: Final[Mapping[str, tuple[Recipe, ...]]] = MappingProxyType(
         "rounds": tuple(replace(CENTRE, rounds=rounds) for rounds in (1, 2)),
         "weighting": tuple(replace(CENTRE, weighting=weighting) for weighting in Weighting),
         "strength": tuple(replace(CENTRE, strength=scale) for scale in (0.5, 0.8, 1, 1.2)),
-        "seed": tuple(replace(DEFAULT, seed=seed) for seed in (1, 2, 3)),
+        "seed": (
+            *(replace(DEFAULT, seed=seed) for seed in (1, 2, 3)),
+            *(replace(DEFAULT, draw=draw) for draw in (78, 79)),
+            *(replace(CENTRE, draw=draw) for draw in (77, 78)),
+        ),
         "more": (
             replace(CENTRE, steps=480),
             replace(CENTRE, steps=960),
@@ -156,6 +162,7 @@ QUESTIONS: Final[Mapping[str, tuple[Recipe, ...]]] = MappingProxyType(
             replace(CENTRE, noises=8, steps=960),
             replace(CENTRE, loose=256, noises=1, steps=480),
             DEFAULT,
+            replace(DEFAULT, loose=192, full=64),
             *(
                 replace(DEFAULT, schedule="own-2", noises=noises, steps=steps)
                 for noises, steps in ((2, 400), (4, 400), (4, 960))

@@ -231,6 +231,7 @@ _WORDS: Final[Mapping[str, Callable[[Recipe], str]]] = MappingProxyType(
         "weighting": lambda one: one.weighting.value,
         "strength": lambda one: f"{one.strength:g}",
         "seed": lambda one: f"{one.seed}",
+        "draw": lambda one: f"{one.draw}",
         "trained by": lambda one: one.trainer.value,
     }
 )

@@ -39,8 +39,9 @@ GUIDANCE: Final = 3.5
 TEACHER_SIGMAS: Final = (*shifted_sigmas(TEACHER), 0.0)
 _BATCH: Final = 50
 _PORTION: Final = 16  # captions, of one file of paths
-_SEED: Final = 77  # of the captions
-_FIRST_NOISE: Final = {Wording.LOOSE: 77_100_231, Wording.FULL: 77_150_231}
+_WORDINGS: Final = (Wording.LOOSE, Wording.FULL)
+_FIRST_NOISE: Final = {Wording.LOOSE: 100_000, Wording.FULL: 150_000}
+_DRAWS_APART: Final = 1_000_003
 _NOISES_APART: Final = 1000
 _WARM_UP: Final = 10
 _CLIP: Final = 2.0
@@ -253,25 +254,48 @@ def guidance_of(recipe: Recipe, phase: Phase) -> float:
     return recipe.slow_guidance if phase is Phase.SLOW else recipe.fast_guidance
 
 
-def portions(recipe: Recipe) -> Iterator[tuple[Wording, int, int]]:
-    """Yield which files of paths a recipe learns from: wording, noise, first caption."""
-    for wording, count in ((Wording.LOOSE, recipe.loose), (Wording.FULL, recipe.full)):
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """Some captions of one draw, and one noise of each: a file of paths."""
+
+    draw: int
+    wording: Wording
+    noise: int
+    first: int
+
+    @property
+    def captions(self) -> list[str]:
+        """The captions, _PORTION of them."""
+        return teaching_captions(self.draw, self.wording, self.first + _PORTION)[self.first :]
+
+    @property
+    def seeds(self) -> range:
+        """Those of the noises."""
+        start = _FIRST_NOISE[self.wording] + _DRAWS_APART * self.draw + _NOISES_APART * self.noise
+        return range(start + self.first, start + self.first + _PORTION)
+
+    def path(self, shop: Workshop) -> Path:
+        """Return the file."""
+        name = f"{self.draw}-{self.wording}-{self.noise}-{self.first}.pt"
+        return shop.path / "distilled" / "paths" / name
+
+
+def portions(recipe: Recipe) -> Iterator[Portion]:
+    """Yield what a recipe learns from; of the last captions it may take some."""
+    for wording in _WORDINGS:
         for noise in range(recipe.noises):
-            for first in range(0, count, _PORTION):
-                yield wording, noise, first
+            for first in range(0, _count(recipe, wording), _PORTION):
+                yield Portion(recipe.draw, wording, noise, first)
 
 
-def record(shop: Workshop, portion: tuple[Wording, int, int]) -> None:
+def record(shop: Workshop, portion: Portion) -> None:
     """Keep the paths of a portion, unless somebody has."""
-    path = _paths_file(shop, portion)
+    path = portion.path(shop)
     if path.exists():
         return
-    wording, noise, first = portion
     model = Model(shop.load())
-    captions = teaching_captions(wording, first + _PORTION)[first:]
-    start = _FIRST_NOISE[wording] + _NOISES_APART * noise + first
-    latents = model.noise(range(start, start + _PORTION))
-    points = model.follow(latents, TEACHER_SIGMAS, model.encode(captions), GUIDANCE)
+    text, latents = model.encode(portion.captions), model.noise(portion.seeds)
+    points = model.follow(latents, TEACHER_SIGMAS, text, GUIDANCE)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         torch.save(points, temporary)
@@ -383,15 +407,14 @@ def _layers(layers: Layers) -> tuple[str, ...]:
 
 def _distil(shop: Workshop, recipe: Recipe, run: RunFolder) -> None:
     """Have `glance distill` make the pair of the same captions; its noises are its own."""
-    counts = {Wording.LOOSE: recipe.loose, Wording.FULL: recipe.full}
     plan = plan_distillation(
         DistillRequest(
             model=str(shop.model),
             run=run.path,
             prompts=tuple(
                 caption
-                for wording, count in counts.items()
-                for caption in teaching_captions(wording, count)
+                for wording in _WORDINGS
+                for caption in teaching_captions(recipe.draw, wording, _count(recipe, wording))
             ),
             noises=recipe.noises,
             steps=recipe.steps,
@@ -407,9 +430,9 @@ def _distil(shop: Workshop, recipe: Recipe, run: RunFolder) -> None:
     run_distillation(plan, lambda _: None)
 
 
-def teaching_captions(wording: Wording, count: int) -> list[str]:
+def teaching_captions(draw: int, wording: Wording, count: int) -> list[str]:
     """Return the first captions of training scenes; loose ones name at least one attribute."""
-    random = np.random.default_rng(_SEED)
+    random = np.random.default_rng(draw)
     captions = []
     for _ in range(count):
         scene = training_scene(random)
@@ -422,18 +445,15 @@ def teaching_captions(wording: Wording, count: int) -> list[str]:
     return captions
 
 
+def _count(recipe: Recipe, wording: Wording) -> int:
+    return recipe.loose if wording is Wording.LOOSE else recipe.full
+
+
 def _load_paths(shop: Workshop, model: Model, recipe: Recipe) -> Paths:
     points, captions = [], []
     for portion in portions(recipe):
-        wording, _, first = portion
-        count = recipe.loose if wording is Wording.LOOSE else recipe.full
-        some = teaching_captions(wording, min(count, first + _PORTION))[first:]
-        kept: torch.Tensor = torch.load(_paths_file(shop, portion))
+        some = portion.captions[: _count(recipe, portion.wording) - portion.first]
+        kept: torch.Tensor = torch.load(portion.path(shop))
         points.append(kept[:, : len(some)])
         captions += some
     return Paths(torch.cat(points, dim=1), model.encode(captions))
-
-
-def _paths_file(shop: Workshop, portion: tuple[Wording, int, int]) -> Path:
-    wording, noise, first = portion
-    return shop.path / "distilled" / "paths" / f"{wording}-{noise}-{first}.pt"
