@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from benchmarks.evidence.distilled.tables import RESULTS, Figures, load
 from benchmarks.evidence.distilled.teaching import (
     GUIDANCE,
     Model,
+    Text,
     portions,
     record,
     run_of,
@@ -70,7 +71,8 @@ class Bench:
     """One wording's captions with a noise each, and where the base ends from there."""
 
     def __init__(self, shop: Workshop, wording: Wording, model: Model) -> None:
-        """Encode the captions; `model` is asked for the base's own ends, if nobody has."""
+        """Encode the captions; `model` is what will be sampled with."""
+        self._model = model
         self._folder = shop.path / "distilled" / "seen" / wording
         self._captions = captions_of(wording)
         varied = [caption for caption in self._captions[:_VARIED] for _ in range(_SEEDS)]
@@ -78,26 +80,27 @@ class Bench:
         self._noise = model.noise(range(CAPTIONS))
         self._varied = model.noise(range(_FIRST_VARIED, _FIRST_VARIED + len(varied)))
 
-    def see(self, name: str, model: Model, sample: "Sample") -> None:
+    def see(self, name: str, sample: "Sample") -> None:
         """Sample in one way and keep what was seen, unless somebody has."""
         if not self._file(name).exists():
-            self._keep(name, model, *self._sample_all(sample))
+            self._keep(name, *self._sample_all(sample))
 
-    def see_teacher(self, model: Model) -> None:
+    def see_teacher(self) -> None:
         """Sample the base with TEACHER steps, which all is compared with, unless somebody has."""
         if not self._file(TEACHER).exists():
-            latents, varied = self._sample_all(partial(_walk, model, TEACHER))
+            latents, varied = self._sample_all(partial(_walk, self._model, TEACHER))
             self._reference.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self._reference) as temporary:
                 torch.save(latents, temporary)
-            self._keep(TEACHER, model, latents, varied)
+            self._keep(TEACHER, latents, varied)
 
     def _sample_all(self, sample: "Sample") -> tuple[torch.Tensor, torch.Tensor]:
         return sample(self._noise, self._text), sample(self._varied, self._varied_text)
 
-    def _keep(self, name: str, model: Model, latents: torch.Tensor, varied: torch.Tensor) -> None:
+    def _keep(self, name: str, latents: torch.Tensor, varied: torch.Tensor) -> None:
         reference = torch.load(self._reference)
-        wanted, pictures = model.decode(reference).astype(np.float32), model.decode(latents)
+        wanted = self._model.decode(reference).astype(np.float32)
+        pictures = self._model.decode(latents)
         seen = Seen(
             latents=_rounded((latents - reference).flatten(1).square().mean(dim=1).sqrt()),
             pixels=_rounded(np.abs(pictures.astype(np.float32) - wanted).mean(axis=(1, 2, 3))),
@@ -118,7 +121,7 @@ class Bench:
         return self._folder / f"{name}.json"
 
 
-Sample = Callable[[torch.Tensor, Any], torch.Tensor]
+Sample = Callable[[torch.Tensor, Text], torch.Tensor]
 """Noise and its encoded captions -> final latents."""
 
 
@@ -144,7 +147,7 @@ def judge(shop: Workshop, recipe: Recipe) -> Recipe:
     """Sample with a recipe's pair on every bench; it is trained."""
     model = Model(shop.load(run_of(shop, recipe)))
     for wording in Wording:
-        Bench(shop, wording, model).see(recipe.name, model, partial(model.sample, recipe))
+        Bench(shop, wording, model).see(recipe.name, partial(model.sample, recipe))
     return recipe
 
 
@@ -152,26 +155,25 @@ def judge_base(shop: Workshop, wording: Wording) -> None:
     """Sample the base along every list of BASES, guided as the teacher is."""
     model = Model(shop.load())
     bench = Bench(shop, wording, model)
-    bench.see_teacher(model)
+    bench.see_teacher()
     for name in BASES:
-        bench.see(f"base-{name}", model, partial(_walk, model, name))
+        bench.see(f"base-{name}", partial(_walk, model, name))
 
 
 def keep(shop: Workshop, *recipes: Recipe) -> None:
     """Write the figures of what was seen of these; the others keep what they have."""
     known = load()
-    base = {**known.get("base", {}), **{name: _of_base(shop, name) for name in BASES}}
     pairs = {**known.get("pairs", {}), **{one.name: _of_pair(shop, one) for one in recipes}}
     names = [one.name for one in all_recipes()]
     figures = {
         "captions": CAPTIONS,
-        "base": base,
+        "base": {name: _of_base(shop, name) for name in BASES},
         "pairs": {name: pairs[name] for name in names if name in pairs},
     }
     write_json(RESULTS, figures)
 
 
-def _walk(model: Model, name: str, latents: torch.Tensor, text: Any) -> torch.Tensor:
+def _walk(model: Model, name: str, latents: torch.Tensor, text: Text) -> torch.Tensor:
     return model.follow(latents, (*schedule_of(name).sigmas, 0.0), text, GUIDANCE)[-1]
 
 
