@@ -59,6 +59,7 @@ TAUGHT: Final = 32
 _TEACHER_STEPS: Final = 25
 _TAUGHT_RATE: Final = 2e-3
 _BATCH_SIZE: Final = 2
+_JUDGED_ON: Final = 8  # prompts
 _PAINTED_AT_ONCE: Final = 8
 _SIDE: Final = 160  # pixels of the sheet that a picture is shown at
 _MARGIN: Final = 8
@@ -130,7 +131,9 @@ def run_demo(output: Path | None, *, steps: int, on_event: EventSink) -> DemoRes
 
         pictures = paint(taught.run, JUDGED)
         others = paint(guides.run, (Variant.TEACHER, Variant.BOTH))
-    unchosen = replace(shown, run=taught.run.path, prompt_file=None, variants=JUDGED)
+    unchosen = replace(
+        shown, run=taught.run.path, prompt_file=None, prompts=_judging_prompts(), variants=JUDGED
+    )
     report = compare_pair(plan_comparison(replace(unchosen, finds_worth=False)), tell, words=judge)
     sheet = run.images / "sheet.png"
     _save_sheet(pictures, others, sheet)
@@ -226,6 +229,12 @@ def _teaching_prompts() -> tuple[str, ...]:
     from glance.prompts.shipped import teaching_prompts
 
     return teaching_prompts(TAUGHT, world=True)
+
+
+def _judging_prompts() -> tuple[str, ...]:
+    from glance.prompts.shipped import judging_prompts
+
+    return judging_prompts(_JUDGED_ON, world=True)
 
 
 def _copy_model(model: Path, run: RunFolder) -> None:

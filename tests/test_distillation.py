@@ -69,7 +69,7 @@ def test_without_prompts_those_of_the_package_are_learnt_from() -> None:
 
     assert plan.teacher.prompts == teaching_prompts(64, world=False)
     assert (plan.teacher.noises, plan.teacher.steps, len(plan.paths)) == (2, 50, 128)
-    assert plan.judging == judging_prompts(8, world=False)
+    assert plan.judging == judging_prompts(16, world=False)
     assert plan.run.path == Path("runs/model-distilled")
     assert warnings(plan) == []
 
@@ -78,7 +78,7 @@ def test_the_packages_small_model_learns_captions_of_its_own_world_at_its_own_si
     plan = usual(model=find_packaged("small-flux"))
 
     assert plan.teacher.prompts == teaching_prompts(64, world=True)
-    assert plan.judging == judging_prompts(8, world=True)
+    assert plan.judging == judging_prompts(16, world=True)
     assert plan.teacher.sizes == ((64, 64),)
 
 

@@ -26,7 +26,7 @@ from glance.run import RunFolder, find_newest_run, load_manifest, read_caption
 from glance.schedule import Phase, Schedule
 from glance.settings import SampleSettings, Teacher
 
-_JUDGED: Final = 8
+_JUDGED: Final = 16
 _GUIDANCE: Final = ("slow_guidance", "fast_guidance")
 
 
@@ -95,7 +95,7 @@ def _find_subject(run: RunFolder, request: CompareRequest) -> _Subject:
         model = recorded_model(
             manifest.settings.model, family=find_family(manifest.settings.family), run=run.path
         )
-        ours = judging_prompts(4 * _JUDGED, world=is_small_model(model))
+        ours = judging_prompts(2 * _JUDGED, world=is_small_model(model))
         strange = [prompt for prompt in ours if prompt not in teacher.prompts]
         return _Subject(tuple(strange[:_JUDGED]), folder)
     prompts = () if says else (read_caption(run, sample),)

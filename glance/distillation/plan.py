@@ -40,7 +40,7 @@ _SIZE: Final = re.compile(r"(\d{1,5})x(\d{1,5})")
 _SIDE_STEP: Final = 64  # what SimpleTuner cuts pictures to
 _SHOWN: Final = 3  # of many prompts with the same problem
 _FEW: Final = 16  # prompts: docs/distill.md
-_JUDGED: Final = 8  # prompts that the pair is judged on, each from two noises
+_JUDGED: Final = 16  # prompts that the pair is judged on, each from two noises
 _PIXELS_AT_ONCE: Final[Mapping[Device, int]] = MappingProxyType(
     {Device.CPU: 16 * 64 * 64, Device.MPS: 1024 * 1024, Device.CUDA: 4 * 1024 * 1024}
 )
@@ -164,7 +164,7 @@ def _choose_judging(
     request: DistillRequest, teacher: Teacher, *, is_small: bool
 ) -> tuple[str, ...]:
     """Return those of the package's prompts that the pair is judged on: it learns none of them."""
-    ours = judging_prompts(4 * _JUDGED, world=is_small)
+    ours = judging_prompts(2 * _JUDGED, world=is_small)
     strange = [text for text in ours if text not in teacher.prompts]
     if request.compares and not strange:
         raise InputError(
