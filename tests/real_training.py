@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from glance.lora import read_lora
 
 STEPS = 10
 _PROBE = Path(__file__).parent / "train" / "probe"
-_TIMESTEPS: Mapping[str, Callable[[float], float]] = {
+TIMESTEPS: Mapping[str, Callable[[float], float]] = {
     **dict.fromkeys(
         (
             "flux",
@@ -36,7 +37,7 @@ _TIMESTEPS: Mapping[str, Callable[[float], float]] = {
     **dict.fromkeys(("z_image", "lumina2"), lambda told: 1000 * (1 - told)),
 }
 """The timestep (0-1000) of the number that the family's transformer is told."""
-_CLEAN_REFERENCE = ("qwen_image_edit_2511",)
+CLEAN_REFERENCE = ("qwen_image_edit_2511",)
 """Families whose transformer is told two: the picture's own, and 0 for the reference."""
 
 
@@ -73,9 +74,9 @@ def train(family: str, model: Path, folder: Path, environment: Mapping[str, str]
 
 def check_noise_levels(family: str, run: Path) -> None:
     """Exactly the phase's noise levels reached the transformer, each as often as the others."""
-    timestep = _TIMESTEPS[family]
+    timestep = TIMESTEPS[family]
     told = [float(line) for line in (run / "probe.txt").read_text().split()]
-    if family in _CLEAN_REFERENCE:
+    if family in CLEAN_REFERENCE:
         assert set(told[1::2]) == {0}
         told = told[::2]
     levels = [round(timestep(number), 3) for number in told]
@@ -140,3 +141,12 @@ def check_sampling(family: str, run: Path, *, guidance: Sequence[float]) -> None
     before = None if reference is None else Image.open(reference)
     plain = paint(family, pipeline, "a slope", seed=3, guidance=(slow, fast), reference=before)
     assert image.tobytes() == plain.tobytes()
+
+
+def wait_until(condition: Callable[[], object], process: "subprocess.Popen[bytes]") -> None:
+    """Wait until something holds while a command is running."""
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None, "it ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

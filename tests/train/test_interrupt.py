@@ -5,13 +5,13 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from PIL import Image
+from real_training import wait_until
 
 STEPS = 120
 CHECKPOINT = 12
@@ -92,11 +92,3 @@ def test_a_killed_then_stopped_then_moved_run_goes_on_from_where_it_was(training
     record = training.slow()
     assert (record["state"], len(record["attempts"])) == ("done", 3)
     assert [attempt["resumed"] for attempt in record["attempts"]][2] == done
-
-
-def wait_until(condition: Any, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert process.poll() is None, "it ended too early"
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
