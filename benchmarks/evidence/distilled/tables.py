@@ -125,6 +125,7 @@ def _headline(figures: Figures) -> str:
             rows.append(
                 (
                     steps,
+                    recipe.trainer.value,
                     wording,
                     *(_both(one[figure], digits) for figure, digits in (("latents", 3),)),
                     fine(one["ratio"], digits=2),
@@ -135,7 +136,7 @@ def _headline(figures: Figures) -> str:
                 )
             )
     heads = (
-        *("steps", "captions", "distance: base -> pair", "pair / base"),
+        *("steps", "trained", "captions", "distance: base -> pair", "pair / base"),
         *("pixels", "captions met, %", "gain in points", "variety, %"),
     )
     return table(heads, rows)
@@ -236,7 +237,7 @@ _WORDS: Final[Mapping[str, Callable[[Recipe], str]]] = MappingProxyType(
     }
 )
 """How tables call a recipe's fields, and what they say of each."""
-_HEADLINE: Final = (DEFAULT, replace(DEFAULT, schedule="own-2"))
+_HEADLINE: Final = (QUESTIONS["trainer"][-1], DEFAULT, replace(DEFAULT, schedule="own-2"))
 TABLES: Final[Mapping[str, Callable[[Figures], str]]] = MappingProxyType(
     {
         "base": _base,

@@ -281,7 +281,9 @@ class Portion:
 
 
 def portions(recipe: Recipe) -> Iterator[Portion]:
-    """Yield what a recipe learns from; of the last captions it may take some."""
+    """Yield what a recipe learns from here; of the last captions it may take some."""
+    if recipe.trainer is Trainer.SIMPLETUNER:
+        return
     for wording in _WORDINGS:
         for noise in range(recipe.noises):
             for first in range(0, _count(recipe, wording), _PORTION):
@@ -406,22 +408,20 @@ def _layers(layers: Layers) -> tuple[str, ...]:
 
 
 def _distil(shop: Workshop, recipe: Recipe, run: RunFolder) -> None:
-    """Have `glance distill` make the pair of the same captions; its noises are its own."""
+    """Have `glance distill` make the pair, of its own captions and noises."""
+    schedule = schedule_of(recipe.schedule)
     plan = plan_distillation(
         DistillRequest(
             model=str(shop.model),
             run=run.path,
-            prompts=tuple(
-                caption
-                for wording in _WORDINGS
-                for caption in teaching_captions(recipe.draw, wording, _count(recipe, wording))
-            ),
             noises=recipe.noises,
             steps=recipe.steps,
             batch_size=recipe.batch_size,
             rank=recipe.rank,
             learning_rate=recipe.learning_rate,
             seed=recipe.seed,
+            slow_timesteps=",".join(map(str, schedule.slow_timesteps)),
+            fast_timesteps=",".join(map(str, schedule.fast_timesteps)),
             device="cpu",
             launcher=Launcher.DIRECT,
             compares=False,
