@@ -57,7 +57,6 @@ _RESOLUTION: Final = 64
 TAUGHT: Final = 32
 """Prompts; with half the teacher's usual steps and a batch of two, what fits into three minutes."""
 _TEACHER_STEPS: Final = 25
-_TAUGHT_RATE: Final = 2e-3
 _BATCH_SIZE: Final = 2
 _JUDGED_ON: Final = 8  # prompts
 _PAINTED_AT_ONCE: Final = 8
@@ -208,9 +207,8 @@ def _plan(run: RunFolder, assets: Path, steps: int) -> tuple[TrainingPlan, Disti
                 model=str(run.model),
                 noises=1,
                 teacher_steps=_TEACHER_STEPS,
-                steps=steps,
+                steps=2 * steps,
                 batch_size=_BATCH_SIZE,
-                learning_rate=_TAUGHT_RATE,
                 device=Device.CPU,
                 devices="0,1",  # both phases at once: two cores
                 launcher=Launcher.DIRECT,

@@ -14,7 +14,9 @@ def demo(
     output: Annotated[
         Path | None, typer.Option(help="Run folder of the demo. Default: runs/demo.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Training steps a phase, of both pairs.")] = 60,
+    steps: Annotated[
+        int, typer.Option(help="Steps a phase of the guide's pair; the other has twice as many.")
+    ] = 60,
     events: EventsOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
