@@ -89,8 +89,15 @@ def _families() -> str:
         ),
         stack=stack,
         proofs=_table(
-            ("family", "tests passed", "failed", "seconds"),
-            ((f"`{row.name}`", *_proof(proofs["families"].get(row.name))) for row in rows),
+            ("family", "trains: tests passed", "failed", "seconds", "distils", "failed", "seconds"),
+            (
+                (
+                    f"`{row.name}`",
+                    *_proof(proofs["families"].get(row.name)),
+                    *_proof(proofs["distilled"].get(row.name)),
+                )
+                for row in rows
+            ),
         ),
         defaults=_table(
             (
@@ -253,6 +260,13 @@ real `glance train` of both phases; a probe in the trainer's process sees exactl
 levels reach the transformer, each as often as the others; the layers below got their adapters; the
 finished LoRA has the strength of the last checkpoint; and `glance infer` paints, to the bit, what a
 loop written by hand paints, guided and not. No real checkpoint has been trained here yet.
+
+Distilling was proven likewise: real `glance distill` of both phases; the recorded states are, to
+the bit, those of a loop written by hand; the probe sees exactly these states and their sigmas reach
+the transformer, with the guidance that the run records, and the loss's target is the velocity from
+each to the next; what the trainer's model predicts before its first step is what sampling predicts
+there; every linear layer of the blocks has an adapter; and `glance infer` samples the pair, to the
+bit as by hand, with the guidance that it was trained for, one forward pass a step.
 
 {proofs}
 

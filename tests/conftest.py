@@ -19,7 +19,7 @@ from proofs import Proofs
 
 from glance.device import Device, is_present
 
-pytest.register_assert_rewrite("real_training")
+pytest.register_assert_rewrite("real_training", "real_distilling")
 
 ROOT = Path(__file__).parents[1]
 _LEAKS = ("GLANCE", "HF_", "HUGGING", "SIMPLETUNER", "ACCELERATE", "TRAINING_", "CONFIG_", "MIXED")

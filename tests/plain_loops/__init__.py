@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from plain_loops.parts import SIDE
+from plain_loops.parts import SIDE, Velocity
 
-__all__ = ["FAMILIES", "FAST", "SIDE", "SLOW", "decode", "follow", "paint", "sample"]
+__all__ = ["FAMILIES", "FAST", "SIDE", "SLOW", "begin", "decode", "follow", "paint", "sample"]
 
 SLOW = (1000.0, 979.1915, 957.5157, 934.9171, 911.3354)
 FAST = (886.7053, 745.0728, 562.9505, 320.0802, 20.0)
@@ -27,7 +27,7 @@ FAMILIES = tuple(module.name for module in iter_modules(__path__) if module.name
 
 @torch.inference_mode()
 def paint(family: str, pipeline: Any, prompt: str, **options: Any) -> Any:
-    """Return the picture of `prompt` that ten plain Euler steps make of the seed's noise.
+    """Return the picture of `prompt` that plain Euler steps make of the seed's noise.
 
     Options are those of `sample`.
     """
@@ -51,15 +51,15 @@ def sample(
     *,
     seed: int,
     guidance: tuple[float, float],
+    timesteps: tuple[Sequence[float], Sequence[float]] = (SLOW, FAST),
     reference: Image.Image | None = None,
 ) -> Tensor:
-    """Return the latents, as the family packs them."""
-    generator = torch.Generator("cpu").manual_seed(seed)
-    more = () if reference is None else (reference,)
-    x, velocity = _loop(family).begin(pipeline, prompt, generator, *more)
-    sigmas = torch.tensor([timestep / 1000 for timestep in (*SLOW, *FAST, 0.0)])
+    """Return the latents, as the family packs them. `guidance` and `timesteps` are the phases'."""
+    x, velocity = begin(family, pipeline, prompt, seed=seed, reference=reference)
+    slow, fast = timesteps
+    sigmas = torch.tensor([timestep / 1000 for timestep in (*slow, *fast, 0.0)])
     for step, (now, then) in enumerate(pairwise(sigmas)):
-        is_slow = step < len(SLOW)
+        is_slow = step < len(slow)
         pipeline.set_adapters("slow" if is_slow else "fast")
         x = x + (then - now) * velocity(x, now[None], guidance[0] if is_slow else guidance[1])
     return x
@@ -77,14 +77,23 @@ def follow(
     reference: Image.Image | None = None,
 ) -> list[Tensor]:
     """Return what the model without adapters passes at each of `sigmas` and at 0, packed."""
-    generator = torch.Generator("cpu").manual_seed(seed)
-    more = () if reference is None else (reference,)
-    x, velocity = _loop(family).begin(pipeline, prompt, generator, *more)
+    x, velocity = begin(family, pipeline, prompt, seed=seed, reference=reference)
     passed = [x]
     for now, then in pairwise(torch.tensor([*sigmas, 0.0])):
         x = x + (then - now) * velocity(x, now[None], guidance)
         passed.append(x)
     return passed
+
+
+@torch.inference_mode()
+def begin(
+    family: str, pipeline: Any, prompt: str, *, seed: int, reference: Image.Image | None = None
+) -> tuple[Tensor, Velocity]:
+    """Return the seed's noise, packed, and the velocity of `prompt`."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    more = () if reference is None else (reference,)
+    noise, velocity = _loop(family).begin(pipeline, prompt, generator, *more)
+    return noise, velocity
 
 
 def _loop(family: str) -> Any:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from diffusers import AutoencoderKL, AutoencoderKLQwenImage
 from transformers import (
     CLIPTextConfig,
@@ -62,13 +63,19 @@ def vae(
 
 def video_vae() -> AutoencoderKLQwenImage:
     """Qwen-Image's; its latents' means and deviations are the class's defaults."""
-    return AutoencoderKLQwenImage(
+    made = AutoencoderKLQwenImage(
         base_dim=4,
         z_dim=LATENT_CHANNELS,
         dim_mult=[1, 2, 4, 4],  # four levels: 8x down
         num_res_blocks=1,
         temperal_downsample=[False, True, True],
     ).eval()
+    # As good as certain of its latents, as trained ones are: SimpleTuner draws a reference's from
+    # what the VAE takes for likely, diffusers takes the mean.
+    with torch.no_grad():
+        made.quant_conv.weight[LATENT_CHANNELS:] = 0
+        made.quant_conv.bias[LATENT_CHANNELS:] = -30  # logarithms of variances
+    return made
 
 
 def clip() -> CLIPTextModel:
