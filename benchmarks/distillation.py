@@ -39,7 +39,6 @@ def measure(conditions: Conditions) -> Result:
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         taught = _plan(conditions, Path(folder) / "taught")
-        record(taught, lambda _: None)
         ways: Mapping[str, Callable[[], float]] = {
             _PLAIN: partial(_sample_apart, conditions, "sample"),
             _RECORDED: partial(_sample_apart, conditions, "record"),

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -152,6 +153,16 @@ def test_a_full_disk_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         assert faults("disk", examine(job(chosen))) == [
             (Outcome.FAILURE, f"the run takes about {needed} GB, and there are 1.0 free")
         ]
+
+
+def test_what_is_recorded_takes_room_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
+    recorded = replace(job(), recorded_bytes=3 * 10**9)
+
+    assert faults("disk", examine(job())) == []
+    ((outcome, message),) = faults("disk", examine(recorded))
+    assert outcome is Outcome.FAILURE
+    assert message.startswith("the run takes about 3.")
 
 
 @pytest.mark.parametrize("what", ["run", "key"])

@@ -44,7 +44,11 @@ def run_distillation(
     comparing them fails. Whatever interrupts it, the same call continues.
     """
     training = run_training(
-        plan.training, on_event, runner=runner, make_ready=lambda: record(plan, on_event)
+        plan.training,
+        on_event,
+        runner=runner,
+        make_ready=lambda: record(plan, on_event),
+        recorded_bytes=plan.recorded_bytes,
     )
     if not training.manifest.is_finished:
         return DistillationResult(training, None)

@@ -115,6 +115,8 @@ class Start:
     needs_hub: bool
     is_taught: bool = False
     """Whether the LoRA learns recorded targets."""
+    at_once: int = 1
+    """How many trainers share this machine."""
 
 
 def build_environment(user: Mapping[str, str], start: Start) -> dict[str, str]:
@@ -149,6 +151,8 @@ def build_environment(user: Mapping[str, str], start: Start) -> dict[str, str]:
     if start.device is Device.CPU:
         child["CUDA_VISIBLE_DEVICES"] = ""  # else an accelerator that is there would be taken
         child[PINNING_VARIABLE] = "1"
+        if start.at_once > 1:  # two that take all cores each are slower than one after the other
+            child.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // start.at_once)))
     if start.is_taught:
         child[TARGETS_VARIABLE] = targets_file(start.phase)
     if {PINNING_VARIABLE, TARGETS_VARIABLE} & child.keys():
@@ -174,6 +178,13 @@ def _launch_environment(start: Start) -> dict[str, str]:
         "ACCELERATE_USE_CPU": str(start.device is Device.CPU),
         "ACCELERATE_DYNAMO_BACKEND": "NO",
     }
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _visible(there: str | None, number: int) -> str:

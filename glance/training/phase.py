@@ -163,6 +163,7 @@ class PhaseTrainer:
             webhook=webhook,
             needs_hub=not self.tools.is_offline,
             is_taught=plan.settings.teacher is not None,
+            at_once=len(plan.devices),
         )
         return Job(
             command=[str(self.tools.program), *build_command(phase, plan.launcher)[1:]],

@@ -61,6 +61,8 @@ class Job:
     hub_models: tuple[str, ...]
     devices: tuple[int, ...] = (0,)
     """One of them for each phase that is trained at the same time."""
+    recorded_bytes: int = 0
+    """What is recorded of the base model before the trainer starts."""
 
 
 def examine(job: Job) -> tuple[Check, ...]:
@@ -214,7 +216,7 @@ def _look_at_memory(job: Job) -> Iterator[_Finding]:
 
 
 def _look_at_the_disk(job: Job) -> Iterator[_Finding]:
-    needed = estimate(job.settings).disk
+    needed = estimate(job.settings).disk + job.recorded_bytes / _GIGA
     if job.settings.transformer is not None:
         needed += 2 * job.settings.weights.transformer  # in SimpleTuner's layout, until it is done
     for what, folder in (("the run", job.run.path), ("glance's key", state_folder())):

@@ -144,6 +144,18 @@ def test_progress_never_travels_through_a_proxy(name: str) -> None:
     assert child["no_proxy"].startswith("127.0.0.1,localhost")
 
 
+def test_trainers_at_once_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 5})
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    own = build({}, device=Device.CPU)
+
+    assert "OMP_NUM_THREADS" not in own
+    assert build({}, device=Device.CPU, at_once=2) == {**own, "OMP_NUM_THREADS": "2"}
+    threads = {"OMP_NUM_THREADS": "7"}
+    assert build(threads, device=Device.CPU, at_once=2) == own | threads
+    assert build({}, device=Device.CUDA, at_once=2) == build({}, device=Device.CUDA)
+
+
 def test_cpu_hides_accelerators_and_puts_the_shim_first() -> None:
     user = {"CUDA_VISIBLE_DEVICES": "0", "PYTHONPATH": "/mine"}
     assert build(user, device=Device.CPU, mixed_precision="no") == {
