@@ -52,3 +52,12 @@ def quoted(path: Path) -> str:
     """Return a path as a shell takes it, safe to print."""
     text = str(path)
     return shown(shlex.quote(f"./{text}" if text.startswith("-") else text))
+
+
+def unused_path(path: Path) -> Path:
+    """Return `path`, or one like it with a number, where nothing is: for a command to write to."""
+    candidate, number = path, 1
+    while candidate.exists() or candidate.is_symlink():
+        number += 1
+        candidate = path.with_stem(f"{path.stem}-{number}")
+    return candidate
