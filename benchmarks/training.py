@@ -99,8 +99,7 @@ def _train_by_hand(conditions: Conditions, steps: int, folder: Path) -> None:
     run = plan.run
     for name, content in plan.files.items():
         write_json(run.path / name, content)
-    run.data.mkdir()
-    stage_sample(plan.pair, run.data, run.references)
+    stage_sample(plan.pair, plan.stage)
     for phase in Phase:
         _run_by_hand(plan, phase, conditions)
 

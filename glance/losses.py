@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from glance.errors import RunError
+from glance.files import open_file
 from glance.run import Manifest, RunFolder
 from glance.schedule import Phase
 
@@ -65,13 +66,14 @@ def read_losses(run: RunFolder, phase: Phase) -> tuple[StepLoss, ...]:
     that cannot be read.
     """
     try:
-        text = run.losses(phase).read_bytes().decode("ascii", errors="replace")
+        with open_file(run.losses(phase)) as file:
+            text = file.read().decode("ascii", errors="replace")
     except FileNotFoundError:
         return ()
     except OSError as exc:
         raise RunError(
             f"{run.losses(phase)} cannot be read: {exc.strerror or exc}",
-            hint="make it a file that you may read, or remove it",
+            hint="make it a file that you may read, or move it away",
         ) from exc
     lines = text.split("\n")[1:-1]  # after the last end of a line only half a one can stand
     way: list[StepLoss] = []

@@ -11,6 +11,7 @@ from typing import Any, Final
 from glance.checkpoint import is_checkpoint, read_checkpoint
 from glance.errors import ModelNotFound, SettingsError
 from glance.families import DEFAULT_FAMILY, FAMILIES, Family, families_of_pipeline, find_family
+from glance.files import explain_tensors, read_text
 from glance.hub import read_hub_text
 
 INDEX: Final = "model_index.json"
@@ -61,7 +62,8 @@ def locate_base(
                 "--base goes with a single file in --model",
                 hint="give a whole model to --model alone",
             )
-        return locate_model(model or family.default_model, family=family, run=run), None
+        whole = family.default_model if model is None else model
+        return locate_model(whole, family=family, run=run), None
     path = Path(model).expanduser()
     families = read_checkpoint(path).families
     if family not in families:
@@ -77,25 +79,29 @@ def locate_base(
 def locate_model(model: str, *, family: Family, run: Path) -> str:
     """Return `model` as a run records it: a Hub id as it is, a folder relative to the run.
 
-    Raises ModelNotFound for a folder that is missing, incomplete or of another pipeline, and
-    SettingsError for what is neither a folder nor a Hub id.
+    What is here is never a name on the Hub, and what is recorded of it never looks like one. Raises
+    ModelNotFound for a folder that is missing, incomplete or of another pipeline, SettingsError for
+    what is neither a folder nor a Hub id.
     """
+    if not model.strip():  # Path("") is the folder that one is in
+        raise SettingsError("the model's name is empty", hint=_hint(family))
     try:
         folder = Path(model).expanduser()
-        is_folder, exists = folder.is_dir(), folder.exists()
+        is_folder, exists = folder.is_dir(), os.path.lexists(folder)
     except (OSError, RuntimeError) as exc:  # out of reach, or in the home of nobody
         reason = str(getattr(exc, "strerror", None) or exc)
         raise ModelNotFound(f"model {model}: {reason}", hint=_hint(family)) from exc
     if is_folder:
         check_folder(folder, family)
-        return Path(os.path.relpath(folder.resolve(), run.resolve())).as_posix()
-    if _HUB_ID.fullmatch(model) and not exists:
+        place = Path(os.path.relpath(folder.resolve(), run.resolve())).as_posix()
+        return f"./{place}" if is_hub_id(place) else place
+    if is_hub_id(model) and not exists:
         _check_pipeline(model, family)
         return model
     if exists or _is_path(model):
-        what = "is a file, not a folder in diffusers layout" if exists else "not found"
+        what = _what_is(folder) if exists else "not found"
         raise ModelNotFound(f"model {model}: {what}", hint=_hint(family))
-    raise SettingsError(
+    raise ModelNotFound(
         f"model {model!r} is neither a folder nor a Hub id",
         hint=f"a Hub id looks like {family.default_model}",
     )
@@ -107,7 +113,7 @@ def recorded_model(model: str, *, family: Family, run: Path) -> str:
     if folder.is_dir():
         check_folder(folder, family)
         return str(folder)
-    if _HUB_ID.fullmatch(model):
+    if is_hub_id(model):
         return model
     raise ModelNotFound(
         f"the run's base model is not at {folder}",
@@ -135,7 +141,8 @@ def recorded_folder(model: str, run: Path) -> Path:
 
 def hub_models(model: str, *, family: Family, run: Path) -> tuple[str, ...]:
     """Return the Hub models that training needs: a recorded model, and what its family borrows."""
-    own = () if recorded_folder(model, run).is_dir() else (model,)
+    is_hub = is_hub_id(model) and not recorded_folder(model, run).is_dir()
+    own = (model,) if is_hub else ()
     borrowed = (family.borrowed.model,) if family.borrowed else ()
     return tuple(dict.fromkeys((*own, *borrowed)))
 
@@ -159,6 +166,11 @@ def fingerprint(model: str, *, run: Path, transformer: str | None = None) -> str
         if file.suffix == ".json":
             digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether it has the form of a name on the Hub; a folder of that name goes before it."""
+    return _HUB_ID.fullmatch(text) is not None
 
 
 def find_packaged(model: str) -> str:
@@ -187,10 +199,10 @@ def read_model_json(model: str, name: str) -> dict[str, Any] | None:
     """Return a JSON object of a folder or a Hub model; None when it cannot be read."""
     try:
         folder = Path(model).expanduser()
-        if folder.is_dir():
-            text: str | None = (folder / name).read_text(encoding="utf-8")
+        if os.path.lexists(folder):
+            text: str | None = read_text(folder / name)
         else:
-            text = read_hub_text(model, name) if _HUB_ID.fullmatch(model) else None
+            text = read_hub_text(model, name) if is_hub_id(model) else None
         content = json.loads(text) if text is not None else None
     except (OSError, ValueError, RecursionError, RuntimeError):
         return None
@@ -198,10 +210,10 @@ def read_model_json(model: str, name: str) -> dict[str, Any] | None:
 
 
 def check_folder(folder: Path, family: Family) -> None:
-    """Raise ModelNotFound unless `folder` holds all parts of one of the family's pipelines."""
+    """Raise unless `folder` holds all parts of one of the family's pipelines: see locate_model."""
     index = folder / INDEX
     try:
-        parts = json.loads(index.read_text(encoding="utf-8"))
+        parts = json.loads(read_text(index))
         found = parts["_class_name"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
         raise ModelNotFound(
@@ -209,7 +221,7 @@ def check_folder(folder: Path, family: Family) -> None:
             hint="glance needs a whole model in diffusers layout, not a single file",
         ) from exc
     if found != family.pipeline:
-        raise ModelNotFound(
+        raise SettingsError(
             f"model {folder} is a {found}, {family.title} needs a {family.pipeline}",
             hint="leave out --family, or give the model that belongs to it",
         )
@@ -225,13 +237,42 @@ def check_folder(folder: Path, family: Family) -> None:
             f"model {folder} lacks {', '.join(missing)}",
             hint="download or copy it again, whole",
         )
+    _check_weights(folder, [name for name, kind in parts.items() if _is_part(kind)])
+
+
+def _check_weights(folder: Path, parts: list[str]) -> None:
+    """Raise ModelNotFound for files of weights that are cut short, missing, or something else."""
+    for name in parts:
+        files = (
+            path for end in ("safetensors", "bin") for path in (folder / name).glob(f"*.{end}")
+        )
+        for path in sorted(files):
+            try:
+                found = explain_tensors(path)
+            except OSError as exc:
+                found = (f"out of reach: {exc.strerror or exc}", "download or copy it again, whole")
+            is_pickle = found is not None and path.suffix == ".bin" and "pickle" in found[0]
+            if found is not None and not is_pickle:  # transformers reads those with care
+                raise ModelNotFound(
+                    f"model {folder}: {path.relative_to(folder)} is {found[0]}", hint=found[1]
+                )
+        for path in sorted((folder / name).glob("*.safetensors.index.json")):
+            index = read_model_json(str(folder / name), path.name) or {}
+            shards = index.get("weight_map")
+            named = set(shards.values()) if isinstance(shards, dict) else set()
+            missing = [one for one in sorted(map(str, named)) if not (path.parent / one).is_file()]
+            if missing:
+                raise ModelNotFound(
+                    f"model {folder} lacks {name}/{missing[0]}",
+                    hint="download or copy it again, whole",
+                )
 
 
 def _check_pipeline(model: str, family: Family) -> None:
-    """Raise ModelNotFound for a Hub model of another pipeline; nothing if nobody can say."""
+    """Raise SettingsError for a Hub model of another pipeline; nothing if nobody can say."""
     found = None if model == family.default_model else _pipeline_of(model)
     if found not in (None, family.pipeline):
-        raise ModelNotFound(
+        raise SettingsError(
             f"model {model} is a {found}, {family.title} needs a {family.pipeline}",
             hint="leave out --family, or give the model that belongs to it",
         )
@@ -240,12 +281,12 @@ def _check_pipeline(model: str, family: Family) -> None:
 
 
 def _check_transformer(model: str, family: Family) -> None:
-    """Raise ModelNotFound for a model of the same pipeline with another family's transformer."""
+    """Raise SettingsError for a model of the same pipeline with another family's transformer."""
     if not family.transformer_config:
         return
     found = _family_of_transformer(model, families_of_pipeline(family.pipeline))
     if found is not None and found is not family:
-        raise ModelNotFound(
+        raise SettingsError(
             f"model {model} is {found.title}, not {family.title}",
             hint=f"leave out --family, or say --family {found.name}",
         )
@@ -275,6 +316,12 @@ def _pipeline_of(model: str) -> str | None:
     """Return the pipeline class that the model's index names; None when it cannot be read."""
     name = (read_model_json(model, INDEX) or {}).get("_class_name")
     return name if isinstance(name, str) else None
+
+
+def _what_is(path: Path) -> str:
+    if path.is_file():
+        return "is a file, not a folder in diffusers layout"
+    return f"is a link to {path.readlink()}, which is not there" if path.is_symlink() else "is no folder"
 
 
 def _hint(family: Family) -> str:

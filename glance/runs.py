@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from glance.errors import RunError
+from glance.files import read_text
 from glance.lora import hash_file
 from glance.losses import Course, read_courses
 from glance.plot import (
@@ -18,6 +19,7 @@ from glance.plot import (
     require_ending,
 )
 from glance.run import (
+    RUNS,
     Attempt,
     ImportRecord,
     Manifest,
@@ -61,7 +63,13 @@ class RunSummary:
 
 
 def list_runs(folder: Path) -> list[RunSummary]:
-    """Return the runs directly below `folder`, the newest first."""
+    """Return the runs directly below `folder`, the newest first; raise RunError for no folder.
+
+    The usual one need not be there yet.
+    """
+    if not folder.is_dir() and folder != RUNS:
+        what = "it is not a folder" if folder.exists() else "there is no such folder"
+        raise RunError(f"{folder}: {what}", hint=f"name the folder that holds runs, such as {RUNS}")
     found = [RunSummary(run, manifest) for run, manifest in iterate_runs(folder)]
     return sorted(found, key=lambda item: item.manifest.created, reverse=True)
 
@@ -100,8 +108,8 @@ def show_run(
 def plot_run(path: Path, picture: Path) -> None:
     """Draw the losses of both phases to a .png or .svg file.
 
-    Raises RunError when there is no run or no losses were kept, UsageError for another ending,
-    InputError where the file cannot be written.
+    Raises RunError when there is no run or no losses were kept, InputError for another ending,
+    SetupError where the file cannot be written.
     """
     require_ending(picture)
     run = RunFolder(path)
@@ -137,7 +145,7 @@ def read_log(path: Path, phase: Phase) -> str:
     run = RunFolder(path)
     load_manifest(run)
     try:
-        return run.log(phase).read_text(encoding="utf-8", errors="replace")
+        return read_text(run.log(phase), errors="replace")
     except FileNotFoundError as exc:
         raise RunError(
             f"run {path} has no log of its {phase} phase",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from glance.families import Family
+from glance.files import open_file
 from glance.model import recorded_folder
 from glance.settings import Weights
 
@@ -62,7 +63,7 @@ def _count(paths: Any) -> float:
 
 def _count_file(path: Path) -> int:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             (size,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(size)) if size <= _LONGEST_HEADER else {}
         return sum(

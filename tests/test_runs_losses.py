@@ -77,7 +77,7 @@ def test_a_file_that_cannot_be_written_stops_nothing() -> None:
     LossLog(FILE, start=1).note(1, 0.5)
 
     assert list(FILE.iterdir()) == []
-    with pytest.raises(RunError, match=r"losses\.csv cannot be read: Is a directory"):
+    with pytest.raises(RunError, match=r"losses\.csv cannot be read: it is a folder"):
         read()
 
 

@@ -87,7 +87,8 @@ def test_alpha_is_folded_into_the_finished_file() -> None:
 
 @needs_whole
 def test_a_finished_run_holds_no_absolute_path(trained: Trained) -> None:
-    assert list(trained.half.glob("data/aspect_ratio_bucket_*"))  # so there was something to tidy
+    assert list(trained.half.rglob("aspect_ratio_bucket_*"))  # so there was something to tidy
+    assert not list(RUN.path.rglob("aspect_ratio_bucket_*"))
     shutil.rmtree(RUN.path / "logs")
 
     place = str(trained.whole.parent).encode()
@@ -193,7 +194,7 @@ def test_a_family_that_edits_is_trained_with_its_reference(
     Image.new("RGB", (64, 64), (0, 90, 0)).save("before.png")
 
     train(model="model", reference=Path("before.png"), phases=(SLOW,))
-    Path(RUN.references / "stray.png").touch()
+    (RUN.path / "cache/reference/stray.png").touch()
     train(model="model", reference=Path("before.png"), phases=(FAST,))
 
     for start in simpletuner.starts:
@@ -206,7 +207,7 @@ def test_a_family_that_edits_is_trained_with_its_reference(
     assert manifest.sample.reference == "reference/cat.png"
     assert states() == ("done", "done")
     assert not (RUN.path / "cache/vae-reference").exists()
-    assert not list(RUN.references.glob("*.json"))
+    assert not list(RUN.path.glob("cache/reference/*.json"))
 
 
 def test_another_reference_is_another_run(train: Train, simpletuner: FakeSimpleTuner) -> None:
@@ -215,7 +216,7 @@ def test_another_reference_is_another_run(train: Train, simpletuner: FakeSimpleT
     train(model="model", reference=Path("before.png"), phases=(SLOW,))
     Image.new("RGB", (64, 64), (0, 0, 90)).save("before.png")
 
-    with pytest.raises(RunError, match="sample"):
+    with pytest.raises(RunError, match="reference: other pixels there than in before.png"):
         train(model="model", reference=Path("before.png"), run=RUN.path)
 
 
@@ -223,14 +224,15 @@ def test_a_file_that_may_be_of_several_families_is_warned_of(pair: Path) -> None
     marks = FAMILIES["qwen_image"].marks.diffusers
     save_file({name: np.zeros(1) for name in marks}, "mine.safetensors")
 
-    (warning,) = make_plan(model="mine.safetensors").warnings
+    _, warning = make_plan(model="mine.safetensors").warnings  # FLUX at 64 is the first
 
     assert warning.message == (
         "mine.safetensors is taken for Qwen-Image; "
         "by its tensors it may also be Qwen-Image-Edit-2509 or Qwen-Image-Edit-2511"
     )
     assert warning.hint == "say which with --family, for example --family qwen_image_edit_2509"
-    assert make_plan(model="mine.safetensors", family="qwen_image").warnings == ()
+    (size,) = make_plan(model="mine.safetensors", family="qwen_image").warnings
+    assert size.message.startswith("--resolution 64: ")
 
 
 def test_pictures_while_training_show_the_caption_unless_told(
@@ -384,7 +386,10 @@ def test_a_renamed_picture_is_the_same_sample(train: Train, simpletuner: FakeSim
         ({"model": "acme/other"}, "model: acme/tiny there, acme/other asked"),
         ({"overrides": ["lora_dropout=0.1"]}, "overrides: {} there, {'lora_dropout': 0.1} asked"),
         ({"schedule": "paper"}, "1000.0,986.9786,973.2042,958.6094,943.1188 | 926.6473,825.7017"),
-        ({"caption": "a black circle"}, "sample: "),
+        (
+            {"caption": "a black circle"},
+            "caption: 'a grey circle' there, 'a black circle' asked",
+        ),
     ],
 )
 def test_a_run_of_something_else_is_refused(
@@ -397,8 +402,52 @@ def test_a_run_of_something_else_is_refused(
 
     (problem,) = caught.value.problems
     assert difference in problem.message
-    assert problem.hint == "give another --run, or discard what this one has trained: --restart"
+    assert problem.hint == "give another --run; --restart would discard what this one has trained"
     assert contents(RUN.path) == before
+
+
+@needs_half
+@pytest.mark.parametrize(
+    ("size", "difference"),
+    [
+        ((64, 64), "picture: other pixels there than in cat.png"),
+        ((128, 64), "picture: 64x64 there, 128x64 asked"),
+    ],
+)
+def test_of_another_picture_it_is_said_that_it_is_the_picture(
+    train: Train, size: tuple[int, int], difference: str
+) -> None:
+    Image.linear_gradient("L").resize(size).convert("RGB").save("cat.png")
+
+    with pytest.raises(RunError) as caught:
+        train()
+
+    [problem] = caught.value.problems
+    assert problem.message.endswith(difference)
+
+
+@needs_half
+def test_of_a_pair_whose_copy_is_gone_the_hashes_are_told(train: Train) -> None:
+    (RUN.data / "cat.txt").unlink()
+
+    with pytest.raises(RunError, match=r"sample: \w{12} there, \w{12} asked"):
+        train(caption="a black circle")
+
+
+def test_of_long_captions_the_part_that_differs_is_shown(
+    train: Train, simpletuner: FakeSimpleTuner
+) -> None:
+    long = "a grey circle, " * 20
+    train(caption=f"{long}a fox in snow", phases=(SLOW,))
+
+    with pytest.raises(RunError) as caught:
+        train(caption=f"{long}a hen in snow", phases=(SLOW,))
+
+    [problem] = caught.value.problems
+    assert problem.message.endswith(
+        "caption: '...e, a grey circle, a fox in snow' there, "
+        "'...e, a grey circle, a hen in snow' asked"
+    )
 
 
 @needs_half
@@ -474,7 +523,7 @@ def test_restart_of_one_phase_cannot_change_what_both_share(train: Train) -> Non
     with pytest.raises(RunError) as caught:
         train(phases=(FAST,), restart=True, rank=8)
 
-    hint = "give another --run, or restart the slow phase too: --phase both"
+    hint = "give another --run; --phase both would discard the slow phase as well"
     assert caught.value.problems[-1].hint == hint
 
 
@@ -491,6 +540,26 @@ def test_restart_with_another_picture_trains_on_that_alone(
 
     assert simpletuner.starts[0]["data"] == ["dog.png", "dog.txt"]
     assert not (RUN.path / "cache/text/old.pt").exists()
+
+
+@needs_half
+@pytest.mark.parametrize("folder", ["data", "cache/pictures/whole-64x64"])
+@pytest.mark.parametrize("restart", [True, False])
+def test_nothing_but_the_pair_is_trained_whatever_else_lies_there(
+    train: Train, simpletuner: FakeSimpleTuner, folder: str, *, restart: bool
+) -> None:
+    for name in (".ipynb_checkpoints/cat-checkpoint.png", "._cat.png", "dog.png", "old/cat.png"):
+        path = RUN.path / folder / name
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (64, 64), "red").save(path)
+    (RUN.path / folder / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0")
+
+    train(phases=(SLOW, FAST) if restart else (FAST,), restart=restart)
+
+    assert simpletuner.starts[0]["data"] == ["cat.png", "cat.txt"]
+    with Image.open(RUN.path / "cache/pictures/whole-64x64/cat.png") as trained:
+        assert trained.getpixel((0, 0)) != (255, 0, 0)
+    assert folder != "data" or (RUN.data / "dog.png").exists()  # the user's, and not in the way
 
 
 @needs_whole

@@ -37,7 +37,7 @@ class LauncherChoice(StrEnum):
     DIRECT = "direct"
 
 
-def _find_model(text: str) -> str:
+def find_model(text: str) -> str:
     from glance.model import find_packaged
 
     return find_packaged(text)
@@ -72,7 +72,7 @@ TrueCfgOption = Annotated[
     float | None,
     typer.Option(help="FLUX: classifier-free guidance besides, for a negative prompt."),
 ]
-SideOption = Annotated[int | None, typer.Option(help="Default: the run's resolution.")]
+SideOption = Annotated[int | None, typer.Option(help="Default: as the run was trained.")]
 FamilyOption = Annotated[str, typer.Option(help="Model family.")]
 BaseOption = Annotated[
     str | None,
@@ -85,6 +85,16 @@ CaptionOption = Annotated[
 ReferenceOption = Annotated[
     Path | None,
     typer.Option(help="Families that edit: the picture to begin with."),
+]
+ResolutionOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Side of the training area; several: 1024,512. Default: what the picture has of "
+        "the model's own."
+    ),
+]
+CropOption = Annotated[
+    str, typer.Option(help="Show it whole, its center, its corner; several: whole,center.")
 ]
 DeviceOption = Annotated[DeviceChoice, typer.Option(help="Where to run; decides precision.")]
 DevicesOption = Annotated[
@@ -126,7 +136,7 @@ ModelOption = Annotated[
     typer.Option(
         help="Hub id, diffusers folder, .safetensors file, or small-flux, which is in the "
         "package. Default: family's.",
-        parser=_find_model,
+        parser=find_model,
         metavar="<str>",
     ),
 ]

@@ -7,64 +7,71 @@ import typer
 
 from glance.cli._options import (
     CaptionOption,
-    FamilyOption,
+    CropOption,
+    FamilyOfModelOption,
     JsonOption,
+    ModelOption,
     QuietOption,
     ReferenceOption,
+    ResolutionOption,
     VerboseOption,
 )
 from glance.console import Console
-from glance.families import find_family
 
 if TYPE_CHECKING:
-    from glance.sample import Sample
+    from glance.training.pair import Pair
 
 
 def check(
     image: Annotated[Path, typer.Argument(help="The picture to train on.")],
     caption: CaptionOption = None,
     reference: ReferenceOption = None,
-    family: FamilyOption = "flux",
-    resolution: Annotated[
-        int | None,
-        typer.Option(min=64, help="Training resolution. Default: as in train."),
-    ] = None,
+    family: FamilyOfModelOption = None,
+    model: ModelOption = None,
+    resolution: ResolutionOption = None,
+    crop: CropOption = "whole",
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Say whether a picture and its caption are fit to train on.
+    """Say whether a picture and its caption are fit to train on, and what is trained of it.
 
     Every problem is reported at once, each with its remedy.
 
     Example: glance check data/glance.png
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.sample import fitting_area, load_sample
+    from glance.training.pair import check_pair
+    from glance.training.request import TrainRequest
 
-    row = find_family(family)
-    found = load_sample(
-        image,
-        caption=caption,
-        resolution=resolution or fitting_area(image, row.resolution),
-        text_tokens=row.text.tokens,
-        reference=reference,
-        edits=row.edits,
+    pair = check_pair(
+        TrainRequest(
+            image=image,
+            caption=caption,
+            reference=reference,
+            family=family,
+            model=model,
+            resolution=resolution,
+            crop=crop,
+        )
     )
-    for warning in found.warnings:
+    for warning in pair.warnings:
         console.warn(warning)
-    assert found.sample is not None  # load_sample raises otherwise
-    console.result(f"fit to train on: {image}, {found.sample.width}x{found.sample.height}")
-    console.document(_describe(found.sample, [warning.message for warning in found.warnings]))
+    for line in pair.told:
+        console.note(line)
+    console.result(f"fit to train on: {image}, {pair.sample.width}x{pair.sample.height}")
+    console.document(_describe(pair))
 
 
-def _describe(sample: "Sample", warnings: list[str]) -> dict[str, Any]:
+def _describe(pair: "Pair") -> dict[str, Any]:
+    sample = pair.sample
     return {
         "image": str(sample.image),
         "caption": sample.caption,
         "reference": None if sample.reference is None else str(sample.reference),
         "width": sample.width,
         "height": sample.height,
+        "pictures": [view.to_json() for view in pair.views],
         "sha256": sample.sha256,
-        "warnings": warnings,
+        "warnings": [warning.message for warning in pair.warnings],
     }

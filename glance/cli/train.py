@@ -9,6 +9,7 @@ import typer
 from glance.cli._options import (
     BaseOption,
     CaptionOption,
+    CropOption,
     DeviceChoice,
     DeviceOption,
     DevicesOption,
@@ -28,6 +29,7 @@ from glance.cli._options import (
     PresetOption,
     QuietOption,
     ReferenceOption,
+    ResolutionOption,
     RestartOption,
     ScheduleOption,
     SlowStepsOption,
@@ -63,16 +65,8 @@ def train(
         float | None,
         typer.Option(help="Default: the method's for the family."),
     ] = None,
-    resolution: Annotated[
-        str | None,
-        typer.Option(
-            help="Side of the training area; several: 1024,512. Default: what the picture has of "
-            "the family's 1024."
-        ),
-    ] = None,
-    crop: Annotated[
-        str, typer.Option(help="Show it whole, its center, its corner; several: whole,center.")
-    ] = "whole",
+    resolution: ResolutionOption = None,
+    crop: CropOption = "whole",
     seed: TrainingSeedOption = 1,
     schedule: ScheduleOption = "seed",
     slow_timesteps: SlowTimestepsOption = None,
@@ -162,6 +156,8 @@ def train(
     if dry_run:
         for warning in plan.warnings:
             console.warn(warning)
+        for line in plan.told:
+            console.note(line)
         console.note(describe_estimate(plan.settings))
         pace = speed(plan.settings.device, plan.devices[0])
         console.note(describe_duration(plan.settings, len(plan.phases), pace))

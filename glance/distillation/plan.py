@@ -13,6 +13,7 @@ from typing import Final
 from glance.device import Device, resolve_device
 from glance.distillation.request import (
     LEARNING_RATE,
+    MOST_PATHS,
     PROMPTS,
     SMALL,
     SMALL_RATE,
@@ -20,12 +21,12 @@ from glance.distillation.request import (
     DistillRequest,
     lay_out_paths,
 )
-from glance.errors import Checks, InputError, LoraError, Problem, SettingsError
+from glance.errors import Checks, InputError, LoraError, Problem, SettingsError, UsageError
 from glance.families import Family
 from glance.generation.plan import plan_generation
 from glance.generation.request import GenerationPlan, InferRequest
 from glance.levels import AUTO_SCHEDULE, ResolvedLevels, find_shift
-from glance.lora import LoraFacts, examine_lora, hash_file
+from glance.lora import LoraFacts, examine_lora, hash_file, locate_lora
 from glance.model import is_small_model, resolve_family
 from glance.prompts import find_faults, read_prompts
 from glance.prompts.shipped import judging_prompts, teaching_prompts
@@ -84,7 +85,7 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
     settings = with_model(settings.model_copy(update={"teacher": teacher}), request, run)
     if request.learning_rate is None and settings.weights.transformer < SMALL:
         settings = settings.model_copy(update={"learning_rate": SMALL_RATE})
-    generation = _plan_painting(request, family, teacher)
+    generation = _plan_painting(request, family, teacher, loras)
     # a reference is shown as large as in training, and as `glance infer` will show it
     painted = generation.settings.model_copy(update={"reference_side": settings.resolution})
     judging = _choose_judging(request, teacher, is_small=is_small)
@@ -95,6 +96,7 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
         settings=settings,
         levels=levels,
         devices=devices,
+        reference=None if request.reference is None else shape,
         warnings=(
             *_prompt_warnings(given, family),
             *_lora_warnings(loras, family),
@@ -126,7 +128,7 @@ def _name_of(model: str) -> str:
 def _choose_prompts(request: DistillRequest, *, is_small: bool) -> tuple[str, ...]:
     """Return the user's prompts, or those of the package."""
     if request.prompts and request.prompt_file is not None:
-        raise InputError("--prompt and --prompt-file exclude each other", hint="drop one")
+        raise UsageError("--prompt and --prompt-file exclude each other", hint="drop one")
     if request.prompt_file is not None:
         return _read_prompts(request.prompt_file)
     if not request.prompts:
@@ -206,6 +208,8 @@ def _lora_warnings(loras: Sequence[LoraFacts], family: Family) -> Iterator[Probl
                 f"{one.path} says nothing of alpha: the base model paints with it at scale 1",
                 "if it was trained with another alpha than its rank, fold that into the file",
             )
+        if not one.strength.is_own:
+            yield Problem(f"{one.path} is taken at scale {one.strength.describe()}")
         if one.family not in (None, family.name):
             yield Problem(f"{one.path} was trained for {one.family}, the model is {family.name}")
 
@@ -274,11 +278,13 @@ def _fit(shape: tuple[int, int], side: int) -> tuple[int, int]:
     return width, height
 
 
-def _examine_loras(paths: Sequence[Path]) -> tuple[LoraFacts, ...]:
-    """Return what the teacher's LoRAs are, by their names; raise InputError with all problems."""
+def _examine_loras(names: Sequence[str | Path]) -> tuple[LoraFacts, ...]:
+    """Return what the teacher's LoRAs are, as they are given; raise InputError for all problems."""
     checks = Checks()
-    found = [checks.make(partial(examine_lora, path)) for path in paths]
-    for name, count in Counter(path.name for path in paths).items():
+    made = [checks.make(partial(_examine_lora, str(name))) for name in names]
+    found = [one for one in made if one is not None]
+    given = Counter(one.path.name for one in found) if len(found) == len(names) else Counter()
+    for name, count in (given or Counter(Path(name).name for name in names)).items():
         if count > 1:
             checks.refuse(
                 LoraError(
@@ -287,12 +293,16 @@ def _examine_loras(paths: Sequence[Path]) -> tuple[LoraFacts, ...]:
                 )
             )
     checks.require()
-    return tuple(sorted(filter(None, found), key=lambda one: one.path.name))
+    return tuple(found)
+
+
+def _examine_lora(name: str) -> LoraFacts:
+    return examine_lora(locate_lora(name))
 
 
 def _require_lasting(request: DistillRequest, run: RunFolder) -> None:
     """Refuse files that lie where the run's own pictures and recordings come to be."""
-    given = (request.prompt_file, request.reference, *request.teacher_loras)
+    given = (request.prompt_file, request.reference, *map(Path, request.teacher_loras))
     folders = [folder.resolve() for folder in (run.data, run.references, run.path / "cache")]
     problems = [
         Problem(
@@ -325,21 +335,25 @@ def _resolve_teacher(
     guidance = family.guidance.slow if request.guidance is None else request.guidance
     # a guided teacher is learnt from without guidance, unless it is a number that costs nothing
     learnt = guidance if family.embeds_guidance else family.guidance.off
-    try:
-        return Teacher.checked(
-            prompts=tuple(dict.fromkeys(prompts)),
-            noises=request.noises,
-            sizes=sizes,
-            steps=TEACHER_STEPS if request.teacher_steps is None else request.teacher_steps,
-            guidance=guidance,
-            slow_guidance=learnt,
-            fast_guidance=learnt,
-            loras={one.path.name: one.sha256 for one in loras},
-        )
-    except SettingsError as exc:  # the training has steps as well
+    teacher = Teacher.checked(
+        prompts=tuple(dict.fromkeys(prompts)),
+        noises=request.noises,
+        sizes=sizes,
+        steps=TEACHER_STEPS if request.teacher_steps is None else request.teacher_steps,
+        guidance=guidance,
+        slow_guidance=learnt,
+        fast_guidance=learnt,
+        loras={one.path.name: one.sha256 for one in sorted(loras, key=lambda one: one.path.name)},
+    )
+    if teacher.paths > MOST_PATHS:
+        fitting = MOST_PATHS * teacher.noises // teacher.paths
         raise SettingsError(
-            Problem(f"teacher's {one.message}", one.hint) for one in exc.problems
-        ) from exc
+            f"--noises {teacher.noises}: {len(teacher.prompts):,} prompts at {len(sizes)} sizes "
+            f"are {teacher.paths:,} paths in all, and one training records at most "
+            f"{MOST_PATHS:,}",
+            hint=f"--noises {fitting}" if fitting else "give fewer prompts or sizes",
+        )
+    return teacher
 
 
 def _resolve_settings(
@@ -370,7 +384,9 @@ def _resolve_settings(
     )
 
 
-def _plan_painting(request: DistillRequest, family: Family, teacher: Teacher) -> GenerationPlan:
+def _plan_painting(
+    request: DistillRequest, family: Family, teacher: Teacher, loras: Sequence[LoraFacts]
+) -> GenerationPlan:
     """Plan what the base model alone paints, guided alike in all its steps."""
     width, height = max(teacher.sizes, key=lambda size: size[0] * size[1])
     at_once = _PIXELS_AT_ONCE[resolve_device(request.device)]
@@ -378,7 +394,7 @@ def _plan_painting(request: DistillRequest, family: Family, teacher: Teacher) ->
         InferRequest(
             prompts=teacher.prompts[:1],
             loras=(),
-            base_loras=request.teacher_loras,
+            base_loras=tuple(one.path for one in loras),
             width=width,
             height=height,
             reference=request.reference,

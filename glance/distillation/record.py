@@ -11,6 +11,8 @@ from contextlib import suppress
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
+from PIL import Image
+
 from glance.distillation.request import DistillationPlan, PlannedPath
 from glance.events import EventSink, Noted, SamplingStep
 from glance.files import replacing, write_text
@@ -129,10 +131,11 @@ def _write(plan: DistillationPlan, one: PlannedPath, recorded: "Recorded") -> No
             {STATES: recorded.states.numpy()}, temporary, metadata=dict(describe_path(plan, one))
         )
     write_text(picture.with_suffix(".txt"), one.settings.prompt + "\n")
-    if plan.reference is not None:
+    shown = plan.training.shown_reference
+    if plan.reference is not None and shown is not None:
         reference = plan.run.references / picture.name
         with replacing(reference) as temporary, open_picture(plan.reference) as opened:
-            to_rgb(opened)[0].save(temporary, format="PNG")
+            to_rgb(opened)[0].resize(shown, Image.Resampling.LANCZOS).save(temporary, format="PNG")
         write_text(reference.with_suffix(".txt"), one.settings.prompt + "\n")
     with replacing(picture) as temporary:
         recorded.image.save(temporary, format="PNG")
@@ -143,6 +146,7 @@ def describe_path(plan: DistillationPlan, one: PlannedPath) -> Mapping[str, str]
     settings = one.settings
     decisive = [settings.prompt, settings.seed, settings.width, settings.height]
     decisive += [plan.generation.pictures[0].record.base_revision, *plan.teacher.loras.values()]
+    decisive += [plan.generation.quantize.value]
     return {
         "format": "glance-path-1",
         "path": hashlib.sha256(repr(decisive).encode()).hexdigest(),
@@ -159,6 +163,6 @@ def _remove_strangers(plan: DistillationPlan) -> None:
     stays |= {path.with_suffix(".txt") for path in stays}
     for folder in {path.parent for path in stays}:
         with suppress(FileNotFoundError):
-            for path in folder.iterdir():
+            for path in folder.rglob("*"):
                 if path.is_file() and path not in stays:
                     path.unlink()

@@ -124,6 +124,8 @@ class Family:
     resolution: int = 1024
     size_multiple: int = 16
     """Width and height of a picture must be multiples of this many pixels."""
+    training_multiple: int = 64
+    """Those of a picture to train on: the least that SimpleTuner takes for the family."""
     has_fixed_area: bool = False
     """The pipeline scales any size to the area of its `default_sample_size` (latent pixels)."""
     latents: Latents
@@ -154,6 +156,11 @@ class Family:
     """SimpleTuner options that only this family has."""
     sampling_options: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     """Further arguments of the pipeline."""
+
+    @property
+    def largest_side(self) -> int | None:
+        """The side of the largest area to train at; None: there is no limit."""
+        return self.resolution if self.has_fixed_area else None
 
     @property
     def embeds_guidance(self) -> bool:

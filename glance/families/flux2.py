@@ -22,6 +22,7 @@ FAMILY = Family(
     default_model="black-forest-labs/FLUX.2-dev",
     size=Size(32.22, (24.0,)),
     distilled=("turbo",),
+    training_multiple=16,
     latents=Latents.TOKENS_FROM_GRID,
     told=Told.SIGMA,
     shift=EmpiricalShift(),

@@ -21,6 +21,7 @@ FAMILY = Family(
     default_model="black-forest-labs/FLUX.2-klein-base-4B",
     size=Size(3.88, (4.02,), MappingProxyType({"9b": 9.08})),
     distilled=("klein-4b", "klein-9b"),  # the others are klein-base-4b and klein-base-9b
+    training_multiple=16,
     latents=Latents.TOKENS_FROM_GRID,
     told=Told.SIGMA,
     shift=EmpiricalShift(),

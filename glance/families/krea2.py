@@ -18,6 +18,7 @@ FAMILY = Family(
     default_model="krea/Krea-2-Raw",
     size=Size(12.82, (4.44,)),
     distilled=("turbo",),
+    training_multiple=16,
     latents=Latents.TOKENS,
     told=Told.SIGMA,
     shift=DynamicShift(most_tokens=6400),  # what diffusers' pipeline falls back to

@@ -19,6 +19,7 @@ FAMILY = Family(
     default_model="Qwen/Qwen-Image",
     size=Size(20.43, (8.29,)),
     distilled=("lightning",),
+    training_multiple=32,
     latents=Latents.TOKENS,
     told=Told.SIGMA,
     # its scheduler_config.json, which SimpleTuner repeats

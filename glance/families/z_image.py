@@ -19,6 +19,7 @@ FAMILY = Family(
     default_model="Tongyi-MAI/Z-Image",
     size=Size(6.16, (4.02,)),
     distilled=("turbo",),
+    training_multiple=16,
     latents=Latents.GRID,
     told=Told.PROGRESS,
     shift=StaticShift(6.0),  # as reported; Z-Image-Turbo's is 3

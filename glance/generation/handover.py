@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from glance.errors import InputError, Problem
 from glance.families import Family
+from glance.files import require_file
 from glance.provenance import Record, parse_record
 from glance.schedule import Phase, Schedule
 from glance.settings import SampleSettings
@@ -33,13 +34,15 @@ def preview_path(picture: Path) -> Path:
 def read_handover(path: Path) -> Record:
     """Return the record of a hand-over file; raise InputError when it is none."""
     try:
+        require_file(path)
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             names = list(file.keys())
     except FileNotFoundError as exc:
         raise InputError(f"latents not found: {path}", hint=_HINT) from exc
     except (OSError, SafetensorError) as exc:
-        raise InputError(f"{path}: not a whole safetensors file ({exc})", hint=_HINT) from exc
+        reason = getattr(exc, "strerror", None) or exc
+        raise InputError(f"{path}: not a whole safetensors file ({reason})", hint=_HINT) from exc
     if KEY not in metadata or names != [TENSOR]:
         raise InputError(f"{path} holds no latents of glance's", hint=_HINT)
     return parse_record(metadata[KEY], source=path)

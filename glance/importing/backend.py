@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from glance.errors import SampleError
+from glance.files import read_text
 from glance.importing.configs import TrainerFile
 from glance.importing.remark import Remark
+from glance.sample.findings import quoted
 
 _PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _SAY: Final = "say which picture it is: --image x.png"
@@ -46,7 +48,7 @@ def _read_backend(file: TrainerFile, *, is_needed: bool) -> Mapping[str, Any]:
     """Return the first backend of pictures; empty where nobody needs it and it cannot be read."""
     path = file.root / str(file.options.get("data_backend_config", ""))
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
         entries = [entry for entry in content if isinstance(entry, dict)]
     except (OSError, ValueError, TypeError, RecursionError) as exc:
         if not is_needed:
@@ -83,7 +85,7 @@ def _only_picture(folder: Path) -> Path:
         raise SampleError(
             f"{folder} holds {len(found)} pictures, glance trains on one: "
             f"{', '.join(path.name for path in found[:3])}{', ...' if len(found) > 3 else ''}",
-            hint=f"--image {found[0]}",
+            hint=f"--image {quoted(found[0])}",
         )
     what = "holds no picture" if folder.is_dir() else "is not there"
     raise SampleError(f"the data backend's folder {folder} {what}", hint=_SAY)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from glance.errors import InputError, Problem, RunError, ScheduleError, SettingsError
+from glance.files import read_text
+from glance.lora import TRAINED_CONFIG, find_trained_config
 from glance.run import LORA_FILE, RunFolder
 from glance.schedule import Phase, parse_list
 
-TRAINED_CONFIG: Final = "simpletuner_config.json"
-"""What SimpleTuner writes beside a finished LoRA: every option that it was trained with."""
-_LIST: Final = "flow_custom_timesteps"
+LIST: Final = "flow_custom_timesteps"
 _PLACES: Final = ("*", "config/*", "*/config", "config/*/config")
 _ENDINGS: Final = (".json", ".toml")
 _BOTH: Final = "say which they are: --slow-config A --fast-config B"
@@ -40,7 +40,7 @@ class TrainerFile:
     @property
     def timesteps(self) -> str | None:
         """The list that the phase is trained on, as text."""
-        given = self.options.get(_LIST)
+        given = self.options.get(LIST)
         if isinstance(given, list):
             return ",".join(map(str, given))
         return None if given is None else str(given)
@@ -80,7 +80,7 @@ def find_trainer_files(folder: Path) -> Mapping[Phase, TrainerFile]:
     if len(found) != 2:
         names = ", ".join(str(file.path) for file in found) or "none"
         count = Problem(
-            f"{folder}: two SimpleTuner configs with a {_LIST} are needed, found {names}", _BOTH
+            f"{folder}: two SimpleTuner configs with a {LIST} are needed, found {names}", _BOTH
         )
         raise InputError([count, *problems])
     slow, fast = sorted(found, key=_noise, reverse=True)
@@ -99,7 +99,7 @@ def read_named_files(slow: Path, fast: Path) -> Mapping[Phase, TrainerFile]:
             continue
         if files[phase].timesteps is None:
             problems.append(
-                Problem(f"{path}: it has no {_LIST}", "a phase is its list: add the one it is for")
+                Problem(f"{path}: it has no {LIST}", "a phase is its list: add the one it is for")
             )
     if problems:
         raise InputError(problems)
@@ -119,7 +119,7 @@ def read_trainer_file(path: Path) -> TrainerFile:
             hint='write its options as JSON: {"model_family": "flux", ...}',
         )
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except OSError as exc:
         raise SettingsError(
@@ -140,11 +140,10 @@ def read_trainer_file(path: Path) -> TrainerFile:
 
 def read_trained_config(lora: Path) -> Mapping[str, Any] | None:
     """Return the options that SimpleTuner wrote beside a LoRA, or above its checkpoint."""
-    for folder in (lora.parent, lora.parent.parent):
-        path = folder / TRAINED_CONFIG
-        if path.is_file():
-            with suppress(SettingsError):  # a damaged one says nothing, and is nobody's fault
-                return read_trainer_file(path).options
+    path = find_trained_config(lora)
+    if path is not None:
+        with suppress(SettingsError):  # a damaged one says nothing, and is nobody's fault
+            return read_trainer_file(path).options
     return None
 
 
@@ -171,7 +170,7 @@ def _is_other(path: Path) -> bool:
 def _noise(file: TrainerFile) -> float:
     """Return the list's first value; a list that does not parse is reported later."""
     with suppress(ScheduleError):
-        return max(parse_list(file.timesteps or "", name=str(file.path)))
+        return max(parse_list(file.timesteps or "", name=str(file.path)).timesteps)
     return 0.0
 
 

@@ -25,7 +25,7 @@ from glance.run import (
     now,
     record_schedule,
 )
-from glance.sample import Sample, stage_sample
+from glance.sample import Sample, Stage, stage_sample
 from glance.schedule import Phase
 from glance.training.checkpoints import Sealer
 from glance.training.prepare import prepare_run, writing
@@ -65,7 +65,7 @@ def _appearing(run: RunFolder) -> Iterator[RunFolder]:
 def _write_pair(plan: PairImport, run: RunFolder) -> None:
     manifest = _manifest(plan, run)
     if plan.sample is not None:
-        stage_sample(plan.sample, run.data, run.references)
+        stage_sample(plan.sample, Stage(run.data, run.references))
     folder = recorded_folder(plan.settings.model, plan.run.path)
     known = layer_names(str(folder) if folder.is_dir() else plan.settings.model)
     for phase, lora in plan.loras.items():

@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
 
 from glance.errors import LoraError
+from glance.files import explain_tensors, open_file
 
 PREFIX: Final = "transformer."
 ADAPTER_METADATA: Final = "lora_adapter_metadata"  # diffusers.loaders.lora_base
@@ -68,6 +69,8 @@ class Lora:
 def read_metadata(path: Path) -> dict[str, str]:
     """Return the header's metadata without reading tensors; raise LoraError if it has no header."""
     try:
+        if path.exists() and not path.is_file():  # opening a pipe would wait forever
+            raise unreadable(path, OSError("not a file"))
         with safe_open(path, framework="numpy") as file:
             return dict(file.metadata() or {})
     except (OSError, SafetensorError) as exc:
@@ -136,15 +139,22 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 def hash_file(path: Path) -> str:
     """Return the file's SHA-256."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unreadable(path: Path, exc: Exception) -> LoraError:
-    """Return the refusal of a file that cannot be read as safetensors."""
-    if isinstance(exc, FileNotFoundError):
-        return LoraError(f"LoRA not found: {path}")
-    return LoraError(f"{path}: not a whole safetensors file ({exc})")
+    """Return the refusal of a file that cannot be read as safetensors: what it is, what to do."""
+    try:
+        found = explain_tensors(path)
+    except FileNotFoundError:
+        return LoraError(f"LoRA not found: {path}", hint="give a .safetensors file that is here")
+    except OSError as own:
+        return LoraError(f"{path} cannot be read: {own.strerror or own}")
+    if found is None:
+        return LoraError(f"{path}: not a whole safetensors file ({exc})")
+    what, remedy = found
+    return LoraError(f"{path}: not a whole safetensors file (it is {what})", hint=remedy)
 
 
 def _in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

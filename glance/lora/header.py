@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from glance.errors import LoraError
-from glance.files import replacing
+from glance.files import open_file, replacing
 from glance.lora.file import Tensor, encode_header, read_metadata, unreadable
 
 _BLOCK: Final = 1 << 20  # bytes that are held at once while tensors are copied
@@ -61,7 +61,7 @@ def read_header(path: Path) -> Header:
     """
     metadata = read_metadata(path)
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             size = int.from_bytes(file.read(8), "little")
             content = json.loads(file.read(size))
     except (OSError, ValueError) as exc:

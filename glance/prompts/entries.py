@@ -12,6 +12,7 @@ from reprlib import Repr
 from typing import Any, Final
 
 from glance.errors import InputError, Problem
+from glance.files import open_file
 from glance.sample.encoding import ForeignText, decode_text
 from glance.sample.findings import shown
 from glance.sample.kinds import fetching, recognise
@@ -91,7 +92,7 @@ def _read_text(path: Path) -> str:
     try:
         if not path.is_file():  # opening a pipe would wait forever
             raise InputError(_absent(path))
-        with path.open("rb") as file:
+        with open_file(path) as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
         reason = getattr(exc, "strerror", None) or exc
@@ -182,20 +183,24 @@ def _unreadable(path: Path, text: str) -> Iterator[Problem]:
         yield Problem(f"prompt file {path}: not JSON", f"write a list: [{EXAMPLE}, ...]")
 
 
+def meant_elsewhere(text: str) -> str | None:
+    """Return what a text is that was meant for another reader; None for a prompt."""
+    if text.startswith(("{", "[")) and isinstance(_whole(text), Mapping | list):
+        return f"{display(text)} is JSON, and would be painted as words"
+    if option := _OPTION.search(text):
+        said = shown(repr(option[0]))
+        return f"{said} is an option of another program, and would be painted as words"
+    return None
+
+
 def _of_text(text: str) -> Mapping[str, Any] | Problem:
     """Take a line as a prompt, unless it was meant for another reader."""
-    if text.startswith(("{", "[")) and isinstance(_whole(text), Mapping | list):
-        return Problem(
-            f"{display(text)} is JSON, and would be painted as words",
-            "name the file .jsonl, or .json for a list",
-        )
-    if option := _OPTION.search(text):
-        return Problem(
-            f"{shown(repr(option[0]))} is an option of another program, and would be painted as "
-            "words",
-            f"leave it out, or write its values as JSON in a .jsonl file: {EXAMPLE}",
-        )
-    return {"prompt": text}
+    fault = meant_elsewhere(text)
+    if fault is None:
+        return {"prompt": text}
+    if text.startswith(("{", "[")):
+        return Problem(fault, "name the file .jsonl, or .json for a list")
+    return Problem(fault, f"leave it out, or write its values as JSON in a .jsonl file: {EXAMPLE}")
 
 
 def _of_json(text: str) -> Mapping[str, Any] | Problem:

@@ -23,8 +23,8 @@ from pydantic import (
 )
 
 from glance import __version__
-from glance.errors import RunError, ScheduleError
-from glance.files import write_text
+from glance.errors import RunError, ScheduleError, locate_fault
+from glance.files import read_text, write_text
 from glance.run.folder import RUNS, RunFolder
 from glance.schedule import Phase, Schedule
 from glance.settings import TrainSettings
@@ -181,6 +181,9 @@ class Manifest(_Record):
     @property
     def sampling(self) -> Mapping[str, float]:
         """What the pair is sampled with unless told otherwise, by SampleSettings' names."""
+        if self.imported is None and self.sample is not None:
+            view, *_ = self.settings.views((self.sample.width, self.sample.height))
+            return {"width": view.width, "height": view.height}
         if self.imported is None:
             return self.settings.sampling
         return {f"{phase}_guidance": value for phase, value in self.imported.guidance.items()}
@@ -229,11 +232,11 @@ def record_schedule(schedule: Schedule) -> ScheduleRecord:
 def load_manifest(run: RunFolder) -> Manifest:
     """Read glance.json; raise RunError if it is missing, damaged or from a newer glance."""
     try:
-        document = json.loads(run.manifest.read_text(encoding="utf-8"))
+        document = json.loads(read_text(run.manifest))
     except OSError as exc:
         raise RunError(
             f"not a run folder: {run.path} ({exc.strerror or exc} at {run.manifest.name})",
-            hint="give --run the folder that `glance train` named",
+            hint="give the folder that `glance train` named",
         ) from exc
     except (ValueError, RecursionError) as exc:
         raise RunError(f"{run.manifest}: it is damaged ({exc})", hint=_ANOTHER) from exc
@@ -298,6 +301,5 @@ def _ended(manifest: Manifest) -> datetime:
 
 def _first_line(exc: Exception) -> str:
     if isinstance(exc, ValidationError):
-        first = exc.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return locate_fault(exc.errors()[0])
     return str(exc).splitlines()[0] if str(exc) else type(exc).__name__

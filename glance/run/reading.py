@@ -4,6 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from glance.errors import RunError
+from glance.files import read_text
 from glance.run.folder import RUNS, RunFolder
 from glance.run.manifest import Manifest, PhaseState, SampleRecord, find_newest_run
 from glance.schedule import Phase
@@ -47,7 +48,7 @@ def read_caption(run: RunFolder, sample: SampleRecord | None) -> str:
         )
     path = run.path / sample.caption
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return read_text(path).strip()
     except (OSError, UnicodeDecodeError) as exc:
         raise RunError(
             f"the run's caption cannot be read: {path}", hint='say what to paint: --prompt "..."'

@@ -11,13 +11,19 @@ from glance.sample.examine import (
     safe_name,
 )
 from glance.sample.picture import fitting_area
-from glance.sample.stage import stage_sample
+from glance.sample.stage import Stage, stage_sample
+from glance.sample.view import Crop, View, fit_reference, fit_view
 
 __all__ = [
+    "Crop",
     "Examination",
     "Sample",
+    "Stage",
+    "View",
     "estimate_tokens",
     "examine_sample",
+    "fit_reference",
+    "fit_view",
     "fitting_area",
     "load_sample",
     "measure_picture",

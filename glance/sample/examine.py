@@ -15,6 +15,7 @@ from glance.errors import Problem, SampleError
 from glance.sample.caption import check_length, examine_caption, find_caption
 from glance.sample.findings import Findings, shown
 from glance.sample.picture import examine_picture
+from glance.sample.view import Size
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,12 @@ class Sample:
     height: int
     sha256: str  # identity of what is trained: upright RGB pixels, their size, the caption
     reference: Path | None = None  # the user's original of what is edited into the image
+    reference_size: Size | None = None
+
+    @property
+    def size(self) -> Size:
+        """Width and height."""
+        return self.width, self.height
 
     @property
     def name(self) -> str:
@@ -62,14 +69,15 @@ def examine_sample(
     found = Findings()
     pixels = examine_picture(image, resolution, found)
     file = find_caption(image, found) if caption is None else None
-    text = examine_caption(caption, file, found)
+    text = examine_caption(caption, file, image, found)
     if text is not None and text_tokens is not None:
         check_length(text, text_tokens, found)
     before = _examine_reference(reference, pixels, resolution, found, edits=edits)
     sample = None
     if pixels is not None and text is not None and not found.problems:
         sha256 = identity(pixels, text, before)
-        sample = Sample(image, text, file, *pixels.size, sha256, reference)
+        size = None if before is None else before.size
+        sample = Sample(image, text, file, *pixels.size, sha256, reference, size)
     return Examination(sample, tuple(found.problems), tuple(found.warnings))
 
 

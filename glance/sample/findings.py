@@ -1,11 +1,11 @@
 """What is found about the user's files, and the words for it: safe to print, all at once."""
 
 import shlex
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from glance.errors import Problem
+from glance.files import require_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,21 +25,19 @@ class Findings:
 
 
 def is_readable(path: Path, what: str, found: Findings, *, remedy: str) -> bool:
-    """Refuse what is not a regular file that can be opened: opening a pipe would wait forever."""
+    """Refuse what is not a regular file that can be opened."""
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISREG(mode):
-            path.open("rb").close()
-            return True
+        require_file(path)
     except (FileNotFoundError, NotADirectoryError):
         found.refuse(f"{what} does not exist", remedy)
     except PermissionError:
         found.refuse(f"{what} may not be read", f"chmod u+r {quoted(path)}")
+    except IsADirectoryError:
+        found.refuse(f"{what} is a directory", remedy)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         found.refuse(f"{what} cannot be read: {getattr(error, 'strerror', error)}", remedy)
     else:
-        kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
-        found.refuse(f"{what} is {kind}", remedy)
+        return True
     return False
 
 

@@ -7,6 +7,7 @@ from PIL import Image, UnidentifiedImageError
 
 from glance.pixels import DECODER_ERRORS, count_frames, open_picture, to_rgb
 from glance.sample.findings import Findings, is_readable, shown
+from glance.sample.kinds import is_preview, refuse_preview, refuse_unreadable
 
 
 def examine_picture(
@@ -25,10 +26,13 @@ def examine_picture(
             found.refuse(f"{what} is empty (0 bytes)", "copy or export it again")
             return None
         with open_picture(path) as picture:
+            if is_preview(picture, path):
+                refuse_preview(path, what, found)
+                return None
             is_still = _check_header(picture, what, resolution, found)
-            pixels, ignored = to_rgb(picture) if is_still else (None, ())
+            pixels, doubts = to_rgb(picture) if is_still else (None, ())
     except UnidentifiedImageError:
-        found.refuse(f"{what} is no picture that can be read", "save it as PNG or JPEG")
+        refuse_unreadable(path, what, found)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         found.refuse(
             f"{what} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, too many to open safely",
@@ -41,8 +45,8 @@ def examine_picture(
             "copy or export it again, as PNG or JPEG",
         )
     else:
-        for clause in ignored:
-            found.warn(f"{what}: {clause}", "export it again if the result looks wrong")
+        for doubt in doubts:
+            found.warn(f"{what}: {doubt.message}", doubt.hint or "")
         return pixels
     return None
 
@@ -50,9 +54,9 @@ def examine_picture(
 def fitting_area(path: Path, usual: int) -> int:
     """Return the resolution to train a picture at.
 
-    The usual one, or what the picture has if that is at least a quarter of the usual pixels:
-    enlarged, it would teach its own blur, and a much smaller one has nothing to teach. A picture
-    that cannot be opened gets the usual one; to examine it is another matter.
+    The usual one, or what the picture has if that is at least half of it: enlarged, it would teach
+    its own blur, and a much smaller one has nothing to teach. A picture that cannot be opened gets
+    the usual one; to examine it is another matter.
     """
     try:
         with open_picture(path) as picture:
@@ -62,7 +66,11 @@ def fitting_area(path: Path, usual: int) -> int:
     except DECODER_ERRORS:
         return usual
     there = math.isqrt(width * height) // 64 * 64
-    return there if usual / 2 <= there < usual else usual
+    return there if there < usual and _is_near(there, usual) else usual
+
+
+def _is_near(side: int, usual: int) -> bool:
+    return side >= usual / 2
 
 
 def _check_header(picture: Image.Image, what: str, resolution: int | None, found: Findings) -> bool:
@@ -70,9 +78,15 @@ def _check_header(picture: Image.Image, what: str, resolution: int | None, found
     width, height = picture.size
     if resolution is not None and width * height < resolution * resolution:
         fitting = math.isqrt(width * height) // 64 * 64
+        remedy = f"--resolution {fitting}" if fitting else "use a picture of at least 64x64 pixels"
+        if fitting and not _is_near(fitting, resolution):
+            half = resolution // 2
+            remedy = (
+                f"use a picture of {half}x{half} pixels or more; {remedy} trains this one as it "
+                "is, which a model that is made for more may not paint"
+            )
         found.refuse(
-            f"{what} is {width}x{height} pixels, too small for resolution {resolution}",
-            f"--resolution {fitting}" if fitting else "use a picture of at least 64x64 pixels",
+            f"{what} is {width}x{height} pixels, too small for resolution {resolution}", remedy
         )
     frames = count_frames(picture)
     if frames > 1:

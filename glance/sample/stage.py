@@ -1,5 +1,8 @@
-"""Copy the pair to where the trainer reads it."""
+"""Copy the pair into the run, and to where the trainer reads it."""
 
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -9,12 +12,26 @@ from glance.files import replacing, write_text
 from glance.pixels import DECODER_ERRORS, open_picture, to_rgb
 from glance.sample.examine import Sample, identity
 from glance.sample.findings import shown
+from glance.sample.view import Size, View
 
 
-def stage_sample(sample: Sample, data: Path, references: Path) -> None:
-    """Write `<name>.png` (plain RGB) and `<name>.txt` into `data`, each atomically.
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where a pair goes: whole, and as it is trained."""
 
-    A reference goes to `references` in the same way: the trainer pairs files of one name.
+    data: Path
+    references: Path
+    views: Mapping[Path, View] = field(default_factory=dict)
+    """The trainer's folders, each of one picture alone: it takes all that it finds."""
+    shown_reference: tuple[Path, Size] | None = None
+    """The trainer's folder of the reference, and its size there."""
+
+
+def stage_sample(sample: Sample, stage: Stage) -> None:
+    """Write `<name>.png` (plain RGB) and `<name>.txt` into each folder, each atomically.
+
+    What else a folder of the trainer's held is removed; the pair's own folders may hold more.
+    A reference has the picture's name: the trainer pairs files of one name.
     Raises SampleError if a picture is no longer what was examined, OSError if a folder cannot
     be written.
     """
@@ -22,9 +39,15 @@ def stage_sample(sample: Sample, data: Path, references: Path) -> None:
     reference = None if sample.reference is None else _read(sample.reference)
     if identity(pixels, sample.caption, reference) != sample.sha256:
         raise _changed(*filter(None, (sample.image, sample.reference)))
-    _write(pixels, sample, data)
-    if reference is not None:
-        _write(reference, sample, references)
+    _write(pixels, sample, stage.data)
+    for folder, view in stage.views.items():
+        _write_alone(view.show(pixels), sample, folder)
+    if reference is None:
+        return
+    _write(reference, sample, stage.references)
+    if stage.shown_reference is not None:
+        folder, size = stage.shown_reference
+        _write_alone(reference.resize(size, Image.Resampling.LANCZOS), sample, folder)
 
 
 def _read(path: Path) -> Image.Image:
@@ -40,6 +63,11 @@ def _changed(*paths: Path) -> SampleError:
         f"{' or '.join(map(shown, paths))} has changed since it was examined",
         hint="leave it alone and start again",
     )
+
+
+def _write_alone(pixels: Image.Image, sample: Sample, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    _write(pixels, sample, folder)
 
 
 def _write(pixels: Image.Image, sample: Sample, folder: Path) -> None:

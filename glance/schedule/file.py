@@ -13,11 +13,17 @@ from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from glance.errors import Problem, ScheduleError
-from glance.files import state_folder, write_text
-from glance.schedule.lists import MAX_TIMESTEP, Phase, Schedule
+from glance.errors import Problem, ScheduleError, locate_fault
+from glance.files import read_text, state_folder, write_text
+from glance.schedule.lists import MAX_TIMESTEP, Phase, Schedule, WrittenList
 
 OPTIMAL: Final = "optimal"
+_MOST_BYTES: Final = 1_000_000
+_WRITTEN: Final = "give a file that `glance schedule --json` or `glance schedule optimize` wrote"
+_SHAPE: Final = (
+    'it should hold {"slow": {"timesteps": [1000, 979, 958, 935, 911]}, '
+    '"fast": {"timesteps": [887, 745, 563, 320, 20]}}'
+)
 
 
 class _Part(BaseModel):
@@ -41,9 +47,15 @@ class Levels(_Part):
                 raise ValueError("timesteps and sigmas are not the same list")
         return self
 
+    def written(self, name: str) -> WrittenList:
+        """Return the list by its key in the file, in the unit that it has there."""
+        if self.timesteps:
+            return WrittenList.of(f"{name}.timesteps", self.timesteps)
+        return WrittenList.of(f"{name}.sigmas", self.sigmas, is_sigma=True)
+
     def resolve(self) -> tuple[float, ...]:
         """Return the timesteps."""
-        return self.timesteps or tuple(sigma * MAX_TIMESTEP for sigma in self.sigmas)
+        return self.written("").timesteps
 
 
 class Origin(_Part):
@@ -83,7 +95,8 @@ class ScheduleFile(_Part):
 
     def resolve(self, name: str = "") -> Schedule:
         """Return the schedule; raise ScheduleError when it breaks a rule."""
-        return Schedule(self.name or name, self.slow.resolve(), self.fast.resolve())
+        slow, fast = self.slow.written(Phase.SLOW), self.fast.written(Phase.FAST)
+        return Schedule.written(self.name or name, slow, fast)
 
     @property
     def steps(self) -> tuple[int, int]:
@@ -104,27 +117,30 @@ class ScheduleFile(_Part):
 def read_schedule_file(path: Path) -> ScheduleFile:
     """Read a file of either kind; raise ScheduleError with all that is wrong in it."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found = ScheduleFile.model_validate(content)
+        found = ScheduleFile.model_validate(json.loads(_read_text(path)))
+        found.resolve()
     except OSError as exc:
-        raise ScheduleError(
-            f"--schedule {path}: {exc.strerror or exc}",
-            hint="give a file that `glance schedule --json` or `glance schedule optimize` wrote",
-        ) from exc
+        raise ScheduleError(f"--schedule {path}: {exc.strerror or exc}", hint=_WRITTEN) from exc
     except ValidationError as exc:
         raise ScheduleError(
-            Problem(
-                f"--schedule {path}: {'.'.join(map(str, error['loc'])) or 'it'}: {error['msg']}",
-                'it should hold {"slow": {"timesteps": [...]}, "fast": {"timesteps": [...]}}',
-            )
-            for error in exc.errors()
+            Problem(f"--schedule {path}: {locate_fault(fault)}", _SHAPE) for fault in exc.errors()
+        ) from exc
+    except ScheduleError as exc:  # a rule of the lists
+        raise ScheduleError(
+            Problem(f"--schedule {path}: {one.message}", one.hint) for one in exc.problems
         ) from exc
     except (ValueError, RecursionError) as exc:
-        raise ScheduleError(
-            f"--schedule {path}: it is no JSON ({exc})",
-            hint="give a file that `glance schedule --json` or `glance schedule optimize` wrote",
-        ) from exc
+        raise ScheduleError(f"--schedule {path}: it is no JSON ({exc})", hint=_WRITTEN) from exc
     return found
+
+
+def _read_text(path: Path) -> str:
+    """Return the text; raise OSError, or ScheduleError for what no schedule is."""
+    if path.exists() and not path.is_file():  # reading a pipe would wait forever
+        raise ScheduleError("it is no file", hint=_WRITTEN)
+    if path.stat().st_size > _MOST_BYTES:
+        raise ScheduleError("it is larger than 1 MB, which no schedule is", hint=_WRITTEN)
+    return read_text(path)
 
 
 def keep_optimal(found: ScheduleFile) -> Path:

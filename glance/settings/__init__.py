@@ -4,9 +4,9 @@ They speak glance's words; `simpletuner/` translates. Every default is decided h
 family's row, never further down.
 """
 
+from glance.sample import Crop
 from glance.settings.sample import SampleSettings, resolve_sample_settings
 from glance.settings.train import (
-    Crop,
     Layers,
     Preset,
     Teacher,

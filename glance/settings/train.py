@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Literal
+from types import MappingProxyType
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from glance.device import AUTO, Device, cuda_memory
 from glance.errors import SettingsError
 from glance.families import DEFAULT_FAMILY, find_family
+from glance.sample import Crop, View, fit_view
 from glance.schedule import Phase
 from glance.settings.checked import Settings
 
@@ -26,17 +28,6 @@ class Preset(StrEnum):
     def gibibytes(self) -> int:
         """The card's memory."""
         return int(self.value.removesuffix("gb"))
-
-
-class Crop(StrEnum):
-    """What a data set shows of the picture."""
-
-    WHOLE = "whole"
-    """All of it, in its own aspect."""
-    CENTER = "center"
-    """A square of it; SimpleTuner's crop style of that name."""
-    CORNER = "corner"
-    """Its upper left square."""
 
 
 class Layers(StrEnum):
@@ -68,15 +59,36 @@ class Teacher(Settings):
     A path is what the base model passes from one noise to one picture.
     """
 
-    prompts: tuple[str, ...] = Field(min_length=1, description="What the pictures show.")
-    noises: int = Field(ge=1, le=1000, description="Paths of each prompt and size.")
-    sizes: tuple[tuple[Side, Side], ...] = Field(
-        min_length=1, description="Width and height in pixels; each prompt is recorded at all."
+    flags: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "prompts": "--prompt",
+            "sizes": "--size",
+            "steps": "--teacher-steps",
+            "slow_guidance": "--guidance",
+            "fast_guidance": "--guidance",
+            "loras": "--teacher-lora",
+        }
     )
-    steps: int = Field(ge=2, le=1000, description="Of the base model's own schedule.")
-    guidance: Scale = Field(description="Of the base model, throughout.")
-    slow_guidance: Scale = Field(description="What the slow LoRA is trained and sampled with.")
-    fast_guidance: Scale = Field(description="What the fast LoRA is trained and sampled with.")
+
+    prompts: tuple[str, ...] = Field(
+        min_length=1, examples=['"a harbour at dawn"'], description="What the pictures show."
+    )
+    noises: int = Field(ge=1, le=1000, examples=[2], description="Paths of each prompt and size.")
+    sizes: tuple[tuple[Side, Side], ...] = Field(
+        min_length=1,
+        examples=["1024x1024"],
+        description="Width and height in pixels; each prompt is recorded at all.",
+    )
+    steps: int = Field(
+        ge=2, le=1000, examples=[50], description="Of the base model's own schedule."
+    )
+    guidance: Scale = Field(examples=[3.5], description="Of the base model, throughout.")
+    slow_guidance: Scale = Field(
+        examples=[3.5], description="What the slow LoRA is trained and sampled with."
+    )
+    fast_guidance: Scale = Field(
+        examples=[3.5], description="What the fast LoRA is trained and sampled with."
+    )
     loras: Mapping[str, str] = Field(
         default_factory=dict, description="The LoRAs that it paints with: name -> SHA-256."
     )
@@ -106,9 +118,14 @@ class Teacher(Settings):
 class TrainSettings(Settings):
     """Everything that decides what the two LoRAs will be, besides the pair and the schedule."""
 
+    flags: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"also_resolutions": "--resolution", "crops": "--crop", "overrides": "--set"}
+    )
+
     family: str = Field(description="Model family, a row of families.py.")
     model: str = Field(
         min_length=1,
+        examples=["black-forest-labs/FLUX.1-dev"],
         description="Base model: a Hub id, or a folder in diffusers layout relative to the run.",
     )
     transformer: str | None = Field(
@@ -123,10 +140,13 @@ class TrainSettings(Settings):
     steps: int = Field(
         ge=1,
         le=1_000_000,
+        examples=[60],
         description="Optimizer steps a phase. The guide's and the method's: 60.",
     )
-    batch_size: int = Field(default=1, ge=1, le=4096, description="Samples an optimizer step.")
-    rank: int = Field(ge=1, le=4096, description="LoRA rank. The guide's: 32.")
+    batch_size: int = Field(
+        default=1, ge=1, le=4096, examples=[4], description="Samples an optimizer step."
+    )
+    rank: int = Field(ge=1, le=4096, examples=[32], description="LoRA rank. The guide's: 32.")
     alpha_per_rank: Literal[1, 4] = Field(
         default=4, description="LoRA alpha / rank: with 4 the published learning rates go."
     )
@@ -137,25 +157,36 @@ class TrainSettings(Settings):
     learning_rate: float = Field(
         gt=0,
         le=1,
+        examples=["1e-4"],
         description="The method's published value for the family. SimpleTuner's own default, "
         "4e-7, changes nothing that anyone could see in 60 steps.",
     )
     resolution: Side = Field(
+        examples=[1024],
         description="Training area: pictures are resized to about this many pixels squared.",
     )
     also_resolutions: tuple[Side, ...] = Field(
-        default=(), description="Smaller areas to train at as well, a data set each."
+        default=(),
+        examples=["1024,512"],
+        description="Smaller areas to train at as well, a data set each.",
     )
     crops: tuple[Crop, ...] = Field(
-        default=(Crop.WHOLE,), min_length=1, description="A data set each, at every area."
+        default=(Crop.WHOLE,),
+        min_length=1,
+        examples=["whole,center"],
+        description="A data set each, at every area.",
     )
     seed: int = Field(
         ge=1,
         le=2**32 - 1,
+        examples=[1],
         description="SimpleTuner takes 0 for 'no seed', so it starts at 1.",
     )
     sample_every: int | None = Field(
-        default=None, ge=1, description="Paint a picture every so many steps; None: never."
+        default=None,
+        ge=1,
+        examples=[20],
+        description="Paint a picture every so many steps; None: never.",
     )
     sample_prompt: str | None = Field(default=None, description="What those pictures show.")
     overrides: Mapping[str, bool | int | float | str] = Field(
@@ -173,6 +204,19 @@ class TrainSettings(Settings):
         width, height = self.teacher.sizes[0]
         guidance = {f"{phase}_guidance": self.teacher.guidance_of(phase) for phase in Phase}
         return {**guidance, "width": width, "height": height}
+
+    def views(self, picture: tuple[int, int]) -> tuple[View, ...]:
+        """Return what is trained of a picture of that width and height: a data set each."""
+        family = find_family(self.family)
+        areas = (self.resolution, *self.also_resolutions)
+        views = (
+            fit_view(
+                picture, area, step=family.training_multiple, most=family.largest_side, crop=crop
+            )
+            for crop in self.crops
+            for area in areas
+        )
+        return tuple(dict.fromkeys(views))
 
     @property
     def samples_at_once(self) -> int:

@@ -8,9 +8,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from glance.run import environment
+from glance.sample import View
 from glance.schedule import Phase
 
 DATA_BACKEND_FILE = "config/multidatabackend.json"
+PICTURES_FOLDER = "cache/pictures"
+REFERENCE_FOLDER = "cache/reference"
 ACCELERATE_FILE = "config/accelerate.json"
 WEBHOOK_VARIABLE = "GLANCE_WEBHOOK"
 REQUESTS_VARIABLE = (
@@ -25,6 +28,11 @@ PINNING_VARIABLE = "GLANCE_WITHOUT_PINNING"
 def targets_file(phase: Phase) -> str:
     """Return where the trainer's process finds what is to be learnt from recordings."""
     return f"config/{environment(phase)}/targets.json"
+
+
+def view_folder(view: View) -> str:
+    """Return where one picture lies as it is trained, alone: the trainer takes all it finds."""
+    return f"{PICTURES_FOLDER}/{view.name}"
 
 
 def receipt_file(phase: Phase) -> str:
@@ -138,6 +146,14 @@ class TrainerConfig(_File):
         description="SimpleTuner's 0.1 would hide the one caption in a tenth of the steps.",
     )
     resolution: int = Field(description="With pixel_area: the side of a square of that area.")
+    aspect_bucket_alignment: str = Field(
+        description="The least that SimpleTuner takes for the family: sides are multiples of it."
+    )
+    aspect_bucket_rounding: Literal[9] = Field(
+        default=9,
+        description="Digits of an aspect: with SimpleTuner's 2 the height of a narrow picture "
+        "would be another than the picture's own.",
+    )
     resolution_type: Literal["pixel_area"] = Field(
         default="pixel_area", description="Memory does not depend on the picture's aspect."
     )
@@ -184,17 +200,18 @@ class ImageBackend(_File):
     id: str = "glance"
     type: Literal["local"] = "local"
     dataset_type: Literal["image"] = "image"
-    instance_data_dir: str = Field(default="data", description="Relative: a run may be moved.")
+    instance_data_dir: str = Field(description="Relative: a run may be moved.")
     caption_strategy: Literal["textfile"] = "textfile"
     disable_multiline_split: bool = Field(
         default=True, description="Else a caption of several lines becomes several captions."
     )
-    resolution: int = Field(description="The trainer's own, again.")
-    resolution_type: Literal["pixel_area"] = "pixel_area"
+    resolution: int = Field(
+        description="The picture's shorter side, so that it is neither scaled nor cut: SimpleTuner "
+        "scales without smoothing, and cuts at random; glance has done both."
+    )
+    resolution_type: Literal["pixel"] = "pixel"
     minimum_image_size: Literal[0] = 0
-    crop: bool = Field(default=False, description="The whole picture, in its own aspect.")
-    crop_style: Literal["center", "corner"] | None = None
-    crop_aspect: Literal["square"] | None = None
+    crop: Literal[False] = False
     cache_dir_vae: str = "cache/vae"
     metadata_backend: Literal["json"] = "json"
     repeats: int = Field(description="One epoch holds the whole phase: no rebuild in between.")
@@ -213,16 +230,15 @@ class ReferenceBackend(_File):
         default="reference_loose", description="It may have another shape than the image."
     )
     instance_data_dir: str = Field(
-        default="{env:PWD}/reference",
         description="SimpleTuner looks for a relative folder's latents where they are not; this "
         "is the run folder wherever it is, because SimpleTuner is started there.",
     )
     caption_strategy: Literal["textfile"] = "textfile"
     disable_multiline_split: bool = True
-    resolution: int = Field(description="The trainer's own, again.")
-    resolution_type: Literal["pixel_area"] = "pixel_area"
+    resolution: int = Field(description="Its shorter side: glance has scaled it.")
+    resolution_type: Literal["pixel"] = "pixel"
     minimum_image_size: Literal[0] = 0
-    crop: bool = Field(default=False, description="The whole picture, in its own aspect.")
+    crop: Literal[False] = False
     cache_dir_vae: str = "cache/vae-reference"
     metadata_backend: Literal["json"] = "json"
 

@@ -7,8 +7,10 @@ version's options is recorded in options.json (scripts/record_options.py).
 import difflib
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -38,6 +40,8 @@ _OWNED: Final[Mapping[str, str]] = MappingProxyType(
         "num_train_epochs": "--steps alone decides the length",
         "resolution_type": "glance trains by area",
         "minimum_image_size": "glance has checked the size itself",
+        "aspect_bucket_alignment": "glance sets the least that the family allows",
+        "aspect_bucket_rounding": "glance has cut the picture itself",
         "resume_from_checkpoint": "glance resumes by itself; --restart begins anew",
         "webhook_config": "glance listens there for progress",
         "push_to_hub": "a run stays on this machine",
@@ -48,6 +52,7 @@ _OWNED: Final[Mapping[str, str]] = MappingProxyType(
         "num_machines": "glance trains in one process on one machine",
     }
 )
+_PATHS: Final = ("_path", "_config", "init_lora")  # how options end that name files and models
 _TRUE: Final = ("true", "yes", "on", "1")
 _FALSE: Final = ("false", "no", "off", "0")
 
@@ -72,6 +77,14 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, OptionValue]:
             problems.append(Problem(f"--set {name}: it makes this a Glance run", _OWNED[name]))
         elif name not in known["options"]:
             problems.append(_unknown(name, known))
+        elif name.endswith(_PATHS) and (path := _find_here(text.strip())) is not None:
+            problems.append(
+                Problem(
+                    f"--set {name}: {text.strip()} is here, and SimpleTuner is started in the run "
+                    "folder: from there it is nothing, or somebody's name on the Hub",
+                    f"--set {shlex.quote(f'{name}={path}')}",
+                )
+            )
         else:
             try:
                 overrides[name] = _convert(text.strip(), known["options"][name])
@@ -91,6 +104,16 @@ def _recorded() -> Mapping[str, Any]:
     text = files("glance.simpletuner").joinpath("options.json").read_text(encoding="utf-8")
     recorded: Mapping[str, Any] = json.loads(text)
     return recorded
+
+
+def _find_here(text: str) -> Path | None:
+    """Return what a relative path names here, absolute; None where it names nothing."""
+    try:
+        path = Path(text)
+        is_here = text and not path.is_absolute() and path.exists()
+    except (OSError, ValueError):  # too long for a name, a NUL
+        return None
+    return path.absolute() if is_here else None
 
 
 def _unknown(name: str, known: Mapping[str, Any]) -> Problem:

@@ -2,18 +2,20 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from glance.device import Device
 from glance.families import find_family
 from glance.run import environment
+from glance.sample import View
 from glance.schedule import Phase, PhaseSchedule, Schedule
-from glance.settings import Crop, Layers, Teacher, TrainSettings
+from glance.settings import Layers, Teacher, TrainSettings
 from glance.simpletuner.config import (
     ACCELERATE_FILE,
     DATA_BACKEND_FILE,
+    REFERENCE_FOLDER,
     AccelerateConfig,
     ImageBackend,
     ReferenceBackend,
@@ -22,6 +24,7 @@ from glance.simpletuner.config import (
     TrainerConfig,
     receipt_file,
     targets_file,
+    view_folder,
 )
 from glance.simpletuner.memory import memory_options
 from glance.simpletuner.options import recorded_version
@@ -52,15 +55,24 @@ _BY_DEVICE: Mapping[Device, _OfDevice] = MappingProxyType(
 )
 
 
-def render_files(settings: TrainSettings, schedule: Schedule) -> dict[str, Any]:
-    """Return every config file of a run: path within the run -> JSON content."""
+def render_files(
+    settings: TrainSettings,
+    schedule: Schedule,
+    *,
+    views: Sequence[View] = (),
+    reference: tuple[int, int] | None = None,
+) -> dict[str, Any]:
+    """Return every config file of a run: path within the run -> JSON content.
+
+    `views` are what is trained of the picture, `reference` is the size at which one is shown.
+    """
     targets = {
         targets_file(phase): _render_targets(settings.teacher, settings.family, phase, schedule)
         for phase in Phase
         if settings.teacher is not None
     }
     return {
-        DATA_BACKEND_FILE: _render_backends(settings),
+        DATA_BACKEND_FILE: _render_backends(settings, views, reference),
         ACCELERATE_FILE: AccelerateConfig(
             mixed_precision=_BY_DEVICE[settings.device].mixed_precision,
             use_cpu=settings.device is Device.CPU,
@@ -86,18 +98,21 @@ def _render_targets(
     ).to_json()
 
 
-def _render_backends(settings: TrainSettings) -> list[dict[str, Any]]:
-    areas = (settings.resolution, *settings.also_resolutions)
+def _render_backends(
+    settings: TrainSettings, views: Sequence[View], reference: tuple[int, int] | None
+) -> list[dict[str, Any]]:
     if settings.teacher is not None:
         images = _render_teachers_images(settings, settings.teacher)
     else:
-        images = [_render_images(settings, area, crop) for crop in settings.crops for area in areas]
-    if not find_family(settings.family).edits:
+        images = [_render_view(settings, number, view) for number, view in enumerate(views)]
+    if reference is None:
         return [*(image.to_json() for image in images), TextBackend().to_json()]
-    reference = ReferenceBackend(resolution=settings.resolution)
+    # a teacher has its references under the names of its pictures
+    folder = "reference" if settings.teacher is not None else REFERENCE_FOLDER
+    shown = ReferenceBackend(instance_data_dir=f"{{env:PWD}}/{folder}", resolution=min(reference))
     (image,) = images
-    image = image.model_copy(update={"conditioning_data": (reference.id,)})
-    return [image.to_json(), reference.to_json(), TextBackend().to_json()]
+    image = image.model_copy(update={"conditioning_data": (shown.id,)})
+    return [image.to_json(), shown.to_json(), TextBackend().to_json()]
 
 
 def _render_teachers_images(settings: TrainSettings, teacher: Teacher) -> list[ImageBackend]:
@@ -109,25 +124,23 @@ def _render_teachers_images(settings: TrainSettings, teacher: Teacher) -> list[I
             id=f"teacher-{width}x{height}",
             instance_data_dir=f"data/{width}x{height}" if len(teacher.sizes) > 1 else "data",
             cache_dir_vae=f"cache/vae-{width}x{height}",
-            resolution=round(math.sqrt(width * height)),
+            resolution=min(width, height),
             repeats=math.ceil(samples / paths),
         )
         for width, height in teacher.sizes
     ]
 
 
-def _render_images(settings: TrainSettings, area: int, crop: Crop) -> ImageBackend:
+def _render_view(settings: TrainSettings, number: int, view: View) -> ImageBackend:
     """Return one data set; the first has the plain name, the others their own latents."""
-    backend = ImageBackend(resolution=area, repeats=settings.steps)
-    if (area, crop) != (settings.resolution, settings.crops[0]):
-        name = f"{crop}-{area}"
-        backend = backend.model_copy(
-            update={"id": f"glance-{name}", "cache_dir_vae": f"cache/vae-{name}"}
-        )
-    if crop is Crop.WHOLE:
+    backend = ImageBackend(
+        instance_data_dir=view_folder(view), resolution=min(view.size), repeats=settings.steps
+    )
+    if number == 0:
         return backend
-    cut = {"crop": True, "crop_style": crop.value, "crop_aspect": "square"}
-    return backend.model_copy(update=cut)
+    return backend.model_copy(
+        update={"id": f"glance-{view.name}", "cache_dir_vae": f"cache/vae-{view.name}"}
+    )
 
 
 def config_file(phase: Phase) -> str:
@@ -157,6 +170,7 @@ def render_trainer_config(
         learning_rate=settings.learning_rate,
         lr_warmup_steps=min(10, settings.steps // 6),
         resolution=settings.resolution,
+        aspect_bucket_alignment=str(family.training_multiple),
         seed=settings.seed,
         checkpoint_step_interval=math.ceil(settings.steps / 10),
         **_BY_DEVICE[settings.device]._asdict(),

@@ -56,11 +56,13 @@ def run_training(
     *,
     runner: Runner | None = None,
     make_ready: Callable[[], None] | None = None,
+    recorded_bytes: int = 0,
 ) -> TrainingResult:
     """Train those phases of `plan` that are not done.
 
     `make_ready` is called when the run folder is there and locked, before the first trainer starts:
-    what it leaves in the folder is trained on. It is not called where nothing is to be trained.
+    what it leaves in the folder is trained on, and takes about `recorded_bytes` of the disk. It is
+    not called where nothing is to be trained.
 
     Raises SetupError, before anything is written, when the machine lacks something, and
     TrainingFailed when a phase ends without its LoRA. Whatever interrupts it, the manifest says
@@ -68,7 +70,8 @@ def run_training(
     """
     is_complete = not plan.hub_models
     if _is_anything_to_do(plan):
-        job = Job(plan.settings, plan.run, plan.launcher, plan.hub_models, plan.devices)
+        where = (plan.launcher, plan.hub_models, plan.devices)
+        job = Job(plan.settings, plan.run, *where, recorded_bytes=recorded_bytes)
         for warning in require(job):
             on_event(Warned(warning.message, warning.hint))
         fetched = [fetch_telling(model, on_event) for model in plan.hub_models]
@@ -91,6 +94,8 @@ def _train_phases(
     manifest = prepare_run(plan, tools.sealer)
     for warning in plan.warnings:
         on_event(Warned(warning.message, warning.hint))
+    for line in plan.told if is_anything_to_do else ():
+        on_event(Noted(line))
     if is_anything_to_do and plan.settings.transformer is not None:
         _make_transformer(plan, on_event)
     if is_anything_to_do and make_ready is not None:

@@ -1,5 +1,6 @@
 """Decide a training: check everything that can be known before the trainer's long start."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from glance.families import Family, find_family
 from glance.levels import LevelsRequest, ResolvedLevels, Subject, resolve_levels
 from glance.model import locate_base, resolve_family
 from glance.run import RUNS, RunFolder
-from glance.sample import Sample, fitting_area, load_sample, safe_name
+from glance.sample import Sample, safe_name
 from glance.schedule import Phase, Schedule
-from glance.settings import Crop, TrainSettings, resolve_preset, resolve_train_settings
+from glance.settings import TrainSettings, resolve_preset, resolve_train_settings
 from glance.simpletuner.options import parse_overrides
 from glance.simpletuner.render import render_trainer_config
+from glance.training.pair import examine_pair, parse_crops, parse_resolutions
 from glance.training.prepare import check_run
 from glance.training.request import TrainingPlan, TrainingRequest, TrainRequest
 from glance.weights import weigh
@@ -35,31 +37,21 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
     side = settings.resolution if settings else family.resolution
     # by the area of a square SimpleTuner trains
     levels = checks.make(lambda: resolve_levels_of(request, family, (side, side)))
-    examined = checks.make(
-        lambda: load_sample(
-            request.image,
-            caption=request.caption,
-            resolution=settings.resolution if settings else None,
-            text_tokens=family.text.tokens,
-            reference=request.reference,
-            edits=family.edits,
-        )
-    )
-    if overrides is None or settings is None or levels is None or examined is None:
-        raise checks.refusal()
-    if devices is None or examined.sample is None:
+    pair = checks.make(lambda: examine_pair(request, family, settings))
+    if overrides is None or settings is None or levels is None or pair is None or devices is None:
         raise checks.refusal()
     settings = with_model(settings, request, run)
     if settings.sample_every is not None and settings.sample_prompt is None:
-        settings = settings.model_copy(update={"sample_prompt": examined.sample.caption})
+        settings = settings.model_copy(update={"sample_prompt": pair.sample.caption})
     return put_together(
         request,
         run=run,
-        sample=examined.sample,
+        sample=pair.sample,
         settings=settings,
         levels=levels,
         devices=devices,
-        warnings=(*examined.warnings, *_resolution_warnings(request, settings, family)),
+        reference=pair.sample.reference_size,
+        warnings=pair.warnings,
     )
 
 
@@ -72,6 +64,7 @@ def put_together(
     levels: ResolvedLevels,
     devices: tuple[int, ...],
     warnings: tuple[Problem, ...],
+    reference: tuple[int, int] | None = None,
 ) -> TrainingPlan:
     """Return the plan of what was decided, with all that is to be said of it.
 
@@ -89,6 +82,7 @@ def put_together(
         stop_within=request.stop_within,
         launcher=request.launcher,
         devices=devices[: len(request.phases)],
+        reference=reference,
         warnings=(
             *warnings,
             *_device_warnings(request, settings),
@@ -112,7 +106,7 @@ def plan_settings(request: TrainRequest) -> TrainSettings:
 def parse_devices(text: str) -> tuple[int, ...]:
     """Return the accelerators of --devices, by number; raise SettingsError."""
     devices = [part.strip() for part in text.split(",")]
-    if len(devices) > len(Phase) or not all(part.isascii() and part.isdigit() for part in devices):
+    if len(devices) > len(Phase) or not all(re.fullmatch(r"[0-9]{1,4}", one) for one in devices):
         raise SettingsError(
             f"--devices {text}: not the number of one accelerator, or of two",
             hint="--devices 1, or for both phases at once --devices 0,1",
@@ -134,7 +128,7 @@ def resolve_levels_of(
     request: TrainingRequest, family: Family, size: tuple[int, int]
 ) -> ResolvedLevels:
     """Return the schedule for pictures of `size`, width and height in pixels."""
-    model = request.model or family.default_model
+    model = family.default_model if request.model is None else request.model
     return resolve_levels(
         LevelsRequest(
             name=request.schedule,
@@ -162,51 +156,14 @@ def _resolve_settings(
         steps=request.steps,
         rank=request.rank,
         learning_rate=request.learning_rate,
-        resolution=_parse_resolutions(request, family),
-        crops=_parse_crops(request.crop),
+        resolution=parse_resolutions(request, family),
+        crops=parse_crops(request.crop),
         seed=request.seed,
         preset=resolve_preset(request.preset),
         sample_every=request.sample_every,
         sample_prompt=request.sample_prompt,
         overrides=overrides,
     )
-
-
-def _parse_resolutions(request: TrainRequest, family: Family) -> list[int]:
-    """Return the areas asked for; by default the family's, or what a smaller picture has."""
-    if request.resolution is None:
-        return [fitting_area(request.image, family.resolution)]
-    try:
-        return [int(part) for part in str(request.resolution).split(",")]
-    except ValueError:
-        raise SettingsError(
-            f"--resolution {request.resolution}: not a number, or several",
-            hint="--resolution 1024, or to train at several at once --resolution 1024,512",
-        ) from None
-
-
-def _parse_crops(text: str) -> list[Crop]:
-    try:
-        return [Crop(part.strip()) for part in text.split(",")]
-    except ValueError:
-        raise SettingsError(
-            f"--crop {text}: not {', '.join(Crop)}, or several of them",
-            hint="--crop whole, or to show a square of the picture as well --crop whole,center",
-        ) from None
-
-
-def _resolution_warnings(
-    request: TrainRequest, settings: TrainSettings, family: Family
-) -> list[Problem]:
-    if request.resolution is not None or settings.resolution == family.resolution:
-        return []
-    return [
-        Problem(
-            f"{request.image} has not the {family.resolution} x {family.resolution} pixels that "
-            f"{family.title} is made for: it is trained at resolution {settings.resolution}",
-            "use a larger picture if you have one; --resolution says that it is meant",
-        )
-    ]
 
 
 def _device_warnings(request: TrainingRequest, settings: TrainSettings) -> list[Problem]:

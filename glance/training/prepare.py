@@ -4,10 +4,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
-from itertools import zip_longest
 from pathlib import Path
 from platform import python_version
-from typing import Any
 
 from glance.errors import Problem, RunError, SetupError
 from glance.files import write_json
@@ -23,8 +21,8 @@ from glance.run import (
 )
 from glance.sample import Sample, stage_sample
 from glance.schedule import Phase
-from glance.settings import TrainSettings
 from glance.training.checkpoints import Sealer, remove_set_aside
+from glance.training.differences import find_differences
 from glance.training.request import TrainingPlan
 
 _PACKAGES = ("simpletuner", "torch", "diffusers", "transformers", "peft", "accelerate")
@@ -45,15 +43,15 @@ def check_run(plan: TrainingPlan) -> None:
             f"run {plan.run.path} holds a pair that was imported: there is nothing to train in it",
             hint="give another --run",
         )
-    differences = _differences(manifest, plan)
+    differences = find_differences(manifest, plan, base_model=_fingerprint(plan))
     kept = _kept_phases(manifest, plan)
     if differences and (kept or not plan.restart):
         *others, last = (
             f"run {plan.run.path} was trained with other settings: {item}" for item in differences
         )
-        hint = "give another --run, or discard what this one has trained: --restart"
+        hint = "give another --run; --restart would discard what this one has trained"
         if plan.restart:
-            hint = f"give another --run, or restart the {kept[0]} phase too: --phase both"
+            hint = f"give another --run; --phase both would discard the {kept[0]} phase as well"
         raise RunError([*map(Problem, others), Problem(last, hint)])
     if plan.restart and not kept and manifest.settings.teacher is not None:
         _require_lasting(plan)
@@ -68,7 +66,7 @@ def prepare_run(plan: TrainingPlan, sealer: Sealer) -> Manifest:
         manifest = _open_manifest(plan, sealer)
         manifest.save(plan.run)
         if plan.sample is not None:
-            _stage_alone(plan.sample, plan.run)
+            stage_sample(plan.sample, plan.stage)
         for name, content in plan.files.items():
             write_json(plan.run.path / name, content)
         _forget_old_place(plan.run)
@@ -138,22 +136,6 @@ def _kept_phases(manifest: Manifest, plan: TrainingPlan) -> list[Phase]:
     ]
 
 
-def _stage_alone(sample: Sample, run: RunFolder) -> None:
-    """Stage the pair, and remove what an earlier one left: SimpleTuner trains on all it finds.
-
-    The pair may be staged from that very folder, so the user's own files stay.
-    """
-    stage_sample(sample, run.data, run.references)
-    folders = [run.data] if sample.reference is None else [run.data, run.references]
-    users = (sample.image, sample.caption_file, sample.reference)
-    stays = {path.resolve() for path in users if path}
-    for folder in folders:
-        stays |= {(folder / f"{sample.name}{suffix}").resolve() for suffix in (".png", ".txt")}
-        for path in folder.iterdir():
-            if path.is_file() and path.resolve() not in stays:
-                path.unlink()
-
-
 def _open_manifest(plan: TrainingPlan, sealer: Sealer) -> Manifest:
     created = now()
     fresh = Manifest(
@@ -202,67 +184,9 @@ def _record_sample(sample: Sample | None) -> SampleRecord | None:
     )
 
 
-def _differences(manifest: Manifest, plan: TrainingPlan) -> list[str]:
-    """Return what of the recorded run is not what is asked now, value by value."""
-    there: dict[str, Any] = {
-        "sample": manifest.sample.sha256[:12] if manifest.sample else None,
-        "schedule": manifest.resolve_schedule().to_json(),
-        **_spread(manifest.settings),
-    }
-    asked: dict[str, Any] = {
-        "sample": plan.sample.sha256[:12] if plan.sample else None,
-        "schedule": plan.schedule.to_json(),
-        **_spread(plan.settings),
-    }
-    if ("noises" in there) != ("noises" in asked):  # the rest follows from it
-        ways = ("one picture", "the base model's own paths")
-        return [f"trained on: {ways['noises' in there]} there, {ways['noises' in asked]} asked"]
-    if manifest.base_model == _fingerprint(plan):
-        # the same one, wherever it or the run is now
-        there |= {name: asked[name] for name in ("model", "transformer", "weights")}
-    elif there["model"] == asked["model"]:
-        there["model"] += " as it was"
-    return [
-        _difference(name, there[name], asked[name]) for name in asked if there[name] != asked[name]
-    ]
-
-
 def _fingerprint(plan: TrainingPlan) -> str:
     settings = plan.settings
     return fingerprint(settings.model, run=plan.run.path, transformer=settings.transformer)
-
-
-def _spread(settings: TrainSettings) -> dict[str, Any]:
-    """Return every setting by its name, those of the teacher among the others."""
-    found = settings.model_dump(mode="json")
-    teacher = found.pop("teacher") or {}
-    teacher |= {f"teacher_{name}": teacher.pop(name) for name in ("steps",) if name in teacher}
-    return {**found, **teacher}
-
-
-def _difference(name: str, there: Any, asked: Any) -> str:
-    if name != "prompts":
-        return f"{name}: {_shown(name, there)} there, {_shown(name, asked)} asked"
-    first = next(n for n, two in enumerate(zip_longest(there, asked), 1) if two[0] != two[1])
-    one, other = (
-        repr(them[first - 1]) if first <= len(them) else "none" for them in (there, asked)
-    )
-    return (
-        f"prompts: {len(there)} there, {len(asked)} asked; number {first} is {one} there, {other} "
-        "asked"
-    )
-
-
-def _shown(name: str, value: Any) -> str:
-    match name:
-        case "schedule":
-            return " | ".join(",".join(map(str, part["timesteps"])) for part in value.values())
-        case "sizes":
-            return ", ".join(f"{width}x{height}" for width, height in value)
-        case "loras":
-            return ", ".join(f"{lora} ({sha256[:12]})" for lora, sha256 in value.items()) or "none"
-        case _:
-            return str(value)
 
 
 def _forget_old_place(run: RunFolder) -> None:
@@ -282,6 +206,8 @@ def _bookkeeping(run: RunFolder) -> list[Path]:
         "data/aspect_ratio_bucket_*.json",
         "data/*/aspect_ratio_bucket_*.json",
         "reference/aspect_ratio_bucket_*.json",
+        "cache/reference/aspect_ratio_bucket_*.json",
+        "cache/pictures/*/aspect_ratio_bucket_*.json",
         "output/*/all_*_files*.json",
         "output/*/aspect_resolution_map*.json",
         "output/*/checkpoint-*/training_state-*.json",

@@ -10,10 +10,11 @@ from glance.errors import Problem
 from glance.families import find_family
 from glance.model import hub_models
 from glance.run import RunFolder
-from glance.sample import Sample
+from glance.sample import Sample, Stage, View, fit_reference
 from glance.schedule import Phase, Schedule
 from glance.settings import DEFAULT_SCHEDULE, Crop, Preset, TrainSettings
 from glance.simpletuner.command import Launcher, build_command
+from glance.simpletuner.config import REFERENCE_FOLDER, view_folder
 from glance.simpletuner.render import render_files, render_trainer_config
 
 
@@ -59,6 +60,11 @@ class TrainRequest(TrainingRequest):
     sample_prompt: str | None = None
 
 
+def tell_views(sample: Sample, views: Sequence[View]) -> tuple[str, ...]:
+    """Say in a line each what is trained of a picture."""
+    return tuple(f"{sample.image.name} is trained at {view.describe()}" for view in views)
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
     """Everything decided: what will be written, and what will be run."""
@@ -78,6 +84,37 @@ class TrainingPlan:
     devices: tuple[int, ...]
     """The accelerators by number; two: both phases at once."""
     warnings: tuple[Problem, ...]
+    reference: tuple[int, int] | None = None
+    """Width and height of the picture that is edited; None: the family edits none."""
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """What is trained of the picture, a data set each; none without a pair."""
+        return () if self.sample is None else self.settings.views(self.sample.size)
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Say in a line each what is trained of the picture."""
+        return () if self.sample is None else tell_views(self.sample, self.views)
+
+    @property
+    def shown_reference(self) -> tuple[int, int] | None:
+        """The size at which the reference is shown to the transformer."""
+        if self.reference is None:
+            return None
+        step = find_family(self.settings.family).training_multiple
+        return fit_reference(self.reference, self.settings.resolution, step=step)
+
+    @property
+    def stage(self) -> Stage:
+        """Where the pair goes."""
+        shown, run = self.shown_reference, self.run
+        return Stage(
+            run.data,
+            run.references,
+            {run.path / view_folder(view): view for view in self.views},
+            None if shown is None else (run.path / REFERENCE_FOLDER, shown),
+        )
 
     @property
     def pair(self) -> Sample:
@@ -88,7 +125,9 @@ class TrainingPlan:
     @property
     def files(self) -> dict[str, Any]:
         """Every config file: path within the run -> JSON content."""
-        return render_files(self.settings, self.schedule)
+        return render_files(
+            self.settings, self.schedule, views=self.views, reference=self.shown_reference
+        )
 
     @property
     def hub_models(self) -> tuple[str, ...]:
@@ -106,6 +145,7 @@ class TrainingPlan:
         return {
             "run": str(self.run.path),
             "schedule": self.schedule.to_json(),
+            "pictures": [view.to_json() for view in self.views],
             "files": self.files,
             "commands": [build_command(phase, self.launcher) for phase in self.phases],
         }

@@ -38,6 +38,7 @@ def test_it_prints_the_run_and_talks_on_stderr(
             done.err,
         )
         == """\
+cat.png is trained at 64x64
 slow: training 5 steps
 slow: Starting SimpleTuner
 slow: Loading the model
@@ -83,6 +84,7 @@ def test_json_is_one_document_and_events_go_to_a_file(
     assert lora["path"] == "output/glance-slow/pytorch_lora_weights.safetensors"
     events = [json.loads(line) for line in Path("events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events if event["event"] != "TrainerSaid"] == [
+        "Noted",
         "PhaseStarted",
         "StageEntered",
         "StageEntered",
@@ -96,7 +98,7 @@ def test_events_can_go_to_stdout(invoke: Glance, simpletuner: FakeSimpleTuner) -
 
     *events, result = done.out.splitlines()
     assert (done.code, result) == (0, "runs/cat")
-    assert json.loads(events[0])["event"] == "PhaseStarted"
+    assert json.loads(events[0])["message"] == "cat.png is trained at 64x64"
 
 
 def test_a_reader_that_leaves_ends_it_quietly(
@@ -163,12 +165,13 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(
 
     assert done.code == 0
     assert re.fullmatch(
+        r"cat.png is trained at 64x64\n"
         r"estimate: [\d.]+ GB of system memory, [\d.]+ GB on the disk for the run\n"
         r"estimate: how long a step takes is not known for this device and model\n",
         done.err,
     )
     document = done.document
-    assert set(document) == {"run", "schedule", "files", "commands"}
+    assert set(document) == {"run", "schedule", "pictures", "files", "commands"}
     assert document["run"] == "runs/cat"
     assert document["schedule"]["slow"]["timesteps"][:2] == [1000.0, 979.1915]
     assert document["schedule"]["fast"]["sigmas"][-1] == 0.02
@@ -227,7 +230,7 @@ def test_another_run_is_refused_with_what_differs(
         == """\
 error: run runs/cat was trained with other settings: steps: 5 there, 6 asked
 error: run runs/cat was trained with other settings: rank: 4 there, 8 asked
-  hint: give another --run, or discard what this one has trained: --restart
+  hint: give another --run; --restart would discard what this one has trained
 """
     )
     assert simpletuner.starts == []

@@ -50,12 +50,23 @@ class Trainer:
             "cwd": str(Path.cwd()),
             "environment": dict(os.environ),
             "config": self.config,
-            "data": sorted(path.name for path in Path("data").iterdir()),
-            "reference": sorted(path.name for path in Path("reference").glob("*")),
+            "data": self.find("image"),
+            "reference": self.find("conditioning"),
             "resumed": self.newest_checkpoint(),
         }
         with (HERE / "starts.jsonl").open("a") as file:
             file.write(json.dumps(start) + "\n")
+
+    def folders(self, kind: str) -> list[Path]:
+        """The folders of a kind of data set."""
+        backends = json.loads(Path(self.config["data_backend_config"]).read_bytes())
+        chosen = [one for one in backends if one["dataset_type"] == kind]
+        return [Path(one["instance_data_dir"].replace("{env:PWD}", ".")) for one in chosen]
+
+    def find(self, kind: str) -> list[str]:
+        """The names of all files that are found to train on: at any depth."""
+        found = (path for folder in self.folders(kind) for path in folder.rglob("*"))
+        return sorted(path.name for path in found if path.is_file())
 
     def newest_checkpoint(self) -> int:
         names = [path.name for path in self.output.glob("checkpoint-*")]
@@ -113,9 +124,10 @@ class Trainer:
         self.output.mkdir(parents=True, exist_ok=True)
         latents.parent.mkdir(parents=True, exist_ok=True)
         latents.write_text("latents")
-        Path("data/aspect_ratio_bucket_indices_glance.json").write_text(here)
-        if Path("reference").is_dir():
-            Path("reference/aspect_ratio_bucket_indices_reference.json").write_text(here)
+        for folder in self.folders("image"):
+            (folder / "aspect_ratio_bucket_indices_glance.json").write_text(here)
+        for folder in self.folders("conditioning"):
+            (folder / "aspect_ratio_bucket_indices_reference.json").write_text(here)
             Path("cache/vae-reference").mkdir(parents=True, exist_ok=True)
         (self.output / "all_image_files_glance.json").write_text(here)
         Path("debug.log").write_text("everything, twice\n")

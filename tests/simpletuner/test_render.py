@@ -25,8 +25,16 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 every_device = pytest.mark.parametrize("device", Device)
 
 
-def render(device: Device = Device.CUDA, schedule: Schedule = SEED, **values: Any) -> Any:
-    return render_files(resolve_train_settings(device=device, **values), schedule)
+def render(
+    device: Device = Device.CUDA,
+    schedule: Schedule = SEED,
+    *,
+    picture: tuple[int, int] = (2048, 2048),
+    reference: tuple[int, int] | None = None,
+    **values: Any,
+) -> Any:
+    settings = resolve_train_settings(device=device, **values)
+    return render_files(settings, schedule, views=settings.views(picture), reference=reference)
 
 
 def texts_in(content: Any) -> Iterator[str]:
@@ -70,6 +78,8 @@ def test_slow_config_of_the_guides_example() -> None:
         "gradient_checkpointing": True,
         "caption_dropout_probability": 0.0,
         "resolution": 1024,
+        "aspect_bucket_alignment": "64",
+        "aspect_bucket_rounding": 9,
         "resolution_type": "pixel_area",
         "minimum_image_size": 0,
         "seed": 1,
@@ -103,11 +113,11 @@ def test_data_backends_hold_the_one_pair_for_the_whole_phase() -> None:
             "id": "glance",
             "type": "local",
             "dataset_type": "image",
-            "instance_data_dir": "data",
+            "instance_data_dir": "cache/pictures/whole-512x512",
             "caption_strategy": "textfile",
             "disable_multiline_split": True,
             "resolution": 512,
-            "resolution_type": "pixel_area",
+            "resolution_type": "pixel",
             "minimum_image_size": 0,
             "crop": False,
             "cache_dir_vae": "cache/vae",
@@ -126,23 +136,41 @@ def test_data_backends_hold_the_one_pair_for_the_whole_phase() -> None:
 
 def test_each_area_and_crop_is_a_data_set_with_latents_of_its_own() -> None:
     crops = (Crop.WHOLE, Crop.CENTER)
-    rendered = render(resolution=(512, 1024), crops=crops, steps=7)
+    rendered = render(resolution=(512, 1024), crops=crops, steps=7, picture=(3000, 2000))
     *images, _ = rendered["config/multidatabackend.json"]
 
-    told = [(one["id"], one["resolution"], one["crop"], one["cache_dir_vae"]) for one in images]
-    assert told == [
-        ("glance", 1024, False, "cache/vae"),
-        ("glance-whole-512", 512, False, "cache/vae-whole-512"),
-        ("glance-center-1024", 1024, True, "cache/vae-center-1024"),
-        ("glance-center-512", 512, True, "cache/vae-center-512"),
+    keys = ("id", "instance_data_dir", "resolution", "crop", "cache_dir_vae")
+    assert [tuple(one[key] for key in keys) for one in images] == [
+        ("glance", "cache/pictures/whole-1280x832", 832, False, "cache/vae"),
+        (
+            "glance-whole-576x384",
+            "cache/pictures/whole-576x384",
+            384,
+            False,
+            "cache/vae-whole-576x384",
+        ),
+        (
+            "glance-center-1024x1024",
+            "cache/pictures/center-1024x1024",
+            1024,
+            False,
+            "cache/vae-center-1024x1024",
+        ),
+        (
+            "glance-center-512x512",
+            "cache/pictures/center-512x512",
+            512,
+            False,
+            "cache/vae-center-512x512",
+        ),
     ]
-    assert (images[2]["crop_style"], images[2]["crop_aspect"]) == ("center", "square")
     assert rendered["config/glance-slow/config.json"]["resolution"] == 1024
 
 
 @pytest.mark.parametrize("family", ["qwen_image_edit_2509", "qwen_image_edit_2511"])
 def test_a_family_that_edits_has_its_reference_beside_the_image(family: str) -> None:
-    backends = render(family=family, steps=7, resolution=512)["config/multidatabackend.json"]
+    rendered = render(family=family, steps=7, resolution=512, reference=(640, 416))
+    backends = rendered["config/multidatabackend.json"]
 
     image, reference, text = backends
     usual = render(steps=7, resolution=512)["config/multidatabackend.json"]
@@ -156,11 +184,11 @@ def test_a_family_that_edits_has_its_reference_beside_the_image(family: str) -> 
         "type": "local",
         "dataset_type": "conditioning",
         "conditioning_type": "reference_loose",
-        "instance_data_dir": "{env:PWD}/reference",
+        "instance_data_dir": "{env:PWD}/cache/reference",
         "caption_strategy": "textfile",
         "disable_multiline_split": True,
-        "resolution": 512,
-        "resolution_type": "pixel_area",
+        "resolution": 416,
+        "resolution_type": "pixel",
         "minimum_image_size": 0,
         "crop": False,
         "cache_dir_vae": "cache/vae-reference",
@@ -316,7 +344,7 @@ def test_every_option_is_one_of_simpletuners_with_an_allowed_value(
 @every_device
 def test_no_path_leaves_the_run(family: str, device: Device) -> None:
     texts = list(texts_in(render(device, family=family)))
-    assert "data" in texts
+    assert "cache/pictures/whole-1024x1024" in texts
     assert not [text for text in texts if text.startswith(("/", "~", "..")) or "\\" in text]
 
 

@@ -11,6 +11,7 @@ from glance.export.hub.card import SAMPLE, Card, hub_base, render_card
 from glance.export.hub.licences import check_licence, resolve_licence
 from glance.export.hub.pictures import encode_png, find_gallery
 from glance.export.source import Source
+from glance.files import read_text
 from glance.lora import hash_file
 from glance.lora.file import encode_header
 from glance.lora.header import read_header
@@ -181,7 +182,7 @@ def _read_caption(source: Source) -> str | None:
     if sample is None:
         return None
     try:
-        text = _staged(source, sample.caption).read_text(encoding="utf-8")
+        text = read_text(_staged(source, sample.caption))
     except (OSError, UnicodeDecodeError):
         return None
     return text.strip() or None
