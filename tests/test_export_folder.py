@@ -87,7 +87,7 @@ def test_files_that_are_there_are_refused_before_any_work() -> None:
     with pytest.raises(InputError, match="out holds files already") as caught:
         write(ONE)
 
-    assert "or replace it: --force" in str(caught.value.problems[0].hint)
+    assert "--force would replace" in str(caught.value.problems[0].hint)
     assert (content(), beside()) == ({"a.txt": "mine"}, {"out"})
 
 

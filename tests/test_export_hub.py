@@ -578,7 +578,7 @@ class TestSending:
         with pytest.raises(InputError, match="holds files already") as refused:
             send_hub(make_plan(), ignore)
 
-        assert refused.value.problems[0].hint == "give another --repo, or replace them: --force"
+        assert refused.value.problems[0].hint == "give another --repo; --force would replace them"
         assert len(hub.repos["anna/cat"].commits) == 1
 
     def test_by_force_it_is_and_what_it_had_more_goes(self, hub: RepoHub) -> None:

@@ -266,7 +266,7 @@ def test_remedy_for_nan_is_a_smaller_learning_rate(file: Path) -> None:
     with pytest.raises(LoraError) as caught:
         finalise(file)
     assert (
-        caught.value.problems[0].hint == "train again with --restart and a smaller --learning-rate"
+        caught.value.problems[0].hint == "train in another --run with a smaller --learning-rate"
     )
 
 

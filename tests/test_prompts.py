@@ -1,6 +1,8 @@
 """The prompt file: what it may hold, and that all of its faults are named at once."""
 
 import json
+import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from glance.errors import InputError, Problem
 from glance.prompts import MAX_BYTES, PromptLine, read_prompts
 
 EXAMPLE = 'write a line like {"prompt": "a cat in the rain", "seed": 7}'
+SEED = 'write "seed": 7, for example'
 REMEDY = "write one prompt a line, or name it .jsonl and write one JSON object a line"
 KEYS = (
     "the keys are prompt, negative_prompt, seed, count, width, height, slow_guidance, "
@@ -47,9 +50,9 @@ def test_text_file_holds_a_prompt_a_line() -> None:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_windows_texts_are_read(end: str) -> None:
-    path = write("\ufeff" + end.join(["# cats", "猫 🐈", '{"prompt": 1}', ""]), "prompts.list")
+    path = write("\ufeff" + end.join(["# cats", "猫 🐈", "{a|b}", ""]), "prompts.list")
 
-    assert [line.prompt for line in read_prompts(path)] == ["猫 🐈", '{"prompt": 1}']
+    assert [line.prompt for line in read_prompts(path)] == ["猫 🐈", "{a|b}"]
 
 
 def test_line_separators_of_other_worlds_stay_in_the_prompt() -> None:
@@ -105,11 +108,11 @@ def test_every_bad_line_is_named_at_once() -> None:
     )
 
     assert problems(path) == [
-        Problem("prompts.jsonl:3: seed: 'x': Input should be a valid integer"),
+        Problem("prompts.jsonl:3: seed: 'x': it must be a whole number", SEED),
         Problem("prompts.jsonl:4: unknown key 'sed'", f"did you mean 'seed'? {KEYS}"),
         Problem("prompts.jsonl:5: unknown key 'colour'", KEYS),
         Problem("prompts.jsonl:5: prompt: it is missing", EXAMPLE),
-        Problem("prompts.jsonl:5: seed: 1.5: Input should be a valid integer"),
+        Problem("prompts.jsonl:5: seed: 1.5: it must be a whole number", SEED),
         Problem(
             "prompts.jsonl:6: not JSON: Expecting property name enclosed in double quotes "
             "(column 2)",
@@ -122,18 +125,18 @@ def test_every_bad_line_is_named_at_once() -> None:
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ({"seed": True}, "seed: True: Input should be a valid integer"),
-        ({"seed": -1}, "seed: -1: Input should be greater than or equal to 0"),
-        ({"seed": [3, "y"]}, "seed[1]: 'y': Input should be a valid integer"),
+        ({"seed": True}, "seed: True: it must be a whole number"),
+        ({"seed": -1}, "seed: -1: it must be at least 0"),
+        ({"seed": [3, "y"]}, "seed[1]: 'y': it must be a whole number"),
         ({"seed": []}, "seed: []: It is empty"),
-        ({"count": 0}, "count: 0: Input should be greater than or equal to 1"),
-        ({"width": 64.0}, "width: 64.0: Input should be a valid integer"),
-        ({"height": 8}, "height: 8: Input should be greater than or equal to 16"),
-        ({"slow_guidance": False}, "slow_guidance: False: Input should be a valid number"),
-        ({"fast_guidance": "1"}, "fast_guidance: '1': Input should be a valid number"),
-        ({"fast_scale": 11}, "fast_scale: 11: Input should be less than or equal to 10"),
+        ({"count": 0}, "count: 0: it must be at least 1"),
+        ({"width": 64.0}, "width: 64.0: it must be a whole number"),
+        ({"height": 8}, "height: 8: it must be at least 16"),
+        ({"slow_guidance": False}, "slow_guidance: False: it must be a number"),
+        ({"fast_guidance": "1"}, "fast_guidance: '1': it must be a number"),
+        ({"fast_scale": 11}, "fast_scale: 11: it must be at most 10"),
         ({"prompt": " \t"}, r"prompt: ' \t': It is empty"),
-        ({"prompt": 5}, "prompt: 5: Input should be a valid string"),
+        ({"prompt": 5}, "prompt: 5: it must be text"),
         ({"reference": ""}, "reference: '': It is empty"),
     ],
     ids=str,
@@ -206,6 +209,101 @@ def test_no_two_lines_share_a_picture() -> None:
     ]
 
 
+# --- one JSON document, and what is meant for other programs ------------------------------------
+
+
+@pytest.mark.parametrize("name", ["p.json", "p.JSON", "p.jsonl"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_json_list_holds_prompts(name: str, indent: int | None) -> None:
+    path = write(json.dumps(["a cat", {"prompt": "a dog", "seed": 7}], indent=indent), name)
+
+    assert read_prompts(path) == (PromptLine(prompt="a cat"), PromptLine(prompt="a dog", seed=7))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"prompts": ["a cat", "a dog"]},
+        {"tabby": "a cat", "rex": "a dog"},
+        {"tabby": {"prompt": "a cat"}, "rex": {"prompt": "a dog"}},
+    ],
+    ids=["under a key", "a library", "a library of objects"],
+)
+def test_the_usual_wrappings_of_prompts_are_understood(content: Any) -> None:
+    read = read_prompts(write(json.dumps(content, indent=1), "p.json"))
+
+    assert [line.prompt for line in read] == ["a cat", "a dog"]
+
+
+def test_one_object_is_one_prompt() -> None:
+    path = write('{\n"prompt": "a cat",\n"seed": 7\n}', "p.json")
+
+    assert read_prompts(path) == (PromptLine(prompt="a cat", seed=7),)
+
+
+def test_json_lines_may_be_called_json() -> None:
+    path = write('{"prompt": "a cat"}\n"a dog"\n', "p.json")
+
+    assert [line.prompt for line in read_prompts(path)] == ["a cat", "a dog"]
+
+
+def test_faults_in_a_list_are_named_by_their_number() -> None:
+    one = {"prompt": "a", "output": "a.png"}
+    path = write(json.dumps([one, {"promt": "a"}, 5, one]), "p.json")
+
+    assert [problem.message for problem in problems(path)] == [
+        "p.json, entry 2: unknown key 'promt'",
+        "p.json, entry 2: prompt: it is missing",
+        "p.json, entry 3: 5 is neither an object nor a text",
+        "p.json, entry 4: output: 'a.png' is the name of entry 1's picture as well",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('["a cat",\n]', "prompt file p.json: not JSON: "),
+        ("a cat\na dog", "prompt file p.json: not JSON: Expecting value (line 1, column 1)"),
+        ('[{"prompt": "a", "seed": 1, "seed": 2}]', "p.json: key 'seed' is there more than once"),
+        ('[{"prompt": "a", "seed": NaN}]', "p.json: NaN is not a number that can be used"),
+        ('{"promt": "a cat"}', "p.json: unknown key 'promt'"),
+        ("[]", "prompt file p.json: there is no prompt in it"),
+    ],
+)
+def test_a_document_that_is_no_list_of_prompts_is_refused(content: str, told: str) -> None:
+    assert problems(write(content, "p.json"))[0].message.startswith(told)
+
+
+@pytest.mark.parametrize("line", ['{"prompt": "a cat"}', '["a cat", "a dog"]'])
+def test_json_in_a_text_file_is_not_painted_as_words(line: str) -> None:
+    [problem] = problems(write(f"a cat\n{line}\n", "p.txt"))
+
+    assert problem.message.startswith("p.txt:2: ")
+    assert problem.message.endswith("is JSON, and would be painted as words")
+    assert problem.hint == "name the file .jsonl, or .json for a list"
+
+
+@pytest.mark.parametrize(
+    ("line", "option"),
+    [
+        ("a cat --w 1024 --h 1024 --d 42", "--w 1024"),
+        ("a cat --n low quality", "--n low"),
+        ("a cat --ar 16:9 --v 6", "--ar 16:9"),
+        ('--prompt "a cat" --seed 7', '--prompt "a'),
+        ("a cat --seed=7", "--seed=7"),
+    ],
+)
+def test_options_of_other_programs_are_not_painted_as_words(line: str, option: str) -> None:
+    [problem] = problems(write(line, "p.txt"))
+
+    assert problem.message.startswith(f"p.txt:1: {option!r} is an option of another program")
+
+
+@pytest.mark.parametrize("line", ["a cat -- asleep", "well--known", "a cat --sleepy", "{a cat}"])
+def test_prompts_that_look_a_little_like_that_are_kept(line: str) -> None:
+    assert read_prompts(write(line, "p.txt")) == (PromptLine(prompt=line),)
+
+
 # --- the file ------------------------------------------------------------------------------------
 
 
@@ -240,12 +338,60 @@ def test_a_file_that_may_not_be_reached_is_refused() -> None:
     assert problem.message.endswith(" cannot be read: File name too long")
 
 
-def test_other_encodings_are_refused() -> None:
-    [problem] = problems(write("a cat in Köln".encode("latin-1"), "prompts.txt"))
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "gb18030", "cp1251"])
+@pytest.mark.parametrize("name", ["my prompts.txt", "prompts.jsonl"])
+def test_other_encodings_get_a_command_that_writes_a_new_file(encoding: str, name: str) -> None:
+    text = json.dumps("пейзаж на закате", ensure_ascii=False)
+    path = write(text.encode(encoding), name)
 
-    assert problem == Problem(
-        "prompt file prompts.txt is not UTF-8 (byte 10)", "save it as UTF-8 text"
-    )
+    [problem] = problems(path)
+    assert problem.hint
+    done = subprocess.run(problem.hint, shell=True, check=True, capture_output=True, text=True)
+
+    new = Path(path.stem + ".utf8" + path.suffix)
+    assert shlex.split(done.stdout.removeprefix("now give ")) == ["--prompt-file", str(new)]
+    assert new.read_text(encoding="utf-8").strip("\ufeff") == text
+    assert path.read_bytes() == text.encode(encoding)
+    assert read_prompts(new)
+
+
+def test_the_command_leaves_alone_what_is_there() -> None:
+    path = write("a cat".encode("utf-16"), "p.txt")
+    [problem] = problems(path)
+    Path("p.utf8.txt").write_text("mine")
+
+    done = subprocess.run(problem.hint or "", shell=True, check=False, capture_output=True)
+
+    assert done.returncode != 0
+    assert Path("p.utf8.txt").read_text() == "mine"
+    assert "p.utf8-2.txt" in (problems(path)[0].hint or "")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("p.csv", "prompt,seed\na cat,1", "p.csv: glance reads text and JSON, not .csv"),
+        ("p.yaml", "- a cat", "p.yaml: glance reads text and JSON, not .yaml"),
+        ("p.txt", "<!DOCTYPE html><html>", "p.txt is a page of HTML, perhaps an error message"),
+        ("p.txt", b"\x89PNG\r\n\x1a\n\0", "p.txt is a PNG picture"),
+        (
+            "p.txt",
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0",
+            "p.txt is a Git LFS pointer, not the file itself",
+        ),
+    ],
+)
+def test_other_kinds_of_files_are_named(name: str, content: str | bytes, told: str) -> None:
+    [problem] = problems(write(content, name))
+
+    assert problem.message == f"prompt file {told}"
+    assert problem.hint
+
+
+def test_a_prompt_in_place_of_a_file_is_recognised() -> None:
+    [problem] = problems(Path("a cat's nap"))
+
+    assert problem.hint == "is it the prompt itself? --prompt 'a cat'\"'\"'s nap'"
 
 
 def test_large_files_are_refused() -> None:
@@ -279,7 +425,7 @@ _LINES = st.dictionaries(
 ).map(json.dumps)
 
 
-@pytest.mark.parametrize("name", ["p.txt", "p.jsonl"])
+@pytest.mark.parametrize("name", ["p.txt", "p.jsonl", "p.json"])
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(content=st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")))
 @example(content=b'{"prompt": "\\ud800", "\\ud800": "\\ud800"}')
@@ -288,7 +434,15 @@ def test_any_bytes_give_prompts_or_an_input_error(name: str, content: bytes) -> 
     assert outcome(write(content, name))
 
 
+@pytest.mark.parametrize("name", ["p.jsonl", "p.json"])
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(lines=st.lists(_LINES | _JSON.map(json.dumps), max_size=4))
-def test_any_json_gives_prompts_or_an_input_error(lines: list[str]) -> None:
-    assert outcome(write("\n".join(lines)))
+def test_any_json_gives_prompts_or_an_input_error(name: str, lines: list[str]) -> None:
+    assert outcome(write("\n".join(lines), name))
+
+
+def test_more_prompts_than_a_plan_holds_are_refused_before_they_are_all_read() -> None:
+    Path("many.txt").write_text("a\n" * 10_001)
+
+    with pytest.raises(InputError, match=r"prompt file many.txt holds more than 10,000 prompts"):
+        read_prompts(Path("many.txt"))

@@ -46,7 +46,7 @@ def _problems(command: Any, words: Sequence[str]) -> Iterator[Problem]:
                 yield Problem(f"{name} has no value, {value} follows it: {_UNSET}", remedy)
             else:
                 yield from _faults(name, value, remedy)
-                yield from _misnamed(name, value, takes_file=_PROMPT_FILE in options)
+                yield from _misunderstood(name, value, takes_file=_PROMPT_FILE in options)
 
 
 def _options(command: Any) -> Mapping[str, Any]:
@@ -75,10 +75,14 @@ def _faults(name: str, value: str, remedy: str) -> Iterator[Problem]:
         yield Problem(f"{name} is empty: {_UNSET}", remedy)
 
 
-def _misnamed(name: str, value: str, *, takes_file: bool) -> Iterator[Problem]:
-    if name in _TEXTS and value.strip():
-        from glance.sample.mistaken import name_for_text
+def _misunderstood(name: str, value: str, *, takes_file: bool) -> Iterator[Problem]:
+    if name not in _TEXTS or not value.strip():
+        return
+    from glance.prompts.entries import meant_elsewhere
+    from glance.sample.mistaken import name_for_text
 
-        problem = name_for_text(name, value, takes_file=takes_file)
-        if problem is not None:
-            yield problem
+    problem = name_for_text(name, value, takes_file=takes_file)
+    if problem is not None:
+        yield problem
+    elif name == "--prompt" and (fault := meant_elsewhere(value.strip())) is not None:
+        yield Problem(f"{name}: {fault}", "leave it out: seed, size and guidance have flags")

@@ -1,6 +1,7 @@
 """`glance export`: a finished run as files that ComfyUI, diffusers and the Hub take as they are."""
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -98,8 +99,8 @@ def comfyui(
         folder = output or Path(f"{planned.source.name}-comfyui")
         _show(console, export_comfyui(planned, folder, force=force))
         console.note(
-            f"next: copy {folder}/*.safetensors to ComfyUI's models/loras, and drop "
-            f"{folder}/workflow.json on its page"
+            f"next: copy {quote(str(folder))}/*.safetensors to ComfyUI's models/loras, and drop "
+            f"{quote(str(folder))}/workflow.json on its page"
         )
     else:
         queued = submit_planned(submit, planned, upload_reference=upload_reference)

@@ -43,10 +43,10 @@ def check_target(folder: Path, *, force: bool) -> None:
         return
     if folder.exists():
         what = "holds files already" if folder.is_dir() else "is a file"
-        raise InputError(
-            f"{folder} {what}",
-            hint="give another --output" + (", or replace it: --force" if folder.is_dir() else ""),
-        )
+        hint = "give another --output"
+        if folder.is_dir():
+            hint += "; --force would replace what it holds"
+        raise InputError(f"{folder} {what}", hint=hint)
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def _require_ours(folder: Path, made: Path) -> None:
     if strangers:
         raise InputError(
             f"{folder} holds what this export would not write: {', '.join(strangers[:3])}",
-            hint="give another --output, or remove that first",
+            hint="give another --output",
         )
 
 

@@ -69,7 +69,7 @@ def _require_recorded(run: RunFolder, manifest: Manifest) -> None:
         if record is not None and hash_file(path) != record.sha256:
             raise RunError(
                 f"{path} is not the file that the run recorded when it was trained",
-                hint="put the right one back, or train again with --restart",
+                hint="put the right one back, or train in another --run",
             )
     if problems:
         raise LoraError(problems)

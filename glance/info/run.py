@@ -72,7 +72,7 @@ def _report(run: RunFolder, manifest: Manifest, phase: Phase) -> PhaseReport:
         problems = (
             Problem(
                 f"{run.lora(phase)} is not the file that the run recorded when it was trained",
-                "put the right one back, or train again with --restart",
+                "put the right one back, or train in another --run",
             ),
         )
     return PhaseReport(phase, record.state, file, known, problems)

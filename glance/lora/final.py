@@ -115,7 +115,7 @@ def _value_problems(lora: Lora) -> list[Problem]:
             problems.append(
                 Problem(
                     f"{key} holds NaN or infinity",
-                    "train again with --restart and a smaller --learning-rate",
+                    "train in another --run with a smaller --learning-rate",
                 )
             )
         moved = moved or (key.endswith(UP) and bool(values.any()))

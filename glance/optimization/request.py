@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from glance.device import AUTO
@@ -81,7 +82,7 @@ class OptimizedSchedule:
             f"{len(origin.prompts)} prompts: "
             + ", ".join(f"{name} {error:.4f}" for name, error in origin.errors.items())
         )
-        yield f"use it: glance train --schedule {self.path}, or --schedule {OPTIMAL}"
+        yield f"use it: glance train --schedule {quote(str(self.path))}, or --schedule {OPTIMAL}"
 
     def to_json(self) -> dict[str, Any]:
         """Return what `glance schedule optimize --json` prints."""

@@ -3,6 +3,7 @@
 Names of `files` are also names of this package; `shipped` is imported where it is needed.
 """
 
-from glance.prompts.files import MAX_BYTES, PromptLine, find_faults, read_prompts
+from glance.prompts.entries import MAX_BYTES
+from glance.prompts.files import PromptLine, find_faults, read_prompts
 
 __all__ = ["MAX_BYTES", "PromptLine", "find_faults", "read_prompts"]

@@ -66,7 +66,7 @@ _KNOWN: Final[tuple[tuple[str, str, str], ...]] = (
 )
 _FITTING: Final = (
     "install the SimpleTuner that glance names in its dependencies; if it is that one, the "
-    "recordings are damaged: run the same command again with --restart"
+    "recordings are damaged: make them anew in another --run"
 )
 _KILLED: Final = 128 + 9
 _NOISE: Final = re.compile(

@@ -90,8 +90,8 @@ def choose_checkpoint(
             raise RunError(
                 f"run {run.path} was not begun here, and {checkpoint.name} of its {phase} phase is "
                 "a pickle: whoever made it could run anything on this machine",
-                hint="continue it with --trust if you know where it comes from, or discard what "
-                "it has trained with --restart",
+                hint="continue it with --trust if you know where it comes from, or train in "
+                "another --run",
             )
         if is_sealed or (trust and is_whole(checkpoint)):
             return Resumption(step, tuple(set_aside))
@@ -180,5 +180,8 @@ def _load_key(folder: Path) -> bytes:
             hint="set XDG_STATE_HOME to a folder that you may write to",
         ) from exc
     if len(key) < 64:
-        raise SetupError(f"the key {path} is damaged", hint="remove it; glance makes another")
+        raise SetupError(
+            f"the key {path} is damaged",
+            hint="move it away: glance makes another, and checkpoints of before then need --trust",
+        )
     return key

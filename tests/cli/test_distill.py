@@ -100,7 +100,7 @@ def test_another_list_of_prompts_is_refused(invoke: Glance, simpletuner: FakeSim
         == f"""\
 error: run {RUN.path} was trained with other settings: prompts: 2 there, 3 asked; number 3 is \
 none there, 'a hill' asked
-  hint: give another --run, or discard what this one has trained: --restart
+  hint: give another --run; --restart would discard what this one has trained
 """
     )
 

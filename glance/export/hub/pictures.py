@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from shlex import quote
 from typing import Final, NamedTuple
 
 from pydantic import BaseModel
@@ -78,11 +79,11 @@ def find_gallery(source: Source) -> Gallery:
     if compared is not None:
         return compared
     rows = tuple(_painted_rows(source))
+    command = f"glance compare --run {quote(str(source.run.path))}"
     if rows:
-        note = f"pictures are those of the run's images/: `glance compare --run {source.run.path}`"
+        note = f"pictures are those of the run's images/: `{command}`"
         return Gallery(rows, notes=(f"{note} shows the base model beside them",))
-    hint = f"`glance compare --run {source.run.path}` paints some"
-    return Gallery(notes=(f"there are no pictures of this pair: {hint}",))
+    return Gallery(notes=(f"there are no pictures of this pair: `{command}` paints some",))
 
 
 def encode_png(path: Path) -> bytes:

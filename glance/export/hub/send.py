@@ -135,12 +135,12 @@ def _replaceable(plan: HubPlan, there: "ModelInfo") -> list[str]:
     if strangers:
         raise InputError(
             f"{plan.repo} holds what this export would not write: {', '.join(strangers[:3])}",
-            hint="give another --repo, or remove that first",
+            hint="give another --repo",
         )
     if found and not plan.force:
         raise InputError(
             f"{plan.repo} holds files already",
-            hint="give another --repo, or replace them: --force",
+            hint="give another --repo; --force would replace them",
         )
     if there.private is False and not plan.public:
         raise InputError(
