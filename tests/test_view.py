@@ -7,9 +7,13 @@ import pytest
 from fakes.runs import make_plan
 from PIL import Image
 
+from glance.device import Device
 from glance.errors import SampleError
 from glance.families import FAMILIES
+from glance.run import Manifest, SampleRecord, record_schedule
 from glance.sample import Crop, View, fit_reference, fit_view
+from glance.schedule import resolve_schedule
+from glance.settings import resolve_sample_settings, resolve_train_settings
 
 
 @pytest.mark.parametrize(
@@ -140,3 +144,22 @@ def test_no_family_is_cut_more_finely_than_it_samples(name: str) -> None:
     family = FAMILIES[name]
     assert family.training_multiple % family.size_multiple == 0
     assert 64 % family.training_multiple == 0
+
+
+def test_a_pair_is_sampled_in_the_shape_that_it_was_trained_in() -> None:
+    manifest = Manifest(
+        sample=SampleRecord(
+            image="data/x.png", caption="data/x.txt", width=3000, height=2000, sha256="0"
+        ),
+        settings=resolve_train_settings(device=Device.CPU, resolution=512),
+        base_model="a/b",
+        schedule=record_schedule(resolve_schedule("seed")),
+        versions={},
+    )
+
+    asked = {"prompt": "a", "resolution": 512, "trained": manifest.sampling}
+    usual = resolve_sample_settings(FAMILIES["flux"], **asked)
+    wide = resolve_sample_settings(FAMILIES["flux"], width=1024, **asked)
+
+    assert (usual.width, usual.height) == (576, 384)
+    assert (wide.width, wide.height) == (1024, 384)

@@ -13,6 +13,7 @@ from typing import Final
 from safetensors import SafetensorError, safe_open
 
 from glance.errors import LoraError, Problem
+from glance.files import require_file
 from glance.lora import PREFIX, Lora, Tensor, name_some, sort_keys
 from glance.lora.file import DOWN, UP
 from glance.model import read_model_json
@@ -32,8 +33,10 @@ def layer_names(model: str) -> frozenset[str] | None:
         return _layers(index["weight_map"])
     keys: list[str] = []
     for path in sorted(Path(model).expanduser().glob("transformer/*.safetensors")):
-        with suppress(OSError, SafetensorError), safe_open(path, framework="numpy") as file:
-            keys += file.keys()
+        with suppress(OSError, SafetensorError):
+            require_file(path)
+            with safe_open(path, framework="numpy") as file:
+                keys += file.keys()
     return _layers(keys) or None
 
 

@@ -181,7 +181,7 @@ class Manifest(_Record):
     @property
     def sampling(self) -> Mapping[str, float]:
         """What the pair is sampled with unless told otherwise, by SampleSettings' names."""
-        if self.imported is None and self.sample is not None:
+        if self.imported is None and self.settings.teacher is None and self.sample is not None:
             view, *_ = self.settings.views((self.sample.width, self.sample.height))
             return {"width": view.width, "height": view.height}
         if self.imported is None:
