@@ -1,12 +1,12 @@
 """Everything glance refuses or fails at, as one tree; nothing else decides an exit code.
 
 GlanceError                  1  (abstract: never raised itself)
-├── UsageError               2  flags that do not go together
-├── SetupError               3  the machine lacks something
+├── UsageError               2  flags: unknown, missing, given twice, or excluding each other
+├── SetupError               3  the machine lacks something, or a place cannot be written
 │   ├── SimpleTunerNotFound
 │   ├── ModelNotFound
 │   └── DeviceUnavailable
-├── InputError               4  what the user gave cannot be used
+├── InputError               4  a value or a file cannot be used, whatever is wrong with it
 │   ├── SampleError
 │   ├── ScheduleError
 │   ├── SettingsError
@@ -19,10 +19,12 @@ Stopped (SIGTERM, SIGHUP) is no error and no `Exception`: like KeyboardInterrupt
 handler that does not clean up.
 """
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar, Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +50,13 @@ class GlanceError(Exception):
 
 
 class UsageError(GlanceError):
-    """Flags that do not go together."""
+    """The flags as such are wrong: it shows without reading a file or knowing a model."""
 
     exit_code = 2
 
 
 class SetupError(GlanceError):
-    """The machine lacks something that glance needs."""
+    """The machine lacks something that glance needs: a place to write to is part of it."""
 
     exit_code = 3
 
@@ -72,7 +74,7 @@ class DeviceUnavailable(SetupError):
 
 
 class InputError(GlanceError):
-    """Something the user gave cannot be used."""
+    """A value or a file that the user gave cannot be used."""
 
     exit_code = 4
 
@@ -162,3 +164,66 @@ class Stopped(BaseException):
         """Remember which signal it was: the exit code is 128 plus its number."""
         super().__init__(signal_number)
         self.exit_code = 128 + signal_number
+
+
+_SHOWN: Final = 60  # characters of a value
+_FAULTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "missing": "it is missing",
+        "extra_forbidden": "nothing of that name is known here",
+        "greater_than": "it must be above {gt}",
+        "greater_than_equal": "it must be at least {ge}",
+        "less_than": "it must be below {lt}",
+        "less_than_equal": "it must be at most {le}",
+        "multiple_of": "it must be a multiple of {multiple_of}",
+        "finite_number": "it must be a finite number",
+        "too_short": "it must hold at least {min_length}",
+        "too_long": "it must hold at most {max_length}",
+        "string_too_short": "it must have at least {min_length} characters",
+        "string_too_long": "it must have at most {max_length} characters",
+        "enum": "it must be {expected}",
+        "literal_error": "it must be {expected}",
+        "value_error": "{error}",
+        **dict.fromkeys(
+            ("int_type", "int_parsing", "int_parsing_size", "int_from_float"),
+            "it must be a whole number",
+        ),
+        **dict.fromkeys(("float_type", "float_parsing"), "it must be a number"),
+        **dict.fromkeys(("bool_type", "bool_parsing"), "it must be true or false"),
+        **dict.fromkeys(("string_type", "string_unicode"), "it must be text"),
+        **dict.fromkeys(("list_type", "tuple_type"), "it must be a list"),
+        **dict.fromkeys(("dict_type", "mapping_type", "model_type"), "it must be an object"),
+    }
+)
+
+
+def describe_fault(fault: Mapping[str, Any]) -> str:
+    """Return what is wrong with a value, from one of pydantic's `errors()`, in our own words."""
+    words = _FAULTS.get(fault["type"], "it cannot be used")
+    return words.format_map({k: as_typed(v) for k, v in (fault.get("ctx") or {}).items()})
+
+
+def as_typed(value: Any) -> str:
+    """Return a value as people write it: 0.5, 1000, no quotes about a text."""
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def assigned(name: str, value: Any) -> str:
+    """Return a value with its name, a flag's or a key's: `--steps 0`, `steps: 0`."""
+    return f"{name}{' ' if name.startswith('-') else ': '}{as_typed(value)}"
+
+
+def locate_fault(fault: Mapping[str, Any]) -> str:
+    """Return a fault in a JSON file: its key's path, the value if it is a single one, and what."""
+    value = fault["input"]
+    shown = ""
+    if fault["type"] != "missing" and not isinstance(value, Mapping | list | tuple):
+        text = json.dumps(value, ensure_ascii=False, default=str)
+        shown = f" {text if len(text) <= _SHOWN else text[:_SHOWN] + ' ...'}:"
+    return f"{key_path(fault['loc']) or 'all of it'}:{shown} {describe_fault(fault)}"
+
+
+def key_path(places: Sequence[str | int]) -> str:
+    """Return where a value stands in a JSON file: `slow.timesteps[2]`."""
+    parts = (f"[{place}]" if isinstance(place, int) else f".{place}" for place in places)
+    return "".join(parts).removeprefix(".")

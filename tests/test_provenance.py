@@ -364,13 +364,13 @@ def test_a_picture_cut_short_is_read_or_refused(name: str) -> None:
     [
         ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
         ("[" * 100_000, "maximum recursion depth exceeded"),
-        ("[]", "Input should be a valid dictionary or instance of Record"),
-        (document(seed=1), "seed: Extra inputs are not permitted"),
-        (document(device="tpu"), "device: Input should be 'cuda', 'mps' or 'cpu'"),
-        (document(schema_version="2"), "schema_version: Input should be 1"),
-        (document(schema_version=0), "schema_version: Input should be 1"),
+        ("[]", "all of it: it must be an object"),
+        (document(seed=1), "seed: 1: nothing of that name is known here"),
+        (document(device="tpu"), "device: \"tpu\": it must be 'cuda', 'mps' or 'cpu'"),
+        (document(schema_version="2"), 'schema_version: "2": it must be 1'),
+        (document(schema_version=0), "schema_version: 0: it must be 1"),
         (document(quantize="\x1b[31m\ud83d"), "surrogates not allowed"),
-        (document(**{"a\x1b[31m": 1}), "a?[31m: Extra inputs are not permitted"),
+        (document(**{"a\x1b[31m": 1}), "a?[31m: 1: nothing of that name is known here"),
         (
             document(
                 schedule={
@@ -396,7 +396,7 @@ def test_a_damaged_record_is_refused(text: str, why: str) -> None:
 def test_numbers_are_finite() -> None:
     text = document().replace('"scale": 0.8', '"scale": NaN')
 
-    assert "loras.1.scale: Input should be a finite number" in refusal(with_chunk(text))
+    assert "loras[1].scale: " in refusal(with_chunk(text))
 
 
 def test_a_record_of_a_newer_glance_is_refused() -> None:

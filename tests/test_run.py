@@ -203,7 +203,7 @@ def test_what_younger_settings_change_is_another_pair(changes: dict[str, Any]) -
 def test_missing_manifest_is_no_run() -> None:
     message, hint = refusal(RunFolder(Path("runs/dog")))
     assert message == "not a run folder: runs/dog (No such file or directory at glance.json)"
-    assert hint == "give --run the folder that `glance train` named"
+    assert hint == "give the folder that `glance train` named"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 10_000])
@@ -230,11 +230,11 @@ def test_manifest_of_another_version_is_refused(content: str, version: int | Non
 @pytest.mark.parametrize(
     ("place", "value", "reason"),
     [
-        ("sample", None, "imported: Value error, there is no sample"),
-        ("colour", "red", "colour: Extra inputs are not permitted"),
-        ("created", "2026-05-01T10:00:00", "created: Input should have timezone info"),
-        ("phases", {}, "phases: Dictionary should have at least 2 items after validation, not 0"),
-        ("settings.rank", 0, "settings.rank: Input should be greater than or equal to 1"),
+        ("sample", None, "imported: null: there is no sample"),
+        ("colour", "red", 'colour: "red": nothing of that name is known here'),
+        ("created", "2026-05-01T10:00:00", 'created: "2026-05-01T10:00:00": it cannot be used'),
+        ("phases", {}, "phases: it must hold at least 2"),
+        ("settings.rank", 0, "settings.rank: 0: it must be at least 1"),
         ("schedule.slow", {}, "'timesteps'"),
         ("schedule.slow.timesteps", [5.0], "fast[0]: 886.7053 is not below slow[0] = 5"),
         ("schedule.fast.timesteps", [], "fast: the list is empty"),

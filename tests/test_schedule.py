@@ -64,40 +64,79 @@ def spelled(values: tuple[float, ...]) -> str:
     ],
 )
 def test_list_is_read_as_timesteps(text: str, timesteps: tuple[float, ...]) -> None:
-    assert parse_list(text, name="slow") == timesteps
+    assert parse_list(text, name="--slow-timesteps").timesteps == timesteps
 
 
 @pytest.mark.parametrize(
     ("text", "messages"),
     [
-        ("", ["slow[0]: '' is not a number"]),
-        ("900,", ["slow[1]: '' is not a number"]),
-        ("900;800", ["slow[0]: '900;800' is not a number"]),
-        ("high,900,low", ["slow[0]: 'high' is not a number", "slow[2]: 'low' is not a number"]),
+        ("", ["--x, value 1: '' is not a number"]),
+        ("900,", ["--x, value 2: '' is not a number"]),
+        ("900;800", ["--x, value 1: '900;800' is not a number"]),
+        (
+            "high,900,low",
+            ["--x, value 1: 'high' is not a number", "--x, value 3: 'low' is not a number"],
+        ),
     ],
 )
 def test_what_is_no_number_is_named_with_its_place(text: str, messages: list[str]) -> None:
     with pytest.raises(ScheduleError) as caught:
-        parse_list(text, name="slow")
+        parse_list(text, name="--x")
     assert [problem.message for problem in caught.value.problems] == messages
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nan", "slow[0]: nan is not a finite number"),
-        ("sNaN", "slow[0]: nan is not a finite number"),
-        ("inf", "slow[0]: inf is not a finite number"),
-        ("-1e999999", "slow[0]: -inf is not a finite number"),
-        ("1e400", "slow[0]: inf is not a finite number"),
-        ("0", "slow[0]: 0 is outside 0-1000"),
-        ("-5", "slow[0]: -5 is outside 0-1000"),
-        ("1000.0001", "slow[0]: 1000.0001 is outside 0-1000"),
+        ("nan", "nan is not a finite number"),
+        ("sNaN", "sNaN is not a finite number"),
+        ("inf", "inf is not a finite number"),
+        ("-1e999999", "-1e999999 is not a finite number"),
+        ("1e400", "1e400 is not a finite number"),
+        ("0", "0 is not above 0 and at most 1"),
+        ("-0.50", "-0.50 is not above 0 and at most 1"),
+        ("-5", "-5 is not above 0 and at most 1000"),
+        ("1000.0001", "1000.0001 is not above 0 and at most 1000"),
     ],
 )
 def test_number_that_is_no_timestep_is_refused_as_it_was_typed(text: str, message: str) -> None:
-    with pytest.raises(ScheduleError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(ScheduleError, match=f"^--slow-timesteps, value 1: {re.escape(message)}$"):
         resolve_schedule("seed", slow_timesteps=text)
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        (
+            {"fast_timesteps": "0.95,0.2"},
+            "--fast-timesteps, value 1: 0.95 is not below the slow list of the schedule seed, "
+            "value 5 = 0.9113354",
+        ),
+        (
+            {"slow_timesteps": "0.9,0.90"},
+            "--slow-timesteps, value 2: 0.90 is not below --slow-timesteps, value 1 = 0.9",
+        ),
+        (
+            {"slow_timesteps": "1,0.9", "fast_timesteps": "900,1.5"},
+            "--fast-timesteps, value 1: 900 is not below --slow-timesteps, value 2 = 900",
+        ),
+    ],
+)
+def test_what_does_not_fall_is_said_in_the_unit_that_was_typed(
+    lists: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ScheduleError) as caught:
+        resolve_schedule("seed", **lists)
+
+    assert [one.message for one in caught.value.problems] == [message]
+    assert "such as 1000," in (caught.value.problems[0].hint or "")
+
+
+def test_a_list_of_more_values_than_there_are_noise_levels_is_refused() -> None:
+    values = ",".join(str(1000 - number / 10) for number in range(1001))
+
+    with pytest.raises(ScheduleError, match="--slow-timesteps: it holds 1,001 values"):
+        resolve_schedule("seed", slow_timesteps=values)
 
 
 @properties
@@ -105,7 +144,7 @@ def test_number_that_is_no_timestep_is_refused_as_it_was_typed(text: str, messag
 def test_list_survives_writing_and_reading(lists: tuple[tuple[float, ...], ...]) -> None:
     [values] = [sum(lists, ())]
     assume(values[0] > 1)  # else it would be a list of sigmas
-    assert parse_list(spelled(values), name="slow") == values
+    assert parse_list(spelled(values), name="slow").timesteps == values
 
 
 @properties
@@ -116,7 +155,7 @@ def test_list_survives_writing_and_reading(lists: tuple[tuple[float, ...], ...])
 @example("1" * 5000)
 def test_any_text_is_a_list_or_a_schedule_error(text: str) -> None:
     with suppress(ScheduleError):
-        assert len(parse_list(text, name="slow")) == text.count(",") + 1
+        assert len(parse_list(text, name="slow").levels) == text.count(",") + 1
 
 
 # --- rules ---------------------------------------------------------------------------------------
@@ -130,8 +169,8 @@ def test_any_text_is_a_list_or_a_schedule_error(text: str) -> None:
         ((), (), ["slow: the list is empty", "fast: the list is empty"]),
         ((NAN,), SEED_FAST, ["slow[0]: nan is not a finite number"]),
         ((1000.0, -INF), SEED_FAST, ["slow[1]: -inf is not a finite number"]),
-        (SEED_SLOW, (500.0, 0.0), ["fast[1]: 0 is outside 0-1000"]),
-        ((1000.0001,), SEED_FAST, ["slow[0]: 1000.0001 is outside 0-1000"]),
+        (SEED_SLOW, (500.0, 0.0), ["fast[1]: 0 is not above 0 and at most 1000"]),
+        ((1000.0001,), SEED_FAST, ["slow[0]: 1000.0001 is not above 0 and at most 1000"]),
         ((900.0, 950.0), (500.0,), ["slow[1]: 950 is not below slow[0] = 900"]),
         (
             SEED_SLOW,
@@ -152,9 +191,9 @@ def test_any_text_is_a_list_or_a_schedule_error(text: str) -> None:
             (2000.0, 900.0, NAN, 900.0),
             (0.0,),
             [
-                "slow[0]: 2000 is outside 0-1000",
+                "slow[0]: 2000 is not above 0 and at most 1000",
                 "slow[2]: nan is not a finite number",
-                "fast[0]: 0 is outside 0-1000",
+                "fast[0]: 0 is not above 0 and at most 1000",
                 "slow[3]: 900 is not below slow[1] = 900",
             ],
         ),
@@ -275,5 +314,9 @@ def test_own_list_replaces_one_phase_of_the_preset() -> None:
 
 
 def test_own_list_must_fit_the_other_phase() -> None:
-    with pytest.raises(ScheduleError, match=r"^fast\[0\]: 886.7053 is not below slow\[1\] = 500$"):
+    said = (
+        "the fast list of the schedule seed, value 1: 886.7053 is not below "
+        "--slow-timesteps, value 2 = 500"
+    )
+    with pytest.raises(ScheduleError, match=f"^{said}$"):
         resolve_schedule("seed", slow_timesteps="1000,500")

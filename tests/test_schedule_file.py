@@ -1,6 +1,7 @@
 """Schedules as files, and where optimised ones are found."""
 
 import json
+import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -53,16 +54,20 @@ def test_sigmas_alone_will_do() -> None:
 @pytest.mark.parametrize(
     ("content", "messages"),
     [
-        ({"slow": {"timesteps": [1000]}}, ["fast: Field required"]),
+        ({"slow": {"timesteps": [1000]}}, ["--schedule mine.json: fast: it is missing"]),
         (
             {"slow": {}, "fast": {"timesteps": ["x"], "more": 1}},
-            ["slow: ", "fast.timesteps.0", "more"],
+            [
+                "mine.json: slow: there are neither timesteps nor sigmas",
+                'mine.json: fast.timesteps[0]: "x": it must be a number',
+                "mine.json: fast.more: 1: nothing of that name is known here",
+            ],
         ),
         (
             {"slow": {"timesteps": [1000], "sigmas": [0.9]}, "fast": {"sigmas": [0.5]}},
             ["not the same list"],
         ),
-        ([1, 2], ["it: Input should be"]),
+        ([1, 2], ["mine.json: all of it: it must be an object"]),
     ],
 )
 def test_all_that_is_wrong_in_a_file_is_said(content: object, messages: list[str]) -> None:
@@ -83,8 +88,46 @@ def test_no_json_is_refused(text: str) -> None:
 def test_lists_that_do_not_fall_are_refused_by_the_usual_rules() -> None:
     path = write({"slow": {"timesteps": [900]}, "fast": {"timesteps": [950]}})
 
-    with pytest.raises(ScheduleError, match="950 is not below"):
-        read_schedule_file(path).resolve("mine")
+    with pytest.raises(ScheduleError) as refused:
+        read_schedule_file(path)
+
+    said = "--schedule mine.json: fast.timesteps[0]: 950 is not below slow.timesteps[0] = 900"
+    assert str(refused.value) == said
+
+
+@pytest.mark.parametrize(
+    ("slow", "fast", "said"),
+    [
+        ({"sigmas": [1.5]}, {"sigmas": [0.5]}, "slow.sigmas[0]: 1.5 is not above 0 and at most 1"),
+        (
+            {"sigmas": [0.9]},
+            {"timesteps": [950]},
+            "fast.timesteps[0]: 950 is not below slow.sigmas[0] = 900",
+        ),
+        (
+            {"timesteps": [900]},
+            {"sigmas": [0.95]},
+            "fast.sigmas[0]: 0.95 is not below slow.timesteps[0] = 0.9",
+        ),
+    ],
+)
+def test_what_breaks_a_rule_is_said_in_the_unit_of_the_file(
+    slow: object, fast: object, said: str
+) -> None:
+    with pytest.raises(ScheduleError) as refused:
+        read_schedule_file(write({"slow": slow, "fast": fast}))
+
+    assert str(refused.value) == f"--schedule mine.json: {said}"
+
+
+def test_what_no_schedule_is_is_not_read_to_its_end() -> None:
+    os.mkfifo("pipe.json")
+    with Path("huge.json").open("wb") as file:
+        file.truncate(2_000_000)
+
+    for name, said in (("pipe.json", "it is no file"), ("huge.json", "it is larger than 1 MB")):
+        with pytest.raises(ScheduleError, match=f"--schedule {name}: {said}"):
+            read_schedule_file(Path(name))
 
 
 def test_the_one_for_model_size_and_steps_is_found() -> None:

@@ -5,16 +5,18 @@ from typing import Any
 import pytest
 
 from glance.device import Device
-from glance.errors import Problem, SettingsError
+from glance.errors import Problem, SettingsError, as_typed
 from glance.families import find_family
 from glance.settings import (
     Crop,
     Preset,
     SampleSettings,
+    Teacher,
     TrainSettings,
     resolve_sample_settings,
     resolve_train_settings,
 )
+from glance.settings.checked import Settings
 
 
 def train_problems(**values: Any) -> list[str]:
@@ -82,32 +84,51 @@ def test_alpha_is_four_times_the_rank(rank: int) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("steps", 0, "greater than or equal to 1"),
-        ("steps", 1_000_001, "less than or equal to 1000000"),
-        ("rank", 0, "greater than or equal to 1"),
-        ("rank", 4097, "less than or equal to 4096"),
-        ("learning_rate", 0.0, "greater than 0"),
-        ("learning_rate", 1.5, "less than or equal to 1"),
-        ("learning_rate", float("nan"), "a finite number"),
-        ("resolution", 0, "greater than or equal to 64"),
-        ("resolution", 1000, "a multiple of 64"),
-        ("resolution", 8256, "less than or equal to 8192"),
-        ("seed", 0, "greater than or equal to 1"),
-        ("seed", 2**32, "less than or equal to 4294967295"),
+        ("steps", 0, "--steps 0: it must be at least 1"),
+        ("steps", 1_000_001, "--steps 1000001: it must be at most 1000000"),
+        ("rank", 0, "--rank 0: it must be at least 1"),
+        ("rank", 4097, "--rank 4097: it must be at most 4096"),
+        ("learning_rate", 0.0, "--learning-rate 0: it must be above 0"),
+        ("learning_rate", 1.5, "--learning-rate 1.5: it must be at most 1"),
+        ("learning_rate", float("nan"), "--learning-rate nan: it must be a finite number"),
+        ("resolution", 0, "--resolution 0: it must be at least 64"),
+        ("resolution", 1000, "--resolution 1000: it must be a multiple of 64"),
+        ("resolution", (1024, 1000), "--resolution 1000: it must be a multiple of 64"),
+        ("resolution", 8256, "--resolution 8256: it must be at most 8192"),
+        ("seed", 0, "--seed 0: it must be at least 1"),
+        ("seed", 2**32, "--seed 4294967296: it must be at most 4294967295"),
+        ("sample_every", 0, "--sample-every 0: it must be at least 1"),
     ],
 )
-def test_value_out_of_range_is_named(name: str, value: float, reason: str) -> None:
-    [message] = train_problems(**{name: value})
-    assert message == f"{name}: {value!r}: Input should be {reason}"
+def test_a_value_out_of_range_is_named_with_its_flag_and_one_that_works(
+    name: str, value: float, reason: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        resolve_train_settings(device=Device.CPU, **{name: value})
+
+    (problem,) = caught.value.problems
+    assert problem.message == reason
+    flag, example = (problem.hint or "").removesuffix(", for example").split()
+    works = {"1024,512": (1024, 512)}.get(example, float(example.replace(",", "")))
+    works = works if isinstance(works, tuple) or name == "learning_rate" else int(works)
+    assert flag == reason.split()[0]
+    assert resolve_train_settings(device=Device.CPU, **{name: works})
+
+
+@pytest.mark.parametrize("kind", [TrainSettings, SampleSettings, Teacher])
+def test_every_bounded_setting_has_an_example_that_keeps_its_bounds(kind: type[Settings]) -> None:
+    bounded = [name for name, field in kind.model_fields.items() if field.metadata]
+
+    assert [name for name in bounded if kind.example(name) is None] == []
 
 
 def test_all_bad_values_are_named_at_once() -> None:
     problems = train_problems(steps=0, rank=0, seed=0)
-    assert [problem.split(":")[0] for problem in problems] == ["steps", "rank", "seed"]
+    assert [problem.split()[0] for problem in problems] == ["--steps", "--rank", "--seed"]
 
 
 def test_unknown_setting_is_refused() -> None:
-    with pytest.raises(SettingsError, match="colour: 'red': Extra inputs are not permitted"):
+    with pytest.raises(SettingsError, match="--colour red: nothing of that name is known"):
         TrainSettings.checked(**resolve_train_settings(device="cpu").model_dump(), colour="red")
 
 
@@ -170,9 +191,9 @@ def test_size_that_the_family_cannot_make_is_refused_with_the_nearest_one() -> N
     with pytest.raises(SettingsError) as caught:
         sample_settings(width=1000, height=17, prompt=" \n")
     assert caught.value.problems == (
-        Problem("width: 1000 is not a multiple of 16", "use --width 992"),
-        Problem("height: 17 is not a multiple of 16", "use --height 16"),
-        Problem("prompt: it is empty", "describe the picture in --prompt"),
+        Problem("--width 1000: it must be a multiple of 16", "use --width 992"),
+        Problem("--height 17: it must be a multiple of 16", "use --height 16"),
+        Problem("--prompt: it is empty", "describe the picture in it"),
     )
 
 
@@ -189,8 +210,10 @@ def test_size_that_the_family_cannot_make_is_refused_with_the_nearest_one() -> N
     ],
 )
 def test_sampling_value_out_of_range_is_named(name: str, value: float) -> None:
-    with pytest.raises(SettingsError, match=f"^{name}: {value!r}: Input should be"):
+    flag = f"--{name.replace('_', '-')}"
+    with pytest.raises(SettingsError, match=f"^{flag} {as_typed(value)}: it must be") as caught:
         sample_settings(**{name: value})
+    assert (caught.value.problems[0].hint or "").startswith(flag)
 
 
 @pytest.mark.parametrize("values", [{"resolution": (1024, 512)}, {"crops": (Crop.CENTER,)}])

@@ -7,7 +7,7 @@ from typing import Any, Final
 from glance.errors import Checks
 from glance.importing.backend import DataSource, find_data
 from glance.importing.checks import require_free
-from glance.importing.configs import TrainerFile
+from glance.importing.configs import LIST, TrainerFile
 from glance.importing.omissions import remark_omissions
 from glance.importing.options import Translation, split_options, translate
 from glance.importing.pair import name_schedule
@@ -15,7 +15,7 @@ from glance.importing.remark import Remark
 from glance.importing.request import ImportRequest, TrainingImport
 from glance.run import RUNS, RunFolder
 from glance.sample import safe_name
-from glance.schedule import PRESETS, Phase, Schedule, replace_lists
+from glance.schedule import PRESETS, Phase, Schedule, parse_list
 from glance.settings import DEFAULT_SCHEDULE
 from glance.simpletuner.render import render_trainer_config
 from glance.training.plan import plan_settings, plan_training
@@ -61,9 +61,11 @@ def plan_training_import(
 
 def read_schedule(files: Mapping[Phase, TrainerFile]) -> Schedule:
     """Return both configs' lists, under a preset's name where they are its; raise ScheduleError."""
-    usual = PRESETS[DEFAULT_SCHEDULE].schedule
-    slow, fast = (files[phase].timesteps for phase in Phase)
-    return name_schedule(replace_lists(usual, slow_timesteps=slow, fast_timesteps=fast))
+    slow, fast = (
+        parse_list(files[phase].timesteps or "", name=f"{files[phase].path}: {LIST}")
+        for phase in Phase
+    )
+    return name_schedule(Schedule.written("custom", slow, fast))
 
 
 def train_command(request: TrainRequest) -> tuple[str, ...]:

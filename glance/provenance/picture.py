@@ -14,7 +14,7 @@ from typing import Any, Final
 from PIL import Image, PngImagePlugin
 from pydantic import ValidationError
 
-from glance.errors import InputError, ScheduleError, SetupError
+from glance.errors import InputError, ScheduleError, SetupError, locate_fault
 from glance.files import replacing
 from glance.pixels import DECODER_ERRORS, open_picture
 from glance.provenance.infotext import format_parameters
@@ -190,8 +190,7 @@ def _find_text(picture: Image.Image) -> str | None:
 
 def _first_fault(exc: Exception) -> str:
     if isinstance(exc, ValidationError):
-        first = exc.errors(include_url=False, include_input=False)[0]
-        text = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        text = locate_fault(exc.errors(include_url=False)[0])
     else:
         text = str(exc)
     return "".join(c if c.isprintable() else "?" for c in text[:200])  # it came with the file

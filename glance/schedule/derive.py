@@ -3,7 +3,7 @@
 from typing import Final
 
 from glance.errors import Problem, ScheduleError
-from glance.schedule.lists import Schedule
+from glance.schedule.lists import MOST_STEPS, Schedule
 from glance.schedule.shift import TEACHER_STEPS, Shift, Spacing, as_timestep, teacher_sigmas
 
 USUAL_STEPS: Final = 5
@@ -12,7 +12,6 @@ OWN_STEPS: Final = 2
 """Of each phase of the schedule `own`."""
 _SLOW_SHARE: Final = 5  # the first fifth of the teacher's steps is the slow phase's
 _CAN_SPARE_ONE: Final = 5
-_MOST_STEPS: Final = 1000  # the noise levels that the models were trained on
 
 
 def derive_schedule(
@@ -55,12 +54,12 @@ def own_schedule(
         for phase, wanted in (("slow", slow_steps), ("fast", fast_steps))
         if wanted < 1
     ]
-    if steps > _MOST_STEPS:
+    if steps > MOST_STEPS:
         problems.append(
             Problem(
                 f"--slow-steps {slow_steps} and --fast-steps {fast_steps}: models know "
-                f"{_MOST_STEPS} noise levels",
-                f"give at most {_MOST_STEPS} together",
+                f"{MOST_STEPS} noise levels",
+                f"give at most {MOST_STEPS} together",
             )
         )
     if problems:
@@ -94,11 +93,11 @@ def choose_steps(
         for phase, wanted, there in (("slow", slow_steps, boundary), ("fast", fast_steps, rest))
         if not 1 <= wanted <= there
     ]
-    if teacher_steps > _MOST_STEPS:
+    if teacher_steps > MOST_STEPS:
         problems = [
             Problem(
-                f"--teacher-steps {teacher_steps}: models know {_MOST_STEPS} noise levels",
-                f"give at most {_MOST_STEPS}",
+                f"--teacher-steps {teacher_steps}: models know {MOST_STEPS} noise levels",
+                f"give at most {MOST_STEPS}",
             )
         ]
     if problems:

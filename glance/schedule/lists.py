@@ -6,17 +6,20 @@ flow-matching convention of diffusers and SimpleTuner. A phase's list holds the 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final, Self
 
-from glance.errors import Problem, ScheduleError
+from glance.errors import Problem, ScheduleError, as_typed
 
 MAX_TIMESTEP = 1000.0
+MOST_STEPS: Final = 1000
+"""Of a phase: the noise levels that the models were trained on."""
+_EXAMPLE: Final = "such as 1000,979,958,935,911 and 887,745,563,320,20"
 
 
 class Phase(StrEnum):
@@ -49,6 +52,48 @@ class PhaseSchedule:
 
 
 @dataclass(frozen=True, slots=True)
+class Level:
+    """One value of a list: what it is, and how and where the user wrote it."""
+
+    timestep: float
+    text: str
+    """As it was typed: a sigma as a sigma."""
+    place: str
+    """`--slow-timesteps, value 2`."""
+    is_sigma: bool = False
+
+    def shown_beside(self, other: "Level") -> str:
+        """Return its value in the other one's unit."""
+        if self.is_sigma is other.is_sigma:
+            return self.text
+        factor = 1 / MAX_TIMESTEP if other.is_sigma else 1.0
+        return as_typed(self.timestep * factor)
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenList:
+    """A phase's list as the user wrote it, for what is to be said of it."""
+
+    name: str
+    levels: tuple[Level, ...]
+
+    @classmethod
+    def of(cls, name: str, values: Sequence[float], *, is_sigma: bool = False) -> Self:
+        """Return the list of Python or of JSON, whose places count from 0."""
+        factor = MAX_TIMESTEP if is_sigma else 1
+        levels = (
+            Level(value * factor, as_typed(value), f"{name}[{number}]", is_sigma)
+            for number, value in enumerate(values)
+        )
+        return cls(name, tuple(levels))
+
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        """Its values, 0-1000."""
+        return tuple(level.timestep for level in self.levels)
+
+
+@dataclass(frozen=True, slots=True)
 class Schedule:
     """Both phases, valid by construction: strictly decreasing from slow's first to fast's last."""
 
@@ -58,9 +103,16 @@ class Schedule:
 
     def __post_init__(self) -> None:
         """Check every rule at once; raise ScheduleError with all that is wrong."""
-        problems = _problems(self.slow_timesteps, self.fast_timesteps)
-        if problems:
-            raise ScheduleError(problems)
+        _require_rules(
+            WrittenList.of(Phase.SLOW, self.slow_timesteps),
+            WrittenList.of(Phase.FAST, self.fast_timesteps),
+        )
+
+    @classmethod
+    def written(cls, name: str, slow: WrittenList, fast: WrittenList) -> Self:
+        """Return the schedule of two lists; raise ScheduleError in the user's own spelling."""
+        _require_rules(slow, fast)
+        return cls(name, slow.timesteps, fast.timesteps)
 
     def phase(self, phase: Phase) -> PhaseSchedule:
         """Return one phase's part."""
@@ -88,28 +140,35 @@ class Preset:
     source: str
 
 
-def parse_list(text: str, *, name: str) -> tuple[float, ...]:
+def parse_list(text: str, *, name: str) -> WrittenList:
     """Read a comma-separated list as timesteps (0-1000).
 
     Values that are all at most 1 are sigmas and are multiplied by 1000 (in decimal, so that
-    0.9791915 becomes exactly 979.1915). `name` says in errors which list it was.
+    0.9791915 becomes exactly 979.1915). `name` says in errors which list it was: its flag.
 
     Raises ScheduleError naming each value that is no number, and its place.
     """
     parts = [part.strip() for part in text.split(",")]
     numbers: list[Decimal] = []
     problems: list[Problem] = []
-    for place, part in enumerate(parts):
+    for place, part in enumerate(parts, 1):
         try:
             numbers.append(Decimal(part))
         except InvalidOperation:
             problems.append(
-                Problem(f"{name}[{place}]: {part!r} is not a number", "write 1000,979.2,957.5")
+                Problem(
+                    f"{name}, value {place}: {part!r} is not a number",
+                    f"write numbers with commas between them, {_EXAMPLE}",
+                )
             )
     if problems:
         raise ScheduleError(problems)
     are_sigmas = all(number.is_nan() or number.copy_abs() <= 1 for number in numbers)
-    return tuple(_as_float(number, is_sigma=are_sigmas) for number in numbers)
+    levels = (
+        Level(_as_float(number, is_sigma=are_sigmas), part, f"{name}, value {place}", are_sigmas)
+        for place, (number, part) in enumerate(zip(numbers, parts, strict=True), 1)
+    )
+    return WrittenList(name, tuple(levels))
 
 
 def resolve_schedule(
@@ -139,12 +198,22 @@ def replace_lists(
     """
     if slow_timesteps is None and fast_timesteps is None:
         return schedule
-    slow, fast = schedule.slow_timesteps, schedule.fast_timesteps
-    if slow_timesteps is not None:
-        slow = parse_list(slow_timesteps, name=Phase.SLOW)
-    if fast_timesteps is not None:
-        fast = parse_list(fast_timesteps, name=Phase.FAST)
-    return Schedule("custom", slow, fast)
+    slow, fast = (
+        _kept_list(schedule, phase)
+        if text is None
+        else parse_list(text, name=f"--{phase}-timesteps")
+        for phase, text in zip(Phase, (slow_timesteps, fast_timesteps), strict=True)
+    )
+    return Schedule.written("custom", slow, fast)
+
+
+def _kept_list(schedule: Schedule, phase: Phase) -> WrittenList:
+    name = f"the {phase} list of the schedule {schedule.name}"
+    levels = (
+        Level(timestep, as_typed(timestep), f"{name}, value {place}")
+        for place, timestep in enumerate(schedule.phase(phase).timesteps, 1)
+    )
+    return WrittenList(name, tuple(levels))
 
 
 def _as_float(number: Decimal, *, is_sigma: bool) -> float:
@@ -153,41 +222,45 @@ def _as_float(number: Decimal, *, is_sigma: bool) -> float:
     return float(number * 1000 if is_sigma else number)
 
 
-def _shown(value: float) -> str:
-    """Return every digit of the user's own value: 1000.0001 must not become 1000."""
-    return repr(value).removesuffix(".0")
+def _require_rules(slow: WrittenList, fast: WrittenList) -> None:
+    problems = [problem for one in (slow, fast) for problem in _problems(one)]
+    usable = [
+        level for one in (slow, fast) for level in one.levels if 0 < level.timestep <= MAX_TIMESTEP
+    ]
+    problems += (
+        Problem(
+            f"{level.place}: {level.text} is not below {before.place} = "
+            f"{before.shown_beside(level)}",
+            f"both lists together run strictly downwards, slow first: {_EXAMPLE}",
+        )
+        for before, level in pairwise(usable)
+        if level.timestep >= before.timestep
+    )
+    if problems:
+        raise ScheduleError(problems)
 
 
-def _problems(slow: Sequence[float], fast: Sequence[float]) -> list[Problem]:
-    problems: list[Problem] = []
-    places: list[tuple[str, float]] = []
-    for phase, values in ((Phase.SLOW, slow), (Phase.FAST, fast)):
-        if not values:
-            problems.append(Problem(f"{phase}: the list is empty", "give at least one timestep"))
-        places += [(f"{phase}[{place}]", value) for place, value in enumerate(values)]
-    usable: list[tuple[str, float]] = []
-    for where, value in places:
-        if not math.isfinite(value):
-            problems.append(Problem(f"{where}: {value} is not a finite number"))
-        elif not 0 < value <= MAX_TIMESTEP:
-            problems.append(
-                Problem(
-                    f"{where}: {_shown(value)} is outside 0-1000",
-                    "timesteps lie above 0 and at most at 1000; a list of sigmas lies above 0 "
-                    "and at most at 1",
-                )
+def _problems(one: WrittenList) -> Iterator[Problem]:
+    """Yield what is wrong with the values of one list."""
+    if not one.levels:
+        yield Problem(f"{one.name}: the list is empty", f"give at least one timestep, {_EXAMPLE}")
+    if len(one.levels) > MOST_STEPS:
+        yield Problem(
+            f"{one.name}: it holds {len(one.levels):,} values, and models know {MOST_STEPS:,} "
+            "noise levels",
+            "a pair takes few steps: five a phase are usual",
+        )
+        return
+    for level in one.levels:
+        most = "1" if level.is_sigma else "1000"
+        if not math.isfinite(level.timestep):
+            yield Problem(f"{level.place}: {level.text} is not a finite number", _EXAMPLE)
+        elif not 0 < level.timestep <= MAX_TIMESTEP:
+            yield Problem(
+                f"{level.place}: {level.text} is not above 0 and at most {most}",
+                f"timesteps lie up to 1000, and a list that is all at most 1 holds sigmas: "
+                f"{_EXAMPLE}",
             )
-        else:
-            usable.append((where, value))
-    for (before, higher), (where, value) in pairwise(usable):
-        if value >= higher:
-            problems.append(
-                Problem(
-                    f"{where}: {_shown(value)} is not below {before} = {_shown(higher)}",
-                    "both lists together run strictly downwards, slow first",
-                )
-            )
-    return problems
 
 
 # Last in the file: a preset is checked by the rules above as soon as it is made.
