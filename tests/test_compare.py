@@ -36,7 +36,7 @@ from glance.compare.sheet import MOST_ROWS, save_sheet
 from glance.compare.shelf import Shelf
 from glance.compare.summary import describe, gain_of, mean_of, tabulate
 from glance.errors import RunError, SettingsError, SetupError, UsageError
-from glance.events import Event, Warned
+from glance.events import Event, Noted, Warned
 from glance.files import cache_folder
 
 RUN = Path("runs/cat")
@@ -482,3 +482,90 @@ def test_a_folder_that_cannot_be_written_is_said() -> None:
         write_report(plan, make_comparison(), judge(make_comparison()))
 
     assert str(refused.value.problems[0].hint).startswith("give --output a folder")
+
+
+class TestLookingAgain:
+    """A comparison never takes the pictures of another one away."""
+
+    def compare(self, *prompts: str, **changes: object) -> tuple[Path, list[str]]:
+        if not RUN.exists():
+            write_run(RUN)
+        plan = plan_comparison(CompareRequest(RUN, prompts, device="cpu", **changes))
+        fill_cache(plan)
+        events: list[Event] = []
+        report = compare_pair(plan, events.append)
+        return report.folder, [one.message for one in events if isinstance(one, Noted)]
+
+    def prompts(self, folder: Path) -> list[str]:
+        figures = json.loads((folder / "compare.json").read_text())
+        return [row["prompt"] for row in figures["rows"]]
+
+    def test_fewer_prompts_leave_the_earlier_pictures_in_a_folder_of_their_own(self) -> None:
+        folder, _ = self.compare("a", "b")
+        before = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+        _, said = self.compare("b")
+
+        kept = folder / "earlier-1"
+        assert {
+            path.name: path.read_bytes() for path in kept.rglob("*") if path.is_file()
+        } == before
+        assert said == [f"the comparison that was there before is kept in {kept}"]
+        assert (self.prompts(folder), self.prompts(kept)) == (["b"], ["a", "b"])
+        assert len(list(folder.glob("pictures/*.png"))) == len(Variant)
+
+    def test_the_same_or_more_of_it_take_its_place(self) -> None:
+        folder, _ = self.compare("a")
+
+        _, again = self.compare("a")
+        _, more = self.compare("b", "a")
+
+        assert (again, more) == ([], [])
+        assert self.prompts(folder) == ["b", "a"]
+        assert not list(folder.glob("earlier-*"))
+
+    def test_each_further_one_has_its_number(self) -> None:
+        for prompt in "abc":
+            folder, _ = self.compare(prompt)
+
+        assert [self.prompts(folder / f"earlier-{n}") for n in (1, 2)] == [["a"], ["b"]]
+
+    @pytest.mark.parametrize("damage", ["pixels", "figures", "no figures"])
+    def test_what_cannot_be_told_to_be_the_same_is_kept(self, damage: str) -> None:
+        folder, _ = self.compare("a")
+        if damage == "pixels":  # painted with another guidance, of which compare.json says nothing
+            Image.new("RGB", (64, 64), "red").save(folder / "pictures/1-both.png")
+        elif damage == "figures":
+            (folder / "compare.json").write_text("{}")
+        else:
+            (folder / "compare.json").unlink()
+
+        self.compare("a")
+
+        assert (folder / "earlier-1/pictures/1-both.png").is_file()
+
+    def test_what_is_not_ours_stays_where_it_is(self) -> None:
+        folder, _ = self.compare("a")
+        (folder / "pictures/holiday.png").write_bytes(b"theirs")
+        (folder / "notes.txt").write_text("theirs")
+
+        self.compare("b")
+
+        assert (folder / "pictures/holiday.png").read_bytes() == b"theirs"
+        assert (folder / "notes.txt").is_file()
+        assert not (folder / "earlier-1/pictures/holiday.png").exists()
+
+
+class TestBounds:
+    def test_more_pictures_than_a_comparison_holds_are_refused(self) -> None:
+        write_run(RUN)
+
+        with pytest.raises(SettingsError, match="2,001 prompts and noises, each painted in 5 ways"):
+            plan_comparison(CompareRequest(RUN, ("a",), count=2001, device="cpu"))
+        with pytest.raises(SettingsError, match="--count 100000000: 100,000,000 pictures in all"):
+            plan_comparison(CompareRequest(RUN, ("a",), count=100_000_000, device="cpu"))
+
+    @pytest.mark.parametrize("steps", [1, 1001, 100_000_000])
+    def test_a_teacher_has_as_many_steps_as_there_are_noise_levels(self, steps: int) -> None:
+        with pytest.raises(SettingsError, match=f"--teacher-steps {steps}: .* from 2 to 1,000"):
+            plan_comparison(CompareRequest(run=RUN, teacher_steps=steps))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from glance.distillation.plan import plan_distillation
 from glance.distillation.request import DistillationPlan, DistillRequest
-from glance.errors import GlanceError, InputError, Problem
+from glance.errors import GlanceError, InputError, Problem, UsageError
 from glance.families import find_family
 from glance.model import find_packaged
 from glance.prompts.shipped import judging_prompts, teaching_prompts
@@ -344,7 +344,7 @@ def test_a_json_line_may_hold_several_lines_of_text() -> None:
     [
         ("", "prompt file prompts.txt: there is no prompt in it"),
         ("# nothing\n\n", "prompt file prompts.txt: there is no prompt in it"),
-        ("a" * 100_000, "String should have at most 65536 characters"),
+        ("a" * 100_000, "it must have at most 65536 characters"),
         (b"a cat\nun caf\xe9\n", "prompt file prompts.txt is not UTF-8 (byte 12)"),
         (b"\x89PNG\r\n\x1a\n\x00\x00", "prompt file prompts.txt is not UTF-8 (byte 0)"),
         ("a cat\nGIF\x00\x1b", "prompts.txt:2: prompt: "),
@@ -380,7 +380,8 @@ def test_a_bad_prompt_is_refused_by_its_number() -> None:
 
 
 def test_prompts_are_given_one_by_one_or_in_a_file() -> None:
-    assert "exclude each other" in problem(prompts=("a cat",), prompt_file=Path("x.txt"))
+    with pytest.raises(UsageError, match="exclude each other"):
+        distil(prompts=("a cat",), prompt_file=Path("x.txt"))
 
 
 def test_few_prompts_are_warned_of() -> None:
@@ -408,6 +409,14 @@ def test_the_pair_is_judged_on_prompts_that_it_does_not_learn() -> None:
     assert distil(prompts=ours).judging == ()
 
 
+def test_more_paths_than_anybody_waits_for_are_refused_before_one_is_laid_out() -> None:
+    many = tuple(f"hill {number}" for number in range(128))
+
+    assert "--noises 1000: 128 prompts at 1 sizes are 128,000 paths in all" in problem(
+        prompts=many, noises=1000
+    )
+
+
 # All at once
 
 
@@ -432,12 +441,12 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
     for part in (
         "--prompt, number 1",
         "--size 64",
-        "teacher's noises: 0",
-        "teacher's steps: 1",
-        "teacher's guidance: 101",
-        "steps: 0",
-        "rank: 0",
-        "learning_rate: 2",
+        "--noises 0",
+        "--teacher-steps 1",
+        "--guidance 101",
+        "--steps 0",
+        "--rank 0",
+        "--learning-rate 2",
         "schedule 'fast' is not known",
         "--devices x",
         "--set nonsense",

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from glance.errors import InputError, UsageError
+from glance.errors import InputError, SetupError
 from glance.losses import Course, StepLoss
 from glance.plot import (
     ASCII,
@@ -118,7 +118,7 @@ def test_the_users_own_matplotlib_settings_change_nothing(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(("name", "said"), [("x.jpg", ".jpg"), ("x", "no ending")])
 def test_another_ending_is_refused(name: str, said: str) -> None:
-    with pytest.raises(UsageError, match=f"--plot .*: {said} is no kind") as refused:
+    with pytest.raises(InputError, match=f"--plot .*: {said} is no kind") as refused:
         draw_schedule(SMALL, (), Path(name))
 
     assert refused.value.problems[0].hint == "end it with one of .png, .svg"
@@ -128,7 +128,7 @@ def test_another_ending_is_refused(name: str, said: str) -> None:
 def test_what_cannot_be_written_is_refused_and_nothing_is_left() -> None:
     Path("x.png").mkdir()
 
-    with pytest.raises(InputError, match=r"--plot .*x\.png: Is a directory"):
+    with pytest.raises(SetupError, match=r"--plot .*x\.png: Is a directory"):
         draw_schedule(SMALL, (), Path("x.png"))
 
     assert [path.name for path in Path().iterdir()] == ["x.png"]

@@ -164,12 +164,12 @@ def test_what_some_points_have_names_them_and_what_all_have_is_said_once() -> No
     assert messages(caught.value) == [
         "no caption for cat.png: neither cat.txt nor cat.caption exists",
         "rank-4-nope, rank-0-nope: schedule 'nope' is not known",
-        "rank-0-seed, rank-0-nope: rank: 0: Input should be greater than or equal to 1",
+        "rank-0-seed, rank-0-nope: --rank 0: it must be at least 1",
     ]
 
 
 def test_no_training_starts_when_one_point_is_bad(sweep: Sweep, simpletuner: Any) -> None:
-    with pytest.raises(SettingsError, match="rank-9000: rank: 9000"):
+    with pytest.raises(SettingsError, match="rank-9000: --rank 9000"):
         sweep(ranks="4,9000")
 
     assert simpletuner.starts == []
@@ -182,8 +182,18 @@ def test_pictures_that_cannot_be_painted_are_refused_before() -> None:
 
     assert messages(caught.value) == [
         "--prompt: it is empty",
-        "seed: -1: Input should be greater than or equal to 0",
+        "--picture-seed -1: it must be at least 0",
     ]
+
+
+def test_more_points_or_pictures_than_anybody_waits_for_are_refused_before_one_is_planned() -> None:
+    ranks = ",".join(map(str, range(1, 2001)))
+    rates = ",".join(f"{number}e-9" for number in range(1, 2001))
+
+    with pytest.raises(SettingsError, match="4,000,000 combinations, and one sweep trains at most"):
+        plan(ranks=ranks, learning_rates=rates)
+    with pytest.raises(SettingsError, match="2 points paint 1 prompts from 2000 noises each, 12,0"):
+        plan(ranks="4,8", pictures=True, prompts=("a",), picture_seeds=tuple(range(2000)))
 
 
 def test_two_schedule_files_of_one_name_are_refused() -> None:

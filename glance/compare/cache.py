@@ -51,6 +51,10 @@ class Cache:
         """Return the one of this user; raises SetupError where there is no home."""
         return cls(cache_folder() / "compare")
 
+    def holds(self, key: str) -> bool:
+        """Whether a picture with its latents is there; whether it is sound, `find` says."""
+        return self._picture(key).is_file() and self._latents(key).is_file()
+
     def find(self, key: str) -> "Image | None":
         """Return a picture; None where it or its latents are not there, or are damaged."""
         path = self._picture(key)

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from glance.compare.cache import Cache
 from glance.compare.measure import LATENTS, Meter, root_mean_square
@@ -37,6 +37,22 @@ def run_comparison(plan: ComparisonPlan, on_event: EventSink) -> Comparison:
     return comparison
 
 
+def foresee(plan: ComparisonPlan) -> dict[str, Any]:
+    """Return what `glance compare --dry-run --json` prints: what is painted, what is there."""
+    cache = Cache.of_user() if plan.is_cacheable else None
+    wanted = {one.key: one for one in plan.paintings}
+    missing = [one for key, one in wanted.items() if cache is None or not cache.holds(key)]
+    return {
+        "folder": str(plan.folder),
+        "rows": [{"prompt": row.settings.prompt, "seed": row.settings.seed} for row in plan.rows],
+        "variants": [one.label for one in plan.rows[0].paintings.values()],
+        "pictures": len(wanted),
+        "cached": len(wanted) - len(missing),
+        "steps": sum(one.steps for one in missing),
+        "finds_worth": plan.finds_worth,
+    }
+
+
 def compare_pair(
     plan: ComparisonPlan, on_event: EventSink, *, words: Judge | None = None
 ) -> Report:
@@ -52,7 +68,10 @@ def compare_pair(
     verdict = judge(comparison, worth_steps=comparer.find_worth(comparison))
     comparer.close()
     shown = comparison if words is None else comparison.judged(words)
-    return write_report(plan, shown, verdict)
+    report = write_report(plan, shown, verdict)
+    if report.earlier is not None:
+        on_event(Noted(f"the comparison that was there before is kept in {report.earlier}"))
+    return report
 
 
 class Comparer:

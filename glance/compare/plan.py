@@ -18,12 +18,19 @@ from glance.compare.request import (
 )
 from glance.errors import SettingsError, UsageError
 from glance.families import find_family
+from glance.files import require_writable
 from glance.generation.plan import plan_generation
-from glance.generation.request import GenerationPlan, InferRequest, PlannedPicture
+from glance.generation.request import (
+    MOST_PICTURES,
+    GenerationPlan,
+    InferRequest,
+    PlannedPicture,
+)
 from glance.model import is_small_model, recorded_model
 from glance.prompts.shipped import judging_prompts
 from glance.run import RunFolder, find_newest_run, load_manifest, read_caption
 from glance.schedule import Phase, Schedule
+from glance.schedule.lists import MOST_STEPS
 from glance.settings import SampleSettings, Teacher
 
 _JUDGED: Final = 16
@@ -35,9 +42,9 @@ def plan_comparison(request: CompareRequest) -> ComparisonPlan:
 
     Raises what plan_generation raises; RunError too when the run's caption is wanted and gone.
     """
-    if request.teacher_steps < 2:
+    if not 2 <= request.teacher_steps <= MOST_STEPS:
         raise SettingsError(
-            f"--teacher-steps {request.teacher_steps}: a schedule has at least 2",
+            f"--teacher-steps {request.teacher_steps}: a schedule has from 2 to {MOST_STEPS:,}",
             hint="use 50, or as many as the base model is usually given",
         )
     if not request.variants:
@@ -47,7 +54,10 @@ def plan_comparison(request: CompareRequest) -> ComparisonPlan:
     subject = _Subject((), Path()) if run is None else _find_subject(run, request)
     if run is not None:
         request = _guide_as_taught(request, load_manifest(run).settings.teacher)
+    if request.output is not None:
+        require_writable(request.output, "--output", is_folder=True)
     generation = plan_generation(_as_infer(request, subject))
+    _require_few(generation, request)
     weights = sample_weights(generation)
     return ComparisonPlan(
         generation=generation,
@@ -66,6 +76,19 @@ def plan_comparison(request: CompareRequest) -> ComparisonPlan:
         and len(generation.pictures) >= FEWEST,
         weights=weights,
     )
+
+
+def _require_few(generation: GenerationPlan, request: CompareRequest) -> None:
+    """Raise SettingsError for more pictures than a comparison can hold: all are in memory."""
+    rows, variants = len(generation.pictures), len(set(request.variants))
+    if rows * variants > MOST_PICTURES:
+        raise SettingsError(
+            f"{rows:,} prompts and noises, each painted in {variants} ways: "
+            f"{rows * variants:,} pictures in all, and one comparison makes at most "
+            f"{MOST_PICTURES:,}",
+            hint=f"give {MOST_PICTURES // variants:,} prompts and noises at most: more change "
+            "no verdict",
+        )
 
 
 def plan_own(plan: ComparisonPlan, row: PlannedRow, steps: int) -> Painting:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from glance.errors import ScheduleError, UsageError
+from glance.errors import ScheduleError
 from glance.generation.request import InferRequest
 from glance.levels import OF_ONE_SIZE, LevelsRequest, Subject, find_shift, resolve_levels
 from glance.schedule import Phase, Schedule, replace_lists
@@ -39,8 +39,8 @@ def decide_levels(
     """Return the user's own lists, else the trained ones, else the guide's.
 
     `subject.size` is the first picture's. With `reshift` the lists are moved from the trained size
-    to the pictures'. Raises what resolve_levels raises, or UsageError when the pictures differ in
-    size and the schedule depends on it, or none depends on the size that should be moved.
+    to the pictures'. Raises what resolve_levels raises, ScheduleError too when the pictures differ
+    in size and the schedule depends on it, or none depends on the size that should be moved.
     """
     chosen, notes = _choose(request, trained, subject)
     if request.reshift:
@@ -88,7 +88,7 @@ def _require_one_size(flag: str, pictures: Sequence[SampleSettings]) -> None:
     sizes = sorted({(one.width, one.height) for one in pictures})
     if len(sizes) > 1:
         shown = ", ".join(f"{width}x{height}" for width, height in sizes)
-        raise UsageError(
+        raise ScheduleError(
             f"{flag} gives one schedule, and the pictures have several sizes: {shown}",
             hint="paint one size at a time",
         )
@@ -97,7 +97,7 @@ def _require_one_size(flag: str, pictures: Sequence[SampleSettings]) -> None:
 def _move(schedule: Schedule, trained: Trained, subject: Subject) -> Schedule:
     shift = find_shift(subject.family, subject.model).shift
     if not depends_on_size(shift):
-        raise UsageError(
+        raise ScheduleError(
             f"--reshift: {subject.family.title} has the same schedule at every size",
             hint="drop it",
         )

@@ -1,14 +1,17 @@
 """Where pictures go: names of their own, and those that an earlier start has painted already."""
 
-import os
 import re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from glance.errors import InputError
+from glance.files import require_writable
+from glance.generation.handover import latents_path, preview_path
 from glance.generation.pictures import Asked
-from glance.generation.request import PlannedPicture
+from glance.generation.request import InferRequest, PlannedPicture
 from glance.provenance import FORMATS, Record, read_record
 
 MakeRecord = Callable[[Asked, Path], Record]
@@ -16,46 +19,96 @@ MakeRecord = Callable[[Asked, Path], Record]
 
 
 def place_pictures(
-    asked: Sequence[Asked],
-    *,
-    given: Path | None,
-    images: Path,
-    make_record: MakeRecord,
-    is_anew: bool,
+    request: InferRequest, asked: Sequence[Asked], *, images: Path, make_record: MakeRecord
 ) -> tuple[PlannedPicture, ...]:
-    """Return the pictures with their places: `given` by the user, else in the run's `images`.
+    """Return the pictures with their places: the request's, else in the run's `images`.
 
     A single picture goes to the path that is given. Several go to a folder, or get the path's
-    name with their seeds. A name of ours never takes a file away: it is numbered. Only where
-    several are asked for, one that shows exactly what is asked counts as done: the command was
-    interrupted and is run again; not so if they are wanted `is_anew`.
+    name with their seeds. A name of ours never takes a file away: it is numbered. A picture that
+    is there and shows exactly what is asked, with all that is saved beside it, counts as done, of
+    one as of several; with `restart` it is painted over. Pictures without a record are not told
+    apart.
 
-    Raises InputError when nothing can be written there.
+    Raises InputError for a path that is no picture's, SetupError when nothing can be written there.
     """
+    given = request.output
     is_folder = given is None or given.is_dir() or not given.suffix
     folder = images if given is None else given if is_folder else given.parent
-    _require_writable(folder)
     if given is not None and not is_folder:
         _require_format(given)
-    if given is not None and not is_folder and len(asked) == 1:
-        _require_writable(given)
-        record = make_record(asked[0], folder)
-        return (PlannedPicture(asked[0].settings, given, record, is_done=False),)
-    planned: list[PlannedPicture] = []
-    taken: set[Path] = set()
+        require_writable(given, "--output")
+    else:
+        require_writable(folder, "--output", is_folder=True)
+    names = _Names(look=request.metadata)
+    planned = []
     for one in asked:
         record = make_record(one, folder)
-        name = one.name or _name(one, given if given is not None and not is_folder else None)
-        path, is_done = _find_place(
-            folder / name,
-            taken,
-            record,
-            resumes=len(asked) > 1 and not is_anew,
-            replaces=is_anew and len(asked) > 1,
-        )
-        taken.add(path)
-        planned.append(PlannedPicture(one.settings, path, record, is_done=is_done))
+        if given is not None and not is_folder and len(asked) == 1:
+            place, is_there = given, request.metadata and _key(given) == record.key()
+        else:
+            name = one.name or _name(one, given if given is not None and not is_folder else None)
+            place, is_there = names.take(folder / name, record)
+        is_whole = all(path.exists() for path in _beside(request, place))
+        is_done = is_there and is_whole and not request.restart
+        planned.append(PlannedPicture(one.settings, place, record, is_done=is_done))
     return tuple(planned)
+
+
+@dataclass(slots=True)
+class _Names:
+    """The names x.png, x-2.png, ... of this command: each is given once."""
+
+    look: bool
+    """Whether pictures that are there already may be the ones that are asked for."""
+    _taken: set[Path] = field(default_factory=set)
+    _there: dict[Path, dict[str, list[Path]]] = field(default_factory=dict)
+    """By the first name: the pictures of its numbers that are there, by their records' keys."""
+    _next: defaultdict[Path, int] = field(default_factory=lambda: defaultdict(lambda: 1))
+
+    def take(self, path: Path, record: Record) -> tuple[Path, bool]:
+        """Return the place that shows this very picture and True, else the first free one."""
+        if path not in self._there:
+            self._there[path] = self._find(path) if self.look else {}
+        there = self._there[path]
+        same = there.get(record.key(), []) if there else []
+        place = next((one for one in same if one not in self._taken), None)
+        is_there = place is not None
+        while place is None:
+            one = _numbered(path, self._next[path])
+            self._next[path] += 1
+            if one not in self._taken and not one.exists():
+                place = one
+        self._taken.add(place)
+        return place, is_there
+
+    def _find(self, path: Path) -> dict[str, list[Path]]:
+        found: dict[str, list[Path]] = {}
+        number = 1
+        while (place := _numbered(path, number)).exists():
+            key = _key(place)
+            if key is not None:
+                found.setdefault(key, []).append(place)
+            number += 1
+        return found
+
+
+def _beside(request: InferRequest, picture: Path) -> tuple[Path, ...]:
+    """Return the files that are asked for beside a picture."""
+    return (
+        *((latents_path(picture),) if request.save_latents else ()),
+        *((preview_path(picture),) if request.save_phases else ()),
+    )
+
+
+def _numbered(path: Path, number: int) -> Path:
+    return path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+
+
+def _key(path: Path) -> str | None:
+    """Return what the picture's record says it shows; None where there is none."""
+    with suppress(InputError):
+        return read_record(path).key()
+    return None
 
 
 def _name(one: Asked, pattern: Path | None) -> str:
@@ -65,40 +118,9 @@ def _name(one: Asked, pattern: Path | None) -> str:
     return f"{words or 'image'}-{one.settings.seed}.png"
 
 
-def _find_place(
-    path: Path, taken: set[Path], record: Record, *, resumes: bool, replaces: bool
-) -> tuple[Path, bool]:
-    """Return the first of x.png, x-2.png, ... that is free or holds this very picture."""
-    for number in range(1, 1_000_000):
-        place = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
-        if place in taken:
-            continue
-        if not place.exists():
-            return place, False
-        if (resumes or replaces) and _shows(place, record):
-            return place, resumes
-    raise InputError(f"there are too many pictures at {path}", hint="give another --output")
-
-
-def _shows(path: Path, record: Record) -> bool:
-    with suppress(InputError):
-        return read_record(path).key() == record.key()
-    return False
-
-
 def _require_format(path: Path) -> None:
     if path.suffix.lower() not in FORMATS:
         raise InputError(
             f"--output {path}: {path.suffix} is not a picture format",
             hint=f"use one of {', '.join(FORMATS)}",
         )
-
-
-def _require_writable(path: Path) -> None:
-    """Raise InputError now, not after the sampling, where nothing can be written."""
-    place = path.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    folder = place if place.is_dir() else place.parent
-    if (place not in (path.absolute(), folder)) or not os.access(folder, os.W_OK):
-        raise InputError(f"nothing can be written at {path}", hint="give --output another path")

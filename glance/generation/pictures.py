@@ -1,18 +1,19 @@
 """Which pictures are asked for: prompts, lines of a file, seeds and counts, laid out in a row."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from glance.errors import Problem, SettingsError, UsageError
 from glance.families import Family
 from glance.generation.recorded import Recorded
-from glance.generation.request import InferRequest
+from glance.generation.request import MOST_PICTURES, InferRequest
 from glance.prompts import PromptLine, read_prompts
 from glance.sample import measure_picture
 from glance.settings import SampleSettings, resolve_sample_settings
 
+_SHOWN: Final = 3  # of many prompts with the same problem
 _ASKED = (
     *("negative_prompt", "slow_guidance", "fast_guidance", "true_cfg", "slow_scale"),
     *("fast_scale", "width", "height", "reference", "loras"),
@@ -47,26 +48,43 @@ def lay_out(
             hint="leave them out; other prompts are possible",
         )
     before = None if recorded is None else _settings_of(recorded)
+    lines = list(_lines(request, before))
+    _require_few(request, [line for _, line in lines])
     asked: list[Asked] = []
-    problems: list[Problem] = []
-    for where, line in _lines(request, before):
+    refused: dict[Problem, list[str]] = {}
+    for where, line in lines:
         values = _values(request, line, before)
-        for seed in _seeds(request, line, before):
-            try:
+        keys = {key: key for key in line.model_fields_set - {"prompt"}}  # of a file: no flags
+        try:
+            aspect = _measure_reference(values.get("reference"), family)
+            for seed in _seeds(request, line, before):
                 settings = resolve_sample_settings(
                     family,
                     resolution=resolution,
-                    aspect=_measure_reference(values.get("reference"), family),
+                    aspect=aspect,
                     trained=trained,
+                    names=keys,
                     **{**values, "seed": seed},
                 )
-            except SettingsError as exc:
-                problems += (Problem(f"{where}{one.message}", one.hint) for one in exc.problems)
-                break  # the other seeds have the same problems
-            asked.append(Asked(settings, line.output))
-    if problems:
-        raise SettingsError(problems)
+                asked.append(Asked(settings, line.output))
+        except SettingsError as exc:
+            for problem in exc.problems:
+                refused.setdefault(problem, []).append(where)
+    if refused:
+        raise SettingsError(_located(refused, lines=len(lines)))
     return tuple(asked)
+
+
+def _located(refused: Mapping[Problem, Sequence[str]], *, lines: int) -> Iterator[Problem]:
+    """Yield each problem with the prompts that have it; one that all have, once."""
+    for problem, places in refused.items():
+        if len(places) == lines:
+            yield problem
+            continue
+        for place in places[:_SHOWN]:
+            yield Problem(f"{place}{problem.message}", problem.hint)
+        if len(places) > _SHOWN:
+            yield Problem(f"{len(places) - _SHOWN:,} prompts more have it: {problem.message}")
 
 
 def _settings_of(recorded: Recorded) -> SampleSettings:
@@ -113,23 +131,46 @@ def _seeds(
     request: InferRequest, line: PromptLine, recorded: SampleSettings | None
 ) -> tuple[int, ...]:
     usual = 0 if recorded is None else recorded.seed
+    first = _first_seeds(request, line) or (usual,)
+    return tuple(seed + more for seed in first for more in range(_count(request, line)))
+
+
+def _first_seeds(request: InferRequest, line: PromptLine) -> tuple[int, ...]:
     own = (line.seed,) if isinstance(line.seed, int) else line.seed
-    count = line.count or request.count or 1
-    first = own or request.seeds or (usual,)
-    return tuple(seed + more for seed in first for more in range(count))
+    return own or request.seeds
+
+
+def _count(request: InferRequest, line: PromptLine) -> int:
+    return line.count or request.count or 1
+
+
+def _require_few(request: InferRequest, lines: Sequence[PromptLine]) -> None:
+    """Raise SettingsError for more pictures than a plan can hold, before any is laid out."""
+    total = sum(max(1, len(_first_seeds(request, line))) * _count(request, line) for line in lines)
+    if total <= MOST_PICTURES:
+        return
+    fitting = MOST_PICTURES * (request.count or 0) // total
+    what = "the prompts" if request.count is None else f"--count {request.count}"
+    raise SettingsError(
+        f"{what}: {total:,} pictures in all, and one command makes at most {MOST_PICTURES:,}",
+        hint=f"--count {fitting}, and another command for the seeds after those"
+        if fitting
+        else "give fewer prompts and seeds at a time",
+    )
 
 
 def _measure_reference(reference: Path | None, family: Family) -> tuple[int, int] | None:
     """Return the width and height of the picture to edit; None where nothing is edited."""
     if family.edits and reference is None:
-        raise UsageError(
+        raise SettingsError(
             f"{family.title} edits a picture, and there is no --reference",
             hint="say which one with --reference x.png",
         )
     if reference is None:
         return None
     if not family.edits:
-        raise UsageError(
-            f"--reference: {family.title} paints from text alone", hint="drop --reference"
+        raise SettingsError(
+            f"--reference {reference}: {family.title} paints from text alone",
+            hint="drop --reference",
         )
     return measure_picture(reference)

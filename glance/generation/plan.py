@@ -101,11 +101,10 @@ def _put_together(
     notes: tuple[str, ...],
 ) -> GenerationPlan:
     pictures = place_pictures(
+        request,
         asked,
-        given=request.output,
         images=Path() if pair.run is None else pair.run.images,
         make_record=maker.make,
-        is_anew=request.restart,
     )
     if request.metadata:
         for one in pictures:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from glance.device import AUTO, is_present
-from glance.errors import LoraError, Problem, UsageError
+from glance.errors import InputError, LoraError, Problem
 from glance.generation.handover import read_handover
 from glance.generation.request import InferRequest
 from glance.hub import is_hub_file
@@ -34,8 +34,8 @@ class Recorded:
 def find_recorded(request: InferRequest) -> Recorded | None:
     """Return what the request builds on: a picture's record, else that of saved latents.
 
-    Raises InputError when there is none in the file, UsageError when a picture was painted from
-    saved latents and they are not given.
+    Raises InputError when there is none in the file, or a picture was painted from saved latents
+    and they are not given.
     """
     if request.from_image is not None:
         record = read_record(request.from_image)
@@ -107,12 +107,12 @@ def differences(recorded: Recorded, record: Record) -> Iterator[str]:
 
 def _require_latents(request: InferRequest, sha256: str) -> None:
     if request.init_latents is None:
-        raise UsageError(
+        raise InputError(
             f"{request.from_image} was painted from saved latents",
             hint="give them: --init-latents FILE",
         )
     if request.init_latents.is_file() and hash_file(request.init_latents) != sha256:
-        raise UsageError(
+        raise InputError(
             f"{request.init_latents} holds other latents than {request.from_image} began from",
             hint="give those, or leave out --from-image",
         )

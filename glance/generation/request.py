@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from glance.device import AUTO, Device, Precision
 from glance.errors import UsageError
@@ -12,6 +12,9 @@ from glance.memory import Memory, Quantize
 from glance.provenance import Record
 from glance.schedule import Phase, Schedule
 from glance.settings import SampleSettings
+
+MOST_PICTURES: Final = 10_000
+"""Of one command: a plan holds every picture, and a day has time for fewer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

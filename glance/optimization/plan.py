@@ -1,17 +1,18 @@
 """Decide a search: prompts, trajectories, and the phases that each step may belong to."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from glance.errors import InputError, Problem, SettingsError
+from glance.files import require_writable
 from glance.generation.plan import plan_generation
 from glance.generation.request import InferRequest
 from glance.levels import find_shift
 from glance.optimization.request import OptimizationPlan, OptimizeRequest
 from glance.schedule import Phase
 from glance.schedule.file import OPTIMAL
+from glance.schedule.lists import MOST_STEPS
 from glance.schedule.shift import teacher_sigmas
 from glance.settings import SampleSettings
 
@@ -34,8 +35,9 @@ _LEAST_SHARE: Final = 3  # nor is one for the last wisps of noise: a phase has a
 def plan_optimization(request: OptimizeRequest) -> OptimizationPlan:
     """Check the request and decide the rest. Loads no model, writes nothing.
 
-    Raises InputError with the problems of steps and output, ScheduleError for a model whose own
-    schedule is not known, and what plan_generation raises.
+    Raises InputError with the problems of steps and output, SetupError where that cannot be
+    written, ScheduleError for a model whose own schedule is not known, and what plan_generation
+    raises.
     """
     allowed = _allow(request)
     output = request.output or Path(
@@ -79,6 +81,7 @@ def plan_optimization(request: OptimizeRequest) -> OptimizationPlan:
 def _allow(request: OptimizeRequest) -> tuple[tuple[Phase, ...], ...]:
     """Return for each step the phases that it may belong to: one, where the split is given."""
     slow, fast, steps = request.slow_steps, request.fast_steps, request.steps
+    _require_few_steps(request)
     if slow is not None and fast is not None:
         steps = slow + fast if steps is None else steps
     steps = USUAL_STEPS if steps is None else steps
@@ -94,6 +97,26 @@ def _allow(request: OptimizeRequest) -> tuple[tuple[Phase, ...], ...]:
     if steps < 2:
         raise SettingsError(f"--steps {steps}: both phases need a step", hint="give --steps 2")
     return leave_free(steps)
+
+
+def _require_few_steps(request: OptimizeRequest) -> None:
+    """Raise SettingsError for more steps than noise levels: a plan holds each of them."""
+    given = {
+        "--steps": request.steps,
+        "--slow-steps": request.slow_steps,
+        "--fast-steps": request.fast_steps,
+    }
+    problems = [
+        Problem(
+            f"{flag} {value}: a model knows {MOST_STEPS:,} noise levels, and few steps are "
+            "searched among them",
+            f"{flag} 5, for example",
+        )
+        for flag, value in given.items()
+        if value is not None and value > MOST_STEPS
+    ]
+    if problems:
+        raise SettingsError(problems)
 
 
 def leave_free(steps: int) -> tuple[tuple[Phase, ...], ...]:
@@ -130,14 +153,7 @@ def _require_alike(pictures: Sequence[SampleSettings], prompt_file: Path | None)
 def _check(request: OptimizeRequest, output: Path, steps: int) -> None:
     problems = []
     if output.exists():
-        problems.append(
-            Problem(f"{output} is there already", "remove it, or give --output another name")
-        )
-    folder = next(one for one in output.absolute().parents if one.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        problems.append(
-            Problem(f"{output}: {folder} may not be written to", "give --output another place")
-        )
+        problems.append(Problem(f"{output} is there already", "give --output another name"))
     if not 2 * steps <= request.teacher_steps <= 1000:
         problems.append(
             Problem(
@@ -155,3 +171,4 @@ def _check(request: OptimizeRequest, output: Path, steps: int) -> None:
         )
     if problems:
         raise InputError(problems)
+    require_writable(output, "--output")

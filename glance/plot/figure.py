@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from glance import __version__
-from glance.errors import InputError, UsageError
+from glance.errors import InputError, SetupError
 from glance.files import replacing
 from glance.schedule import Phase
 
@@ -34,9 +34,9 @@ _METADATA: Final[Mapping[str, Mapping[str, str | None]]] = MappingProxyType(
 
 
 def require_ending(path: Path) -> None:
-    """Raise UsageError unless the path ends with .png or .svg."""
+    """Raise InputError unless the path ends with .png or .svg."""
     if path.suffix.lower() not in _METADATA:
-        raise UsageError(
+        raise InputError(
             f"--plot {path}: {path.suffix or 'no ending'} is no kind of drawing",
             hint=f"end it with one of {', '.join(_METADATA)}",
         )
@@ -46,7 +46,7 @@ def require_ending(path: Path) -> None:
 def drawing(path: Path, *, inches: tuple[float, float]) -> Iterator["Figure"]:
     """Yield a figure to draw on; at the end of the block it is written to `path`, whole or not.
 
-    Raises UsageError for an ending other than .png or .svg, InputError where `path` cannot be
+    Raises InputError for an ending other than .png or .svg, SetupError where `path` cannot be
     written.
     """
     require_ending(path)
@@ -63,6 +63,6 @@ def drawing(path: Path, *, inches: tuple[float, float]) -> Iterator["Figure"]:
             with replacing(path) as temporary:
                 figure.savefig(temporary, format=kind[1:], dpi=150, metadata=dict(_METADATA[kind]))
         except OSError as exc:
-            raise InputError(
+            raise SetupError(
                 f"--plot {path}: {exc.strerror or exc}", hint="give --plot a file you may write"
             ) from exc

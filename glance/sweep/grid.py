@@ -12,6 +12,9 @@ from glance.errors import Problem, SettingsError
 from glance.sample import safe_name
 from glance.sweep.request import SweepRequest
 
+MOST_POINTS: Final = 1000
+"""Each of them is a training of minutes or hours."""
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -38,6 +41,15 @@ def lay_out_grid(request: SweepRequest) -> tuple[Point, ...]:
     steps = _axis("--steps", request.steps, _STEPS, problems)
     schedules = {_name_schedule(text): text for text in _split(request.schedules)}
     problems += _namesakes(request.schedules)
+    points = math.prod(map(len, (ranks, rates, steps, schedules)))
+    if points > MOST_POINTS:
+        problems.append(
+            Problem(
+                f"--rank, --learning-rate, --steps and --schedule: {points:,} combinations, and "
+                f"one sweep trains at most {MOST_POINTS:,}",
+                "give fewer values; the values of one list at a time say most",
+            )
+        )
     if problems:
         raise SettingsError(problems)
     varies = [len(axis) > 1 for axis in (ranks, rates, steps, schedules)]

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from statistics import fmean
-from typing import Final
 
 from glance.compare import (
     Cell,
@@ -15,12 +14,10 @@ from glance.compare import (
 )
 from glance.events import EventSink, Noted
 from glance.settings import DEFAULT_SCHEDULE
-from glance.sweep.request import SHEET, SweepPlan
+from glance.sweep.request import SHEET, VARIANTS, SweepPlan
 from glance.sweep.result import Likeness, PointResult, SweepResult
 from glance.sweep.sheet import MOST_STRIPS, Strip, save_strips
 from glance.training.prepare import writing
-
-_VARIANTS: Final = (Variant.TEACHER, Variant.BASE, Variant.BOTH)
 
 Compared = Mapping[str, Comparison]
 """By the point's name."""
@@ -42,7 +39,7 @@ def add_pictures(plan: SweepPlan, result: SweepResult, on_event: EventSink) -> S
             run=one.point.run.path,
             prompts=plan.prompts,
             seeds=plan.picture_seeds,
-            variants=_VARIANTS,
+            variants=VARIANTS,
             device=plan.device,
         )
         compared[name] = run_comparison(plan_comparison(request), on_event)

@@ -9,11 +9,19 @@ from typing import Final
 from glance.compare.trial import NEUTRAL_PROMPT
 from glance.errors import GlanceError, InputError, Problem, RunError, SettingsError
 from glance.families import find_family
+from glance.generation.request import MOST_PICTURES
 from glance.run import RUNS, iterate_runs
 from glance.sample import safe_name
 from glance.settings import resolve_sample_settings
 from glance.sweep.grid import Point, lay_out_grid
-from glance.sweep.request import RESULTS, SHEET, PlannedPoint, SweepPlan, SweepRequest
+from glance.sweep.request import (
+    RESULTS,
+    SHEET,
+    VARIANTS,
+    PlannedPoint,
+    SweepPlan,
+    SweepRequest,
+)
 from glance.training.plan import plan_training
 from glance.training.prepare import writing
 from glance.training.request import TrainingPlan
@@ -37,6 +45,7 @@ def plan_sweep(request: SweepRequest) -> SweepPlan:
     seeds = request.picture_seeds or (0,)
     if request.pictures:
         _check_pictures(shown, prompts, seeds)
+        _require_few(len(points), len(prompts), len(seeds))
     warnings = [warning for point in points for warning in point.training.warnings]
     return SweepPlan(
         folder=folder,
@@ -144,6 +153,18 @@ def _usual_prompts(training: TrainingPlan) -> tuple[str, ...]:
     return (caption, NEUTRAL_PROMPT)
 
 
+def _require_few(points: int, prompts: int, seeds: int) -> None:
+    """Raise SettingsError for more pictures than one sheet can be made of: all are in memory."""
+    total = points * prompts * seeds * len(VARIANTS)
+    if total > MOST_PICTURES:
+        raise SettingsError(
+            f"--prompt and --picture-seed: {points} points paint {prompts} prompts from {seeds} "
+            f"noises each, {total:,} pictures in all, and one sweep makes at most "
+            f"{MOST_PICTURES:,}",
+            hint="give fewer of them, or --no-pictures and then glance compare for each run",
+        )
+
+
 def _check_pictures(training: TrainingPlan, prompts: Iterable[str], seeds: Iterable[int]) -> None:
     """Raise SettingsError for what cannot be painted: hours later would be too late."""
     settings = training.settings
@@ -155,7 +176,13 @@ def _check_pictures(training: TrainingPlan, prompts: Iterable[str], seeds: Itera
     ]
     for seed in seeds:
         try:
-            resolve_sample_settings(family, resolution=settings.resolution, prompt="a", seed=seed)
+            resolve_sample_settings(
+                family,
+                resolution=settings.resolution,
+                names={"seed": "--picture-seed"},
+                prompt="a",
+                seed=seed,
+            )
         except SettingsError as exc:
             problems += exc.problems
     if problems:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from glance.compare.request import Variant
 from glance.errors import Problem
 from glance.run import PhaseState, RunFolder, load_manifest
 from glance.schedule import Phase
@@ -14,6 +15,8 @@ from glance.training.request import TrainingPlan, TrainRequest
 
 RESULTS: Final = "sweep.json"
 SHEET: Final = "sheet.png"
+VARIANTS: Final = (Variant.TEACHER, Variant.BASE, Variant.BOTH)
+"""What is painted of each point."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from glance.errors import UsageError
+from glance.errors import ScheduleError
 from glance.families import find_family
 from glance.generation.levels import Levels, Trained, decide_levels
 from glance.generation.request import InferRequest
@@ -89,7 +89,7 @@ def test_reshift_to_the_same_size_changes_nothing() -> None:
 def test_reshift_that_cannot_be_is_refused(
     family: str, sizes: list[tuple[int, int]], message: str
 ) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(ScheduleError, match=message):
         levels(SEED, *sizes, family=family, reshift=True)
 
 
@@ -103,7 +103,7 @@ def test_the_models_own_schedule_is_that_of_the_pictures_size() -> None:
 
 @pytest.mark.parametrize("name", ["auto", "own"])
 def test_a_derived_schedule_is_for_one_size(name: str) -> None:
-    with pytest.raises(UsageError, match=f"--schedule {name} gives one schedule"):
+    with pytest.raises(ScheduleError, match=f"--schedule {name} gives one schedule"):
         levels(None, (512, 512), (1024, 1024), schedule=name)
 
 

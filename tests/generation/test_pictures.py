@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from glance.errors import InputError, SettingsError, UsageError
+from glance.errors import InputError, Problem, SettingsError, UsageError
 from glance.families import find_family
 from glance.generation.pictures import lay_out
 from glance.generation.request import InferRequest
@@ -71,8 +71,8 @@ def test_all_bad_pictures_are_named_at_once() -> None:
         settings_of(prompt_file=file)
 
     assert [one.message for one in caught.value.problems] == [
-        "p.jsonl, prompt 1: width: 100 is not a multiple of 16",
-        "p.jsonl, prompt 3: width: 72 is not a multiple of 16",
+        "p.jsonl, prompt 1: width: 100: it must be a multiple of 16",
+        "p.jsonl, prompt 3: width: 72: it must be a multiple of 16",
     ]
 
 
@@ -84,10 +84,57 @@ def test_a_bad_line_is_named_by_its_number() -> None:
 
 
 def test_an_empty_prompt_of_the_command_line_is_refused() -> None:
-    with pytest.raises(SettingsError, match="prompt 2: prompt: it is empty"):
+    with pytest.raises(SettingsError, match="prompt 2: --prompt: it is empty"):
         settings_of(prompts=("a", " "))
 
 
 def test_a_prompt_that_is_no_text_is_refused() -> None:
     with pytest.raises(SettingsError, match="no UTF-8"):
         settings_of(prompts=("\udcff",))
+
+
+@pytest.mark.parametrize(
+    ("asked", "named", "hint"),
+    [
+        ({"count": 100_000_000}, "--count 100000000: 100,000,000 pictures in all", "--count 10000"),
+        ({"count": 5_001, "prompts": ("a", "b")}, "--count 5001: 10,002", "--count 5000"),
+        ({"count": 2, "seeds": range(10_000)}, "--count 2: 20,000", "--count 1"),
+        ({"seeds": range(10_001)}, "the prompts: 10,001", "fewer prompts and seeds"),
+    ],
+)
+def test_more_pictures_than_a_plan_holds_are_refused_before_one_is_laid_out(
+    asked: dict[str, Any], named: str, hint: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        laid_out(**{"prompts": ("a",), **asked})
+
+    (problem,) = caught.value.problems
+    assert problem.message.startswith(named)
+    assert problem.message.endswith("and one command makes at most 10,000")
+    assert hint in (problem.hint or "")
+
+
+def test_counts_of_a_file_are_bounded_as_well() -> None:
+    file = write_prompts(*({"prompt": "a", "count": 100_000} for _ in range(3)))
+
+    with pytest.raises(SettingsError, match="the prompts: 300,000 pictures in all"):
+        laid_out(prompt_file=file)
+
+
+def test_what_all_prompts_have_is_said_once_and_what_many_have_a_few_times() -> None:
+    lines = [{"prompt": "a", "width": 100} for _ in range(9)]
+    file = write_prompts(*lines, {"prompt": "b"})
+
+    with pytest.raises(SettingsError) as of_some:
+        settings_of(prompt_file=file)
+    with pytest.raises(SettingsError) as of_all:
+        settings_of(prompt_file=file, slow_scale=99.0)
+
+    said = [one.message for one in of_some.value.problems]
+    assert said[2:] == [
+        "p.jsonl, prompt 3: width: 100: it must be a multiple of 16",
+        "6 prompts more have it: width: 100: it must be a multiple of 16",
+    ]
+    assert of_all.value.problems == (
+        Problem("--slow-scale 99: it must be at most 10", "--slow-scale 1, for example"),
+    )

@@ -6,7 +6,7 @@ import pytest
 from fakes.pairs import glance_header, write_lora, write_run
 from fakes.plans import paint, plan
 
-from glance.errors import InputError
+from glance.errors import InputError, SetupError
 from glance.generation.request import GenerationPlan
 from glance.schedule import Phase
 
@@ -77,7 +77,7 @@ def test_a_prompt_that_jpeg_has_no_room_for_is_refused_before_anything_is_loaded
 def test_a_place_that_cannot_be_written_is_refused() -> None:
     Path("file").write_text("")
 
-    with pytest.raises(InputError, match="nothing can be written at"):
+    with pytest.raises(SetupError, match=r"--output file/x\.png: nothing can be written there"):
         plan(output=Path("file/x.png"))
 
 
@@ -93,12 +93,59 @@ def test_an_interrupted_command_goes_on_with_what_is_missing() -> None:
     assert names(again)[1] == "runs/cat/images/a-hill-2.png"
 
 
-def test_a_single_picture_is_painted_again_beside_the_first() -> None:
+@pytest.mark.parametrize("output", [None, Path("x.png")])
+def test_a_single_picture_that_is_there_is_done_as_one_of_several_is(output: Path | None) -> None:
+    first = paint(plan(output=output).pictures[0])
+
+    (again,) = plan(output=output).pictures
+    anew, other = plan(output=output, restart=True), plan(output=output, slow_scale=0.5)
+
+    assert (again.output, again.is_done) == (first, True)
+    assert [(one.output, one.is_done) for one in anew.pictures] == [(first, False)]
+    (changed,) = other.pictures
+    place = Path("x.png") if output else first.with_stem("a-hill-0-2")
+    assert (changed.output, changed.is_done) == (place, False)
+
+
+def test_what_is_to_lie_beside_a_picture_must_be_there_too() -> None:
+    picture = paint(plan().pictures[0])
+
+    (without,) = plan(save_latents=True).pictures
+    picture.with_suffix(".latents.safetensors").write_text("")
+
+    assert (without.output, without.is_done) == (picture, False)
+    assert plan(save_latents=True).pictures[0].is_done
+
+
+def test_a_picture_that_says_nothing_of_itself_is_never_taken_for_another() -> None:
     paint(plan().pictures[0])
 
-    (again,) = plan().pictures
+    (again,) = plan(metadata=False).pictures
 
     assert (again.output.name, again.is_done) == ("a-hill-0-2.png", False)
+
+
+def test_equal_pictures_are_found_again_each_in_its_own_place() -> None:
+    for one in plan(seeds=(1, 1)).pictures:
+        paint(one)
+
+    again = plan(seeds=(1, 1, 1)).pictures
+
+    assert [one.is_done for one in again] == [True, True, False]
+    assert again[2].output.name == "a-hill-1-3.png"
+
+
+def test_prompts_that_begin_alike_are_not_looked_for_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prompts = tuple(f"{'a very long beginning ' * 3} {number}" for number in range(200))
+    looks, exists = [], Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: looks.append(path) or exists(path))
+
+    planned = names(plan(prompts=prompts))
+
+    assert len(set(planned)) == len(prompts)
+    assert len(looks) < 20 * len(prompts)  # not their square
 
 
 def test_a_picture_of_other_settings_is_neither_taken_nor_lost() -> None:

@@ -183,7 +183,7 @@ def test_a_file_of_something_else_holds_no_latents() -> None:
 def test_a_picture_painted_from_latents_asks_for_them() -> None:
     source = paint(plan(init_latents=write_latents()).pictures[0])
 
-    with pytest.raises(UsageError, match="was painted from saved latents"):
+    with pytest.raises(InputError, match="was painted from saved latents"):
         again(source)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from glance.errors import Problem, SettingsError
+from glance.errors import Problem, SettingsError, UsageError
 
 _ID: Final = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 _LINK: Final = re.compile(r"https?://[^\s<>\"']+|LICENSE(\.md|\.txt)?")
@@ -77,8 +77,10 @@ def resolve_licence(
     """
     if licence is None and name is None and link is None:
         return BINDING.get(base or "")
+    _require_together(licence, name, link)
+    assert licence is not None
     problems = list(_problems(licence, name, link))
-    if problems or licence is None:
+    if problems:
         raise SettingsError(problems)
     return Licence(licence, name, link)
 
@@ -89,21 +91,25 @@ def check_licence(licence: str, *, flag: str) -> None:
         raise SettingsError(f"{flag} {licence!r} is no licence of the Hub", hint=_LIST)
 
 
-def _problems(licence: str | None, name: str | None, link: str | None) -> Iterator[Problem]:
+def _require_together(licence: str | None, name: str | None, link: str | None) -> None:
+    """Raise UsageError for flags that are missing, or would do nothing."""
     if licence is None:
-        yield Problem("--licence-name and --licence-link go with --licence other", "add it")
-    elif not _ID.fullmatch(licence):
-        yield Problem(f"--licence {licence!r} is no licence of the Hub", _LIST)
-    elif licence != _OTHER and (name or link):
-        yield Problem(
+        raise UsageError("--licence-name and --licence-link go with --licence other", hint="add it")
+    if licence != _OTHER and (name or link):
+        raise UsageError(
             f"--licence {licence} has its name and its text on the Hub",
-            "drop --licence-name and --licence-link, or say --licence other",
+            hint="drop --licence-name and --licence-link, or say --licence other",
         )
-    elif licence == _OTHER and not (name and link):
-        yield Problem(
+    if licence == _OTHER and not (name and link):
+        raise UsageError(
             "--licence other: which one is it?",
-            "add --licence-name and --licence-link, an address or LICENSE",
+            hint="add --licence-name and --licence-link, an address or LICENSE",
         )
+
+
+def _problems(licence: str, name: str | None, link: str | None) -> Iterator[Problem]:
+    if not _ID.fullmatch(licence):
+        yield Problem(f"--licence {licence!r} is no licence of the Hub", _LIST)
     if name is not None and not _ID.fullmatch(name):
         yield Problem(
             f"--licence-name {name!r}: small letters, digits, dots and dashes make a name",
