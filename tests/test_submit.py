@@ -1,6 +1,10 @@
 """A workflow for a running ComfyUI: asked before, told apart, and nothing sent in silence."""
 
-from collections.abc import Iterator
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,8 @@ from fakes.comfyui import make_job
 from fakes.comfyui_server import FakeComfy, serving
 
 from glance.comfyui import build_workflow
-from glance.errors import InputError, SetupError, UsageError
+from glance.errors import InputError, SettingsError, SetupError
+from glance.export.comfyui import submit as submitting
 from glance.export.comfyui.submit import Upload, submit
 from glance.families import find_family
 from glance.schedule import Phase
@@ -146,16 +151,20 @@ def test_a_refusal_without_words_says_its_code(comfy: FakeComfy) -> None:
     "url",
     ["localhost:8188", "ftp://x", "http://", "x", "http://[::1", "http://x:99999", "http://a b"],
 )
-def test_an_address_that_is_none_is_a_usage_error(url: str) -> None:
-    with pytest.raises(UsageError, match="that is no address"):
+def test_an_address_that_is_none_is_a_bad_value(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"--submit .*: that is no address") as refused:
         submit(url, prompt())
+
+    assert "--submit http://127.0.0.1:8188" in (refused.value.problems[0].hint or "")
 
 
 def test_nobody_answering_is_an_environment_that_lacks_something() -> None:
     with serving(FakeComfy()) as comfy:
         url = comfy.url
 
-    with pytest.raises(SetupError, match="no ComfyUI answers at"):
+    with pytest.raises(
+        SetupError, match=r"--submit http://\S+: no ComfyUI answers there \(.*refused\)"
+    ):
         submit(url, prompt())
 
 
@@ -164,3 +173,140 @@ def test_something_else_answering_is_said(comfy: FakeComfy) -> None:
 
     with pytest.raises(SetupError, match="is no ComfyUI"):
         submit(comfy.url, prompt())
+
+
+type Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+def saying(code: int, body: bytes = b"", **headers: str) -> Answer:
+    """Answer just that."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(code)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return answer
+
+
+def saying_nothing(handler: BaseHTTPRequestHandler) -> None:
+    time.sleep(1.5)
+
+
+def trickling(handler: BaseHTTPRequestHandler) -> None:
+    """Answer a byte at a time, so that no single wait is too long."""
+    handler.send_response(200)
+    handler.end_headers()
+    with suppress(OSError):
+        for _ in range(30):
+            handler.wfile.write(b" ")
+            time.sleep(0.1)
+
+
+def endless(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    with suppress(OSError):
+        while True:
+            handler.wfile.write(bytes(1 << 16))
+
+
+HTML = b"<!doctype html><title>Router</title>"
+REDIRECT = {"Location": "https://comfy.example/object_info"}
+LOGIN = {"Location": "/login"}
+
+
+class TestStrangers:
+    """Whatever is at the address, it ends soon and is told apart."""
+
+    @pytest.fixture(autouse=True)
+    def _soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(submitting, "_PATIENCE", 0.6)
+        monkeypatch.setattr(submitting, "_MOST_BYTES", 1_000_000)
+
+    @pytest.mark.parametrize(
+        ("answer", "said", "hint"),
+        [
+            (saying_nothing, "nothing came back from /object_info within 0.6 s", "page open"),
+            (trickling, "nothing came back from /object_info within 0.6 s", "page open"),
+            (endless, "what is there answers without an end", "give the address"),
+            (saying(302, **REDIRECT), "it sends on to https://comfy.example/o", "https://comfy.ex"),
+            (saying(307, **LOGIN), r"it sends on to /login \(HTTP 307", "is there a login"),
+            (
+                saying(200, HTML, Content_Type="text/html"),
+                "/object_info gives text/html",
+                "give th",
+            ),
+            (saying(200, b"{"), "is no ComfyUI", "give the address"),
+            (saying(200, b"[" * 100_000), "is no ComfyUI", "give the address"),
+            (saying(200, b"[]"), "is no ComfyUI", "give the address"),
+            (saying(401), r"it wants a login \(HTTP 401", "ComfyUI itself"),
+            (saying(404), r"it has no /object_info, so it is no ComfyUI \(HTTP 404", "give the"),
+            (
+                saying(500, HTML),
+                r"it failed \(HTTP 500 Internal Server Error\)",
+                "in its own window",
+            ),
+            (saying(502), r"it failed \(HTTP 502", "in its own window"),
+        ],
+    )
+    def test_what_is_no_ready_comfyui_is_said_and_sent_nothing(
+        self, comfy: FakeComfy, answer: Answer, said: str, hint: str
+    ) -> None:
+        comfy.answers["/object_info"] = answer
+
+        with pytest.raises(SetupError, match=f"^--submit {comfy.url}: .*{said}") as refused:
+            submit(comfy.url, prompt())
+
+        assert hint in (refused.value.problems[0].hint or "")
+        assert comfy.asked == ["/object_info"]
+
+    @pytest.mark.parametrize(
+        ("answer", "said"),
+        [
+            (saying_nothing, "nothing came back from /prompt"),
+            (saying(500), "it failed"),
+            (saying(302, **REDIRECT), "it sends on to"),
+            (saying(200, HTML), "named no id"),
+            (saying(200, b"{}"), "named no id"),
+        ],
+    )
+    def test_a_queue_that_fails_is_no_refusal_of_the_workflow(
+        self, comfy: FakeComfy, answer: Answer, said: str
+    ) -> None:
+        comfy.answers["/prompt"] = answer
+
+        with pytest.raises(SetupError, match=said) as refused:
+            submit(comfy.url, prompt())
+
+        assert ("queue" in str(refused.value.problems[0].hint)) == (said[:2] in ("no", "na"))
+
+    @pytest.mark.parametrize(
+        "body",
+        [b"", b"no", b"[]", b'{"error": 1, "node_errors": [1]}', b'{"node_errors": {"4": 1}}'],
+    )
+    def test_any_refusal_is_a_refusal(self, comfy: FakeComfy, body: bytes) -> None:
+        comfy.answers["/prompt"] = saying(400, body)
+
+        with pytest.raises(InputError, match="refuses the workflow"):
+            submit(comfy.url, prompt())
+
+    @pytest.mark.parametrize("odd", [5, None, [], {"input": 5}, {"input": {"required": [1]}}])
+    def test_nodes_that_describe_themselves_oddly_are_no_traceback(
+        self, comfy: FakeComfy, odd: object
+    ) -> None:
+        nodes = {**comfy.object_info(), "LoraLoaderModelOnly": odd, "KSamplerSelect": odd}
+        comfy.answers["/object_info"] = saying(200, json.dumps(nodes).encode())
+
+        assert submit(comfy.url, prompt()).id == "p-1"
+
+    def test_a_picture_that_cannot_be_sent_is_said(self, tmp_path: Path) -> None:
+        picture = tmp_path / "x.png"
+        picture.write_bytes(b"pixels")
+        with serving(stocked("qwen_image_edit_2509")) as comfy:
+            comfy.answers["/upload/image"] = saying(413)
+            upload = Upload("reference.png", picture)
+            with pytest.raises(SetupError, match=r"it refuses /upload/image \(HTTP 413"):
+                submit(comfy.url, prompt("qwen_image_edit_2509"), upload=upload)

@@ -1,7 +1,7 @@
 """A ComfyUI over HTTP that describes its nodes as the recording does, and queues what it gets."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,6 +35,8 @@ class FakeComfy:
     uploads: list[bytes] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     url: str = ""
+    answers: dict[str, Callable[[BaseHTTPRequestHandler], None]] = field(default_factory=dict)
+    """What it does at a path in place of all this: it may be no ComfyUI at all."""
 
     def object_info(self) -> dict[str, Any]:
         return {
@@ -63,12 +65,17 @@ def serving(comfy: FakeComfy) -> Iterator[FakeComfy]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             comfy.asked.append(self.path)
-            self._answer(comfy.object_info())
+            if self.path in comfy.answers:
+                comfy.answers[self.path](self)
+            else:
+                self._answer(comfy.object_info())
 
         def do_POST(self) -> None:
             comfy.asked.append(self.path)
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.path == "/upload/image":
+            if self.path in comfy.answers:
+                comfy.answers[self.path](self)
+            elif self.path == "/upload/image":
                 comfy.uploads.append(body)
                 self._answer({})
             elif comfy.refuses is not None:
