@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, ClassVar
@@ -135,7 +135,7 @@ class Console:
                 pass
 
     def _show_picture(self, event: PictureDone) -> None:
-        if event.total > 1:
+        if event.total > 1 or event.was_there:
             known = "is there already" if event.was_there else "is done"
             self.note(f"picture {event.number} of {event.total} {known}")
         self.result(event.path)
@@ -234,20 +234,20 @@ class _EventLog:
             self._file.close()
 
 
-def format_table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return right-aligned columns under a header."""
+def format_table(
+    header: Iterable[str],
+    rows: Iterable[Iterable[str]],
+    *,
+    align: Callable[[str, int], str] = str.rjust,
+) -> str:
+    """Return columns under a header, right-aligned."""
     table = [list(header), *(list(row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = (
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        "  ".join(align(cell, width) for cell, width in zip(row, widths, strict=True))
         for row in table
     )
     return "\n".join(line.rstrip() for line in lines)
-
-
-def format_json(content: Mapping[str, Any]) -> str:
-    """Return JSON as a person reads it."""
-    return json.dumps(content, indent=2, ensure_ascii=False)
 
 
 def _time_left(eta_seconds: float | None) -> str:

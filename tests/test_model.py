@@ -16,6 +16,7 @@ from glance.model import (
     fingerprint,
     hub_models,
     is_small_model,
+    locate_base,
     locate_model,
     recorded_model,
     resolve_family,
@@ -91,7 +92,7 @@ def test_single_file_is_refused(model: str) -> None:
 
 @pytest.mark.parametrize("model", ["flux", "flux dev", "me/", "-me/x", "a\0b"])
 def test_what_is_neither_folder_nor_hub_id_is_refused(model: str) -> None:
-    with pytest.raises(SettingsError, match="is neither a folder nor a Hub id") as caught:
+    with pytest.raises(ModelNotFound, match="is neither a folder nor a Hub id") as caught:
         locate(model)
     assert caught.value.problems[0].hint == f"a Hub id looks like {FLUX.default_model}"
 
@@ -112,6 +113,12 @@ def test_path_that_the_system_refuses_is_refused_with_its_reason(model: str, rea
 # --- what is in the folder -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("model", ["", " "])
+def test_an_empty_name_is_neither_the_default_nor_the_folder_that_one_is_in(model: str) -> None:
+    with pytest.raises(SettingsError, match="the model's name is empty"):
+        locate_base(model, None, family=FLUX, run=Path("runs/fox"))
+
+
 def test_whole_model_is_accepted(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "flux")
     check_folder(folder, FLUX)
@@ -129,7 +136,7 @@ def test_all_missing_parts_are_named(tmp_path: Path) -> None:
 
 def test_model_of_another_family_is_refused(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "sd", _class_name="StableDiffusionPipeline")
-    with pytest.raises(ModelNotFound, match=r"is a StableDiffusionPipeline, FLUX\.1 needs a Flux"):
+    with pytest.raises(SettingsError, match=r"is a StableDiffusionPipeline, FLUX\.1 needs a Flux"):
         check_folder(folder, FLUX)
 
 
@@ -227,7 +234,7 @@ class TestDetection:
         assert detect_family(str(folder)) is find_family(name)
         check_folder(folder, find_family(name))
         (other,) = {"qwen_image_edit_2509", "qwen_image_edit_2511"} - {name}
-        with pytest.raises(ModelNotFound) as caught:
+        with pytest.raises(SettingsError) as caught:
             check_folder(folder, find_family(other))
         (problem,) = caught.value.problems
         titles = find_family(name).title, find_family(other).title

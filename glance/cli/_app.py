@@ -12,6 +12,8 @@ import typer
 from typer.core import TyperGroup
 
 from glance import __version__
+from glance.cli._usage import guard_commands, translate
+from glance.cli._words import check_words
 from glance.cli.check import check
 from glance.cli.compare import compare
 from glance.cli.demo import demo
@@ -29,6 +31,8 @@ from glance.console import Console
 from glance.errors import GlanceError, Stopped
 
 _INTERRUPTED = 130
+_HELP = "NoArgsIsHelpError"  # Typer's for a group without a command: the help is its message
+_WORDS = "glance.words"
 
 
 class _Group(TyperGroup):
@@ -37,23 +41,18 @@ class _Group(TyperGroup):
     A bug in glance is none of these and keeps its traceback.
     """
 
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **more: Any) -> Any:
+        words = tuple(args)
+        Console(as_json="--json" in words)  # until the command makes its own
+        with _refusals_told():
+            context = super().make_context(info_name, args, *rest, **more)
+        context.meta[_WORDS] = words
+        return context
+
     def invoke(self, ctx: Any) -> Any:
-        try:
-            with _signals_raised():
-                return super().invoke(ctx)
-        except GlanceError as exc:
-            Console.current.error(exc)
-            raise typer.Exit(exc.exit_code) from exc
-        except KeyboardInterrupt as exc:
-            Console.current.stopped(_INTERRUPTED)
-            raise typer.Exit(_INTERRUPTED) from exc
-        except Stopped as exc:
-            Console.current.stopped(exc.exit_code)
-            raise typer.Exit(exc.exit_code) from exc
-        except BrokenPipeError:
-            # whoever read our output has left; keep Python from failing again at its exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
+        with _refusals_told(), _signals_raised():
+            check_words(self, ctx.meta[_WORDS])
+            return super().invoke(ctx)
 
 
 app = typer.Typer(
@@ -75,6 +74,9 @@ app.add_typer(schedule, name="schedule")
 app.add_typer(runs, name="runs")
 
 
+guard_commands(app)
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         Console().result(f"glance {__version__}")
@@ -89,6 +91,32 @@ def root(
     ] = False,
 ) -> None:
     """One picture and its caption in, two few-step LoRAs out, and pictures in ten steps."""
+
+
+@contextmanager
+def _refusals_told() -> Iterator[None]:
+    """Tell what ends a command, and end it with the exit code of that."""
+    try:
+        yield
+    except GlanceError as exc:
+        Console.current.error(exc)
+        raise typer.Exit(exc.exit_code) from exc
+    except typer.TyperException as exc:
+        if type(exc).__name__ == _HELP:
+            raise
+        refusal = translate(exc)
+        Console.current.error(refusal)
+        raise typer.Exit(refusal.exit_code) from exc
+    except KeyboardInterrupt as exc:
+        Console.current.stopped(_INTERRUPTED)
+        raise typer.Exit(_INTERRUPTED) from exc
+    except Stopped as exc:
+        Console.current.stopped(exc.exit_code)
+        raise typer.Exit(exc.exit_code) from exc
+    except BrokenPipeError:
+        # whoever read our output has left; keep Python from failing again at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
 
 
 @contextmanager

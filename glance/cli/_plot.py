@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
+from glance.cli._usage import Command, Group
 from glance.console import Console
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ PlotOption = Annotated[
 ]
 
 
-class PlotCommand(TyperCommand):
+class PlotCommand(Command):
     """A command with `PlotOption`: `command(cls=PlotCommand)`.
 
     Typer's own Click has no options whose value may be left out (`flag_value`), so a bare `--plot`
@@ -35,7 +35,7 @@ class PlotCommand(TyperCommand):
         return super().parse_args(ctx, list(_complete(args)))
 
 
-class PlotGroup(TyperGroup):
+class PlotGroup(Group):
     """The same for a command that has commands below it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

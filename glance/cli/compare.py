@@ -15,6 +15,7 @@ from glance.cli._options import (
     QuietOption,
     VerboseOption,
 )
+from glance.cli._plans import comparison_rows, show_plan
 from glance.console import Console, format_table
 from glance.memory import Memory, Quantize
 
@@ -37,7 +38,7 @@ def compare(
     ] = None,
     prompt_file: Annotated[
         Path | None,
-        typer.Option(help="A prompt a line; or .jsonl: objects with prompt, seed, width, ..."),
+        typer.Option(help="A prompt a line; or .jsonl, .json: objects with prompt, seed, ..."),
     ] = None,
     seed: Annotated[
         list[int] | None, typer.Option(help="Seed of the noise; repeatable. Default: 0.")
@@ -46,7 +47,7 @@ def compare(
         int | None, typer.Option(min=1, help="Noises a prompt: the seed, the next one, ...")
     ] = None,
     teacher_steps: Annotated[
-        int, typer.Option(min=2, help="Steps of the base model that all is compared with.")
+        int, typer.Option(help="Steps of the base model that all is compared with.")
     ] = 50,
     device: DeviceOption = DeviceChoice.AUTO,
     memory: MemoryOption = Memory.AUTO,
@@ -73,6 +74,9 @@ def compare(
         Path | None,
         typer.Option(help="Folder of the result. Default: images/compare of the run."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be painted, load nothing.")
+    ] = False,
     events: EventsOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -94,6 +98,7 @@ def compare(
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.compare import CompareRequest, Metric, compare_pair, plan_comparison
+    from glance.compare.execute import foresee
     from glance.compare.summary import tabulate
 
     plan = plan_comparison(
@@ -113,6 +118,12 @@ def compare(
             batch_size=batch_size,
         )
     )
+    if dry_run:
+        for note in plan.generation.notes:
+            console.note(note)
+        facts = foresee(plan)
+        show_plan(console, comparison_rows(plan, facts), facts)
+        return
     with console.progress(events) as on_event:
         report = compare_pair(plan, on_event)
     console.result(str(report.sheet))

@@ -34,11 +34,12 @@ from glance.cli._options import (
     TrustOption,
     VerboseOption,
 )
-from glance.console import Console, format_json
+from glance.cli._plans import distillation_rows, show_plan
+from glance.console import Console
 from glance.memory import Memory, Quantize
 
 if TYPE_CHECKING:
-    from glance.distillation.request import DistillationPlan
+    pass
 
 
 def distill(
@@ -79,8 +80,11 @@ def distill(
         float | None, typer.Option(help="Of the base model. Default: the family's.")
     ] = None,
     teacher_lora: Annotated[
-        list[Path] | None,
-        typer.Option(help="A LoRA that the base model paints with; repeatable."),
+        list[str] | None,
+        typer.Option(
+            help="A LoRA that the base model paints with: file, folder, or owner/repo:file; "
+            "repeatable."
+        ),
     ] = None,
     steps: Annotated[int, typer.Option(help="Training steps a phase.")] = 400,
     batch_size: Annotated[int, typer.Option(help="Samples a training step.")] = 4,
@@ -172,7 +176,9 @@ def distill(
         )
     )
     if dry_run:
-        _show(plan, console)
+        for warning in plan.training.warnings:
+            console.warn(warning)
+        show_plan(console, distillation_rows(plan), plan.to_json())
         return
     from glance.distillation.execute import run_distillation
 
@@ -187,22 +193,3 @@ def distill(
     console.document(result.to_json())
     if result.training.manifest.is_finished:
         console.note(f'next: glance infer --run {quote(str(plan.run.path))} --prompt "..."')
-
-
-def _show(plan: "DistillationPlan", console: Console) -> None:
-    from glance.device import speed
-    from glance.simpletuner.duration import describe_duration
-    from glance.simpletuner.memory import describe_estimate
-
-    training = plan.training
-    for warning in training.warnings:
-        console.warn(warning)
-    console.note(
-        f"recording: {len(plan.paths):,} paths, {plan.forwards:,} forward passes, "
-        f"{plan.recorded_bytes / 1e9:.2g} GB on the disk until both LoRAs are done"
-    )
-    console.note(describe_estimate(training.settings))
-    pace = speed(training.settings.device, training.devices[0])
-    console.note(describe_duration(training.settings, len(training.phases), pace))
-    console.result(format_json(plan.to_json()))
-    console.document(plan.to_json())

@@ -17,6 +17,7 @@ from glance.cli._options import (
     PresetOption,
     QuietOption,
     VerboseOption,
+    find_model,
 )
 from glance.console import Console
 from glance.errors import SetupError
@@ -27,7 +28,10 @@ def doctor(
         str | None, typer.Option(help="Model family. Default: the model's; flux.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="As for glance train. Default: the family's.")
+        str | None,
+        typer.Option(
+            help="As for glance train. Default: the family's.", parser=find_model, metavar="<str>"
+        ),
     ] = None,
     base: BaseOption = None,
     run: Annotated[Path, typer.Option(help="Where the run would go.")] = Path("runs"),

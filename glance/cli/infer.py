@@ -25,8 +25,10 @@ from glance.cli._options import (
     TeacherStepsOption,
     TrueCfgOption,
     VerboseOption,
+    find_model,
 )
-from glance.console import Console, format_json
+from glance.cli._plans import sampling_rows, show_plan
+from glance.console import Console
 from glance.device import Precision
 from glance.memory import Memory, Quantize
 
@@ -37,7 +39,7 @@ def infer(
     ] = None,
     prompt_file: Annotated[
         Path | None,
-        typer.Option(help="A prompt a line; or .jsonl: objects with prompt, seed, width, ..."),
+        typer.Option(help="A prompt a line; or .jsonl, .json: objects with prompt, seed, ..."),
     ] = None,
     negative_prompt: NegativePromptOption = None,
     seed: Annotated[
@@ -60,7 +62,10 @@ def infer(
         typer.Option(help="Instead of a run: file, folder, or owner/repo:file of the Hub."),
     ] = None,
     fast_lora: Annotated[str | None, typer.Option(help="Likewise.")] = None,
-    model: Annotated[str | None, typer.Option(help="Base model. Default: the run's.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Base model. Default: the run's.", parser=find_model, metavar="<str>"),
+    ] = None,
     base: BaseOption = None,
     family: Annotated[str | None, typer.Option(help="Model family. Default: the run's.")] = None,
     slow_guidance: SlowGuidanceOption = None,
@@ -205,8 +210,7 @@ def infer(
     if dry_run:
         for note in plan.notes:
             console.note(note)
-        console.result(format_json(plan.to_json()))
-        console.document(plan.to_json())
+        show_plan(console, sampling_rows(plan), plan.to_json())
         return
     from glance.generation.execute import run_generation
 

@@ -1,5 +1,6 @@
 """`glance schedule`: the noise levels of both phases, and finding better ones."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,22 +20,29 @@ from glance.cli._options import (
     SlowTimestepsOption,
     TeacherStepsOption,
     VerboseOption,
+    find_model,
 )
 from glance.cli._plot import TERMINAL, PlotGroup, PlotOption, choose_terminal_glyphs
 from glance.console import Console, format_table
-from glance.errors import UsageError
+from glance.errors import InputError, ModelNotFound, UsageError
 from glance.memory import Memory, Quantize
 from glance.schedule import PRESETS, Phase, Schedule
 from glance.schedule.shift import TEACHER_STEPS
 
 if TYPE_CHECKING:
+    from glance.families import Family
     from glance.levels import Subject
 
 _BAR = 30
 
 schedule = typer.Typer(cls=PlotGroup, invoke_without_command=True, rich_markup_mode=None)
 ModelOption = Annotated[
-    str | None, typer.Option(help="Hub id or diffusers folder. Default: the family's.")
+    str | None,
+    typer.Option(
+        help="Hub id or diffusers folder. Default: the family's.",
+        parser=find_model,
+        metavar="<str>",
+    ),
 ]
 NameOption = Annotated[
     str,
@@ -86,6 +94,8 @@ def show(
     from glance.model import resolve_family
 
     row = resolve_family(family, model)
+    if model is not None:
+        _require_model(model, row)
     subject = Subject(row, model or row.default_model, _parse_size(size, row.resolution))
     request = LevelsRequest(
         name=name,
@@ -198,6 +208,17 @@ def optimize(
     console.document(found.to_json())
 
 
+def _require_model(model: str, row: "Family") -> None:
+    """Raise unless the model is there, whether or not the schedule that is asked for needs it."""
+    from glance.hub import check_access
+    from glance.model import locate_base
+
+    whole, _ = locate_base(model, None, family=row, run=Path())
+    doubt = check_access(model) if whole == model != row.default_model else None
+    if doubt is not None:
+        raise ModelNotFound(doubt, hint="unset HF_HUB_OFFLINE, or give --model a folder")
+
+
 def _show_plot(
     console: Console, chosen: Schedule, subject: "Subject", plot: Path | None, teacher_steps: int
 ) -> None:
@@ -239,7 +260,9 @@ def _table(chosen: Schedule) -> str:
 def _parse_size(text: str | None, usual: int) -> tuple[int, int]:
     if text is None:
         return usual, usual
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise UsageError(f"--size {text}: not a size", hint="write it as 1024x1024")
-    return int(width), int(height)
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text.strip().lower())
+    if found is None:
+        raise InputError(
+            f"--size {text}: not width x height in pixels", hint="--size 1024x1024, for example"
+        )
+    return int(found[1]), int(found[2])

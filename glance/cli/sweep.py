@@ -22,6 +22,7 @@ from glance.cli._options import (
     QuietOption,
     ReferenceOption,
     VerboseOption,
+    find_model,
 )
 from glance.console import Console, format_table
 
@@ -64,7 +65,11 @@ def sweep(
     family: FamilyOfModelOption = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Hub id, diffusers folder, or .safetensors file. Default: family's."),
+        typer.Option(
+            help="Hub id, diffusers folder, or .safetensors file. Default: family's.",
+            parser=find_model,
+            metavar="<str>",
+        ),
     ] = None,
     base: BaseOption = None,
     resolution: Annotated[

@@ -40,7 +40,8 @@ from glance.cli._options import (
     TrustOption,
     VerboseOption,
 )
-from glance.console import Console, format_json
+from glance.cli._plans import show_plan, training_rows
+from glance.console import Console
 from glance.events import EventSink, Noted
 
 if TYPE_CHECKING:
@@ -112,10 +113,7 @@ def train(
     glance train --image data/glance.png --device cuda --dry-run
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.device import speed
     from glance.simpletuner.command import Launcher
-    from glance.simpletuner.duration import describe_duration
-    from glance.simpletuner.memory import describe_estimate
     from glance.training.plan import plan_training
     from glance.training.request import TrainRequest
 
@@ -156,13 +154,7 @@ def train(
     if dry_run:
         for warning in plan.warnings:
             console.warn(warning)
-        for line in plan.told:
-            console.note(line)
-        console.note(describe_estimate(plan.settings))
-        pace = speed(plan.settings.device, plan.devices[0])
-        console.note(describe_duration(plan.settings, len(plan.phases), pace))
-        console.result(format_json(plan.to_json()))
-        console.document(plan.to_json())
+        show_plan(console, training_rows(plan), plan.to_json())
         return
     from glance.training.execute import run_training
 
@@ -171,6 +163,8 @@ def train(
         console.result(str(result.run.path))
         for line in result.summarise():
             console.note(line)
+        for samples in filter(Path.is_dir, map(result.run.samples, plan.phases)):
+            console.note(f"what SimpleTuner painted while it trained: {samples}")
         report = _try_pair(result, on_event) if compare else None
     compared = {} if report is None else {"comparison": report.to_json()}
     console.document({**result.to_json(), **compared})

@@ -26,6 +26,8 @@ SMALL_RATE: Final = 1e-3
 """Measured on the package's small model (docs/evidence.md); a narrow model bears more."""
 SMALL: Final = 0.1
 """Billions of parameters of a transformer, below which it is small."""
+MOST_PATHS: Final = 100_000
+"""Of one training: a plan holds each of them."""
 _FIRST_NOISE: Final = 1_000_000  # far from the seeds that people paint and judge with
 
 
@@ -39,7 +41,7 @@ class DistillRequest(TrainingRequest):
     sizes: tuple[str, ...] = ()
     noises: int = NOISES
     guidance: float | None = None
-    teacher_loras: tuple[Path, ...] = ()
+    teacher_loras: tuple[str | Path, ...] = ()
     steps: int = STEPS
     batch_size: int = BATCH_SIZE
     rank: int = RANK

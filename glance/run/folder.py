@@ -73,6 +73,10 @@ class RunFolder:
         """Everything the trainer said in one phase."""
         return self.path / "logs" / f"{environment(phase)}.log"
 
+    def samples(self, phase: Phase) -> Path:
+        """Where SimpleTuner paints while it trains, if it is asked to."""
+        return self.output(phase) / "validation_images"
+
     def losses(self, phase: Phase) -> Path:
         """The loss of each step of one phase."""
         return self.path / "logs" / f"{environment(phase)}-losses.csv"

@@ -94,8 +94,20 @@ class TrainingPlan:
 
     @property
     def told(self) -> tuple[str, ...]:
-        """Say in a line each what is trained of the picture."""
-        return () if self.sample is None else tell_views(self.sample, self.views)
+        """Say in a line each what is trained of the picture, and what is painted meanwhile."""
+        views = () if self.sample is None else tell_views(self.sample, self.views)
+        return (*views, *self.told_samples)
+
+    @property
+    def told_samples(self) -> tuple[str, ...]:
+        """Say in a line a phase what SimpleTuner paints while it trains, and where."""
+        every = self.settings.sample_every
+        if every is None:
+            return ()
+        return tuple(
+            f"{phase}: every {every} steps SimpleTuner paints into {self.run.samples(phase)}"
+            for phase in self.phases
+        )
 
     @property
     def shown_reference(self) -> tuple[int, int] | None:

@@ -186,12 +186,14 @@ class TestTrain:
         fill_cache(plan_comparison(CompareRequest(RUN, prompts, device="cpu")))
 
         done = glance(*TRAIN, "--compare")
+        quiet = glance(*TRAIN, "--compare", "--quiet")
         document = glance(*TRAIN, "--compare", "--json", "--quiet").document
 
         assert done.code == 0
         assert "the sheet to look at: runs/cat/images/compare/sheet.png\n" in done.err
         run, sentence = done.out.splitlines()
         assert run == "runs/cat"
+        assert (quiet.out, quiet.err) == (done.out, "")
         assert sentence == document["comparison"]["sentence"]
         assert sentence.startswith("2 pictures prove little (from 8 on there is a verdict): in 10 ")
         assert document["comparison"]["verdict"]["distance"]["difference"] == -0.3

@@ -36,9 +36,10 @@ def model(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_dry_run_says_what_it_takes_and_writes_nothing(invoke: Glance, tmp_path: Path) -> None:
     before = files(tmp_path)
 
-    done = invoke(*DISTIL, *PROMPTS, "--dry-run")
+    shown = invoke(*DISTIL, *PROMPTS, "--dry-run")
+    done = invoke(*DISTIL, *PROMPTS, "--dry-run", "--json")
 
-    assert done.code == 0
+    assert (shown.code, done.code) == (0, 0)
     document = json.loads(done.out)
     assert document["run"] == "runs/model-distilled"
     assert document["guidance"] == {"slow": 3.5, "fast": 3.5}
@@ -51,7 +52,10 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(invoke: Glance, tmp_pat
         "disk_bytes": 4 * 5 * 16 * 8 * 8 * 4,
         "teacher": {"steps": 50, "guidance": 3.5, "loras": []},
     }
-    assert "recording: 4 paths, 200 forward passes, 8.2e-05 GB on the disk" in done.err
+    assert "{" not in shown.out
+    assert "recording  4 paths: the base model, 50 steps at guidance 3.5: 2 prompts x 2" in shown.out
+    assert "           200 forward passes, 8.2e-05 GB on the disk\n" in shown.out
+    assert "config/glance-slow/targets.json\n" in shown.out
     assert files(tmp_path) == before
 
 
@@ -62,7 +66,8 @@ def test_a_dry_run_of_many_prompts_says_what_they_take(invoke: Glance) -> None:
 
     assert done.code == 0
     assert "warning: 40,000 paths are recorded, of which 5 steps of batch 1 see 5" in done.err
-    assert "recording: 40,000 paths, 2,000,000 forward passes, " in done.err
+    assert "recording  40,000 paths: " in done.out
+    assert "2,000,000 forward passes, " in done.out
 
 
 def test_the_examples_of_the_help_work(invoke: Glance) -> None:

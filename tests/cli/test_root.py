@@ -36,7 +36,7 @@ def test_each_command_shows_an_example(glance: Callable, command: str) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("no-such-command",), ("train",), ("train", "--steps", "many"), ("check", "--device", "x")],
+    [("no-such-command",), ("train",), ("train", "--image"), ("check", "--device", "x")],
 )
 def test_wrong_usage_is_exit_2(glance: Callable, arguments: tuple[str, ...]) -> None:
     assert glance(*arguments).code == 2

@@ -57,12 +57,28 @@ def test_own_lists_are_checked(glance: Callable) -> None:
     done = glance("schedule", "--slow-timesteps", "1000,900,950", "--fast-timesteps", "0.9,nan")
 
     assert done.code == 4
-    assert "slow[2]: 950 is not below slow[1] = 900" in done.err
-    assert "fast[1]: nan is not a finite number" in done.err
+    assert "--fast-timesteps, value 2: nan is not a finite number" in done.err
+    falls = "--slow-timesteps, value 3: 950 is not below --slow-timesteps, value 2 = 900"
+    assert falls in done.err
 
 
-def test_a_size_that_is_none_is_wrong_usage(glance: Callable) -> None:
-    assert glance("schedule", "--size", "big").code == 2
+@pytest.mark.parametrize("size", ["big", "0x64", "64", "9" * 5000 + "x64", "64x64x64"])
+def test_a_size_that_is_none_is_a_bad_value(glance: Callable, size: str) -> None:
+    done = glance("schedule", "--size", size)
+
+    assert done.code == 4
+    assert done.err.startswith(f"error: --size {size}: not width x height in pixels")
+
+
+@pytest.mark.parametrize("schedule", ["seed", "auto"])
+@pytest.mark.parametrize(("model", "code"), [("./nowhere", 3), ("nowhere", 3), ("acme/absent", 3)])
+def test_a_model_that_is_not_there_is_refused_whatever_is_shown(
+    glance: Callable, schedule: str, model: str, code: int
+) -> None:
+    done = glance("schedule", "--schedule", schedule, "--model", model)
+
+    assert (done.code, done.out) == (code, "")
+    assert model in done.err
 
 
 def test_the_models_own_list_is_derived_for_the_size(glance: Callable) -> None:

@@ -15,6 +15,14 @@ type Glance = Callable[..., Any]
 type StartGlance = Callable[..., RunningGlance]
 
 
+def replaced(command: list[str], **values: object) -> list[str]:
+    """Return the command with other values of some of its flags: each may be given once."""
+    changed = list(command)
+    for name, value in values.items():
+        changed[changed.index(f"--{name.replace('_', '-')}") + 1] = str(value)
+    return changed
+
+
 def states(manifest: Path = MANIFEST) -> list[str]:
     phases = json.loads(manifest.read_text())["phases"]
     return [phases["slow"]["state"], phases["fast"]["state"]]

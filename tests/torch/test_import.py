@@ -50,7 +50,7 @@ def test_the_guides_files_train_as_they_say(glance: Callable, tiny_flux: Path) -
     write_guide(pretrained_model_name_or_path=model, max_train_steps=10, lora_rank=4)
     line = glance("import", "guide", "--device", "cpu", "--quiet").out
 
-    done = glance(*shlex.split(line)[1:], "--dry-run")
+    done = glance(*shlex.split(line)[1:], "--dry-run", "--json")
 
     assert done.code == 0, done.err
     manifest = json.loads(Path("runs/glance/glance.json").read_text())

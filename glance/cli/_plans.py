@@ -1,0 +1,172 @@
+"""What `--dry-run` shows people: a plan as a table of words. `--json` has the whole of it."""
+
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any, Final
+
+from glance.console import Console, format_table
+from glance.schedule import Phase, Schedule
+
+if TYPE_CHECKING:
+    from glance.compare import ComparisonPlan
+    from glance.distillation.request import DistillationPlan
+    from glance.generation.request import GenerationPlan
+    from glance.training.request import TrainingPlan
+
+_TEXT: Final = 70  # characters of a prompt
+_LISTED: Final = 20  # pictures
+
+type Rows = Iterator[tuple[str, str]]
+"""A name, and what is to be said of it; an empty name goes on with the one before."""
+
+
+def show_plan(console: Console, rows: Iterable[tuple[str, str]], document: Any) -> None:
+    """Write the plan: the table, or with `--json` the document."""
+    table = list(rows)
+    width = max(len(name) for name, _ in table)
+    console.result("\n".join(f"{name.ljust(width)}  {text}".rstrip() for name, text in table))
+    console.document(document)
+
+
+def training_rows(plan: "TrainingPlan") -> Rows:
+    """Yield what is trained, from what, where, and what it takes."""
+    settings = plan.settings
+    yield "run", f"{plan.run.path}, {_state(plan)}"
+    if plan.sample is not None:
+        yield "picture", f"{plan.sample.image}, {plan.sample.width}x{plan.sample.height}"
+        yield from _continued("trained at", (view.describe() for view in plan.views))
+        if plan.sample.reference is not None:
+            yield "reference", str(plan.sample.reference)
+        yield "caption", _short(plan.sample.caption)
+    yield "model", f"{_place(settings.model, plan.run.path)} ({settings.family})"
+    if settings.transformer is not None:
+        yield "transformer", _place(settings.transformer, plan.run.path)
+    yield from _schedule_rows(plan.schedule)
+    batch = f" of batch {settings.batch_size}" if settings.batch_size > 1 else ""
+    yield (
+        "training",
+        f"{' and '.join(plan.phases)}: {settings.steps} steps{batch}, rank {settings.rank}, "
+        f"alpha {settings.alpha}, rate {settings.learning_rate:g}, seed {settings.seed}",
+    )
+    options = (f"{name}={value}" for name, value in settings.overrides.items())
+    yield from _continued("further options", options)
+    yield from _continued("painted meanwhile", plan.told_samples)
+    yield from _cost_rows(plan)
+    yield from _continued("files", plan.files)
+    yield from _continued("commands", (shlex.join(one) for one in plan.to_json()["commands"]))
+
+
+def distillation_rows(plan: "DistillationPlan") -> Rows:
+    """Yield what the base model is to teach, and what both parts take."""
+    rows = training_rows(plan.training)
+    yield next(rows)
+    teacher = plan.teacher
+    yield "recording", f"{len(plan.paths):,} paths: {teacher.describe()}"
+    yield "", f"{plan.forwards:,} forward passes, {plan.recorded_bytes / 1e9:.2g} GB on the disk"
+    yield from _continued("prompts", _listed([_short(text) for text in teacher.prompts], most=3))
+    yield "guidance", ", ".join(f"{phase} {teacher.guidance_of(phase):g}" for phase in Phase)
+    yield "judged", f"on {len(plan.judging)} other prompts" if plan.compares else "not at the end"
+    yield from rows
+
+
+def sampling_rows(plan: "GenerationPlan") -> Rows:
+    """Yield what is painted, with what, and where it goes."""
+    yield "model", f"{plan.model} ({plan.family.name})"
+    if plan.transformer is not None:
+        yield "transformer", str(plan.transformer)
+    for phase in Phase:
+        yield f"{phase} LoRA", str(plan.loras.get(phase, "none"))
+    yield from _schedule_rows(plan.schedule)
+    precision = f"{plan.dtype}, memory {plan.memory}, quantize {plan.quantize}"
+    yield "sampling", f"{plan.device}, {precision}, {plan.batch_size} at once"
+    done = sum(one.is_done for one in plan.pictures)
+    steps = len(plan.schedule.sigmas)
+    there = f", {done:,} of them there already" if done else ""
+    yield "pictures", f"{len(plan.pictures):,}{there}, {steps} steps each"
+    lines = [
+        (
+            str(one.output),
+            f"{one.settings.width}x{one.settings.height}",
+            f"seed {one.settings.seed}",
+            f"guidance {one.settings.slow_guidance:g}, {one.settings.fast_guidance:g}",
+            _short(one.settings.prompt) + (" (there already)" if one.is_done else ""),
+        )
+        for one in plan.pictures[:_LISTED]
+    ]
+    for line in format_table(lines[0], lines[1:], align=str.ljust).splitlines():
+        yield "", line
+    if len(plan.pictures) > _LISTED:
+        yield "", f"... and {len(plan.pictures) - _LISTED:,} more"
+
+
+def comparison_rows(plan: "ComparisonPlan", facts: Mapping[str, Any]) -> Rows:
+    """Yield what is painted side by side, and how much of it is there already: `facts`."""
+    yield "model", f"{plan.generation.model} ({plan.generation.family.name})"
+    for phase in Phase:
+        yield f"{phase} LoRA", str(plan.generation.loras.get(phase, "none"))
+    yield from _schedule_rows(plan.generation.schedule)
+    first = plan.rows[0].paintings.values()
+    yield from _continued("side by side", (one.label for one in first))
+    prompts = list(dict.fromkeys(row.settings.prompt for row in plan.rows))
+    yield from _continued("prompts", _listed([_short(text) for text in prompts], most=3))
+    yield "pictures", f"{facts['pictures']:,} in {len(plan.rows):,} rows, of prompts and noises"
+    yield "", f"{facts['cached']:,} of them are in the cache; {facts['steps']:,} steps to go"
+    if plan.finds_worth:
+        yield "", "and about 30 steps a picture for what the pair is worth, once for a model"
+    yield "result", str(plan.folder)
+
+
+def _state(plan: "TrainingPlan") -> str:
+    from glance.run import load_manifest
+
+    if not plan.run.manifest.exists():
+        return "new"
+    phases = load_manifest(plan.run).phases
+    states = ", ".join(f"{phase} {phases[phase].state}" for phase in Phase)
+    return f"begun anew ({states} until now)" if plan.restart else f"goes on: {states}"
+
+
+def _cost_rows(plan: "TrainingPlan") -> Rows:
+    from glance.device import speed
+    from glance.simpletuner.duration import describe_duration
+    from glance.simpletuner.memory import describe_estimate
+
+    settings = plan.settings
+    numbers = ",".join(map(str, plan.devices))
+    yield "device", str(settings.device) + (f":{numbers}" if settings.device == "cuda" else "")
+    yield "takes", describe_estimate(settings).removeprefix("estimate: ")
+    pace = speed(settings.device, plan.devices[0])
+    yield "", describe_duration(settings, len(plan.phases), pace).removeprefix("estimate: ")
+
+
+def _schedule_rows(schedule: Schedule) -> Rows:
+    yield "schedule", schedule.name
+    for phase in Phase:
+        yield f"  {phase}", " ".join(f"{value:g}" for value in schedule.phase(phase).timesteps)
+
+
+def _continued(name: str, texts: Iterable[str]) -> Rows:
+    """Yield a line each, the name before the first; nothing for none."""
+    for number, text in enumerate(texts):
+        yield "" if number else name, text
+
+
+def _listed(texts: list[str], *, most: int) -> Iterator[str]:
+    yield from texts[:most]
+    if len(texts) > most:
+        yield f"... and {len(texts) - most:,} more"
+
+
+def _place(model: str, run: Path) -> str:
+    """Return a recorded model as it is seen from here."""
+    from glance.model import recorded_folder
+
+    place = recorded_folder(model, run)
+    return os.path.relpath(place) if place.exists() else model
+
+
+def _short(text: str) -> str:
+    return shorten(text, _TEXT, placeholder=" ...")

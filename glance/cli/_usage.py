@@ -1,0 +1,119 @@
+"""What Typer refuses, in our words and with our exit codes; and the one rule for repeated flags."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from glance.errors import GlanceError, InputError, UsageError, as_typed, describe_fault
+
+_ONE_OF: Final = " is not one of "
+
+
+class Command(TyperCommand):
+    """A command whose flags hold one value each, unless they are repeatable.
+
+    Typer keeps the last of several and says nothing. A training would run for an hour on a picture
+    that is not the one that was meant, so a second value is refused, whatever the flag.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _refuse_repeated(self, ctx, args)
+        return super().parse_args(ctx, args)
+
+
+class Group(TyperGroup):
+    """The same for a command that has commands below it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _refuse_repeated(self, ctx, args)
+        return super().parse_args(ctx, args)
+
+
+def guard_commands(app: typer.Typer) -> None:
+    """Hold all commands of `app`, and of the groups in it, to the rule of `Command`."""
+    for command in app.registered_commands:
+        if command.cls is TyperCommand:
+            command.cls = Command
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            guard_commands(group.typer_instance)
+
+
+def translate(refusal: typer.TyperException) -> GlanceError:
+    """Return Typer's refusal as ours: a value that cannot be used, or flags that are wrong."""
+    faults = _faults(refusal)
+    if isinstance(refusal, typer.BadParameter) and refusal.param is not None and faults:
+        return _refuse_value(refusal.param, faults[0])
+    context = getattr(refusal, "ctx", None)
+    text = refusal.format_message().strip().rstrip(".")
+    hint = f"see {context.command_path} --help" if context is not None else "see glance --help"
+    return UsageError(text[:1].lower() + text[1:], hint=hint)
+
+
+def _refuse_repeated(command: Any, ctx: Any, args: Sequence[str]) -> None:
+    if ctx.resilient_parsing:  # somebody presses Tab
+        return
+    _, _, order = command.make_parser(ctx).parse_args(args=list(args))
+    for option in dict.fromkeys(order):
+        holds_one = option.param_type_name == "option" and not (option.is_flag or option.multiple)
+        if holds_one and order.count(option) > 1:
+            flag = _name(option)
+            given = ", ".join(_values(args, option.opts)) or f"{order.count(option)} values"
+            raise UsageError(
+                f"{flag} is given {order.count(option)} times, and holds one value: {given}",
+                hint=f"keep one {flag}; see {ctx.command_path} --help",
+            )
+
+
+def _values(args: Sequence[str], flags: Sequence[str]) -> Iterator[str]:
+    """Yield what follows a flag, as it was typed."""
+    for place, word in enumerate(args):
+        name, equals, value = word.partition("=")
+        if name in flags and equals:
+            yield value
+        elif word in flags and place + 1 < len(args):
+            yield args[place + 1]
+
+
+def _faults(refusal: typer.TyperException) -> list[dict[str, Any]]:
+    """Return what pydantic, with which Typer reads values, found wrong."""
+    cause = refusal.__cause__
+    found: list[dict[str, Any]] = cause.errors() if hasattr(cause, "errors") else []
+    return found
+
+
+def _refuse_value(param: Any, fault: dict[str, Any]) -> InputError:
+    flag, said = _name(param), describe_fault(fault)
+    _, is_choice, choices = said.partition(_ONE_OF)
+    if is_choice:
+        names = choices.rstrip(".").replace("'", "")
+        return InputError(
+            f"{flag} {fault['input']}: it must be one of {names}",
+            hint=f"{flag} {names.partition(',')[0]}, for example",
+        )
+    return InputError(
+        f"{flag} {fault['input']}: {said}", hint=f"{flag} {_example(param, fault)}, for example"
+    )
+
+
+def _example(param: Any, fault: dict[str, Any]) -> Any:
+    """Return a value that works: the usual one, that of the setting, or the nearest allowed."""
+    if isinstance(param.default, int | float) and not isinstance(param.default, bool):
+        return as_typed(param.default)
+    from glance.settings import SampleSettings, Teacher, TrainSettings
+
+    for settings in (SampleSettings, TrainSettings, Teacher):
+        for field in settings.model_fields:
+            if settings.flag(field) in param.opts and settings.example(field) is not None:
+                return settings.example(field)
+    bounds = fault.get("ctx") or {}
+    return bounds.get("ge", bounds.get("le", 1))
+
+
+def _name(param: Any) -> str:
+    """Return the flag, or what an argument is called in the usage line."""
+    if param.param_type_name == "option":
+        return str(max(param.opts, key=len))
+    return str(param.name)
