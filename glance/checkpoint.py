@@ -7,6 +7,7 @@ from typing import Final
 
 from glance.errors import ModelNotFound, SettingsError
 from glance.families import FAMILIES, Family
+from glance.files import explain_tensors
 
 _SUFFIX: Final = ".safetensors"
 _OTHER_SUFFIXES: Final = (".gguf", ".ckpt", ".pt", ".pth", ".bin", ".sft")
@@ -31,14 +32,15 @@ class Checkpoint:
 
 def is_checkpoint(model: str) -> bool:
     """Whether --model names a file rather than a folder or a Hub id."""
-    return Path(model).suffix.lower() in (_SUFFIX, *_OTHER_SUFFIXES)
+    has_suffix = Path(model).suffix.lower() in (_SUFFIX, *_OTHER_SUFFIXES)
+    return has_suffix and not _is_folder(Path(model))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
     """Recognise the file; reads the header only.
 
-    Raises ModelNotFound when there is no such file, or none that can be read, and SettingsError
-    for what is no transformer of a supported family, each with the reason.
+    Raises ModelNotFound when there is no such file, or none that can be read (and what it is
+    instead), and SettingsError for what is no transformer of a supported family.
     """
     if path.suffix.lower() in _OTHER_SUFFIXES:
         raise SettingsError(
@@ -79,6 +81,9 @@ def _read_dtypes(path: Path) -> Mapping[str, str]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        found = explain_tensors(path)
+        if found is not None:
+            raise ModelNotFound(f"model {path} cannot be read: it is {found[0]}", hint=found[1])
         with safe_open(path, "np") as file:
             return {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as exc:
@@ -87,6 +92,13 @@ def _read_dtypes(path: Path) -> Mapping[str, str]:
         raise ModelNotFound(
             f"model {path} cannot be read: {exc}", hint="download or copy it again, whole"
         ) from exc
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.expanduser().is_dir()
+    except (OSError, RuntimeError):  # out of reach, or in the home of nobody
+        return False
 
 
 def _what_else(names: Collection[str]) -> str | None:

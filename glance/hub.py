@@ -5,6 +5,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -82,14 +83,34 @@ def read_hub_text(model: str, name: str) -> str | None:
 
 def is_hub_file(reference: str) -> bool:
     """Whether it has the form `owner/repo:file` or `owner/repo`."""
+    return split_hub_file(reference) is not None
+
+
+def split_hub_file(reference: str) -> tuple[str, str | None] | None:
+    """Return the repository and the file of `owner/repo:file` or `owner/repo`; None: it is none."""
     match = _FILE.fullmatch(reference)
-    return match is not None and not (match["file"] is None and reference.endswith(_SUFFIX))
+    if match is None or (match["file"] is None and reference.endswith(_SUFFIX)):
+        return None
+    return match["repo"], match["file"]
 
 
-def find_hub_file(reference: str, *, default: str) -> Path | None:
+def fetch_beside(reference: str, file: Path, names: Sequence[str]) -> None:
+    """Fetch what lies beside a file of the Hub that was fetched; what is not there is left."""
+    from huggingface_hub import hf_hub_download
+
+    found = split_hub_file(reference)
+    assert found is not None
+    folder = PurePosixPath(found[1] or file.name).parent
+    for name in names:
+        with suppress(*_transport_errors()):
+            hf_hub_download(found[0], (folder / name).as_posix())
+
+
+def find_hub_file(reference: str, *, default: str, or_else: str | None = None) -> Path | None:
     """Return a file of a Hub model, `owner/repo:file` or `owner/repo`, fetched if it must be.
 
-    None when the reference is not of that form. Raises SetupError when the file cannot be had.
+    Of a repository alone that is `default`, and `or_else` where it has none. None when the
+    reference is not of that form. Raises SetupError when the file cannot be had.
     """
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import (
@@ -99,10 +120,10 @@ def find_hub_file(reference: str, *, default: str) -> Path | None:
         RepositoryNotFoundError,
     )
 
-    match = _FILE.fullmatch(reference)
-    if match is None or not is_hub_file(reference):
+    found = split_hub_file(reference)
+    if found is None:
         return None
-    repo, name = match["repo"], match["file"] or default
+    repo, name = found[0], found[1] or default
     try:
         return Path(hf_hub_download(repo, name))
     except LocalEntryNotFoundError as exc:  # of the errors below, too, so it comes first
@@ -123,6 +144,8 @@ def find_hub_file(reference: str, *, default: str) -> Path | None:
             hint="check the name; for a private one set HF_TOKEN",
         ) from exc
     except EntryNotFoundError as exc:
+        if or_else is not None and found[1] is None:
+            return find_hub_file(f"{repo}:{or_else}", default=default)
         raise SetupError(
             f"the Hub's {repo} has no file {name}",
             hint=f"name one of its files: {repo}:file.safetensors",

@@ -321,7 +321,11 @@ def _pipeline_of(model: str) -> str | None:
 def _what_is(path: Path) -> str:
     if path.is_file():
         return "is a file, not a folder in diffusers layout"
-    return f"is a link to {path.readlink()}, which is not there" if path.is_symlink() else "is no folder"
+    return (
+        f"is a link to {path.readlink()}, which is not there"
+        if path.is_symlink()
+        else "is no folder"
+    )
 
 
 def _hint(family: Family) -> str:

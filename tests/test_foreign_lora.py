@@ -107,7 +107,7 @@ def test_facts_that_glance_wrote_itself() -> None:
     ("more", "metadata", "known"),
     [
         ({}, {}, False),
-        ({}, {"ss_network_alpha": "8"}, False),
+        ({}, {"ss_network_alpha": "8"}, True),
         ({}, {"lora_adapter_metadata": '{"transformer.r": 4}'}, False),
         ({}, {"lora_adapter_metadata": '{"transformer.lora_alpha": 8}'}, True),
         ({"a.alpha": np.float32(8)}, {}, True),

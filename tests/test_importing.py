@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes.guide import LISTS, config, finish, write_guide
-from fakes.pairs import LAYER, glance_header, write_lora
+from fakes.pairs import LAYER, glance_header, write_lora, write_run
 from safetensors.numpy import save_file
 
 from glance.errors import GlanceError, InputError, LoraError, RunError, UsageError
@@ -350,6 +350,80 @@ def test_the_files_own_alpha_is_taken_and_another_is_refused() -> None:
     assert "says alpha 8 itself / drop --alpha" in refusal(slow_lora=SLOW, fast_lora=FAST, alpha=2)
 
 
+def test_what_peft_wrote_beside_the_files_is_multiplied_in() -> None:
+    for number, phase in enumerate(Phase, 1):
+        folder = Path(f"lora/peft_{phase}")
+        write_lora(folder / "adapter_model.safetensors", fill=float(number))
+        config = {"peft_type": "LORA", "r": 2, "lora_alpha": 8, "use_rslora": phase is Phase.FAST}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+    given = {"slow_lora": "lora/peft_slow", "fast_lora": "lora/peft_fast"}
+
+    run_import(import_pair(**given, run=Path("r")))
+
+    run = RunFolder(Path("r"))
+    assert up(run.lora(Phase.SLOW)) == 4.0
+    assert up(run.lora(Phase.FAST)) == pytest.approx(2 * 8 / 2**0.5)
+    imported = load_manifest(run).imported
+    assert imported is not None
+    assert "lora_B times 4: alpha is in adapter_config.json beside it" in imported.folded.values()
+    plan = import_pair(**given, alpha=2, run=Path("s"))
+    assert [lora.reason for lora in plan.loras.values()] == ["--alpha 2"] * 2
+
+
+def test_a_run_is_imported_by_its_folder() -> None:
+    run = write_run(Path("runs/demo"))
+    write_lora(run.lora(Phase.SLOW), glance_header(Phase.SLOW), fill=3.0)
+
+    run_import(import_pair(slow_lora="runs/demo", fast_lora="runs/demo", run=Path("r")))
+
+    copied = RunFolder(Path("r")).lora(Phase.SLOW)
+    assert copied.read_bytes() == run.lora(Phase.SLOW).read_bytes()
+
+
+def write_with_text(name: str, text: str, *, fill: float) -> None:
+    tensors = {
+        f"{stem}.{half}.weight": np.full(shape, fill, np.float32)
+        for stem in (LAYER, text)
+        for half, shape in (("lora_A", (2, 8)), ("lora_B", (8, 2)))
+    }
+    save_file(tensors, name, {"lora_alpha": "4"})
+
+
+def test_a_text_encoders_keys_are_left_out_when_that_is_asked() -> None:
+    write_with_text(SLOW, "text_encoder.x", fill=1.0)
+    write_with_text(FAST, "text_encoder_2.x", fill=2.0)
+
+    told = refusal(slow_lora=SLOW, fast_lora=FAST)
+    plan = import_pair(drops_text=True, run=Path("r"))
+    run_import(plan)
+
+    assert "2 of its keys are a text encoder's, first text_encoder.x.lora_A.weight" in told
+    assert "glance import --slow-lora A --fast-lora B --drop-text-encoder" in told
+    run = RunFolder(Path("r"))
+    assert set(read_lora(run.lora(Phase.SLOW)).tensors) == {
+        f"{LAYER}.lora_A.weight",
+        f"{LAYER}.lora_B.weight",
+    }
+    assert up(run.lora(Phase.FAST)) == 4.0
+    imported = load_manifest(run).imported
+    assert imported is not None
+    assert imported.folded[Phase.SLOW].endswith("; 2 keys of a text encoder left out")
+    assert [one["dropped"] for one in plan.to_json()["loras"].values()] == [2, 2]
+    assert len(read_lora(Path(SLOW)).tensors) == 4, "the user's file stays"
+
+
+def test_there_may_be_nothing_to_leave_out_or_nothing_else() -> None:
+    write_both({"lora_alpha": "4"})
+
+    plan = import_pair(drops_text=True)
+
+    assert "--drop-text-encoder: the LoRAs have no keys of one" in plan.warnings[-1].message
+    for number, name in enumerate((SLOW, FAST), 1):
+        tensors = {"lora_te1_x.lora_down.weight": np.full((2, 8), number, np.float32)}
+        save_file(tensors, name)
+    assert "it holds no LoRA pair" in refusal(slow_lora=SLOW, fast_lora=FAST, drops_text=True)
+
+
 def test_alpha_tensors_may_differ_from_layer_to_layer() -> None:
     first, second = (f"{LAYER[:-1]}{letter}" for letter in "qk")
     for number, name in enumerate((SLOW, FAST), 1):
@@ -533,6 +607,22 @@ def test_flags_that_do_not_go_together_are_refused(request_: dict[str, Any]) -> 
     assert refusal(UsageError, **request_)
 
 
+def test_a_model_that_lies_above_the_loras_is_no_name_on_the_hub() -> None:
+    folder = write_model((LAYER.removeprefix("transformer."),))
+    Path("project/models").mkdir(parents=True)
+    folder.rename("project/models/flux")
+    for number, phase in enumerate(Phase, 1):
+        output = Path(f"project/output/{phase}")
+        write_lora(output / "pytorch_lora_weights.safetensors", fill=float(number))
+        content = {"lora_alpha": 2, "pretrained_model_name_or_path": "models/flux"}
+        (output / "simpletuner_config.json").write_text(json.dumps(content))
+    given = {"slow_lora": "project/output/slow", "fast_lora": "project/output/fast"}
+
+    plan = import_pair(**given, model=None, run=Path("r"))
+
+    assert plan.settings.model == "../project/models/flux"
+
+
 def test_a_model_that_no_file_names_is_warned_of() -> None:
     write_both()
 
@@ -543,7 +633,7 @@ def test_a_model_that_no_file_names_is_warned_of() -> None:
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
 def test_an_alpha_that_is_none_is_refused(alpha: float) -> None:
-    assert "it is above 0" in refusal(UsageError, slow_lora=SLOW, fast_lora=FAST, alpha=alpha)
+    assert "it must be above 0" in refusal(InputError, slow_lora=SLOW, fast_lora=FAST, alpha=alpha)
 
 
 @pytest.mark.parametrize(

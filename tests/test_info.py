@@ -274,8 +274,31 @@ def test_a_lora_that_is_gone_is_a_problem_of_a_finished_phase() -> None:
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="not a run folder"):
+    with pytest.raises(RunError, match="not a run folder") as caught:
         describe(tmp_path)
+
+    (problem,) = caught.value.problems
+    assert problem.hint == "give a .safetensors file, or a folder that holds one LoRA"
+
+
+def test_a_folder_that_holds_one_lora_is_that_lora() -> None:
+    write_lora(Path("lora/peft_slow/adapter_model.safetensors"))
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 8}
+    Path("lora/peft_slow/adapter_config.json").write_text(json.dumps(config))
+
+    found = describe(Path("lora/peft_slow"))
+
+    assert found.document["path"] == "lora/peft_slow/adapter_model.safetensors"
+    assert found.document["scales"] == {"4": 1}
+    assert "  scale    4 (alpha is in adapter_config.json beside it)" in found.lines
+
+
+def test_a_folder_of_several_loras_names_them() -> None:
+    for name in "ab":
+        write_lora(Path(f"loras/{name}.safetensors"))
+
+    with pytest.raises(RunError, match=r"loras holds 2 LoRAs: a\.safetensors, b\.safetensors"):
+        describe(Path("loras"))
 
 
 # --- a picture -----------------------------------------------------------------------------------

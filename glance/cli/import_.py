@@ -20,6 +20,7 @@ from glance.cli._options import (
     ReferenceOption,
     SlowTimestepsOption,
     VerboseOption,
+    find_model,
 )
 from glance.console import Console
 
@@ -44,6 +45,10 @@ def import_(
         float | None,
         typer.Option(help="What the LoRAs were trained with, where the files have lost it."),
     ] = None,
+    drop_text_encoder: Annotated[
+        bool,
+        typer.Option("--drop-text-encoder", help="Leave a text encoder's keys out of the LoRAs."),
+    ] = False,
     schedule: Annotated[
         str | None,
         typer.Option(help="What the LoRAs were trained on: seed, paper, auto, or a .json file."),
@@ -52,7 +57,10 @@ def import_(
     fast_timesteps: FastTimestepsOption = None,
     family: FamilyOfModelOption = None,
     model: Annotated[
-        str | None, typer.Option(help="Base model. Default: what the files say.")
+        str | None,
+        typer.Option(
+            help="Base model. Default: what the files say.", parser=find_model, metavar="<str>"
+        ),
     ] = None,
     base: BaseOption = None,
     image: Annotated[
@@ -100,6 +108,7 @@ def import_(
             slow_lora=slow_lora,
             fast_lora=fast_lora,
             alpha=alpha,
+            drops_text=drop_text_encoder,
             schedule=schedule,
             slow_timesteps=slow_timesteps,
             fast_timesteps=fast_timesteps,

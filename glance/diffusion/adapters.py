@@ -21,8 +21,8 @@ from glance.lora import (
     adapter_config,
     name_some,
     pair_problem,
-    read_metadata,
-    read_scaling,
+    read_header,
+    read_strength,
     sort_keys,
 )
 
@@ -81,24 +81,23 @@ def prepare_adapter(pipeline: Any, path: Path) -> PreparedLora:
 
 
 def _read_pairs(path: Path) -> Pairs:
-    """Return the file's pairs by layer, alpha / rank multiplied into B."""
-    scaling = read_scaling(read_metadata(path))
+    """Return the file's pairs by layer, its strength multiplied into B."""
+    header = read_header(path)
     tensors = load_file(path)
     keys = sort_keys(tensors)
     problems = list(keys.problems)
+    factors: Mapping[str, float] = {}
+    try:
+        factors = read_strength(header, keys.pairs).factors
+    except LoraError as exc:
+        problems += exc.problems
     pairs: Pairs = {}
     for pair in keys.pairs:
         down, up = tensors[pair.down], tensors[pair.up]
         if problem := pair_problem(pair, down.shape, up.shape):
             problems.append(problem)
             continue
-        rank = down.shape[0]
-        factor = 1.0
-        if pair.alpha:
-            factor = tensors[pair.alpha].item() / rank
-        elif scaling:
-            factor = scaling.factor(pair.layer, rank)
-        pairs[pair.layer] = Pair(down, _scaled(up, factor))
+        pairs[pair.layer] = Pair(down, _scaled(up, factors.get(pair.layer, 1.0)))
     if problems:
         raise LoraError(Problem(f"{path}: {item.message}", item.hint) for item in problems)
     return pairs

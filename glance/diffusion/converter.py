@@ -3,8 +3,9 @@
 They rename, split what is fused, and drop some of what they do not know with a warning at most.
 """
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,25 +32,48 @@ type Pairs = dict[str, Pair]
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """How a converter expects to see a pair: around the layer's name, and whether it keeps dots."""
+    """How a converter expects to see a pair: what it calls the layer, and what stands around it."""
 
     down: str
     up: str
-    has_dots: bool
+    rename: Callable[[str], str] = str
 
     def spell(self, pairs: Pairs) -> dict[str, torch.Tensor]:
         """Return the pairs as a file of this spelling holds them."""
         state: dict[str, torch.Tensor] = {}
         for layer, pair in pairs.items():
-            name = layer if self.has_dots else layer.replace(".", "_")
+            name = self.rename(layer)
             state[self.down.format(name)] = pair.down
             state[self.up.format(name)] = pair.up
         return state
 
 
+_WORDS: Final = re.compile(
+    r"double_stream_modulation_(?:img|txt)|single_stream_modulation|(?:double|single)_blocks"
+    r"|(?:img|txt)_(?:attn|mlp|mod|in)|(?:time|vector|guidance)_in|(?:in|out)_layer"
+    r"|final_layer|adaLN_modulation|[^_.]+"
+)
+"""The words of FLUX's original names, some of which hold an underscore themselves."""
+
+
+def with_dots(layer: str) -> str:
+    """Return a layer of FLUX's original layout with its dots, which kohya writes as underscores.
+
+    diffusers' converter of kohya's FLUX.2 LoRAs knows fewer layers than that of the dotted names.
+    """
+    return ".".join(_WORDS.findall(layer))
+
+
+def _with_underscores(layer: str) -> str:
+    return layer.replace(".", "_")
+
+
+_COMFYUI: Final = ("diffusion_model.{}.lora_A.weight", "diffusion_model.{}.lora_B.weight")
+_KOHYA: Final = ("lora_unet_{}.lora_down.weight", "lora_unet_{}.lora_up.weight")
 _SPELLINGS: Final = (
-    Spelling("diffusion_model.{}.lora_A.weight", "diffusion_model.{}.lora_B.weight", has_dots=True),
-    Spelling("lora_unet_{}.lora_down.weight", "lora_unet_{}.lora_up.weight", has_dots=False),
+    Spelling(*_COMFYUI),
+    Spelling(*_KOHYA, rename=_with_underscores),
+    Spelling(*_COMFYUI, rename=with_dots),
 )
 
 

@@ -11,7 +11,7 @@ from glance.diffusion.switch import Loras, ResidentLoras
 from glance.diffusion.two_phase import Extras, TwoPhase, family_of
 from glance.events import Event, SamplingStep
 from glance.families import Family, find_family
-from glance.lora import examine_lora, trained_schedule
+from glance.lora import examine_lora, locate_lora, trained_schedule
 from glance.schedule import Phase, Schedule, resolve_schedule
 from glance.settings import DEFAULT_SCHEDULE, resolve_sample_settings
 
@@ -39,7 +39,7 @@ class GlancePipeline(TwoPhase):
         family: Family | str | None = None,
         switch: Loras | None = None,
     ) -> None:
-        """Load the LoRA files of any trainer into `pipeline`.
+        """Load LoRAs of any trainer into `pipeline`: a file, its folder, a run, or on the Hub.
 
         Adapters `slow` and `fast` that it has already are used as they are; without any, the base
         model is sampled. `switch` says how one LoRA gives way to the other, if not as adapters.
@@ -52,7 +52,9 @@ class GlancePipeline(TwoPhase):
         """
         given = {Phase.SLOW: slow_lora, Phase.FAST: fast_lora}
         facts = {
-            phase: examine_lora(Path(path)) for phase, path in given.items() if path is not None
+            phase: examine_lora(locate_lora(str(path), phase))
+            for phase, path in given.items()
+            if path is not None
         }
         if not isinstance(schedule, Schedule):
             trained = trained_schedule(facts) if schedule is None else None

@@ -1,15 +1,18 @@
 """Find two LoRAs and what belongs to them: in a run folder, or where the user says."""
 
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from glance.errors import LoraError, Problem, UsageError
+from glance.errors import LoraError, Problem, RunError, SettingsError, UsageError
 from glance.families import Family, find_family
 from glance.generation.request import InferRequest
 from glance.lora import (
     LoraFacts,
     examine_lora,
+    find_local,
     hash_file,
     locate_lora,
     read_lora,
@@ -17,7 +20,7 @@ from glance.lora import (
     verify_lora,
 )
 from glance.model import locate_base, recorded_model, recorded_transformer, resolve_family
-from glance.run import RunFolder, choose_run, load_manifest, require_finished
+from glance.run import Manifest, RunFolder, choose_run, load_manifest, require_finished
 from glance.schedule import PRESETS, Phase, Schedule
 
 
@@ -35,7 +38,7 @@ class Pair:
     trained: Mapping[str, float] = field(default_factory=dict)
     """What it is sampled with unless told otherwise, by SampleSettings' names."""
     run: RunFolder | None = None
-    names: Mapping[Phase, str] | None = None  # what the user called them, if not by their path
+    names: Mapping[Phase, str] | None = None  # of those that are on the Hub, what they are there
     notes: tuple[str, ...] = ()
 
 
@@ -73,15 +76,13 @@ def _pair_of_run(request: InferRequest) -> Pair:
     manifest, wanted = load_manifest(run), wanted_loras(request)
     require_finished(run, manifest, wanted)
     if request.family not in (None, manifest.settings.family):
-        raise UsageError(
+        raise SettingsError(
             f"--family {request.family}: the run {run.path} is {manifest.settings.family}",
             hint="drop --family",
         )
     family = find_family(manifest.settings.family)
     if request.model is None and request.base is None:
-        settings = manifest.settings
-        model = recorded_model(settings.model, family=family, run=run.path)
-        transformer = recorded_transformer(settings.transformer, run=run.path)
+        model, transformer = _model_of_run(run, manifest, family)
     else:
         model, transformer = _given_model(request, family)
     loras = {phase: run.lora(phase) for phase in wanted}
@@ -110,13 +111,25 @@ def _pair_by_hand(request: InferRequest) -> Pair:
             f"--{missing[0]}-lora is missing",
             hint=f"give both LoRAs, or say --{_other(missing[0])}-only",
         )
-    loras = {phase: locate_lora(source) for phase, source in wanted.items() if source is not None}
+    loras = {
+        phase: locate_lora(source, phase) for phase, source in wanted.items() if source is not None
+    }
+    home = _common_run(loras)
     facts = {phase: examine_lora(path) for phase, path in loras.items()}
     _require_phases(facts)
-    known = next((one.family for one in facts.values() if one.family is not None), None)
-    family = resolve_family(request.family or known, request.model)
-    model, transformer = _given_model(request, family)
-    schedule = trained_schedule(facts) or _preset_of_one(facts) or _schedule_of_manifests(loras)
+    says_model = request.model is not None or request.base is not None
+    if home is not None and not says_model and request.family in (None, home[1].settings.family):
+        family = find_family(home[1].settings.family)
+        model, transformer = _model_of_run(*home, family)
+        notes = [f"the model is that of the LoRAs' run, {home[0].path}"]
+    else:
+        known = next((one.family for one in facts.values() if one.family is not None), None)
+        family = resolve_family(request.family or known, request.model)
+        model, transformer = _given_model(request, family)
+        notes = []
+    schedule = trained_schedule(facts) or _preset_of_one(facts)
+    if schedule is None and home is not None:
+        schedule = home[1].resolve_schedule()
     return Pair(
         model,
         transformer,
@@ -129,8 +142,12 @@ def _pair_by_hand(request: InferRequest) -> Pair:
             for phase, one in facts.items()
             if one.guidance is not None
         },
-        names={phase: wanted[phase] or "" for phase in loras},
-        notes=tuple(_notes(facts, family, schedule, request)),
+        names={
+            phase: source
+            for phase, source in wanted.items()
+            if source is not None and find_local(source, phase) is None
+        },
+        notes=(*notes, *_notes(facts, family, schedule, request)),
     )
 
 
@@ -150,6 +167,11 @@ def _notes(
         f"another alpha than its rank, {one.rank}, give --{phase}-scale alpha/rank"
         for phase, one in facts.items()
         if not one.scale_is_known
+    ]
+    notes += [
+        f"{one.path} is taken at scale {one.strength.describe()}"
+        for one in facts.values()
+        if not one.strength.is_own
     ]
     notes += [
         f"{one.path} was trained for {one.family}, the model is {family.name}"
@@ -195,11 +217,21 @@ def _preset_of_one(facts: Mapping[Phase, LoraFacts]) -> Schedule | None:
     return next((it for it in schedules if it.phase(phase).timesteps == one.timesteps), None)
 
 
-def _schedule_of_manifests(loras: Mapping[Phase, Path]) -> Schedule | None:
-    """Return the schedule of the run that all the files lie in, as checkpoints do."""
+def _model_of_run(run: RunFolder, manifest: Manifest, family: Family) -> tuple[str, Path | None]:
+    settings = manifest.settings
+    model = recorded_model(settings.model, family=family, run=run.path)
+    return model, recorded_transformer(settings.transformer, run=run.path)
+
+
+def _common_run(loras: Mapping[Phase, Path]) -> tuple[RunFolder, Manifest] | None:
+    """Return the run that all the files lie in, as checkpoints do."""
     above = [
         {parent for parent in path.resolve().parents if RunFolder(parent).manifest.is_file()}
         for path in loras.values()
     ]
     runs = set.intersection(*above) if above else set()
-    return load_manifest(RunFolder(runs.pop())).resolve_schedule() if len(runs) == 1 else None
+    if len(runs) == 1:
+        run = RunFolder(Path(os.path.relpath(runs.pop())))
+        with suppress(RunError):  # damaged: what the files say themselves is enough
+            return run, load_manifest(run)
+    return None

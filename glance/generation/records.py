@@ -10,7 +10,7 @@ from typing import Final
 from glance.device import Device, Precision
 from glance.generation.pair import Pair
 from glance.generation.pictures import Asked
-from glance.hub import find_revision
+from glance.hub import find_revision, is_hub_file
 from glance.lora import hash_file
 from glance.memory import Quantize
 from glance.model import fingerprint
@@ -61,10 +61,9 @@ class RecordMaker:
     def _use(self, phase: Phase, asked: Asked, folder: Path) -> LoraUse:
         path = self.pair.loras[phase]
         name = (self.pair.names or {}).get(phase)
-        is_here = name is None or Path(name).expanduser().exists()
         return LoraUse(
             phase=phase,
-            file=_from(folder, path) if is_here or name is None else name,
+            file=_from(folder, path) if name is None else name,
             sha256=self.pair.hashes[phase],
             scale=asked.settings.scale(phase),
         )
@@ -85,5 +84,6 @@ def base_revision(pair: Pair) -> str:
 
 
 def _from(folder: Path, path: Path | str) -> str:
-    """Return a path as seen from `folder`."""
-    return Path(os.path.relpath(Path(path).resolve(), folder.resolve())).as_posix()
+    """Return a path as seen from `folder`, which never looks like a name on the Hub."""
+    place = Path(os.path.relpath(Path(path).resolve(), folder.resolve())).as_posix()
+    return f"./{place}" if is_hub_file(place) else place

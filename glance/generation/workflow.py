@@ -7,24 +7,39 @@ from typing import Any
 from glance.comfyui import Job, build_workflow, guess_model
 from glance.generation.pair import Pair
 from glance.generation.request import GenerationPlan, PlannedPicture
-from glance.lora import lora_name
+from glance.lora import lora_name, read_file_strength
 from glance.run import LORA_FILE, load_manifest
 from glance.schedule import Phase
+from glance.settings import SampleSettings
 
 
 def describe_workflow(plan: GenerationPlan, one: PlannedPicture) -> dict[str, Any]:
     """Return ComfyUI's API JSON of one picture; the LoRAs have the names that exports give them."""
     transformer = None if plan.transformer is None else str(plan.transformer)
     reference = one.settings.reference
+    settings = _as_comfyui_scales(plan, one)
     job = Job(
         family=plan.family,
         model=guess_model(plan.family, plan.model, transformer),
         loras={phase: name for phase, name in plan.names.items() if phase in one.settings.loras},
         schedule=plan.schedule,
-        settings=one.settings,
+        settings=settings,
         reference=None if reference is None else reference.name,
     )
     return build_workflow(job).to_api()
+
+
+def _as_comfyui_scales(plan: GenerationPlan, one: PlannedPicture) -> SampleSettings:
+    """Return the settings with what ComfyUI misses, which reads alpha from tensors alone.
+
+    Where each layer has a factor of its own there is no number that says it.
+    """
+    scales = {}
+    for phase in one.settings.loras:
+        strength = read_file_strength(plan.loras[phase]) if phase in plan.loras else None
+        if strength is not None and not strength.is_in_tensors and strength.factor is not None:
+            scales[f"{phase}_scale"] = one.settings.scale(phase) * strength.factor
+    return one.settings.model_copy(update=scales)
 
 
 def name_elsewhere(pair: Pair) -> Mapping[Phase, str]:

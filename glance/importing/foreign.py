@@ -9,14 +9,15 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from glance.errors import LoraError
-from glance.importing.configs import TRAINED_CONFIG, read_trained_config
+from glance.importing.configs import read_trained_config
 from glance.lora import (
+    TRAINED_CONFIG,
     Lora,
     LoraFacts,
+    drop_text,
     examine_lora,
     locate_lora,
     read_lora,
-    read_scaling,
     sort_keys,
 )
 from glance.lora.file import FOLDED
@@ -40,6 +41,8 @@ class ForeignLora:
     """By layer, what lora_B is to be multiplied by; None: nobody knows."""
     reason: str = ""
     """What says so."""
+    dropped: int = 0
+    """How many keys of a text encoder were left out of it."""
 
     @property
     def path(self) -> Path:
@@ -63,7 +66,10 @@ class ForeignLora:
         if self.facts.timesteps is not None:
             return self.facts.timesteps
         given = self.config.get("flow_custom_timesteps")
-        return None if given is None else parse_list(str(given).strip("[]"), name=self.name)
+        if given is None:
+            return None
+        where = f"flow_custom_timesteps of {self.name}"
+        return parse_list(str(given).strip("[]"), name=where).timesteps
 
     @property
     def folded(self) -> str:
@@ -71,7 +77,8 @@ class ForeignLora:
         if self.is_final:
             return f"taken as it is: {self.reason}"
         times = "each layer's own factor" if self.factor is None else f"{self.factor:g}"
-        return f"lora_B times {times}: {self.reason}"
+        left_out = f"; {self.dropped} keys of a text encoder left out" if self.dropped else ""
+        return f"lora_B times {times}: {self.reason}{left_out}"
 
     def to_json(self) -> dict[str, Any]:
         """Return what `--json` says of it."""
@@ -81,27 +88,31 @@ class ForeignLora:
             "rank": self.facts.rank,
             "layers": self.facts.modules,
             "folded": self.folded,
+            "dropped": self.dropped,
         }
 
 
 def open_lora(
-    name: str, *, alpha: float | None = None, config: Mapping[str, Any] | None = None
+    name: str,
+    phase: Phase,
+    *,
+    alpha: float | None = None,
+    config: Mapping[str, Any] | None = None,
+    drops_text: bool = False,
 ) -> ForeignLora:
-    """Read a LoRA of any trainer: a file, its folder, or owner/repo:file of the Hub.
+    """Read a LoRA of any trainer: a file, its folder, a run, or owner/repo:file of the Hub.
 
     `config` are the options it was trained with; without it, those in the file beside it. `alpha`
     is what the user says of it: it goes before a config, and must agree with the file itself.
     Raises LoraError: all that is wrong with the file, or an alpha that nobody knows.
     """
-    path = locate_lora(name)
-    facts, lora = examine_lora(path), read_lora(path)
+    path = locate_lora(name, phase)
+    facts, whole = examine_lora(path, without_text=drops_text), read_lora(path)
+    lora = drop_text(whole) if drops_text else whole
     trained = config or read_trained_config(path) or _NOTHING
-    factors, reason = _own_factors(lora)
-    if factors is not None:
-        _require_agreement(path, lora, factors, alpha)
-    else:
-        factors, reason = _told_factors(path, lora, trained, alpha)
-    return ForeignLora(name, facts, lora, trained, factors, reason)
+    factors, reason = _factors(facts, lora, config or _NOTHING, alpha)
+    dropped = len(whole.tensors) - len(lora.tensors)
+    return ForeignLora(name, facts, lora, trained, factors, reason, dropped)
 
 
 def swapped(loras: Mapping[Phase, ForeignLora]) -> str | None:
@@ -115,39 +126,29 @@ def swapped(loras: Mapping[Phase, ForeignLora]) -> str | None:
     return None
 
 
-def _own_factors(lora: Lora) -> tuple[dict[str, float] | None, str]:
-    """Return what the file itself says: glance's header, alpha tensors, or diffusers' metadata."""
-    pairs, ranks = sort_keys(lora.tensors).pairs, _ranks(lora)
-    if FOLDED in lora.metadata:
-        return dict.fromkeys(ranks, 1.0), "glance finished it"
-    alphas = {pair.layer: _value(lora, pair.alpha) for pair in pairs if pair.alpha}
-    scaling = read_scaling(lora.metadata)
-    if scaling is None and not alphas:
-        return None, ""
-    factors = {
-        layer: alphas[layer] / rank
-        if layer in alphas
-        else (scaling.factor(layer, rank) if scaling else 1.0)
-        for layer, rank in ranks.items()
-    }
-    return factors, "by its own alpha tensors" if alphas else "by its own header's alpha"
+def _factors(
+    facts: LoraFacts, lora: Lora, config: Mapping[str, Any], alpha: float | None
+) -> tuple[Mapping[str, float], str]:
+    """Return what lora_B is to be multiplied by, and what says so; raise LoraError if nothing does.
 
-
-def _told_factors(
-    path: Path, lora: Lora, config: Mapping[str, Any], alpha: float | None
-) -> tuple[dict[str, float], str]:
-    """Return what the user or SimpleTuner's config says; raise LoraError when neither does."""
-    ranks = _ranks(lora)
+    The file itself goes before the user, the user before the configs.
+    """
+    strength, ranks = facts.strength, _ranks(lora)
     rank = max(ranks.values())
+    if strength.source is not None and strength.is_own:
+        _require_agreement(facts.path, lora, strength.factors, alpha)
+        return strength.factors, strength.source
     if alpha is not None:
         return {layer: alpha / own for layer, own in ranks.items()}, f"--alpha {alpha:g}"
     if config:
         given = config.get("lora_alpha")
-        said = _positive(given if given is not None else rank, path)
+        said = _positive(given if given is not None else rank, facts.path)
         what = "" if given is not None else ", by SimpleTuner's default"
         reason = f"alpha {said:g}{what}, rank {rank}, in the config that it was trained with"
         return {layer: said / own for layer, own in ranks.items()}, reason
-    raise LoraError(f"{path} says nothing of alpha, {_look(lora)}", hint=_hint(rank))
+    if strength.source is not None:
+        return strength.factors, strength.source
+    raise LoraError(f"{facts.path} says nothing of alpha, {_look(lora)}", hint=_hint(rank))
 
 
 def _ranks(lora: Lora) -> dict[str, int]:
@@ -195,10 +196,3 @@ def _require_agreement(
             f"--alpha {alpha:g}: {path} says alpha {factors[layer] * rank:g} itself",
             hint="drop --alpha",
         )
-
-
-def _value(lora: Lora, key: str) -> float:
-    tensor = lora.tensors[key]
-    if tensor.dtype.startswith("I"):
-        return float(int.from_bytes(tensor.data, "little", signed=True))
-    return float(tensor.to_float().reshape(-1)[0])

@@ -1,5 +1,6 @@
 """Two finished LoRAs of another trainer, as a finished run."""
 
+import os
 import re
 from collections.abc import Mapping
 from functools import partial
@@ -15,7 +16,7 @@ from glance.importing.foreign import ForeignLora, open_lora, swapped
 from glance.importing.request import ImportRequest, PairImport
 from glance.importing.spelling import layer_names, respell
 from glance.levels import LevelsRequest, Subject, resolve_levels
-from glance.model import detect_family, locate_base, recorded_folder
+from glance.model import detect_family, is_hub_id, locate_base, recorded_folder
 from glance.run import LORA_FILE, RUNS, RunFolder
 from glance.sample import Examination, load_sample, safe_name
 from glance.schedule import PRESETS, Phase, Schedule
@@ -62,6 +63,8 @@ def plan_pair_import(
     doubts = _check_fit(loras, settings, run)
     if _model(request, loras) is None:
         doubts = (_model_doubt(settings), *doubts)
+    if request.drops_text and not any(one.dropped for one in loras.values()):
+        doubts = (*doubts, Problem("--drop-text-encoder: the LoRAs have no keys of one"))
     return PairImport(
         run=run,
         loras=loras,
@@ -79,8 +82,8 @@ def _open_both(
     """Read both files; raise InputError with the problems of both, LoraError when swapped."""
     checks = Checks()
     loras: dict[Phase, ForeignLora] = {}
-    for phase, name in ((Phase.SLOW, request.slow_lora), (Phase.FAST, request.fast_lora)):
-        opened = checks.make(partial(_open, name, request, configs.get(phase)))
+    for phase in Phase:
+        opened = checks.make(partial(_open, phase, request, configs.get(phase)))
         if opened is not None:
             loras[phase] = opened
     checks.require()
@@ -94,11 +97,10 @@ def _open_both(
     return loras
 
 
-def _open(
-    name: str | None, request: ImportRequest, config: Mapping[str, Any] | None
-) -> ForeignLora:
+def _open(phase: Phase, request: ImportRequest, config: Mapping[str, Any] | None) -> ForeignLora:
+    name = request.slow_lora if phase is Phase.SLOW else request.fast_lora
     assert name is not None
-    return open_lora(name, alpha=request.alpha, config=config)
+    return open_lora(name, phase, alpha=request.alpha, config=config, drops_text=request.drops_text)
 
 
 def _family(request: ImportRequest, loras: Mapping[Phase, ForeignLora]) -> Family:
@@ -128,7 +130,11 @@ def _family(request: ImportRequest, loras: Mapping[Phase, ForeignLora]) -> Famil
 
 
 def _model(request: ImportRequest, loras: Mapping[Phase, ForeignLora]) -> str | None:
-    """Return the base model that is named, or that the files record if it is one of the Hub's."""
+    """Return the base model that is named, or that the files record if it can still be found.
+
+    That is a folder which lies where SimpleTuner was started, somewhere above the LoRA, or a name
+    on the Hub.
+    """
     if request.model is not None:
         return request.model
     recorded = {
@@ -136,7 +142,20 @@ def _model(request: ImportRequest, loras: Mapping[Phase, ForeignLora]) -> str | 
         for one in loras.values()
     }
     name = recorded.pop()
-    return name if not recorded and re.fullmatch(r"[\w.-]+/[\w.-]+", name) else None
+    if recorded or name in ("None", ""):
+        return None
+    above = next(iter(loras.values())).path.absolute().parents
+    folder = next((one / name for one in above if _is_folder(one / name)), None)
+    if folder is not None:
+        return os.path.relpath(folder)
+    return name if is_hub_id(name) else None
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a text that is no path
+        return False
 
 
 def _schedule(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from glance.device import AUTO
-from glance.errors import Problem, SampleError, UsageError
+from glance.errors import Problem, SampleError, SettingsError, UsageError
 from glance.importing.backend import DataSource, find_data
 from glance.importing.configs import (
     TrainerFile,
@@ -46,9 +46,14 @@ def _plan_of_configs(request: ImportRequest, files: Mapping[Phase, TrainerFile])
     there = [phase for phase in Phase if files[phase].lora.is_file()]
     if request.retrain or len(there) < len(Phase):
         if request.alpha is not None:
-            raise UsageError(
+            raise SettingsError(
                 "--alpha is of LoRAs that are trained",
                 hint="say lora_alpha in the configs, or --set lora_alpha=N to `glance train`",
+            )
+        if request.drops_text:
+            raise SettingsError(
+                "--drop-text-encoder is of LoRAs that are trained",
+                hint="drop it: glance trains the transformer alone",
             )
         plan = plan_training_import(request, files)
         if not there or request.retrain:
@@ -120,7 +125,9 @@ def _require_one_kind(request: ImportRequest) -> None:
     if any(loras):
         _refuse_idle(request)
     if request.alpha is not None and not 0 < request.alpha < math.inf:
-        raise UsageError(f"--alpha {request.alpha:g}: it is above 0", hint="give the number")
+        raise SettingsError(
+            f"--alpha {request.alpha:g}: it must be above 0", hint="--alpha 128, for example"
+        )
 
 
 def _refuse_idle(request: ImportRequest) -> None:

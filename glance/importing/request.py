@@ -27,6 +27,8 @@ class ImportRequest:
     slow_lora: str | None = None
     fast_lora: str | None = None
     alpha: float | None = None
+    drops_text: bool = False
+    """Leave out what belongs to a text encoder."""
     schedule: str | None = None
     slow_timesteps: str | None = None
     fast_timesteps: str | None = None

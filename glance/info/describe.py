@@ -2,26 +2,28 @@
 
 from pathlib import Path
 
-from glance.errors import InputError, Problem
+from glance.errors import InputError, LoraError, Problem, RunError
 from glance.generation.handover import KEY, TENSOR
 from glance.info.description import Description
 from glance.info.lora import describe_lora, read_lora_file
 from glance.info.picture import describe_latents, describe_picture
 from glance.info.run import describe_run
+from glance.lora import locate_lora
 from glance.provenance import FORMATS
+from glance.run import RunFolder
 from glance.sample.findings import Findings, is_readable, shown
 
 _REMEDY = "give a .safetensors file, a run folder, or a picture that `glance infer` wrote"
 
 
 def describe(path: Path) -> Description:
-    """Return all that is to be known of a LoRA file, a run folder, a picture or saved latents.
+    """Return all that is to be known of a LoRA, a run folder, a picture or saved latents.
 
     What is wrong with a file that can be read is part of it. Raises InputError: nothing is there,
     or it cannot be read at all. Changes nothing.
     """
     if _is_folder(path):
-        return describe_run(path)
+        return _describe_folder(path)
     found = Findings()
     if not is_readable(path, shown(path), found, remedy=_REMEDY):
         raise InputError(found.problems)
@@ -31,6 +33,18 @@ def describe(path: Path) -> Description:
     if KEY in file.header.metadata and list(file.header.entries) == [TENSOR]:
         return describe_latents(path)
     return describe_lora(file)
+
+
+def _describe_folder(path: Path) -> Description:
+    """Describe a run, or the one LoRA that a folder holds."""
+    if RunFolder(path).manifest.exists():
+        return describe_run(path)
+    try:
+        file = locate_lora(str(path))
+    except LoraError as exc:
+        (problem,) = exc.problems
+        raise RunError(f"not a run folder: {problem.message}", hint=problem.hint) from exc
+    return describe_lora(read_lora_file(file))
 
 
 def _is_folder(path: Path) -> bool:

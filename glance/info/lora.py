@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +12,6 @@ from glance.errors import LoraError, Problem
 from glance.info.description import (
     Description,
     count,
-    cut,
     format_bytes,
     join_numbers,
     list_problems,
@@ -22,18 +21,16 @@ from glance.info.description import (
 from glance.lora import (
     SPEC,
     Header,
-    Tensor,
+    PairKeys,
+    Strength,
     examine_lora,
     hash_data,
     hash_file,
     read_header,
-    read_scaling,
-    read_tensor,
+    read_strength,
     sort_keys,
 )
-from glance.lora.examine import INTEGERS
-from glance.lora.file import FLOATS, FOLDED, unreadable
-from glance.lora.pairs import PairKeys, Scaling
+from glance.lora.file import unreadable
 from glance.sample.findings import shown
 from glance.schedule.lists import MAX_TIMESTEP
 
@@ -59,10 +56,8 @@ class LoraFile:
     sha256: str
     data_sha256: str
     """Of all that follows the header."""
-    scales: Mapping[float, int]
-    """What B A is multiplied by -> in how many layers."""
-    alpha: str | None
-    """Where alpha is said; None: nowhere, so it is taken as the rank."""
+    strength: Strength | None
+    """How strongly it is applied; None: that cannot be made out, for a reason in `problems`."""
     problems: tuple[Problem, ...]
     """Why glance could not use it."""
 
@@ -86,6 +81,16 @@ class LoraFile:
         """Whose names the pairs have."""
         return tuple(sorted({_style(pair.down) for pair in self.pairs}))
 
+    @property
+    def scales(self) -> Mapping[float, int]:
+        """What B A is multiplied by -> in how many layers."""
+        return Counter({} if self.strength is None else self.strength.factors.values())
+
+    @property
+    def alpha(self) -> str | None:
+        """Where alpha is said; None: nowhere, so it is taken as the rank."""
+        return None if self.strength is None else self.strength.source
+
     def said(self, name: str) -> str | None:
         """Return what glance wrote into the header under `name`."""
         return self.header.metadata.get(f"{_OWN}{name}")
@@ -104,14 +109,12 @@ def read_lora_file(path: Path) -> LoraFile:
     header = read_header(path)
     keys = sort_keys(header.entries)
     try:
-        scales, alpha = _scales(header, keys.pairs)
         return LoraFile(
             header=header,
             pairs=keys.pairs,
             sha256=hash_file(path),
             data_sha256=hash_data(header),
-            scales=scales,
-            alpha=alpha,
+            strength=_strength(header, keys.pairs),
             # without pairs it may be a whole model, of which no tensor need be read
             problems=_examine(path) if keys.pairs else keys.problems,
         )
@@ -204,49 +207,17 @@ def _training(file: LoraFile) -> dict[str, str | None]:
 
 
 def _scale_text(file: LoraFile) -> str | None:
-    if not file.pairs:
+    if not file.pairs or file.strength is None:
         return None
     said = file.alpha or "alpha is said nowhere and taken as the rank"
     return f"{_counted(file.scales)} ({said})"
 
 
-def _scales(header: Header, pairs: Iterable[PairKeys]) -> tuple[dict[float, int], str | None]:
-    """Return the scale of every pair, counted, and where alpha is said."""
+def _strength(header: Header, pairs: tuple[PairKeys, ...]) -> Strength | None:
     try:
-        scaling = read_scaling(header.metadata)
+        return read_strength(header, pairs)
     except LoraError:  # told among the problems
-        scaling = None
-    scales: Counter[float] = Counter()
-    has_tensors = False
-    for pair in pairs:
-        alpha = None if pair.alpha is None else _alpha(read_tensor(header, pair.alpha))
-        has_tensors = has_tensors or alpha is not None
-        scales[_factor(header, pair, alpha, scaling)] += 1
-    if FOLDED in header.metadata:
-        return dict(scales), f"glance folded {cut(header.metadata[FOLDED])} into lora_B"
-    if has_tensors:
-        return dict(scales), "alpha is in its tensors"
-    return dict(scales), None if scaling is None else "alpha is in its header"
-
-
-def _factor(header: Header, pair: PairKeys, alpha: float | None, scaling: Scaling | None) -> float:
-    rank = _rank(header, pair)
-    if not rank:
-        return 1.0
-    if alpha is not None:
-        return alpha / rank
-    return 1.0 if scaling is None else scaling.factor(pair.layer, rank)
-
-
-def _alpha(tensor: Tensor) -> float | None:
-    """Return the one number of a tensor; None where it is none."""
-    if math.prod(tensor.shape) != 1:
         return None
-    if tensor.dtype in FLOATS:
-        return float(tensor.to_float().item())
-    if tensor.dtype in INTEGERS:
-        return float(int.from_bytes(tensor.data, "little", signed=True))
-    return None
 
 
 def _examine(path: Path) -> tuple[Problem, ...]:

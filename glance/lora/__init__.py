@@ -1,6 +1,6 @@
 """LoRA files: read, verify, finalise, and examine those of others. Needs numpy, no torch."""
 
-from glance.lora.examine import LoraFacts, examine_lora, trained_schedule
+from glance.lora.examine import LoraFacts, drop_text, examine_lora, trained_schedule
 from glance.lora.file import (
     ADAPTER_METADATA,
     PREFIX,
@@ -12,7 +12,7 @@ from glance.lora.file import (
 )
 from glance.lora.final import finalise_lora, is_final, verify_lora
 from glance.lora.header import Entry, Header, hash_data, read_header, read_tensor, rewrite_metadata
-from glance.lora.locate import locate_lora
+from glance.lora.locate import find_local, locate_lora
 from glance.lora.modelspec import (
     SPEC,
     Origin,
@@ -23,25 +23,45 @@ from glance.lora.modelspec import (
     lora_name,
     pair_name,
 )
-from glance.lora.pairs import adapter_config, name_some, pair_problem, read_scaling, sort_keys
+from glance.lora.pairs import (
+    PairKeys,
+    adapter_config,
+    name_some,
+    pair_problem,
+    read_scaling,
+    sort_keys,
+)
+from glance.lora.strength import (
+    TRAINED_CONFIG,
+    Strength,
+    find_trained_config,
+    read_file_strength,
+    read_strength,
+)
 
 __all__ = [
     "ADAPTER_METADATA",
     "PREFIX",
     "SPEC",
+    "TRAINED_CONFIG",
     "Entry",
     "Header",
     "Lora",
     "LoraFacts",
     "Origin",
+    "PairKeys",
+    "Strength",
     "Tensor",
     "adapter_config",
     "complete_metadata",
     "copy_completed",
     "describe_origin",
+    "drop_text",
     "examine_lora",
     "finalise_lora",
+    "find_local",
     "find_origin",
+    "find_trained_config",
     "hash_data",
     "hash_file",
     "is_final",
@@ -50,10 +70,12 @@ __all__ = [
     "name_some",
     "pair_name",
     "pair_problem",
+    "read_file_strength",
     "read_header",
     "read_lora",
     "read_metadata",
     "read_scaling",
+    "read_strength",
     "read_tensor",
     "rewrite_metadata",
     "sort_keys",

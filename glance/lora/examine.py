@@ -5,17 +5,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
 from glance.errors import LoraError, Problem, ScheduleError
-from glance.lora.file import FLOATS, FOLDED, Lora, Tensor, hash_file, read_lora
-from glance.lora.pairs import PairKeys, name_some, pair_problem, read_scaling, sort_keys
+from glance.lora.file import FLOATS, Lora, Tensor, hash_file, read_lora
+from glance.lora.header import read_header
+from glance.lora.pairs import PairKeys, is_text_key, name_some, pair_problem, sort_keys
+from glance.lora.strength import Strength, read_alpha, read_strength
 from glance.schedule import Phase, Schedule
-
-_PICKLES: Final = (".pt", ".pth", ".ckpt", ".bin")
-INTEGERS: Final = ("I64", "I32")  # as which some trainers write alpha
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +32,13 @@ class LoraFacts:
     """What glance recorded of its training: 1000 is noise, 0 the picture."""
     guidance: float | None
     """What glance recorded it was trained to be sampled with; None: nothing in particular."""
-    scale_is_known: bool
-    """Whether the file says anything of alpha; else it is taken as alpha = rank, scale 1."""
+    strength: Strength
+    """How strongly it is applied, and what says so."""
+
+    @property
+    def scale_is_known(self) -> bool:
+        """Whether anything says alpha; else it is taken as alpha = rank, scale 1."""
+        return self.strength.source is not None
 
 
 def trained_schedule(facts: Mapping[Phase, LoraFacts]) -> Schedule | None:
@@ -55,32 +58,39 @@ def trained_schedule(facts: Mapping[Phase, LoraFacts]) -> Schedule | None:
         ) from exc
 
 
-def examine_lora(path: Path) -> LoraFacts:
+def examine_lora(path: Path, *, without_text: bool = False) -> LoraFacts:
     """Read the whole file, of whatever trainer, and say what it is.
 
     Raises LoraError with all problems: no such file, a pickle, not whole, other adapters than
     LoRA, parts of a text encoder, halves without the other, ranks that differ within a pair,
-    values that are not floating point or not finite, and a LoRA that changes nothing.
+    values that are not floating point or not finite, a strength that cannot be made out, and a
+    LoRA that changes nothing. `without_text` leaves out what belongs to a text encoder.
     """
-    if path.suffix.lower() in _PICKLES and path.exists():
-        raise LoraError(
-            f"{path}: a {path.suffix} file may run code when it is opened, so glance opens none",
-            hint="convert it to .safetensors, or get it as that",
-        )
     lora = read_lora(path)
+    if without_text:
+        lora = drop_text(lora)
     keys = sort_keys(lora.tensors)
-    problems = [
-        *keys.problems,
-        *_tensor_problems(lora.tensors, keys.pairs),
-        *_header_problems(lora.metadata),
-    ]
-    if problems:
+    problems = [*keys.problems, *_tensor_problems(lora.tensors, keys.pairs)]
+    strength: Strength | None = None
+    try:
+        strength = read_strength(read_header(path), keys.pairs)
+    except LoraError as exc:
+        problems += exc.problems
+    problems += _header_problems(lora.metadata)
+    if strength is not None and keys.pairs and not any(strength.factors.values()):
+        problems.append(Problem(f"{strength.source}, and is 0: it changes nothing"))
+    if strength is None or problems:
         raise LoraError(Problem(f"{path}: {item.message}", item.hint) for item in problems)
-    return _facts(path, lora, keys.pairs)
+    return _facts(path, lora, keys.pairs, strength)
 
 
-def _facts(path: Path, lora: Lora, pairs: Sequence[PairKeys]) -> LoraFacts:
-    says_alpha = any(pair.alpha for pair in pairs) or read_scaling(lora.metadata) is not None
+def drop_text(lora: Lora) -> Lora:
+    """Return the LoRA without what belongs to a text encoder."""
+    kept = {key: tensor for key, tensor in lora.tensors.items() if not is_text_key(key)}
+    return Lora(kept, lora.metadata)
+
+
+def _facts(path: Path, lora: Lora, pairs: Sequence[PairKeys], strength: Strength) -> LoraFacts:
     return LoraFacts(
         path=path,
         sha256=hash_file(path),
@@ -90,7 +100,7 @@ def _facts(path: Path, lora: Lora, pairs: Sequence[PairKeys]) -> LoraFacts:
         family=lora.metadata.get("glance.family"),
         timesteps=_timesteps(lora.metadata),
         guidance=_guidance(lora.metadata),
-        scale_is_known=FOLDED in lora.metadata or says_alpha,
+        strength=strength,
     )
 
 
@@ -113,7 +123,7 @@ def _tensor_problems(tensors: Mapping[str, Tensor], pairs: Sequence[PairKeys]) -
     infinite = [
         key for key in halves if tensors[key].dtype in FLOATS and not _is_finite(tensors[key])
     ]
-    infinite += [key for key in alphas if not _is_number(tensors[key])]
+    infinite += [key for key in alphas if read_alpha(tensors[key]) is None]
     if infinite:
         problems.append(Problem(f"NaN, infinity or no number is in {name_some(infinite)}"))
     if pairs and not problems and not any(_moved(tensors[pair.up]) for pair in pairs):
@@ -129,16 +139,9 @@ def _moved(tensor: Tensor) -> bool:
     return bool(tensor.to_float().any())
 
 
-def _is_number(alpha: Tensor) -> bool:
-    """Whether it is one finite number."""
-    if math.prod(alpha.shape) != 1:
-        return False
-    return alpha.dtype in INTEGERS or (alpha.dtype in FLOATS and _is_finite(alpha))
-
-
 def _header_problems(metadata: Mapping[str, str]) -> list[Problem]:
     problems: list[Problem] = []
-    for read in (read_scaling, _phase, _timesteps, _guidance):
+    for read in (_phase, _timesteps, _guidance):
         try:
             read(metadata)
         except LoraError as exc:

@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from glance.errors import LoraError, Problem
@@ -17,15 +17,20 @@ from glance.lora.file import ADAPTER_METADATA, PREFIX
 _PREFIXES: Final = (
     "base_model.model.",  # PEFT, before any of the others
     PREFIX,
+    "_orig_mod.",  # torch.compile
+    "pipe.dit.",  # DiffSynth
     "model.diffusion_model.",
     "diffusion_model.",  # ComfyUI
     "lora_unet_",  # kohya
     "lora_transformer_",  # OneTrainer
 )
-_DOWN: Final = re.compile(r"(.+)\.(?:lora_A|lora_A\.default|lora_down|lora\.down)\.weight")
-_UP: Final = re.compile(r"(.+)\.(?:lora_B|lora_B\.default|lora_up|lora\.up)\.weight")
-_ALPHA: Final = re.compile(r"(.+)\.alpha")
-_TEXT: Final = re.compile(r"(base_model\.model\.)?(lora_te\d?_|text_encoder)")
+# PEFT's own names have the adapter's in them: lora_A.default.weight
+_DOWN: Final = re.compile(r"(.+)\.(?:lora_A(?:\.[\w-]+)?|lora_down|lora\.down)\.weight")
+_UP: Final = re.compile(r"(.+)\.(?:lora_B(?:\.[\w-]+)?|lora_up|lora\.up)\.weight")
+_ALPHA: Final = re.compile(r"(.+)\.(?:lora_)?alpha")
+_TEXT: Final = re.compile(
+    r"(base_model\.model\.)?(lora_te\d?_|text_encoder|clip_[lg]\.|t5(xxl)?\.|bundle_emb)"
+)
 _OTHER_KINDS: Final[Mapping[str, re.Pattern[str]]] = {
     "LoHa": re.compile(r"\.hada_"),
     "LoKr": re.compile(r"\.lokr_"),
@@ -33,7 +38,10 @@ _OTHER_KINDS: Final[Mapping[str, re.Pattern[str]]] = {
     "DoRA": re.compile(r"\.(dora_scale|lora_magnitude_vector)\b"),
     "differences of whole weights": re.compile(r"\.(diff|diff_b|set_weight|w_norm|b_norm)$"),
 }
+_WITHOUT_TEXT: Final = "glance import --slow-lora A --fast-lora B --drop-text-encoder"
 _NAMED: Final = 20
+_CHANGES_BASE: Final = ("pissa", "olora", "corda", "lora_ga", "loftq")
+"""How PEFT begins with other weights of the base model than its own (peft.tuners.lora.layer)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +68,15 @@ class Scaling:
     """What diffusers' adapter metadata say of alpha."""
 
     alpha: float
-    alpha_pattern: Mapping[str, float]
-    is_rank_stabilised: bool
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    is_rank_stabilised: bool = False
 
     def factor(self, layer: str, rank: int) -> float:
         """Return what B A is multiplied by: alpha / rank, with rsLoRA alpha / sqrt(rank).
 
-        As in peft: `get_pattern_key` in utils/other.py, `update_layer` in tuners/lora/layer.py.
+        As in peft: `update_layer` in tuners/lora/layer.py.
         """
-        alpha = next(
-            (
-                alpha
-                for pattern, alpha in self.alpha_pattern.items()
-                if re.match(rf"(.*\.)?({pattern})$", layer)
-            ),
-            self.alpha,
-        )
+        alpha = match_pattern(self.alpha_pattern, layer, self.alpha)
         return alpha / (math.sqrt(rank) if self.is_rank_stabilised else rank)
 
 
@@ -85,10 +86,12 @@ def sort_keys(keys: Iterable[str]) -> SortedKeys:
     ups: dict[str, str] = {}
     alphas: dict[str, str] = {}
     rest: list[str] = []
+    twice: list[str] = []
     for key in keys:
         if _TEXT.match(key) or any(kind.search(key) for kind in _OTHER_KINDS.values()):
             rest.append(key)
         elif match := _DOWN.fullmatch(key):
+            twice += [_layer(match[1])] if match[1] in downs else []
             downs[match[1]] = key
         elif match := _UP.fullmatch(key):
             ups[match[1]] = key
@@ -103,7 +106,7 @@ def sort_keys(keys: Iterable[str]) -> SortedKeys:
     )
     # Other kinds have alphas too, of which enough is said then.
     problems = [*_foreign_problems(rest), *_lonely_problems(downs, ups, {} if rest else alphas)]
-    problems += _repeated_problems(pairs)
+    problems += _repeated_problems(pairs, twice)
     if not pairs and not problems:
         problems.append(Problem("it holds no LoRA pair"))
     return SortedKeys(pairs, tuple(problems))
@@ -130,12 +133,38 @@ def read_scaling(metadata: Mapping[str, str]) -> Scaling | None:
         return None
     try:
         config = {key.removeprefix(PREFIX): value for key, value in json.loads(text).items()}
-        scaling = _scaling(config)
-    except (ValueError, TypeError, AttributeError, re.error) as exc:
+    except (ValueError, AttributeError, RecursionError) as exc:
         raise LoraError(f"its {ADAPTER_METADATA} cannot be read: {exc}") from exc
+    return parse_scaling(config, f"its {ADAPTER_METADATA}")
+
+
+def parse_scaling(
+    config: Mapping[str, Any], what: str, *, remedy: str | None = None
+) -> Scaling | None:
+    """Return what PEFT's LoraConfig says of alpha, if anything; `what` is it, for a message.
+
+    Raises LoraError for a config that cannot be understood, and for what is no plain LoRA.
+    """
+    try:
+        scaling = _scaling(config)
+    except (ValueError, TypeError, AttributeError, OverflowError, re.error) as exc:
+        raise LoraError(f"{what} cannot be read: {exc}", hint=remedy) from exc
     if config.get("use_dora"):
         raise LoraError("it is a DoRA: glance loads only LoRA pairs")
+    start = str(config.get("init_lora_weights"))
+    if start.startswith(_CHANGES_BASE):
+        raise LoraError(
+            f"{what} says init_lora_weights {start}: it goes with a base model whose weights were "
+            "changed when its training began, and with no other",
+            hint="save it again with PEFT's path_initial_model_for_weight_conversion",
+        )
     return scaling
+
+
+def match_pattern[T](patterns: Mapping[str, T], layer: str, usual: T) -> T:
+    """Return the value of the first pattern that fits a layer; `get_pattern_key` of peft.utils."""
+    fitting = (own for at, own in patterns.items() if re.match(rf"(.*\.)?({at})$", layer))
+    return next(fitting, usual)
 
 
 def adapter_config(ranks: Mapping[str, int]) -> dict[str, Any]:
@@ -178,10 +207,17 @@ def _layer(stem: str) -> str:
 def _scaling(config: Mapping[str, Any]) -> Scaling | None:
     if config.get("lora_alpha") is None:
         return None
-    pattern = {key: float(alpha) for key, alpha in (config.get("alpha_pattern") or {}).items()}
+    pattern = {key: _number(alpha) for key, alpha in (config.get("alpha_pattern") or {}).items()}
     for key in pattern:
         re.compile(key)
-    return Scaling(float(config["lora_alpha"]), pattern, bool(config.get("use_rslora")))
+    return Scaling(_number(config["lora_alpha"]), pattern, bool(config.get("use_rslora")))
+
+
+def _number(value: Any) -> float:
+    number = math.nan if isinstance(value, bool) else float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"alpha {value} is no number")
+    return number
 
 
 def _foreign_problems(keys: Sequence[str]) -> list[Problem]:
@@ -194,7 +230,7 @@ def _foreign_problems(keys: Sequence[str]) -> list[Problem]:
             Problem(
                 f"{len(text)} of its keys are a text encoder's, first {text[0]}: "
                 "glance loads only the transformer's",
-                "save it again without them",
+                f"`{_WITHOUT_TEXT}` makes a run of the pair without them",
             )
         )
     for kind, mark in _OTHER_KINDS.items():
@@ -225,7 +261,13 @@ def _lonely_problems(
     return problems
 
 
-def _repeated_problems(pairs: Iterable[PairKeys]) -> list[Problem]:
+def _repeated_problems(pairs: Iterable[PairKeys], twice: Sequence[str]) -> list[Problem]:
+    """Name the layers that two spellings, or two adapters in one file, change."""
     counts = Counter(pair.layer for pair in pairs)
-    repeated = [layer for layer, count in counts.items() if count > 1]
+    repeated = dict.fromkeys([*(at for at, count in counts.items() if count > 1), *twice])
     return [Problem(f"it has more than one pair for {name_some(repeated)}")] if repeated else []
+
+
+def is_text_key(key: str) -> bool:
+    """Whether it is a part of a text encoder's LoRA."""
+    return _TEXT.match(key) is not None

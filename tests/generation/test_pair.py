@@ -1,15 +1,18 @@
 """Which LoRAs are used, and what they and their surroundings say."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes.pairs import glance_header, write_lora, write_pair, write_run
+from fakes.plans import plan
 
 from glance.errors import LoraError, RunError, UsageError
 from glance.generation.pair import Pair, find_pair
 from glance.generation.request import InferRequest
+from glance.generation.workflow import describe_workflow
 from glance.schedule import PRESETS, Phase
 
 
@@ -56,6 +59,60 @@ def test_checkpoints_of_a_run_take_its_schedule() -> None:
         given[f"{phase}_lora"] = str(write_lora(folder / "pytorch_lora_weights.safetensors").parent)
 
     assert pair_of(**given).schedule == PRESETS["seed"].schedule
+
+
+def test_a_run_is_taken_by_its_folder_with_its_model() -> None:
+    run = write_run(Path("runs/cat"))
+
+    pair = find_pair(InferRequest(slow_lora="runs/cat", fast_lora="runs/cat"))
+
+    assert pair.loras == {phase: run.lora(phase) for phase in Phase}
+    assert pair.model == "acme/tiny"
+    assert pair.notes == ("the model is that of the LoRAs' run, runs/cat",)
+    assert pair_of(slow_lora="runs/cat", fast_lora="runs/cat").notes == ()
+
+
+def test_loras_of_two_runs_have_no_model_in_common() -> None:
+    for name in ("cat", "dog"):
+        write_run(Path(f"runs/{name}"))
+
+    pair = find_pair(InferRequest(slow_lora="runs/cat", fast_lora="runs/dog"))
+
+    assert pair.model == "black-forest-labs/FLUX.1-dev"
+
+
+def test_a_strength_that_lies_beside_a_file_is_said() -> None:
+    for name in "ab":
+        write_lora(Path(f"{name}/adapter_model.safetensors"))
+        config = {"peft_type": "LORA", "r": 2, "lora_alpha": 8}
+        Path(f"{name}/adapter_config.json").write_text(json.dumps(config))
+
+    pair = pair_of(slow_lora="a", fast_lora="b", loras=(Phase.SLOW,))
+
+    assert pair.notes[0] == (
+        "a/adapter_model.safetensors is taken at scale 4: alpha is in adapter_config.json beside it"
+    )
+    assert len(pair.notes) == 2, "the lists are open, the strength is not"
+
+
+@pytest.mark.parametrize(
+    ("header", "strength"),
+    [({}, 0.5), ({"lora_alpha": "8"}, 2.0), (glance_header(Phase.SLOW), 0.5)],
+    ids=["nothing said", "header", "glance"],
+)
+def test_the_workflow_in_a_picture_is_as_strong_as_the_picture(
+    header: dict[str, str], strength: float
+) -> None:
+    """ComfyUI reads alpha from tensors alone: what only we read goes into its strength."""
+    path = write_lora(Path("x.safetensors"), {"format": "pt", **header})
+    planned = plan(
+        slow_lora=str(path), loras=(Phase.SLOW,), slow_scale=0.5, model="acme/tiny", schedule="seed"
+    )
+
+    nodes = describe_workflow(planned, planned.pictures[0]).values()
+
+    found = [node["inputs"].get("strength_model") for node in nodes]
+    assert [one for one in found if one is not None] == [strength]
 
 
 def test_swapped_files_are_noticed() -> None:

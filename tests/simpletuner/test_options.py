@@ -1,6 +1,7 @@
 """`--set key=value`: what SimpleTuner knows is converted, everything else is refused at once."""
 
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -54,6 +55,18 @@ def test_the_last_of_two_values_counts() -> None:
 
 def test_nothing_set_is_nothing_overridden() -> None:
     assert parse_overrides([]) == {}
+
+
+def test_what_is_here_is_not_there_where_simpletuner_is_started(tmp_path: Path) -> None:
+    Path("models/vae").mkdir(parents=True)
+    name = "pretrained_vae_model_name_or_path"
+
+    (problem,) = problems_of(f"{name}=models/vae")
+
+    assert "models/vae is here, and SimpleTuner is started in the run folder" in problem.message
+    assert problem.hint == f"--set {name}={Path.cwd() / 'models/vae'}"
+    assert parse_overrides([f"{name}={Path('models/vae').absolute()}"])
+    assert parse_overrides([f"{name}=acme/vae", "optimizer=models", "init_lora="])
 
 
 @pytest.mark.parametrize("pair", ["lora_dropout", "", "=0.5", "--=0.5"])
