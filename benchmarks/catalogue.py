@@ -84,8 +84,8 @@ LONG: Final[Mapping[str, LongBenchmark]] = {
         takes_rounds=False,
     ),
     "reliability": LongBenchmark(
-        summary="trainings that are killed at random moments, and run again",
-        takes="40 minutes",
+        summary="trainings that are killed or find the disk full, and are run again",
+        takes="two hours",
         page="docs/reliability.md",
         needs_work=False,
         takes_rounds=True,

@@ -1,21 +1,34 @@
-"""Kill a training at random moments, from its first import to its last write, and run it again.
+"""Trouble at random moments of a training, from its first import to its last write; run it again.
 
-`uv run python -m benchmarks.reliability [TRIALS]` writes docs/reliability.md; about two minutes a
-trial on two cores. Each trial trains both phases of a small model with real SimpleTuner through
-the public command. At a moment drawn from the whole length of an undisturbed run, one process of
-the tree is killed with SIGKILL: glance itself, its supervisor, `simpletuner`, accelerate, or the
-trainer. Then nothing of the tree may be left, the same command must end well, and the run must
-hold the files of the undisturbed one, with LoRAs that pass the same verification.
+`uv run python -m benchmarks.reliability [TRIALS] [--series NAME ...]` writes docs/reliability.md;
+about two minutes a trial on two cores. Each trial trains both phases of a small model with real
+SimpleTuner through the public command. At a moment drawn from the whole length of an undisturbed
+run something goes wrong:
+
+- killed: one process of the tree is killed with SIGKILL: glance itself, its supervisor,
+  `simpletuner`, accelerate, or the trainer;
+- at-once: the same, with both phases at once;
+- disk: the disk is full. The folder lies on a small tmpfs in a mount namespace of its own, for
+  which util-linux's `unshare` needs no root, and something else takes what is left of it.
+
+Then nothing of the tree may be left, the same command must end well (with some room again), and the
+run must hold the files of the undisturbed one, with LoRAs that pass the same verification and are
+the same to the bit.
 """
 
+import argparse
 import hashlib
 import json
+import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -33,6 +46,7 @@ COMMAND = (
     *("--model", str(ROOT / "glance/assets/small-flux"), "--device", "cpu", "--resolution", "64"),
     *("--steps", str(STEPS), "--rank", "4", "--events", "events.jsonl"),
 )
+AT_ONCE = ("--devices", "0,1")
 VICTIMS = {
     "glance": "glance train",
     "supervisor": "supervisor.py",
@@ -40,6 +54,8 @@ VICTIMS = {
     "accelerate": "accelerate launch",
     "trainer": "simpletuner/train.py",
 }
+DISK = "64m"
+SPARED = 300_000  # bytes of the full disk that may be left: writes fail in their middle, too
 
 
 @dataclass(frozen=True)
@@ -54,21 +70,73 @@ class Trial:
     faults: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Series:
+    """Trials of one kind."""
+
+    title: str
+    trouble: str
+    """What went wrong in each."""
+    trials: list[Trial]
+    seconds: float
+    """What an undisturbed training takes."""
+
+
 def main() -> None:
     """Run the trials and write the page."""
-    trials = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-    rng = random.Random(SEED)
+    options = parse()
+    names = options.series or list(TITLES)
+    done = []
+    for name in names:
+        if name == "disk" and not options.result:
+            done.append(run_on_small_disk(options.trials))
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                done.append(run_series(name, options.trials, Path(folder)))
+    if options.result:
+        Path(options.result).write_text(json.dumps([asdict(one) for one in done]))
+    else:
+        PAGE.write_text(render(done), encoding="utf-8")
+
+
+def parse() -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.reliability")
+    parser.add_argument("trials", type=int, nargs="?", default=20, help="of each kind")
+    parser.add_argument("--series", nargs="+", choices=TITLES, help="default: all")
+    parser.add_argument("--result", help=argparse.SUPPRESS)  # where the one within writes
+    return parser.parse_args()
+
+
+def run_series(name: str, trials: int, folder: Path) -> Series:
+    """Train once undisturbed, then once for each trial."""
+    rng = random.Random(f"{SEED} {name}")
+    command = (*COMMAND, *AT_ONCE) if name == "at-once" else COMMAND
+    if name == "disk":
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "none", folder], check=True)
+    whole = make_folder(folder / "undisturbed")
+    began = time.monotonic()
+    subprocess.run(command, cwd=whole, check=True, stdout=subprocess.DEVNULL)
+    seconds = time.monotonic() - began
+    done = []
+    for number in range(trials):
+        place = make_folder(folder / str(number))
+        trouble = partial(fill_disk, rng) if name == "disk" else partial(kill_one, rng)
+        done.append(attempt(place, command, rng.uniform(0, seconds), trouble, whole))
+        sys.stderr.write(f"{name} {number + 1}: {done[-1]}\n")
+    return Series(*TITLES[name], done, seconds)
+
+
+def run_on_small_disk(trials: int) -> Series:
+    """Run that series in a mount namespace of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        whole = make_folder(Path(folder) / "undisturbed")
-        began = time.monotonic()
-        subprocess.run(COMMAND, cwd=whole, check=True, stdout=subprocess.DEVNULL)
-        seconds = time.monotonic() - began
-        done = []
-        for number in range(trials):
-            place = make_folder(Path(folder) / str(number))
-            done.append(attempt(place, rng.uniform(0, seconds), rng, whole))
-            sys.stderr.write(f"{number + 1}: {done[-1]}\n")
-    PAGE.write_text(render(done, seconds), encoding="utf-8")
+        result = Path(folder) / "result.json"
+        within = (sys.executable, "-m", "benchmarks.reliability", str(trials))
+        options = ("--series", "disk", "--result", str(result))
+        subprocess.run(["unshare", "-rm", *within, *options], cwd=ROOT, check=True)
+        (found,) = json.loads(result.read_text())
+    trials_done = [Trial(**{**one, "faults": tuple(one["faults"])}) for one in found["trials"]]
+    return Series(**{**found, "trials": trials_done})
 
 
 def make_folder(path: Path) -> Path:
@@ -79,29 +147,56 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def attempt(place: Path, moment: float, rng: random.Random, whole: Path) -> Trial:
-    """Kill one training at the moment, and run it again."""
-    with (place / "output").open("wb") as output:
-        process = subprocess.Popen(COMMAND, cwd=place, stdout=output, stderr=output)
+type Tree = dict[str, psutil.Process]
+type Trouble = Callable[[Path, Tree], tuple[str, Callable[[], None]]]
+"""Makes trouble; returns what it was, and what ends it."""
+
+
+def attempt(
+    place: Path, command: Sequence[str], moment: float, trouble: Trouble, whole: Path
+) -> Trial:
+    """Make trouble for one training at the moment, and run it again."""
+    with (place.parent / f"{place.name}.txt").open("w+b") as output:
+        process = subprocess.Popen(command, cwd=place, stdout=output, stderr=output)
         time.sleep(moment)
         tree = find_tree(process)
-        victim = rng.choice(sorted(tree)) if tree else "nobody: it was done"
         doing, before = describe(place), count_steps(place)
-        if tree:
-            tree[victim].kill()
-        exit_code = process.wait(timeout=60)
+        victim, mend = trouble(place, tree) if tree else ("nobody: it was done", lambda: None)
+        exit_code = process.wait(timeout=600)
         _, alive = psutil.wait_procs(tree.values(), timeout=30)
         faults = [f"{len(alive)} processes were left"] if alive else []
+        mend()
         (place / "events.jsonl").rename(place / "events before.jsonl") if before else None
         again = subprocess.run(
-            COMMAND, cwd=place, stdout=output, stderr=output, check=False, timeout=600
+            command, cwd=place, stdout=output, stderr=output, check=False, timeout=600
         )
+        output.seek(0)
+        if b"\nTraceback" in b"\n" + output.read():  # of the trainer's own it says the last lines
+            faults.append("glance ended with a traceback")
     if again.returncode:
         faults.append(f"the same command again ended with {again.returncode}")
     else:
         faults += compare(place, whole)
     lost = max(0, before + count_steps(place) - 2 * STEPS) if before else 0
     return Trial(moment, victim, doing, exit_code, lost, tuple(faults))
+
+
+def kill_one(rng: random.Random, _: Path, tree: Tree) -> tuple[str, Callable[[], None]]:
+    """Kill one of the processes."""
+    victim = rng.choice(sorted(tree))
+    tree[victim].kill()
+    return victim, lambda: None
+
+
+def fill_disk(rng: random.Random, place: Path, _: Tree) -> tuple[str, Callable[[], None]]:
+    """Take the room that is left, but for a little."""
+    ballast = place.parent / "ballast"
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 16))
+    spared = rng.randrange(SPARED)
+    os.truncate(ballast, max(0, ballast.stat().st_size - spared))
+    return f"all but {spared // 1000} kB", ballast.unlink
 
 
 def find_tree(process: "subprocess.Popen[bytes]") -> dict[str, psutil.Process]:
@@ -127,8 +222,8 @@ def find_tree(process: "subprocess.Popen[bytes]") -> dict[str, psutil.Process]:
 def read_events(place: Path) -> list[dict[str, object]]:
     """Return what glance has told since the last start."""
     path = place / "events.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines]
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def count_steps(place: Path) -> int:
@@ -161,7 +256,7 @@ def compare(place: Path, whole: Path) -> list[str]:
         if not is_final(path):
             faults.append(f"{path.name} of {phase} is not final")
         if digest(path) != digest(RunFolder(whole / "run").lora(phase)):
-            sys.stderr.write(f"{phase}: other bits than undisturbed\n")
+            faults.append(f"{phase}: other bits than undisturbed")
     return faults
 
 
@@ -175,37 +270,57 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def render(trials: list[Trial], seconds: float) -> str:
+def render(series: Sequence[Series]) -> str:
     """Return the page."""
-    good = sum(not trial.faults for trial in trials)
+    return _PAGE.format(
+        good=sum(not trial.faults for one in series for trial in one.trials),
+        count=sum(len(one.trials) for one in series),
+        steps=STEPS,
+        interval=INTERVAL,
+        tables="\n".join(map(render_series, series)),
+    )
+
+
+def render_series(series: Series) -> str:
+    """Return the section of one kind of trouble."""
     rows = "\n".join(
         f"| {number} | {trial.moment:.1f} | {trial.doing} | {trial.victim} | {trial.exit_code} "
         f"| {trial.lost} | {'; '.join(trial.faults) or 'as undisturbed'} |"
-        for number, trial in enumerate(trials, 1)
+        for number, trial in enumerate(series.trials, 1)
     )
-    return _PAGE.format(
-        good=good, count=len(trials), seconds=seconds, rows=rows, steps=STEPS, interval=INTERVAL
-    )
+    return _SECTION.format(**{**vars(series), "rows": rows})
 
 
+TITLES = {
+    "killed": ("One process is killed", "killed"),
+    "at-once": ("One process is killed while both phases are trained at once", "killed"),
+    "disk": ("The disk is full", "taken of the disk"),
+}
 _PAGE = """# Reliability
 
 Written by `uv run python -m benchmarks.reliability`; not by hand.
 
-**{good} of {count}** trainings that were killed at a random moment were finished by the same
-command, left no process behind, and hold the same files as an undisturbed one, with LoRAs that
-pass the same verification.
+**{good} of {count}** trainings for which something went wrong at a random moment were finished by
+the same command, left no process behind, and hold the same files as an undisturbed one, with the
+same LoRAs to the bit.
 
 Each trained both phases of the small model of the package, {steps} steps each with a checkpoint
-every {interval}, by real SimpleTuner through its public command, on the CPU; undisturbed that took
-{seconds:.0f} s. The moment was drawn from that whole length, from the first import to the last
-write, and SIGKILL sent to one process of the tree, drawn from those that were there.
+every {interval}, by real SimpleTuner through its public command, on the CPU. The moment was drawn
+from the whole length of an undisturbed training, from the first import to the last write. SIGKILL
+was sent to one process of the tree, drawn from those that were there; or something else took what
+was left of the disk, and gave it back before the command was run again.
 
-| | second | what it was doing | killed | glance's exit code | steps done twice | afterwards |
+Exit code -9: glance itself was killed. 5: it saw its trainer end, and said so. 3: it could not
+write itself.
+
+{tables}"""
+_SECTION = """## {title}
+
+Undisturbed it took {seconds:.0f} s.
+
+| | second | what it was doing | {trouble} | glance's exit code | steps done twice | afterwards |
 |---|---|---|---|---|---|---|
 {rows}
-
-Exit code -9: glance itself was killed. 5: it saw its trainer end, and said so.
 """
 
 

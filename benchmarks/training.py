@@ -111,7 +111,9 @@ def _run_by_hand(plan: TrainingPlan, phase: Phase, conditions: Conditions) -> No
         launcher=Launcher.SIMPLETUNER,
         program=program,
         device=conditions.device,
+        model=plan.model_elsewhere,
         mixed_precision=plan.trainer_config(phase)["mixed_precision"],
+        seed=plan.settings.seed,
         webhook="",
         needs_hub=False,
     )

@@ -43,11 +43,15 @@ class ModelFetched(Event):
 
 @dataclass(frozen=True, slots=True)
 class PhaseStarted(Event):
-    """A phase's trainer is about to start; `phases_after` more are to follow."""
+    """A phase's trainer is about to start; `phases_after` more are to follow.
+
+    Its list holds `timesteps` values; each step trains on the next one.
+    """
 
     phase: Phase
     steps: int
     phases_after: int = 0
+    timesteps: int = 1
 
 
 @dataclass(frozen=True, slots=True)

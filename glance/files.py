@@ -1,8 +1,14 @@
-"""Files: written so that a reader sees the whole old one or the whole new one, never a part; and
-what one is that should hold tensors and does not.
+"""Files: written so that a reader sees the whole old one or the whole new one, never a part; what
+one is that should hold tensors and does not; and where one is.
+
+A run and a picture are shared, and both record what lies elsewhere: a base model, say. A relative
+path finds it again when both are moved together, but it names every folder on the way down, which
+may be somebody's name, or a customer's. So of these names only a mark is recorded, four digits of
+their hash: enough to find the folder among its neighbours, and not enough to tell its name.
 """
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -10,16 +16,17 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from io import BufferedReader, TextIOWrapper
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from queue import Empty, Queue
 from threading import Thread
 from typing import Any, Final
 
 from glance.errors import InputError, SetupError
 
+_MARK: Final = re.compile(r"~[0-9a-f]{4}")  # stands for a folder's name
 _AGAIN: Final = "download or copy it again, whole"
 _SAFETENSORS: Final = "get it as .safetensors"
 _PICKLE: Final = (
@@ -282,6 +289,30 @@ def _explain_length(file: Any, size: int) -> tuple[str, str] | None:
     return None
 
 
+def record_place(path: Path, start: Path, *, shared: Path | None = None) -> str:
+    """Return where `path` is as seen from the folder `start`.
+
+    Its own name is written as it is, and those of folders within `start` or `shared`: what is
+    given away with both.
+    """
+    target, start = path.resolve(), start.resolve()
+    open_to_all = [start, *([] if shared is None else [shared.resolve()])]
+    written: list[str] = []
+    folder = start
+    for part in Path(os.path.relpath(target, start)).parts:
+        folder = folder.parent if part == ".." else folder / part
+        is_open = part == ".." or folder == target or any(map(folder.is_relative_to, open_to_all))
+        written.append(part if is_open else _mark(part))
+    return PurePosixPath(*written).as_posix()
+
+
+def find_place(place: str, start: Path) -> Path:
+    """Return what is recorded as `place` as seen from `start`; neither need exist."""
+    parts = PurePosixPath(place).parts
+    found = next((path for path in _walk(start.resolve(), parts) if os.path.lexists(path)), None)
+    return found or Path(os.path.normpath(start.resolve() / place))
+
+
 def _own_folder(variable: str, usual: str, *, kept: str) -> Path:
     """Return glance's folder below the one that `variable` names, else below `usual` at home."""
     given = os.environ.get(variable)
@@ -298,3 +329,24 @@ def _umask() -> int:
     mask = os.umask(0o022)  # there is no way to read it without setting it
     os.umask(mask)
     return mask
+
+
+def _walk(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """Yield all that the parts may mean."""
+    if not parts:
+        yield folder
+        return
+    part, rest = parts[0], parts[1:]
+    if part == "..":
+        yield from _walk(folder.parent, rest)
+        return
+    if _MARK.fullmatch(part):
+        with suppress(OSError):  # it may not be ours to list
+            for child in sorted(folder.iterdir()):
+                if _mark(child.name) == part:
+                    yield from _walk(child, rest)
+    yield from _walk(folder / part, rest)
+
+
+def _mark(name: str) -> str:
+    return f"~{hashlib.sha256(os.fsencode(name)).hexdigest()[:4]}"

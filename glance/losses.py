@@ -17,11 +17,11 @@ from typing import Final
 
 from glance.errors import RunError
 from glance.files import open_file
+from glance.pace import mean_of_round
 from glance.run import Manifest, RunFolder
 from glance.schedule import Phase
 
 _HEADER: Final = "start,step,loss\n"
-_LEAST_LOSS: Final = 1e-12  # 0 has no logarithm
 _MOST_STEPS: Final = 10**9
 # options of --set with which a step is no longer the next timestep of the list
 _UNTURNING: Final = frozenset({"flow_timesteps_mode", "gradient_accumulation_steps"})
@@ -107,30 +107,40 @@ class Course:
 
     @property
     def trend(self) -> tuple[tuple[float, float], ...]:
-        """The geometric mean over each whole round, at the middle of its steps; at every step.
-
-        In a round each timestep is once: so their levels cancel, and a change counts by its share,
-        whatever the level. A median would show one timestep and hide the others.
-        """
+        """The mean over each whole round, at the middle of its steps; at every step."""
         size = len(self.timesteps)
         found = []
         for end in range(size, len(self.losses) + 1):
             window = self.losses[end - size : end]
             if window[-1].step - window[0].step == size - 1:  # none is missing between
-                logarithms = [math.log(max(row.loss, _LEAST_LOSS)) for row in window]
                 middle = (window[0].step + window[-1].step) / 2
-                found.append((middle, math.exp(math.fsum(logarithms) / size)))
+                found.append((middle, mean_of_round([row.loss for row in window])))
         return tuple(found)
+
+    @property
+    def last(self) -> float | None:
+        """The mean of the last whole round, None: there is none."""
+        return self.trend[-1][1] if self.trend else None
 
 
 def read_courses(run: RunFolder, manifest: Manifest) -> tuple[Course, ...]:
     """Return how the loss of each phase went, slow first."""
-    schedule = manifest.resolve_schedule()
+    return tuple(read_course(run, manifest, phase) for phase in Phase)
+
+
+def read_course(run: RunFolder, manifest: Manifest, phase: Phase) -> Course:
+    """Return how the loss of one phase went."""
     is_in_turn = not _UNTURNING & manifest.settings.overrides.keys()
-    return tuple(
-        Course(phase, schedule.phase(phase).timesteps, read_losses(run, phase), is_in_turn)
-        for phase in Phase
-    )
+    timesteps = manifest.resolve_schedule().phase(phase).timesteps
+    return Course(phase, timesteps, read_losses(run, phase), is_in_turn)
+
+
+def last_loss(run: RunFolder, manifest: Manifest, phase: Phase) -> float | None:
+    """Return the mean of the phase's last whole round; None where there is none to be read."""
+    try:
+        return read_course(run, manifest, phase).last
+    except RunError:
+        return None
 
 
 def _parse(line: str) -> StepLoss | None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from glance.checkpoint import is_checkpoint, read_checkpoint
 from glance.errors import ModelNotFound, SettingsError
 from glance.families import DEFAULT_FAMILY, FAMILIES, Family, families_of_pipeline, find_family
-from glance.files import explain_tensors, read_text
+from glance.files import explain_tensors, find_place, read_text, record_place
 from glance.hub import read_hub_text
 
 INDEX: Final = "model_index.json"
@@ -73,7 +73,7 @@ def locate_base(
             hint=f"leave out --family, or say --family {found.name}",
         )
     whole = locate_model(base or family.default_model, family=family, run=run)
-    return whole, Path(os.path.relpath(path.resolve(), run.resolve())).as_posix()
+    return whole, record_place(path, run)
 
 
 def locate_model(model: str, *, family: Family, run: Path) -> str:
@@ -93,7 +93,7 @@ def locate_model(model: str, *, family: Family, run: Path) -> str:
         raise ModelNotFound(f"model {model}: {reason}", hint=_hint(family)) from exc
     if is_folder:
         check_folder(folder, family)
-        place = Path(os.path.relpath(folder.resolve(), run.resolve())).as_posix()
+        place = record_place(folder, run)
         return f"./{place}" if is_hub_id(place) else place
     if is_hub_id(model) and not exists:
         _check_pipeline(model, family)
@@ -136,7 +136,20 @@ def recorded_transformer(transformer: str | None, *, run: Path) -> Path | None:
 
 def recorded_folder(model: str, run: Path) -> Path:
     """Return where a recorded folder or file is; the run's own folder need not exist yet."""
-    return Path(os.path.normpath(run.resolve() / model))
+    return find_place(model, run)
+
+
+def is_outside(model: str) -> bool:
+    """Whether a recorded model is a folder that does not lie in the run."""
+    return model.startswith("..")
+
+
+def shown_model(model: str, *, run: Path) -> str:
+    """Return a recorded model or file as people call it: a Hub id, or where it is from here."""
+    if not is_outside(model):
+        return model
+    path = recorded_folder(model, run)
+    return os.path.relpath(path) if path.exists() else f"{path.name}, which is not where it was"
 
 
 def hub_models(model: str, *, family: Family, run: Path) -> tuple[str, ...]:

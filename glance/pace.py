@@ -1,8 +1,9 @@
 """How fast a training goes, and how long it still takes: reckoned from its events."""
 
+import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from glance.events import Event, MemoryUsed, PhaseStarted, StepDone
@@ -10,6 +11,7 @@ from glance.events import Event, MemoryUsed, PhaseStarted, StepDone
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _SHOWN_LOSSES: Final = 8
 _PACE_STEPS: Final = 20  # the pace is that of the last steps: the first one compiles
+_LEAST_LOSS: Final = 1e-12  # 0 has no logarithm
 
 
 class Pace:
@@ -21,7 +23,8 @@ class Pace:
         self._phases_after = 0
         self._began = clock()
         self._times: deque[float] = deque(maxlen=_PACE_STEPS + 1)
-        self._losses: deque[float] = deque(maxlen=_SHOWN_LOSSES)
+        self._round: deque[float] = deque(maxlen=1)
+        self._losses: deque[float] = deque(maxlen=_SHOWN_LOSSES)  # means of rounds
         self._memory: MemoryUsed | None = None
 
     def note(self, event: Event) -> None:
@@ -31,21 +34,27 @@ class Pace:
                 self._phases_after = event.phases_after
                 self._began = self._clock()
                 self._times.clear()
+                self._round = deque(maxlen=event.timesteps)
                 self._losses.clear()
             case StepDone():
                 self._times.append(self._clock())
                 if event.loss is not None:
-                    self._losses.append(event.loss)
+                    self._round.append(event.loss)
+                    if len(self._round) == self._round.maxlen:
+                        self._losses.append(mean_of_round(self._round))
             case MemoryUsed():
                 self._memory = event
             case _:
                 pass
 
     def describe(self, event: StepDone, *, drawn: bool) -> str:
-        """Return the figures after a step; `drawn`: with the course of the loss, in Unicode."""
+        """Return the figures after a step; `drawn`: with the course of the loss, in Unicode.
+
+        The loss is the mean of the last round: that of one step is its timestep's.
+        """
         parts = []
-        if event.loss is not None:
-            parts.append(f"loss {event.loss:.4f}{f' {self.sparkline():8}' if drawn else ''}")
+        if self._losses:
+            parts.append(f"loss {self._losses[-1]:.4f}{f' {self.sparkline():8}' if drawn else ''}")
         pace = self._seconds_a_step()
         if pace is not None:
             parts.append(f"{pace:.2f} s a step")
@@ -73,6 +82,17 @@ class Pace:
     def _whole(self, eta: float) -> float:
         """Return the seconds left in all: each further phase takes what this one does."""
         return eta + self._phases_after * (self._clock() - self._began + eta)
+
+
+def mean_of_round(losses: Sequence[float]) -> float:
+    """Return the geometric mean of the losses of a round: of one step at each timestep of the list.
+
+    The loss differs from one timestep to the next by far more than training changes it. In a whole
+    round their levels cancel, and a change counts by its share, whatever the level. A median would
+    show one timestep and hide the others.
+    """
+    logarithms = [math.log(max(loss, _LEAST_LOSS)) for loss in losses]
+    return math.exp(math.fsum(logarithms) / len(logarithms))
 
 
 def format_duration(seconds: float) -> str:

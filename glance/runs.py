@@ -10,6 +10,7 @@ from glance.errors import RunError
 from glance.files import read_text
 from glance.lora import hash_file
 from glance.losses import Course, read_courses
+from glance.model import shown_model
 from glance.plot import (
     UNICODE,
     Glyphs,
@@ -32,6 +33,7 @@ from glance.run import (
 from glance.schedule import Phase
 from glance.settings import TrainSettings
 from glance.training.lock import locked
+from glance.training.prepare import TRAINERS_PAGE
 
 _SMALL_CHART: Final = 7
 _LARGE_CHART: Final = 16
@@ -55,7 +57,7 @@ class RunSummary:
         return {
             "run": str(self.run.path),
             "family": settings.family,
-            "model": settings.model,
+            "model": shown_model(settings.model, run=self.run.path),
             "created": self.manifest.created.isoformat(),
             "states": {phase.value: self.manifest.phases[phase].state.value for phase in Phase},
             "bytes": self.bytes,
@@ -159,6 +161,8 @@ def _superfluous(run: RunFolder, manifest: Manifest) -> Iterator[Path]:
         is_done = manifest.phases[phase].state is PhaseState.DONE
         for pattern in ("set-aside-*", "checkpoint*tmp", *(["checkpoint-*"] if is_done else [])):
             yield from (one for one in output.glob(pattern) if one.exists())
+        if is_done and (output / TRAINERS_PAGE).is_file():
+            yield output / TRAINERS_PAGE
     if manifest.is_finished:
         caches = (run.path / "cache", run.transformer)
         yield from (folder for folder in caches if folder.is_dir())
@@ -178,8 +182,10 @@ def _files(run: RunFolder, manifest: Manifest) -> dict[str, str]:
 
 def _head(run: RunFolder, manifest: Manifest) -> Iterator[str]:
     settings = manifest.settings
-    begun = f"{manifest.created:%Y-%m-%d %H:%M}"
-    yield f"{run.path}: {settings.family}, {settings.model}, begun {begun}"
+    begun = "begun" if manifest.imported is None else "imported"
+    day = f"{manifest.created:%Y-%m-%d %H:%M}"
+    model = shown_model(settings.model, run=run.path)
+    yield f"{run.path}: {settings.family}, {model}, {begun} {day}"
     if sample := manifest.sample:
         yield f"sample: {sample.image}, {sample.width}x{sample.height}"
     if teacher := settings.teacher:

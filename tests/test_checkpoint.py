@@ -134,7 +134,7 @@ class TestWithItsBase:
     def test_the_rest_comes_from_the_familys_default(self) -> None:
         located = self.locate("files/mine.safetensors")
 
-        assert located == (self.family.default_model, "../../files/mine.safetensors")
+        assert located == (self.family.default_model, "../../~3d7d/mine.safetensors")
 
     def test_or_from_the_base_that_is_given(self) -> None:
         assert self.locate("files/mine.safetensors", "acme/flux")[0] == "acme/flux"

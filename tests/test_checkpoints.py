@@ -1,14 +1,13 @@
 """Which checkpoint a training goes on from: damaged, half-written and strange ones do not pass."""
 
-import json
 import shutil
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fakes.checkpoints import OUTPUT, SLOW, make_checkpoint
 from fakes.runs import RUN, plan_and_train
-from fakes.simpletuner import LORA, pack_lora
+from fakes.simpletuner import LORA
 from fakes.trainer import FakeSimpleTuner
 
 from glance.errors import RunError, SetupError, TrainingFailed
@@ -16,28 +15,17 @@ from glance.events import Event, Noted
 from glance.files import state_folder
 from glance.run import load_manifest
 from glance.schedule import Phase
-from glance.training.checkpoints import Resumption, Sealer, choose_checkpoint
+from glance.training.checkpoints import (
+    Resumption,
+    Sealer,
+    checkpoint_names,
+    choose_checkpoint,
+    seal_new,
+)
 
 pytest_plugins = ["fakes.plugin"]
 
-SLOW = Phase.SLOW
 WHOLE_FILES = (LORA, "optimizer.bin", "random_states_0.pkl", "checkpoint_manifest.json")
-OUTPUT = RUN.output(SLOW)
-
-
-def make_checkpoint(step: int) -> Path:
-    """What SimpleTuner 4.10.1 leaves, in small."""
-    folder = OUTPUT / f"checkpoint-{step}"
-    folder.mkdir(parents=True)
-    (folder / LORA).write_bytes(pack_lora(4, 0.25))
-    for name in ("optimizer.bin", "random_states_0.pkl", "scheduler.bin"):
-        with zipfile.ZipFile(folder / name, "w") as archive:
-            archive.writestr("data.pkl", bytes(range(256)))
-    (folder / "training_state.json").write_text(json.dumps({"global_step": step}))
-    names = [*(path.name for path in folder.iterdir()), "training_state-glance.json"]
-    (folder / "checkpoint_manifest.json").write_text(json.dumps({"files": sorted(names)}))
-    (folder / ".guard").write_text("complete\n")
-    return folder
 
 
 def cut(path: Path) -> None:
@@ -99,6 +87,50 @@ def test_one_that_was_not_sealed_in_time_is_set_aside(sealer: Sealer) -> None:
     make_checkpoint(12)
     assert choose(sealer) == Resumption(6, ("checkpoint-12",))
     assert (OUTPUT / "set-aside-checkpoint-12-0").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "resumption"),
+    [
+        (None, Resumption(12, ())),
+        (Path.unlink, Resumption(6, ("checkpoint-12",))),
+        (cut, Resumption(6, ("checkpoint-12",))),
+    ],
+)
+def test_what_the_trainer_wrote_and_did_not_tell_any_more_is_sealed_if_it_is_whole(
+    damage: Callable[[Path], object] | None, resumption: Resumption, sealer: Sealer
+) -> None:
+    sealer.seal(make_checkpoint(6))
+    known = checkpoint_names(RUN, SLOW)
+    make_checkpoint(12)
+    if damage is not None:
+        damage(OUTPUT / "checkpoint-12/optimizer.bin")
+
+    seal_new(RUN, SLOW, sealer, known=known)
+
+    assert choose(sealer) == resumption
+
+
+def test_what_was_there_before_the_trainer_is_not_sealed_afterwards(
+    sealer: Sealer, tmp_path: Path
+) -> None:
+    Sealer(tmp_path / "other machine").seal(make_checkpoint(6))
+
+    seal_new(RUN, SLOW, sealer, known=checkpoint_names(RUN, SLOW))
+
+    assert choose(sealer) == Resumption(0, ("checkpoint-6",))
+
+
+def test_a_checkpoint_that_simpletuner_removes_meanwhile_does_not_come_back(
+    sealer: Sealer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_checkpoint(6)
+    monkeypatch.setattr(sealer, "_hash", lambda checkpoint: str(shutil.rmtree(checkpoint)))
+
+    with pytest.raises(FileNotFoundError):
+        sealer.seal(folder)
+
+    assert not folder.exists()
 
 
 def test_a_moved_run_may_lose_what_names_its_place(sealer: Sealer) -> None:
@@ -215,7 +247,8 @@ def test_what_was_set_aside_is_said_and_gone_when_the_run_is_done(
 
     events: list[Event] = plan_and_train(phases=(SLOW,))
 
-    notes = [event.message for event in events if isinstance(event, Noted)]
+    told = (event.message for event in events if isinstance(event, Noted))
+    notes = [message for message in told if message.startswith("slow: ")]
     assert notes == [
         "slow: checkpoint-3 is damaged or half-written: set aside",
         "slow: going on after step 2",

@@ -15,6 +15,7 @@ from glance.importing.execute import run_import
 from glance.importing.plan import plan_import
 from glance.importing.request import ImportRequest, PairImport, TrainingImport
 from glance.lora import read_lora
+from glance.model import recorded_folder
 from glance.run import RunFolder, load_manifest
 from glance.schedule import Phase
 
@@ -620,7 +621,7 @@ def test_a_model_that_lies_above_the_loras_is_no_name_on_the_hub() -> None:
 
     plan = import_pair(**given, model=None, run=Path("r"))
 
-    assert plan.settings.model == "../project/models/flux"
+    assert recorded_folder(plan.settings.model, Path("r")) == Path("project/models/flux").resolve()
 
 
 def test_a_model_that_no_file_names_is_warned_of() -> None:

@@ -71,7 +71,10 @@ def test_folder_in_the_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_folder_goes_before_a_hub_id_of_the_same_name() -> None:
     make_model(Path("me/mine"))
-    assert locate("me/mine") == "../../me/mine"
+    found = locate("me/mine")
+    assert recorded_model(found, family=FLUX, run=Path("runs/cat")) == str(
+        Path("me/mine").resolve()
+    )
 
 
 @pytest.mark.parametrize("model", ["./flux", "/no/flux", "~/flux", "a/b/c", "..\\flux"])

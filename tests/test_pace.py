@@ -65,6 +65,20 @@ def test_the_loss_is_drawn_from_its_lowest_to_its_highest() -> None:
     assert "loss 0.1000 █▄▁     " in pace.describe(step(3, 0.1), drawn=True)
 
 
+def test_the_loss_is_the_mean_over_the_list() -> None:
+    pace = Pace()
+    pace.note(PhaseStarted(SLOW, 10, timesteps=2))
+
+    told = []
+    for number, loss in enumerate((0.8, 0.2, 0.2), 1):
+        pace.note(step(number, loss, None))
+        told.append(pace.describe(step(number, loss, None), drawn=False).partition(" s a")[0])
+
+    # of one step alone it says nothing; then the square roots of 0.8 * 0.2 and of 0.2 * 0.2
+    assert [text.split("  ")[1] for text in told[1:]] == ["loss 0.4000", "loss 0.2000"]
+    assert told[0] == ""
+
+
 def test_a_new_phase_begins_a_new_line() -> None:
     pace = Pace()
     pace.note(step(1))

@@ -47,7 +47,7 @@ def finished(ended: datetime | None) -> Manifest:
     attempts = (Attempt(started=TEN, ended=ended, returncode=0),)
     for phase in Phase:
         manifest = manifest.with_phase(phase, state=PhaseState.DONE, attempts=attempts, lora=lora)
-    return manifest
+    return manifest.with_pair_id(dict.fromkeys(Phase, "0"))
 
 
 def save(manifest: Manifest, name: str = "cat") -> RunFolder:
@@ -163,8 +163,8 @@ _OLD = """
   },
   "versions": {"simpletuner": "4.10.1"},
   "phases": {
-    "slow": {"state": "pending", "attempts": [], "lora": null},
-    "fast": {"state": "pending", "attempts": [], "lora": null}
+    "slow": {"state": "done", "attempts": [], "lora": null},
+    "fast": {"state": "done", "attempts": [], "lora": null}
   },
   "imported": null
 }
@@ -182,19 +182,31 @@ def test_a_run_from_before_distillation_is_read_and_its_pair_keeps_its_id() -> N
     assert manifest.pair_id == "5fe2145d8e706ace"  # as the glance that wrote it said
 
 
-@pytest.mark.parametrize(
-    "changes", [{"batch_size": 4}, {"alpha_per_rank": 1}, {"layers": "blocks"}]
-)
-def test_what_younger_settings_change_is_another_pair(changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("changes", [{}, {"batch_size": 4}, {"layers": "blocks"}, {"seed": 2}])
+def test_a_pairs_id_is_that_of_its_tensors(changes: dict[str, Any]) -> None:
     manifest = make_manifest()
+    settings = TrainSettings.model_validate({**manifest.settings.model_dump(), **changes})
+    other = manifest.model_copy(update={"settings": settings})
+    same, another = ({Phase.SLOW: "a", Phase.FAST: end} for end in "bc")
 
-    changed = manifest.model_copy(
-        update={
-            "settings": TrainSettings.model_validate({**manifest.settings.model_dump(), **changes})
-        }
-    )
+    assert manifest.with_pair_id(same).pair_id == other.with_pair_id(same).pair_id
+    assert manifest.with_pair_id(same).pair_id != manifest.with_pair_id(another).pair_id
 
-    assert changed.pair_id != manifest.pair_id
+
+def test_the_same_tensors_for_other_steps_are_another_pair() -> None:
+    schedule = record_schedule(resolve_schedule("paper"))
+    manifest, data = make_manifest(), dict.fromkeys(Phase, "a")
+
+    other = manifest.model_copy(update={"schedule": schedule})
+
+    assert manifest.with_pair_id(data).pair_id != other.with_pair_id(data).pair_id
+
+
+def test_a_pair_that_is_trained_further_has_no_id() -> None:
+    manifest = finished(NOON)
+
+    assert manifest.pair_id is not None
+    assert manifest.with_phase(Phase.FAST, state=PhaseState.TRAINING).pair_id is None
 
 
 # --- refusing ------------------------------------------------------------------------------------

@@ -22,8 +22,9 @@ from glance.errors import (
     TrainingFailed,
 )
 from glance.events import CheckpointSaved, Event, PhaseSkipped, StageEntered, StepDone, Warned
-from glance.families import FAMILIES
-from glance.lora import read_lora
+from glance.families import FAMILIES, find_family
+from glance.lora import hash_file, read_lora
+from glance.model import recorded_model
 from glance.run import PhaseState, RunFolder, load_manifest
 from glance.schedule import Phase
 from glance.training.execute import run_training
@@ -93,6 +94,12 @@ def test_a_finished_run_holds_no_absolute_path(trained: Trained) -> None:
 
     place = str(trained.whole.parent).encode()
     assert [path for path, content in contents(RUN.path).items() if place in content] == []
+
+
+@needs_whole
+def test_what_simpletuner_says_of_the_lora_is_not_kept(trained: Trained) -> None:
+    for place in (trained.half, trained.whole):
+        assert not list(place.rglob("README.md"))
 
 
 def test_progress_is_told_in_order(trained: Trained) -> None:
@@ -174,17 +181,52 @@ def test_any_file_name_is_trained(
     assert simpletuner.starts[0]["config"]["output_dir"] == "output/glance-slow"
 
 
-def test_a_model_folder_is_recorded_relative_to_the_run(
+def make_model(folder: str) -> None:
+    Path(folder).mkdir(parents=True)
+    Path(folder, "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+
+
+def test_a_model_folder_elsewhere_is_told_to_the_trainer_and_its_place_to_nobody(
     train: Train, simpletuner: FakeSimpleTuner
 ) -> None:
-    Path("model").mkdir()
-    Path("model/model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    make_model("a customer/bases/flux")
 
-    train(model="model", phases=(SLOW,))
+    train(model="a customer/bases/flux", phases=(SLOW,))
 
     (start,) = simpletuner.starts
-    assert start["config"]["pretrained_model_name_or_path"] == "../../model"
+    assert start["config"]["pretrained_model_name_or_path"] == "{env:GLANCE_MODEL}"
+    assert start["environment"]["GLANCE_MODEL"] == "../../a customer/bases/flux"
     assert start["environment"]["HF_HUB_OFFLINE"] == "1"
+    names = (b"customer", b"bases")
+    told = [path for path, text in contents(RUN.path).items() if any(n in text for n in names)]
+    assert told == []
+    options = json.loads((RUN.output(SLOW) / "simpletuner_config.json").read_text())
+    assert options["pretrained_model_name_or_path"] == "flux"
+
+
+def test_a_model_that_is_moved_together_with_the_run_is_found(
+    train: Train, simpletuner: FakeSimpleTuner
+) -> None:
+    make_model("here/bases/flux")
+    train(model="here/bases/flux", run=Path("here/runs/x"), phases=(SLOW,))
+    Path("here").rename("there")
+    settings = load_manifest(RunFolder(Path("there/runs/x"))).settings
+
+    found = recorded_model(settings.model, family=find_family("flux"), run=Path("there/runs/x"))
+
+    assert Path(found) == Path("there/bases/flux").resolve()
+    train(model="there/bases/flux", run=Path("there/runs/x"))
+    assert simpletuner.starts[-1]["environment"]["GLANCE_MODEL"] == "../../bases/flux"
+
+
+def test_a_model_in_the_run_is_named_as_it_is(train: Train, simpletuner: FakeSimpleTuner) -> None:
+    make_model(str(RUN.model))
+
+    train(model=str(RUN.model), phases=(SLOW,))
+
+    (start,) = simpletuner.starts
+    assert start["config"]["pretrained_model_name_or_path"] == "model"
+    assert "GLANCE_MODEL" not in start["environment"]
 
 
 def test_a_family_that_edits_is_trained_with_its_reference(
@@ -359,6 +401,25 @@ def test_a_run_from_elsewhere_is_continued_without_its_old_paths(
     assert [path for path, content in contents(RUN.path).items() if place in content] == []
 
 
+@pytest.mark.parametrize("name", ["moved", 'é "quoted"'])
+def test_a_run_that_is_continued_knows_what_it_has_seen_wherever_it_is(
+    train: Train, simpletuner: FakeSimpleTuner, name: str
+) -> None:
+    simpletuner.behave(slow="unknown after checkpoints")
+    with pytest.raises(TrainingFailed):
+        train(phases=(SLOW,))
+    moved = RunFolder(RUN.path.rename(name))
+    simpletuner.behave(slow="unknown")  # it takes no step any more
+
+    with pytest.raises(TrainingFailed):
+        train(phases=(SLOW,), run=moved.path)
+
+    state = moved.output(SLOW) / "checkpoint-3/training_state-glance.json"
+    seen = json.loads(state.read_text())["seen_images"]
+    place = moved.path.resolve()
+    assert seen == {f"{place}/data/cat.png": 3, f"{place}/cache/pictures/64/cat.png": 3}
+
+
 @needs_half
 def test_a_renamed_picture_is_the_same_sample(train: Train, simpletuner: FakeSimpleTuner) -> None:
     Path("cat.png").rename("dog.png")
@@ -370,6 +431,100 @@ def test_a_renamed_picture_is_the_same_sample(train: Train, simpletuner: FakeSim
         ("fast", ["dog.png", "dog.txt"])
     ]
     assert load_manifest(RUN).sample.image == "data/dog.png"
+
+
+# The pair's id
+
+
+def said(key: str, run: RunFolder = RUN) -> list[str | None]:
+    return [read_lora(run.lora(phase)).metadata.get(key) for phase in Phase]
+
+
+@needs_half
+def test_a_pair_gets_its_id_with_its_second_lora(
+    train: Train, simpletuner: FakeSimpleTuner
+) -> None:
+    half = read_lora(RUN.lora(SLOW)).metadata
+    assert load_manifest(RUN).pair_id is None
+    assert "glance.pair_id" not in half
+    assert half["modelspec.title"] == "cat (slow)"
+
+    train()
+
+    manifest = load_manifest(RUN)
+    assert said("glance.pair_id") == [manifest.pair_id] * 2
+    assert said("ss_output_name") == [f"cat-{str(manifest.pair_id)[:8]}-{p}" for p in Phase]
+    for phase in Phase:
+        record = manifest.phases[phase].lora
+        assert record is not None
+        assert record.sha256 == hash_file(RUN.lora(phase))
+
+
+@needs_whole
+def test_equal_trainings_are_equal_files_and_one_pair(
+    train: Train, simpletuner: FakeSimpleTuner, trained: Trained
+) -> None:
+    train(restart=True, phases=(FAST,))
+    train(restart=True)
+
+    for phase in Phase:
+        whole = RunFolder(trained.whole)
+        assert RUN.lora(phase).read_bytes() == whole.lora(phase).read_bytes()
+
+
+@needs_whole
+def test_the_same_settings_with_other_tensors_are_another_pair(
+    train: Train, simpletuner: FakeSimpleTuner
+) -> None:
+    before = load_manifest(RUN).pair_id
+    simpletuner.behave(fast="other tensors")
+
+    train(restart=True, phases=(FAST,))
+
+    after = load_manifest(RUN).pair_id
+    assert after != before
+    assert said("glance.pair_id") == [after, after]
+    assert said("modelspec.title")[0] == f"cat-{str(after)[:8]} (slow)"
+
+
+@needs_whole
+@pytest.mark.parametrize("last", Phase)
+def test_a_crash_between_the_headers_and_their_record_loses_nothing(
+    train: Train, simpletuner: FakeSimpleTuner, trained: Trained, last: Phase
+) -> None:
+    before = load_manifest(RUN)
+    (other,) = (phase for phase in Phase if phase is not last)
+    record = before.phases[other].lora
+    assert record is not None
+    older = record.model_copy(update={"sha256": "0" * 64})  # without the id it had another header
+    before.with_phase(other, lora=older).with_phase(
+        last, state=PhaseState.TRAINING, lora=None
+    ).save(RUN)
+
+    train()
+
+    assert simpletuner.phases == []
+    after = load_manifest(RUN)
+    assert after.pair_id == before.pair_id
+    assert [after.phases[phase].lora for phase in Phase] == [
+        before.phases[phase].lora for phase in Phase
+    ]
+
+
+@needs_half
+def test_a_pair_whose_other_file_has_gone_meanwhile_is_recorded_all_the_same(
+    train: Train, simpletuner: FakeSimpleTuner
+) -> None:
+    def lose_the_slow_one(event: Event) -> None:
+        if isinstance(event, StepDone):
+            RUN.lora(SLOW).unlink(missing_ok=True)
+
+    run_training(make_plan(phases=(FAST,)), lose_the_slow_one)
+
+    assert states() == ("done", "done")
+    train()
+    assert simpletuner.phases == ["fast", "slow"]
+    assert said("glance.pair_id") == [load_manifest(RUN).pair_id] * 2
 
 
 # Another run than this
@@ -470,6 +625,19 @@ def test_a_strangers_folder_is_refused_and_untouched(train: Train) -> None:
             train(run=Path("thesis"), restart=restart)
 
     assert contents(Path("thesis")) == {"thesis/data/chapter.txt": b"years of work"}
+
+
+def test_what_a_killed_glance_was_writing_is_no_obstacle_and_goes(train: Train) -> None:
+    for name in (".glance.json.x1_y2abc.json", "config/glance-slow/.config.json.abc.json"):
+        (RUN.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (RUN.path / name).write_text("{")
+    shutil.rmtree(RUN.path / "config")  # the very first write
+
+    train(phases=(SLOW,))
+    (RUN.output(SLOW) / ".pytorch_lora_weights.safetensors.abc.safetensors").touch()
+    train(phases=(FAST,))
+
+    assert not [path for path in RUN.path.rglob(".*") if path.name != ".guard"]
 
 
 def test_a_file_is_no_run_folder(train: Train) -> None:

@@ -19,7 +19,13 @@ from glance.lora import (
     trained_schedule,
     verify_lora,
 )
-from glance.model import locate_base, recorded_model, recorded_transformer, resolve_family
+from glance.model import (
+    locate_base,
+    recorded_folder,
+    recorded_model,
+    recorded_transformer,
+    resolve_family,
+)
 from glance.run import Manifest, RunFolder, choose_run, load_manifest, require_finished
 from glance.schedule import PRESETS, Phase, Schedule
 
@@ -204,8 +210,11 @@ def _require_phases(facts: Mapping[Phase, LoraFacts]) -> None:
 
 def _given_model(request: InferRequest, family: Family) -> tuple[str, Path | None]:
     """Return the user's --model and --base; a folder stays relative to where the user is."""
-    model, transformer = locate_base(request.model, request.base, family=family, run=Path.cwd())
-    return model, None if transformer is None else Path(transformer)
+    here = Path.cwd()
+    model, transformer = locate_base(request.model, request.base, family=family, run=here)
+    if (folder := recorded_folder(model, here)).is_dir():
+        model = os.path.relpath(folder)
+    return model, recorded_transformer(transformer, run=here)
 
 
 def _preset_of_one(facts: Mapping[Phase, LoraFacts]) -> Schedule | None:

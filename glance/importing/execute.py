@@ -12,12 +12,11 @@ from glance.files import beside, state_folder
 from glance.importing.foreign import ForeignLora
 from glance.importing.request import ImportPlan, PairImport, TrainingImport
 from glance.importing.spelling import layer_names, respell
-from glance.lora import finalise_lora, find_origin, hash_file, read_lora
+from glance.lora import finalise_lora, find_origin, name_pair, read_lora, record_lora
 from glance.lora.file import write_lora
 from glance.model import fingerprint, recorded_folder
 from glance.run import (
     ImportRecord,
-    LoraRecord,
     Manifest,
     PhaseState,
     RunFolder,
@@ -75,14 +74,10 @@ def _write_pair(plan: PairImport, run: RunFolder) -> None:
             shutil.copyfile(lora.path, path)
         else:
             _write_final(lora, path, known=known, manifest=manifest, phase=phase)
-        record = LoraRecord(
-            path=path.relative_to(run.path).as_posix(),
-            sha256=hash_file(path),
-            bytes=path.stat().st_size,
-            rank=read_lora(path).rank,
-        )
+        record = record_lora(run, phase, rank=read_lora(path).rank)
         manifest = manifest.with_phase(phase, state=PhaseState.DONE, lora=record)
-    manifest.save(run)
+    ours = [phase for phase, lora in plan.loras.items() if not lora.is_final]
+    name_pair(run, manifest, headers_of=ours).save(run)
 
 
 def _write_final(

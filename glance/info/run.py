@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from glance.errors import LoraError, Problem
 from glance.info.description import (
@@ -14,9 +14,12 @@ from glance.info.description import (
     to_json,
 )
 from glance.info.lora import LoraFile, lora_document, read_lora_file, summarise
+from glance.model import shown_model
 from glance.run import Manifest, PhaseState, RunFolder, load_manifest
 from glance.sample.findings import quoted, shown
 from glance.schedule import Phase
+
+_NAMES: Final = {"learning_rate": "learning rate", "device": "trained on"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +107,12 @@ def _lines(
 ) -> Iterator[str]:
     states = ", ".join(f"{phase} {report.state}" for phase, report in reports.items())
     yield f"{shown(run.path)}: run, {states}"
-    yield from list_values(_values(manifest))
+    yield from list_values(_values(run, manifest))
     for report in reports.values():
         yield from _phase_lines(run, manifest, report)
     match _is_pair(manifest, reports):
+        case _ if manifest.pair_id is None:
+            yield "pair: named when both LoRAs are done"
         case True:
             yield f"pair: {manifest.pair_id}, in the headers of both LoRAs"
         case False:
@@ -120,26 +125,25 @@ def _lines(
         yield f"next: {command}"
 
 
-def _values(manifest: Manifest) -> dict[str, object]:
+def _values(run: RunFolder, manifest: Manifest) -> dict[str, object]:
     settings, sample, imported = manifest.settings, manifest.sample, manifest.imported
     unknown = () if imported is None else imported.unknown
     asked = {
         name: getattr(settings, name)
-        for name in ("steps", "rank", "learning_rate", "resolution", "seed")
+        for name in ("steps", "rank", "learning_rate", "resolution", "seed", "device")
         if name not in unknown
     }
     return {
         "family": settings.family,
-        "model": settings.model,
-        "transformer": settings.transformer,
+        "model": shown_model(settings.model, run=run.path),
+        "transformer": settings.transformer and shown_model(settings.transformer, run=run.path),
         "base model": manifest.base_model,
         "sample": None if sample is None else f"{sample.image}, {sample.width}x{sample.height}",
         "taught by": None if settings.teacher is None else settings.teacher.describe(),
         "imported from": None if imported is None else ", ".join(imported.sources.values()),
-        **{name.replace("_", " "): value for name, value in asked.items()},
-        "trained on": settings.device,
+        **{_NAMES.get(name, name): value for name, value in asked.items()},
         "overrides": dict(settings.overrides) or None,
-        "begun": manifest.created.isoformat(),
+        "begun" if imported is None else "imported": manifest.created.isoformat(),
         "glance": manifest.glance,
         "schedule": manifest.schedule.name,
     }

@@ -21,7 +21,9 @@ from glance.lora.modelspec import (
     describe_origin,
     find_origin,
     lora_name,
+    name_pair,
     pair_name,
+    record_lora,
 )
 from glance.lora.pairs import (
     PairKeys,
@@ -67,6 +69,7 @@ __all__ = [
     "is_final",
     "locate_lora",
     "lora_name",
+    "name_pair",
     "name_some",
     "pair_name",
     "pair_problem",
@@ -77,6 +80,7 @@ __all__ = [
     "read_scaling",
     "read_strength",
     "read_tensor",
+    "record_lora",
     "rewrite_metadata",
     "sort_keys",
     "trained_schedule",

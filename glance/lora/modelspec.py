@@ -8,14 +8,16 @@ trainers do for flow models: readers know `v` and `epsilon`, and neither would b
 
 import json
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from glance.errors import LoraError
 from glance.families import Family, find_family
-from glance.lora.file import DOWN
+from glance.lora.file import DOWN, hash_file
 from glance.lora.header import Header, hash_data, read_header, rewrite_metadata
-from glance.run import Manifest
+from glance.run import LoraRecord, Manifest, RunFolder
 from glance.sample import safe_name
 from glance.schedule import Phase, PhaseSchedule, Schedule
 from glance.schedule.lists import MAX_TIMESTEP
@@ -36,7 +38,8 @@ class Origin:
     """What tells it from others: its Hub id, or its folder's fingerprint."""
     pair: str
     """What the pair is called outside its run."""
-    pair_id: str
+    pair_id: str | None
+    """What tells the pair from all others; None: its other half is still to come."""
     resolution: int | None
     """Trained at about this many pixels squared; None: not known of an imported pair."""
     version: str
@@ -130,12 +133,49 @@ def pair_name(manifest: Manifest) -> str:
     name = manifest.settings.family if sample is None else safe_name(Path(sample.image))
     if manifest.is_taught:
         name = f"{name}-distilled"
-    return f"{name}-{manifest.pair_id[:8]}"
+    return name if manifest.pair_id is None else f"{name}-{manifest.pair_id[:8]}"
 
 
 def lora_name(manifest: Manifest, phase: Phase) -> str:
     """Return the file name of one phase's LoRA elsewhere."""
     return f"{pair_name(manifest)}-{phase}.safetensors"
+
+
+def name_pair(
+    run: RunFolder, manifest: Manifest, *, headers_of: Collection[Phase] = tuple(Phase)
+) -> Manifest:
+    """Give the pair of a finished run its id, in these headers; return the manifest with it.
+
+    Safe to repeat: the id is that of the tensors. Raises LoraError when one of the files is gone or
+    damaged, OSError where it cannot be written.
+    """
+    headers = {phase: read_header(run.lora(phase)) for phase in Phase}
+    data = {phase: hash_data(header) for phase, header in headers.items()}
+    named = manifest.with_pair_id(data)
+    phases = dict(named.phases)
+    for phase, header in headers.items():
+        record = named.phases[phase].lora
+        if record is None:
+            raise LoraError(f"{header.path} is not recorded")
+        if phase in headers_of and header.metadata.get("glance.pair_id") != named.pair_id:
+            origin = find_origin(named, phase, version=header.metadata.get("glance.version"))
+            new = describe_origin(origin, rank=record.rank, data_sha256=data[phase])
+            rewrite_metadata(header, {**header.metadata, **new}, header.path)
+        made = record_lora(run, phase, rank=record.rank)
+        phases[phase] = named.phases[phase].model_copy(update={"lora": made})
+    return named.model_copy(update={"phases": phases})
+
+
+def record_lora(run: RunFolder, phase: Phase, *, rank: int) -> LoraRecord:
+    """Return the manifest's form of a finished LoRA, as it is on the disk."""
+    path = run.lora(phase)
+    return LoraRecord(
+        path=path.relative_to(run.path).as_posix(),
+        sha256=hash_file(path),
+        data_sha256=hash_data(read_header(path)),
+        bytes=path.stat().st_size,
+        rank=rank,
+    )
 
 
 def timestep_range(origin: Origin) -> str:
@@ -162,8 +202,8 @@ def _own_keys(origin: Origin) -> dict[str, str]:
         "glance.sigmas": json.dumps(part.sigmas),
         "glance.end_sigma": json.dumps(part.end_sigma),
         "glance.boundary": json.dumps(origin.boundary),
-        "glance.pair_id": origin.pair_id,
         "glance.base_model": origin.base_model,
+        **({} if origin.pair_id is None else {"glance.pair_id": origin.pair_id}),
         **({} if origin.guidance is None else {"glance.guidance": json.dumps(origin.guidance)}),
     }
 
@@ -201,10 +241,12 @@ def _description(origin: Origin) -> str:
     trained = "" if origin.is_imported else ", trained by glance from one picture"
     if origin.guidance is not None:
         trained = ", trained by glance on the base model's own many steps"
+    other = ""
+    if origin.pair_id is not None:
+        other = f"; its other half has the same glance.pair_id, {origin.pair_id}"
     return (
         f"The {origin.phase} half of a pair of LoRAs for {origin.family.title} that paint in "
-        f"{steps} steps{trained}. This one is for the {which} steps; its other half has the same "
-        f"glance.pair_id, {origin.pair_id}."
+        f"{steps} steps{trained}. This one is for the {which} steps{other}."
     )
 
 

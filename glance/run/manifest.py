@@ -51,6 +51,9 @@ class LoraRecord(_Record):
 
     path: str = Field(description="Relative to the run folder.")
     sha256: str
+    data_sha256: str | None = Field(
+        default=None, description="Of all that follows the header; None: of an older run."
+    )
     bytes: int
     rank: int
 
@@ -60,8 +63,10 @@ class Measured(_Record):
 
     steps: int = Field(default=0, description="Steps done by this start.")
     seconds_a_step: float | None = Field(default=None, description="From its first to its last.")
-    first_loss: float | None = Field(default=None, description="Mean of its first ten, or half.")
-    last_loss: float | None = Field(default=None, description="Mean of its last ten, or half.")
+    first_loss: float | None = Field(
+        default=None, description="Mean over the list, at first; of older runs, of ten steps."
+    )
+    last_loss: float | None = Field(default=None, description="The same, at last.")
     peak_bytes: int | None = Field(default=None, description="Resident, of the whole tree.")
     peak_gpu_bytes: int | None = Field(default=None, description="Of the card, where NVML tells.")
 
@@ -86,8 +91,17 @@ class PhaseRecord(_Record):
     @property
     def measured(self) -> Measured:
         """What the last start took that did any steps."""
-        done = (attempt.measured for attempt in reversed(self.attempts) if attempt.measured.steps)
-        return next(done, Measured())
+        return self._last.measured if self._last else Measured()
+
+    @property
+    def steps(self) -> int:
+        """How many steps led to what there is now: those of the last start, and those before."""
+        return self._last.resumed + self._last.measured.steps if self._last else 0
+
+    @property
+    def _last(self) -> Attempt | None:
+        done = (attempt for attempt in reversed(self.attempts) if attempt.measured.steps)
+        return next(done, None)
 
 
 class SampleRecord(_Record):
@@ -148,6 +162,11 @@ class Manifest(_Record):
     imported: ImportRecord | None = Field(
         default=None, validate_default=True, description="None: glance trained it."
     )
+    pair_id: str | None = Field(
+        default=None,
+        description="What both LoRAs have in common and no other pair has: 16 hex digits. None: "
+        "one of them is not done.",
+    )
     verdict: Mapping[str, Any] | None = Field(
         default=None, description="What the pair is worth, as `glance compare --json` says it."
     )
@@ -188,24 +207,6 @@ class Manifest(_Record):
             return self.settings.sampling
         return {f"{phase}_guidance": value for phase, value in self.imported.guidance.items()}
 
-    @property
-    def pair_id(self) -> str:
-        """What both LoRAs of the run have in common and no other pair has: 16 hex digits.
-
-        Over the sample, the base model, the schedule and the settings, and not over where any of
-        them lies: it is known before either LoRA is, and a moved run keeps it.
-        """
-        decisive: dict[str, Any] = {
-            "sample": None if self.sample is None else self.sample.sha256,
-            "base_model": self.base_model,
-            "schedule": self.schedule.model_dump(mode="json", exclude={"name"}),
-            "settings": _decisive_settings(self.settings),
-        }
-        if self.imported is not None:  # of its training little is known, of its files all
-            decisive["files"] = dict(self.imported.sha256)
-        text = json.dumps(decisive, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
     def resolve_schedule(self) -> Schedule:
         """Return the schedule as the object that checks its rules."""
         return Schedule(
@@ -215,9 +216,23 @@ class Manifest(_Record):
         )
 
     def with_phase(self, phase: Phase, **changes: Any) -> Self:
-        """Return a copy in which one phase's record has changed."""
+        """Return a copy in which one phase's record has changed: its pair has no id any more."""
         record = self.phases[phase].model_copy(update=changes)
-        return self.model_copy(update={"phases": {**self.phases, phase: record}})
+        phases = {**self.phases, phase: record}
+        return self.model_copy(update={"phases": phases, "pair_id": None})
+
+    def with_pair_id(self, data_sha256: Mapping[Phase, str]) -> Self:
+        """Return a copy whose pair has its id: by the tensors of both LoRAs, and what for.
+
+        Equal trainings give one id, and whatever made a difference, another: settings, another
+        version of torch, a GPU that adds in another order.
+        """
+        decisive = {
+            "loras": dict(data_sha256),
+            "base_model": self.base_model,
+            "schedule": self.schedule.model_dump(mode="json", exclude={"name"}),
+        }
+        return self.model_copy(update={"pair_id": _digest(decisive)})
 
     def save(self, run: RunFolder) -> None:
         """Write glance.json atomically."""
@@ -253,7 +268,30 @@ def load_manifest(run: RunFolder) -> Manifest:
         raise RunError(
             f"{run.manifest}: it is damaged ({_first_line(exc)})", hint=_ANOTHER
         ) from exc
+    if manifest.is_finished and manifest.pair_id is None:
+        return manifest.model_copy(update={"pair_id": older_pair_id(manifest)})
     return manifest
+
+
+def older_pair_id(manifest: Manifest) -> str:
+    """Return the id that a pair had when glance did not record it: it stands in its headers.
+
+    Over the sample, the base model, the schedule and the settings that there were.
+    """
+    settings = manifest.settings.model_dump(mode="json", include=_OLDER | _YOUNGER.keys())
+    decisive: dict[str, Any] = {
+        "sample": None if manifest.sample is None else manifest.sample.sha256,
+        "base_model": manifest.base_model,
+        "schedule": manifest.schedule.model_dump(mode="json", exclude={"name"}),
+        "settings": {
+            name: value
+            for name, value in settings.items()
+            if name not in _YOUNGER or value != _YOUNGER[name]
+        },
+    }
+    if manifest.imported is not None:
+        decisive["files"] = dict(manifest.imported.sha256)
+    return _digest(decisive)
 
 
 def iterate_runs(runs: Path) -> Iterator[tuple[RunFolder, Manifest]]:
@@ -277,18 +315,23 @@ def now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-_YOUNGER: Final = frozenset(
-    {"batch_size", "alpha_per_rank", "layers", "learning_rate_schedule", "teacher"}
-)
-"""Settings that runs did not have once: at their defaults they leave a pair's id as it was."""
+# The settings that counted, and those that counted only where they were not the usual.
+_OLDER: Final = {
+    *("family", "device", "preset", "steps", "rank", "learning_rate", "resolution"),
+    *("also_resolutions", "crops", "seed", "sample_every", "sample_prompt", "overrides"),
+}
+_YOUNGER: Final[Mapping[str, Any]] = {
+    "batch_size": 1,
+    "alpha_per_rank": 4,
+    "layers": "attention",
+    "learning_rate_schedule": "constant_with_warmup",
+    "teacher": None,
+}
 
 
-def _decisive_settings(settings: TrainSettings) -> dict[str, Any]:
-    found = settings.model_dump(mode="json", exclude={"model", "transformer", "weights"})
-    usual = {name: TrainSettings.model_fields[name].get_default() for name in _YOUNGER}
-    return {
-        name: value for name, value in found.items() if name not in usual or value != usual[name]
-    }
+def _digest(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 _ANOTHER = "train again in another --run folder, or remove this one"

@@ -21,8 +21,10 @@ from glance.run import environment
 from glance.schedule import Phase
 from glance.simpletuner.config import (
     ACCELERATE_FILE,
+    MODEL_VARIABLE,
     PINNING_VARIABLE,
     REQUESTS_VARIABLE,
+    SEED_VARIABLE,
     TARGETS_VARIABLE,
     WEBHOOK_VARIABLE,
     requests_file,
@@ -110,7 +112,10 @@ class Start:
     device: Device
     number: int = 0
     """Which of the CUDA devices that glance sees."""
+    model: str | None = None
+    """Where a base model is that lies elsewhere than in the run, as seen from there."""
     mixed_precision: str
+    seed: int
     webhook: str
     needs_hub: bool
     is_taught: bool = False
@@ -143,7 +148,12 @@ def build_environment(user: Mapping[str, str], start: Start) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         WEBHOOK_VARIABLE: start.webhook,
         REQUESTS_VARIABLE: requests_file(start.phase),
+        SEED_VARIABLE: str(start.seed),
+        "PYTHONHASHSEED": "0",  # else pictures come in another order at each start
+        "PYTHONPATH": _joined(str(_INSIDE), user.get("PYTHONPATH")),
     }
+    if start.model is not None:
+        child[MODEL_VARIABLE] = start.model
     if not start.needs_hub:
         child["HF_HUB_OFFLINE"] = "1"  # everything it needs is on the disk
     if start.device is Device.CUDA:
@@ -155,8 +165,6 @@ def build_environment(user: Mapping[str, str], start: Start) -> dict[str, str]:
             child.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // start.at_once)))
     if start.is_taught:
         child[TARGETS_VARIABLE] = targets_file(start.phase)
-    if {PINNING_VARIABLE, TARGETS_VARIABLE} & child.keys():
-        child["PYTHONPATH"] = _joined(str(_INSIDE), user.get("PYTHONPATH"))
     return child | _launch_environment(start)
 
 

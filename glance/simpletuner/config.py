@@ -23,6 +23,8 @@ REQUESTS_VARIABLE = (
 
 TARGETS_VARIABLE = "GLANCE_TARGETS"
 PINNING_VARIABLE = "GLANCE_WITHOUT_PINNING"
+SEED_VARIABLE = "GLANCE_SEED"
+MODEL_VARIABLE = "GLANCE_MODEL"
 
 
 def targets_file(phase: Phase) -> str:
@@ -59,7 +61,8 @@ class TrainerConfig(_File):
     model_type: Literal["lora"] = Field(default="lora", description="The guide's.")
     model_family: str = Field(description="SimpleTuner's name of the family.")
     pretrained_model_name_or_path: str = Field(
-        description="The base model: a Hub id, or a folder relative to the run."
+        description="The base model: a Hub id, or a folder in the run. Of one that lies elsewhere "
+        "the environment says where: that stays on this machine."
     )
     pretrained_transformer_model_name_or_path: str | None = Field(
         default=None, description="A single file's transformer, which glance has made ready."

@@ -7,6 +7,7 @@ version's options is recorded in options.json (scripts/record_options.py).
 import difflib
 import json
 import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -44,7 +45,13 @@ _OWNED: Final[Mapping[str, str]] = MappingProxyType(
         "aspect_bucket_rounding": "glance has cut the picture itself",
         "resume_from_checkpoint": "glance resumes by itself; --restart begins anew",
         "webhook_config": "glance listens there for progress",
-        "push_to_hub": "a run stays on this machine",
+        **dict.fromkeys(
+            (
+                *("push_to_hub", "push_to_hub_background", "push_checkpoints_to_hub"),
+                *("hub_model_id", "publishing_config", "dynamo_hub_repo_id"),
+            ),
+            "a run stays on this machine until `glance export hub` sends what is made for it",
+        ),
         "delete_invalid_checkpoints": "glance never deletes checkpoints",
         "accelerate_config": "glance writes its own",
         "accelerate_extra_args": "glance trains in one process on one machine",
@@ -53,6 +60,20 @@ _OWNED: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 _PATHS: Final = ("_path", "_config", "init_lora")  # how options end that name files and models
+# Values that let whoever has them in: a run's files and logs are shared.
+_SECRET: Final = re.compile(
+    r"\b(hf|api_org|gh[pousr]|github_pat|glpat|sk|rk|xox[abeprs]|r8|wandb_v1)[-_][A-Za-z0-9_-]{16,}"
+    r"|\b(AKIA|ASIA)[0-9A-Z]{16}\b"
+    r"|\beyJ[\w-]+\.[\w-]+\."  # a JSON web token
+    r"|://[^/\s:@]+:[^/\s@]+@"  # a password in an address
+    r"|(?i:token|secret|password|key|credential)s?[\"']?\s*[:=]\s*\S"
+)
+_SECRET_NAME: Final = re.compile(r"(^|_)(token|secret|password|key|credential)s?$")
+_HEXADECIMAL: Final = re.compile(r"\b[0-9a-f]{40}\b")  # wandb's keys; and Git's commits
+_ENVIRONMENT: Final = (
+    "leave it out: trackers and the Hub find their tokens in the environment or where their own "
+    "`login` keeps them"
+)
 _TRUE: Final = ("true", "yes", "on", "1")
 _FALSE: Final = ("false", "no", "off", "0")
 
@@ -69,7 +90,16 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, OptionValue]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         name = key.strip().lstrip("-").replace("-", "_")
-        if not equals or not name:
+        if _is_secret(name, text):
+            shown = name if equals and not _SECRET.search(name) else "..."
+            problems.append(
+                Problem(
+                    f"--set {shown}: its value looks like a token or a password, and a run's files "
+                    "are shared",
+                    _ENVIRONMENT,
+                )
+            )
+        elif not equals or not name:
             problems.append(
                 Problem(f"--set {pair}: it is not key=value", "write --set lora_dropout=0.1")
             )
@@ -98,6 +128,13 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, OptionValue]:
 def recorded_version() -> str:
     """Return the version of SimpleTuner that glance is made for."""
     return str(_recorded()["simpletuner"])
+
+
+def _is_secret(name: str, text: str) -> bool:
+    """Whether a value, or what was typed without one, should be written nowhere."""
+    if _SECRET.search(text) or _SECRET.search(name) or (text and _SECRET_NAME.search(name)):
+        return True
+    return name != "revision" and _HEXADECIMAL.search(text) is not None
 
 
 def _recorded() -> Mapping[str, Any]:

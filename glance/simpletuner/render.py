@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from glance.device import Device
 from glance.families import find_family
+from glance.model import is_outside
 from glance.run import environment
 from glance.sample import View
 from glance.schedule import Phase, PhaseSchedule, Schedule
@@ -15,6 +16,7 @@ from glance.settings import Layers, Teacher, TrainSettings
 from glance.simpletuner.config import (
     ACCELERATE_FILE,
     DATA_BACKEND_FILE,
+    MODEL_VARIABLE,
     REFERENCE_FOLDER,
     AccelerateConfig,
     ImageBackend,
@@ -155,7 +157,7 @@ def render_trainer_config(
     family = find_family(settings.family)
     config = TrainerConfig(
         model_family=family.simpletuner_name,
-        pretrained_model_name_or_path=settings.model,
+        pretrained_model_name_or_path=_render_model(settings.model),
         pretrained_transformer_model_name_or_path="transformer" if settings.transformer else None,
         pretrained_transformer_subfolder="none" if settings.transformer else None,
         max_train_steps=settings.steps,
@@ -186,6 +188,10 @@ def render_trainer_config(
 def _render_accumulation(settings: TrainSettings) -> int | None:
     times = settings.batch_size // settings.samples_at_once
     return times if times > 1 else None
+
+
+def _render_model(model: str) -> str:
+    return f"{{env:{MODEL_VARIABLE}}}" if is_outside(model) else model
 
 
 def _render_layers(settings: TrainSettings) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any, Final, Self
 
 from glance.errors import TrainingFailed
 from glance.files import write_json
+from glance.losses import last_loss
 from glance.pace import format_duration
 from glance.run import Manifest
 from glance.schedule import Phase
@@ -48,8 +49,10 @@ class PointResult:
         return "done" if self.failure is None else "failed"
 
     def last_loss(self, phase: Phase) -> float | None:
-        """Return the mean loss of a phase's last steps; it says little beside other schedules'."""
-        return None if self.manifest is None else self.manifest.phases[phase].measured.last_loss
+        """Return the loss of a phase's last round; it says little beside other schedules'."""
+        if self.manifest is None:
+            return None
+        return last_loss(self.point.training.run, self.manifest, phase)
 
     @property
     def seconds(self) -> float | None:

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Final
 
 from glance.errors import LoraError, RunError, SetupError
-from glance.files import write_text
 from glance.lora import hash_file, read_lora
 from glance.run import LORA_FILE, RunFolder
 from glance.schedule import Phase
@@ -54,8 +53,12 @@ class Sealer:
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()[:32]
 
     def seal(self, checkpoint: Path) -> None:
-        """Seal a checkpoint that is whole."""
-        write_text(checkpoint / SEAL, self._hash(checkpoint) + "\n")
+        """Seal a checkpoint that is whole; raises OSError where it has gone meanwhile.
+
+        Half a seal does not fit: so it need not be written atomically.
+        """
+        seal = self._hash(checkpoint) + "\n"
+        (checkpoint / SEAL).write_text(seal, encoding="utf-8")
 
     def is_sealed(self, checkpoint: Path) -> bool:
         """Whether the checkpoint is, byte for byte, what was sealed here."""
@@ -107,12 +110,30 @@ def list_checkpoints(run: RunFolder, phase: Phase) -> Iterator[tuple[int, Path]]
     """
     found = []
     for path in run.output(phase).glob("checkpoint*"):
-        match = _NAME.fullmatch(path.name)
-        if match and path.is_dir() and not path.is_symlink():
-            found.append((int(match[1]), path))
+        step = step_of(path)
+        if step is not None:
+            found.append((step, path))
         elif not path.name.endswith("tmp"):
             path.replace(_free_name(path))
     yield from sorted(found, reverse=True)
+
+
+def seal_new(run: RunFolder, phase: Phase, sealer: Sealer, *, known: frozenset[str]) -> None:
+    """Seal what the trainer wrote and glance could not seal before the trainer was gone.
+
+    It gives a checkpoint its name when it is whole; one that is damaged all the same is left
+    without. `known` are the names from before the trainer was started. Raises OSError.
+    """
+    for name in checkpoint_names(run, phase) - known:
+        checkpoint = run.output(phase) / name
+        if not sealer.is_sealed(checkpoint) and is_whole(checkpoint):
+            sealer.seal(checkpoint)
+
+
+def checkpoint_names(run: RunFolder, phase: Phase) -> frozenset[str]:
+    """Return the names of the phase's checkpoints."""
+    found = run.output(phase).glob("checkpoint-*")
+    return frozenset(path.name for path in found if step_of(path) is not None)
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -134,6 +155,12 @@ def remove_set_aside(run: RunFolder) -> None:
     for pattern in (f"{_SET_ASIDE}*", "checkpoint*tmp"):
         for path in (run.path / "output").glob(f"*/{pattern}"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def step_of(path: Path) -> int | None:
+    """Return the step of a checkpoint; None: it is none."""
+    match = _NAME.fullmatch(path.name)
+    return int(match[1]) if match and path.is_dir() and not path.is_symlink() else None
 
 
 def _is_whole_file(path: Path) -> bool:

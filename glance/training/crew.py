@@ -52,7 +52,7 @@ class Crew:
         self._news: SimpleQueue[Event] = SimpleQueue()
         self._devices = deque(plan.devices)
         self._running: dict[Phase, threading.Thread] = {}
-        self._stepped: set[Phase] = set()
+        self._steps: dict[Phase, int] = {}
         self._failures: dict[Phase, BaseException] = {}
         self._stopping = Stopping(plan.run, seconds=plan.stop_within)
 
@@ -83,7 +83,7 @@ class Crew:
             return False
         if self._failures and len(self._plan.devices) == 1:
             return False
-        return self._running.keys() <= self._stepped
+        return self._running.keys() <= self._steps.keys()
 
     def _start(self, phase: Phase, waiting: int) -> None:
         device = self._devices.popleft()
@@ -117,17 +117,17 @@ class Crew:
                 self._note_end(phase, device, error)
             case _Interrupted():
                 self._ask_for_checkpoints()
-            case CheckpointSealed(phase):
-                self._stopping.note_saved(phase)
+            case CheckpointSealed(phase, step):
+                self._stopping.note_saved(phase, step)
             case _:
                 if isinstance(event, StepDone):
-                    self._stepped.add(event.phase)
+                    self._steps[event.phase] = event.step
                 self._sink(event)
 
     def _note_end(self, phase: Phase, device: int, error: BaseException | None) -> None:
         self._running.pop(phase).join()
         self._devices.append(device)
-        self._stopping.note_saved(phase)
+        self._stopping.note_end(phase)
         if error is None:
             return
         self._failures[phase] = error
@@ -136,7 +136,7 @@ class Crew:
             self._sink(Warned(str(error), f"the {others} phase goes on; nothing of it is lost"))
 
     def _ask_for_checkpoints(self) -> None:
-        savable = self._stepped & self._running.keys()
+        savable = {phase: self._steps[phase] for phase in self._running if phase in self._steps}
         if not savable:  # there is nothing to wait for
             raise KeyboardInterrupt
         self._stopping.ask(savable)

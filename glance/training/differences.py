@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from PIL import Image
 
+from glance.model import shown_model
 from glance.pixels import DECODER_ERRORS, open_picture, to_rgb
 from glance.run import Manifest, RunFolder, SampleRecord
 from glance.sample import Sample
@@ -31,6 +32,9 @@ def find_differences(manifest: Manifest, plan: TrainingPlan, *, base_model: str)
     if ("noises" in there) != ("noises" in asked):  # the rest follows from it
         ways = ("one picture", "the base model's own paths")
         return [f"trained on: {ways['noises' in there]} there, {ways['noises' in asked]} asked"]
+    for values in (there, asked):
+        for name in ("model", "transformer"):
+            values[name] = values[name] and shown_model(values[name], run=plan.run.path)
     if manifest.base_model == base_model:
         # the same one, wherever it or the run is now
         there |= {name: asked[name] for name in ("model", "transformer", "weights")}

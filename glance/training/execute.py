@@ -6,11 +6,12 @@ from typing import Any
 
 from glance.checkpoint import read_checkpoint
 from glance.diffusion.quiet import hush
+from glance.errors import LoraError
 from glance.events import EventSink, Noted, PhaseSkipped, Warned
 from glance.families import find_family
 from glance.files import state_folder
 from glance.hub import fetch_telling
-from glance.lora import hash_file
+from glance.lora import hash_data, hash_file, read_header
 from glance.model import recorded_model, recorded_transformer
 from glance.run import Manifest, PhaseState, RunFolder, load_manifest
 from glance.schedule import Phase
@@ -39,6 +40,7 @@ class TrainingResult:
         phases = {
             phase.value: {
                 **record.model_dump(mode="json", include={"state", "lora"}),
+                "steps": record.steps,
                 "measured": record.measured.model_dump(mode="json"),
             }
             for phase, record in self.manifest.phases.items()
@@ -134,9 +136,17 @@ def _is_anything_to_do(plan: TrainingPlan) -> bool:
 
 
 def _is_done(run: RunFolder, manifest: Manifest, phase: Phase) -> bool:
-    """Whether the phase is recorded as done and its file is still the one it was."""
+    """Whether the phase is recorded as done and its file is still the one it was.
+
+    Only its header may be another: that was written before a crash, and the record was not.
+    """
     record = manifest.phases[phase]
     path = run.lora(phase)
     if record.state is not PhaseState.DONE or record.lora is None or not path.is_file():
         return False
-    return hash_file(path) == record.lora.sha256
+    if hash_file(path) == record.lora.sha256:
+        return True
+    try:
+        return record.lora.data_sha256 == hash_data(read_header(path))
+    except LoraError:
+        return False

@@ -1,8 +1,11 @@
 """glance.json while phases are trained, perhaps two at once."""
 
 import threading
+from contextlib import suppress
 from typing import Any
 
+from glance.errors import LoraError
+from glance.lora import name_pair
 from glance.run import Manifest, RunFolder
 from glance.schedule import Phase
 
@@ -17,7 +20,15 @@ class Ledger:
         self._turn = threading.Lock()
 
     def record(self, phase: Phase, **changes: Any) -> None:
-        """Change the phase's record and save; raises OSError."""
+        """Change the phase's record and save; raises OSError.
+
+        With the second phase the pair is whole and gets its id: before that is recorded, so that
+        after a crash the same call does it again.
+        """
         with self._turn:
-            self.manifest = self.manifest.with_phase(phase, **changes)
+            manifest = self.manifest.with_phase(phase, **changes)
+            if manifest.is_finished:
+                with suppress(LoraError):  # the other file is gone: its phase is not done then
+                    manifest = name_pair(self.run, manifest)
+            self.manifest = manifest
             self.manifest.save(self.run)

@@ -11,19 +11,25 @@ import psutil
 from glance.device import gpu_users
 from glance.events import EventSink, MemoryUsed, StepDone
 from glance.losses import LossLog
+from glance.pace import mean_of_round
 from glance.run import Measured
 from glance.schedule import Phase
 
 _EVERY_SECONDS: Final = 2.0
-_WINDOW: Final = 10  # losses of single steps are noisy: a timestep and a draw of noise each
 
 
 class Meter:
     """Watches one start of the trainer."""
 
-    def __init__(self, phase: Phase, device: int, log: LossLog, on_event: EventSink) -> None:
-        """Stand ready; `on_event` is told the memory, of the card `device` too, from a thread."""
+    def __init__(
+        self, phase: Phase, timesteps: int, device: int, log: LossLog, on_event: EventSink
+    ) -> None:
+        """Stand ready for steps that take so many timesteps in turn.
+
+        `on_event` is told the memory, of the card `device` too, from a thread.
+        """
         self._phase = phase
+        self._timesteps = timesteps
         self._device = device
         self._log = log
         self._on_event = on_event
@@ -42,13 +48,13 @@ class Meter:
     @property
     def measured(self) -> Measured:
         """What was seen so far."""
-        steps, window = len(self._times), min(_WINDOW, len(self._losses) // 2) or 1
+        steps, losses, size = len(self._times), self._losses, self._timesteps
         pace = (self._times[-1] - self._times[0]) / (steps - 1) if steps > 1 else None
         return Measured(
             steps=steps,
             seconds_a_step=None if pace is None else round(pace, 4),
-            first_loss=_mean(self._losses[:window]),
-            last_loss=_mean(self._losses[-window:]),
+            first_loss=mean_of_round(losses[:size]) if len(losses) >= size else None,
+            last_loss=mean_of_round(losses[-size:]) if len(losses) >= size else None,
             peak_bytes=self._peak or None,
             peak_gpu_bytes=self._peak_gpu,
         )
@@ -81,7 +87,3 @@ def _held(processes: list[psutil.Process]) -> Iterator[tuple[int, int]]:
     for process in processes:
         with suppress(psutil.Error):  # it has just ended
             yield process.pid, int(process.memory_info().rss)
-
-
-def _mean(values: list[float]) -> float | None:
-    return round(sum(values) / len(values), 6) if values else None

@@ -20,7 +20,7 @@ from glance.events import (
 )
 from glance.run import RunFolder
 from glance.schedule import Phase
-from glance.training.checkpoints import Sealer
+from glance.training.checkpoints import Sealer, checkpoint_names, seal_new, step_of
 from glance.training.meter import Meter
 
 _REMEMBERED_LINES: Final = 400
@@ -31,6 +31,7 @@ class CheckpointSealed(Event):
     """A checkpoint of the phase is whole, and glance has put its seal on it."""
 
     phase: Phase
+    step: int
 
 
 class Observer:
@@ -51,10 +52,19 @@ class Observer:
 
     @contextmanager
     def observing(self, processes: Callable[[], list[psutil.Process]]) -> Iterator[None]:
-        """Watch while the block runs; afterwards raise what the sealing raised."""
+        """Watch while the block runs; afterwards raise what the sealing raised.
+
+        The trainer may be ended after it has written a checkpoint, before it has told so: that one
+        is sealed at the end of the block, however that comes.
+        """
         self._tell(StageEntered(self._phase, "Starting SimpleTuner"))
-        with self.meter.watching(processes), ThreadPoolExecutor(1) as self._sealers:
-            yield
+        known = checkpoint_names(self._run, self._phase)
+        try:
+            with self.meter.watching(processes), ThreadPoolExecutor(1) as self._sealers:
+                yield
+        finally:
+            with suppress(OSError):  # a full disk
+                seal_new(self._run, self._phase, self._sealer, known=known)
         for sealed in self._sealing:
             sealed.result()
 
@@ -70,9 +80,14 @@ class Observer:
             self.meter.note(event)
         elif isinstance(event, CheckpointSaved) and self._sealers is not None:
             # the trainer waits until its event is heard: so somebody else hashes a gigabyte
-            self._sealing.append(self._sealers.submit(self._seal, event))
+            with suppress(RuntimeError):  # the trainer is gone: it is sealed with what is left
+                self._sealing.append(self._sealers.submit(self._seal, event))
 
     def _seal(self, event: CheckpointSaved) -> None:
+        checkpoint = self._run.output(self._phase) / Path(event.path).name
+        step = step_of(checkpoint)
+        if step is None:
+            return
         with suppress(OSError):  # a full disk, or SimpleTuner has replaced it already
-            self._sealer.seal(self._run.output(self._phase) / Path(event.path).name)
-            self._tell(CheckpointSealed(self._phase))
+            self._sealer.seal(checkpoint)
+            self._tell(CheckpointSealed(self._phase, step))

@@ -1,5 +1,6 @@
 """One start of SimpleTuner for one phase: run it, verify, finalise and record what it made."""
 
+import json
 import os
 import time
 from contextlib import suppress
@@ -10,7 +11,8 @@ from typing import Any
 from glance import __version__
 from glance.errors import LoraError, TrainingFailed
 from glance.events import Event, EventSink, Noted, PhaseFinished, PhaseStarted, StepDone
-from glance.lora import finalise_lora, find_origin, hash_file, is_final, read_lora
+from glance.files import write_text
+from glance.lora import finalise_lora, find_origin, is_final, read_lora, record_lora
 from glance.losses import LossLog
 from glance.run import Attempt, LoraRecord, Manifest, PhaseState, RunFolder, now
 from glance.schedule import Phase
@@ -23,7 +25,7 @@ from glance.training.checkpoints import Sealer, choose_checkpoint
 from glance.training.ledger import Ledger
 from glance.training.meter import Meter
 from glance.training.observer import Observer
-from glance.training.prepare import writing
+from glance.training.prepare import TRAINERS_PAGE, writing
 from glance.training.request import TrainingPlan
 from glance.training.stopping import open_to_requests
 
@@ -59,7 +61,8 @@ class PhaseTrainer:
         run, phase = self.plan.run, self.phase
         earlier = ledger.manifest.phases[phase].attempts
         losses = LossLog(run.losses(phase), start=len(earlier) + 1)
-        meter = Meter(phase, self.device, losses, self.on_event)
+        timesteps = len(self.plan.schedule.phase(phase).timesteps)
+        meter = Meter(phase, timesteps, self.device, losses, self.on_event)
         observer = Observer(run, phase, meter=meter, sealer=self.tools.sealer, sink=self.on_event)
         attempt = Attempt(started=now(), resumed=self._choose_checkpoint(ledger.manifest))
         with writing(run.path):
@@ -74,7 +77,7 @@ class PhaseTrainer:
         began = time.monotonic()
         code: int | None = None
         try:
-            self.on_event(PhaseStarted(phase, self.plan.settings.steps, phases_after))
+            self.on_event(PhaseStarted(phase, self.plan.settings.steps, phases_after, timesteps))
             with writing(run.path):
                 if not is_final(run.lora(phase)):  # else: ended before this could be recorded
                     code = self._run_simpletuner(observer)
@@ -159,7 +162,9 @@ class PhaseTrainer:
             program=self.tools.program,
             device=plan.settings.device,
             number=self.device,
+            model=plan.model_elsewhere,
             mixed_precision=plan.trainer_config(phase)["mixed_precision"],
+            seed=plan.settings.seed,
             webhook=webhook,
             needs_hub=not self.tools.is_offline,
             is_taught=plan.settings.teacher is not None,
@@ -198,12 +203,19 @@ class PhaseTrainer:
                 log=run.log(phase),
                 tail=found.tail,
             ) from exc
-        return LoraRecord(
-            path=path.relative_to(run.path).as_posix(),
-            sha256=hash_file(path),
-            bytes=path.stat().st_size,
-            rank=rank,
-        )
+        # SimpleTuner's page about the LoRA names no base model and calls it unfit for minors
+        (run.output(phase) / TRAINERS_PAGE).unlink(missing_ok=True)
+        self._forget_places()
+        return record_lora(run, phase, rank=rank)
+
+    def _forget_places(self) -> None:
+        """Leave of the model's place its name alone in the options that SimpleTuner writes down."""
+        model = self.plan.model_elsewhere
+        path = self.plan.run.output(self.phase) / "simpletuner_config.json"
+        if model is None or not path.is_file():
+            return
+        place, name = (json.dumps(text)[1:-1] for text in (model, Path(model).name))
+        write_text(path, path.read_text(encoding="utf-8").replace(place, name))
 
 
 class DebugLog:

@@ -1,5 +1,7 @@
 """The run folder before and after training: may it be used, fill it, tidy it."""
 
+import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +10,10 @@ from pathlib import Path
 from platform import python_version
 
 from glance.errors import Problem, RunError, SetupError
-from glance.files import write_json
+from glance.files import write_json, write_text
 from glance.model import fingerprint
 from glance.run import (
+    LORA_FILE,
     Manifest,
     PhaseRecord,
     RunFolder,
@@ -25,6 +28,12 @@ from glance.training.checkpoints import Sealer, remove_set_aside
 from glance.training.differences import find_differences
 from glance.training.request import TrainingPlan
 
+TRAINERS_PAGE = "README.md"
+_STATES = "output/*/checkpoint-*/training_state-*.json"
+# In a checkpoint's state, with the run folder in front: that may hold folders of these names too.
+_A_PICTURE = re.compile(
+    r'"(/[^"]*?)/(?:data|reference|cache/(?:pictures|reference))/(?:[^"/]*/)?[^"/]*"'
+)
 _PACKAGES = ("simpletuner", "torch", "diffusers", "transformers", "peft", "accelerate")
 
 
@@ -63,6 +72,8 @@ def prepare_run(plan: TrainingPlan, sealer: Sealer) -> Manifest:
     Raises SetupError when the folder cannot be written.
     """
     with writing(plan.run.path):
+        for path in _half_written(plan.run):
+            path.unlink(missing_ok=True)
         manifest = _open_manifest(plan, sealer)
         manifest.save(plan.run)
         if plan.sample is not None:
@@ -80,6 +91,8 @@ def tidy_run(run: RunFolder) -> None:
     for cache in run.path.glob("cache/vae*"):
         shutil.rmtree(cache, ignore_errors=True)
     shutil.rmtree(run.transformer, ignore_errors=True)
+    for phase in Phase:  # a run that an older glance has trained has one still
+        (run.output(phase) / TRAINERS_PAGE).unlink(missing_ok=True)
     remove_set_aside(run)
 
 
@@ -106,7 +119,9 @@ def find_manifest(run: RunFolder) -> Manifest | None:
     if run.manifest.exists():
         return load_manifest(run)
     ours = {run.model.name, run.unfinished_model.name, run.lock.name}
-    strangers = sorted(path.name for path in run.path.iterdir() if path.name not in ours)
+    half_written = {path.name for path in _half_written(run)}
+    found = {path.name for path in run.path.iterdir()}
+    strangers = sorted(found - ours - half_written)
     if not strangers:
         return None
     raise RunError(
@@ -192,13 +207,42 @@ def _fingerprint(plan: TrainingPlan) -> str:
 def _forget_old_place(run: RunFolder) -> None:
     """Drop bookkeeping that a move made wrong; SimpleTuner rebuilds it in no time.
 
-    The latents' cache repeats the run's absolute path below itself: a moved run's is stale.
+    What a checkpoint says of the pictures that it has seen is kept: without it a training that
+    goes on would take them in another order than one that was not interrupted. The latents' cache
+    repeats the run's absolute path below itself: a moved run's is stale.
     """
+    states = set(run.path.glob(_STATES))
     for path in _bookkeeping(run):
-        path.unlink(missing_ok=True)
+        if path not in states or not _name_new_place(path, run):
+            path.unlink(missing_ok=True)
     for cache in run.path.glob("cache/vae*"):
         if not (cache / run.path.resolve().relative_to("/")).exists():
             shutil.rmtree(cache, ignore_errors=True)
+
+
+def _name_new_place(state: Path, run: RunFolder) -> bool:
+    """Let a checkpoint's state name the run folder where it is now; whether that can be done."""
+    try:
+        text = state.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    if (named := _A_PICTURE.search(text)) is None:
+        return False
+    here = json.dumps(str(run.path.resolve()))[1:-1]
+    if named[1] != here:
+        write_text(state, text.replace(f'"{named[1]}/', f'"{here}/'))
+    return True
+
+
+def _half_written(run: RunFolder) -> list[Path]:
+    """Return what a glance that was killed has left beside files that it was writing."""
+    patterns = (
+        f".{run.manifest.name}.*",
+        "config/.*.json.*",
+        "config/*/.*.json.*",
+        f"output/*/.{LORA_FILE}.*",
+    )
+    return [path for pattern in patterns for path in run.path.glob(pattern)]
 
 
 def _bookkeeping(run: RunFolder) -> list[Path]:
@@ -210,7 +254,7 @@ def _bookkeeping(run: RunFolder) -> list[Path]:
         "cache/pictures/*/aspect_ratio_bucket_*.json",
         "output/*/all_*_files*.json",
         "output/*/aspect_resolution_map*.json",
-        "output/*/checkpoint-*/training_state-*.json",
+        _STATES,
         "config/*/requests.json",
         "config/*/targets-in-use.txt",
     )

@@ -1,5 +1,6 @@
 """What is asked of a training, and what was decided: two plain objects."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from glance.device import AUTO
 from glance.errors import Problem
 from glance.families import find_family
-from glance.model import hub_models
+from glance.model import hub_models, is_outside, recorded_folder
 from glance.run import RunFolder
 from glance.sample import Sample, Stage, View, fit_reference
 from glance.schedule import Phase, Schedule
@@ -140,6 +141,14 @@ class TrainingPlan:
         return render_files(
             self.settings, self.schedule, views=self.views, reference=self.shown_reference
         )
+
+    @property
+    def model_elsewhere(self) -> str | None:
+        """Where the base model is as seen from the run; None: in it, or on the Hub."""
+        model, run = self.settings.model, self.run.path
+        if not is_outside(model):
+            return None
+        return os.path.relpath(recorded_folder(model, run), run.resolve())
 
     @property
     def hub_models(self) -> tuple[str, ...]:

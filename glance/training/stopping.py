@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Final
@@ -62,23 +62,28 @@ class Stopping:
         self._run = run
         self._seconds = seconds
         self._deadline: float | None = None
-        self._unsaved: set[Phase] = set()
+        self._unsaved: dict[Phase, int] = {}
 
     @property
     def is_asked(self) -> bool:
         """Whether a first Ctrl-C has come."""
         return self._deadline is not None
 
-    def ask(self, phases: set[Phase]) -> None:
-        """Ask the trainers of `phases` for a checkpoint."""
+    def ask(self, steps: Mapping[Phase, int]) -> None:
+        """Ask the trainers of these phases for a checkpoint; `steps` they have done."""
         self._deadline = time.monotonic() + self._seconds
-        self._unsaved = set(phases)
-        for phase in phases:
+        self._unsaved = dict(steps)
+        for phase in steps:
             write_json(self._run.path / requests_file(phase), _CHECKPOINT)
 
-    def note_saved(self, phase: Phase) -> None:
-        """Learn that a checkpoint is saved and sealed, or that the phase has ended."""
-        self._unsaved.discard(phase)
+    def note_saved(self, phase: Phase, step: int) -> None:
+        """Learn that a checkpoint is saved and sealed; one from before the asking is not enough."""
+        if step >= self._unsaved.get(phase, 0):
+            self.note_end(phase)
+
+    def note_end(self, phase: Phase) -> None:
+        """Learn that nothing more is to come of the phase."""
+        self._unsaved.pop(phase, None)
 
     def seconds_left(self) -> float | None:
         """Return how long to wait for the next news, None: for ever; 0: it is time to end."""

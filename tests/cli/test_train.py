@@ -42,26 +42,26 @@ cat.png is trained at 64x64
 slow: training 5 steps
 slow: Starting SimpleTuner
 slow: Loading the model
-slow: step 1 of 5  loss 1.0000  4 s left
-slow: step 2 of 5  loss 0.5000  3 s left
-slow: step 3 of 5  loss 0.3333  2 s left
-slow: step 4 of 5  loss 0.2500  1 s left
-slow: step 5 of 5  loss 0.2000  0 s left
+slow: step 1 of 5  4 s left
+slow: step 2 of 5  3 s left
+slow: step 3 of 5  2 s left
+slow: step 4 of 5  1 s left
+slow: step 5 of 5  loss 0.3839  0 s left
 slow: done in  s, output/glance-slow/pytorch_lora_weights.safetensors
 fast: training 5 steps
 fast: Starting SimpleTuner
 fast: Loading the model
-fast: step 1 of 5  loss 1.0000  4 s left
-fast: step 2 of 5  loss 0.5000  3 s left
-fast: step 3 of 5  loss 0.3333  2 s left
-fast: step 4 of 5  loss 0.2500  1 s left
-fast: step 5 of 5  loss 0.2000  0 s left
+fast: step 1 of 5  4 s left
+fast: step 2 of 5  3 s left
+fast: step 3 of 5  2 s left
+fast: step 4 of 5  1 s left
+fast: step 5 of 5  loss 0.3839  0 s left
 fast: done in  s, output/glance-fast/pytorch_lora_weights.safetensors
 slow: 5 steps
-slow: loss 0.7500 -> 0.2250
+slow: loss of a round: 0.3839 at first, 0.3839 at last
 slow: output/glance-slow/pytorch_lora_weights.safetensors, 0.0 MB
 fast: 5 steps
-fast: loss 0.7500 -> 0.2250
+fast: loss of a round: 0.3839 at first, 0.3839 at last
 fast: output/glance-fast/pytorch_lora_weights.safetensors, 0.0 MB
 next: glance infer --run runs/cat --prompt "..."
 fewer steps, with a gain that can be measured: glance distill --help
@@ -78,7 +78,8 @@ def test_json_is_one_document_and_events_go_to_a_file(
     assert done.document["run"] == "runs/cat"
     fast = done.document["phases"]["fast"]
     assert (fast["state"], fast["lora"], fast["measured"]["steps"]) == ("pending", None, 0)
-    assert done.document["phases"]["slow"]["measured"]["steps"] == 5
+    slow = done.document["phases"]["slow"]
+    assert (slow["steps"], slow["measured"]["steps"]) == (5, 5)
     assert done.document["phases"]["slow"]["state"] == "done"
     lora = done.document["phases"]["slow"]["lora"]
     assert lora["path"] == "output/glance-slow/pytorch_lora_weights.safetensors"

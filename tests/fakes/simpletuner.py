@@ -95,6 +95,11 @@ class Trainer:
             self.take_step(step)
             after_a_step()
         self.save(self.output)
+        (self.output / "README.md").write_text("base_model: flux/unknown-model\n")
+        name = self.config["pretrained_model_name_or_path"]
+        name = name.replace("{env:GLANCE_MODEL}", os.environ.get("GLANCE_MODEL", ""))
+        options = {"pretrained_model_name_or_path": name, "vae_path": name}
+        (self.output / "simpletuner_config.json").write_text(json.dumps(options))
         print("Training complete")
 
     def take_step(self, step: int, *, saves: bool = True) -> None:
@@ -114,7 +119,9 @@ class Trainer:
     def checkpoint(self, step: int) -> None:
         folder = self.output / f"checkpoint-{step}"
         self.save(folder)
-        (folder / "training_state-glance.json").write_text(json.dumps({"at": str(Path.cwd())}))
+        names = ("cache/pictures/64/cat.png", "data/cat.png")
+        seen = {f"{Path.cwd()}/{name}": step for name in names}
+        (folder / "training_state-glance.json").write_text(json.dumps({"seen_images": seen}))
         self.post("training.checkpoint", checkpoint={"path": f"{self.output}/{folder.name}"})
 
     def keep_books(self) -> None:
@@ -177,6 +184,11 @@ def say_nothing(code: int) -> Callable[[Trainer], None]:
         sys.exit(code)
 
     return behave
+
+
+def leave_other_tensors(trainer: Trainer) -> None:
+    trainer.train()
+    trainer.save(trainer.output, lora_b=LORA_B / 2)
 
 
 def leave_nothing(trainer: Trainer) -> None:
@@ -338,6 +350,7 @@ BEHAVIOURS: dict[str, Callable[[Trainer], None]] = {
     "unknown after checkpoints": fail_after_checkpoints,
     "mute": say_nothing(0),
     "mute failure": say_nothing(3),
+    "other tensors": leave_other_tensors,
     "no file": leave_nothing,
     "truncated": leave_truncated,
     "nan": leave_nan,

@@ -38,6 +38,9 @@ OURS = {
     "CUDA_VISIBLE_DEVICES": "0",
     "GLANCE_WEBHOOK": "{}",
     "SIMPLETUNER_ACCELERATE_SIGNAL_FILE": "config/glance-slow/requests.json",
+    "GLANCE_SEED": "7",
+    "PYTHONHASHSEED": "0",
+    "PYTHONPATH": INSIDE,
 }
 
 
@@ -45,6 +48,7 @@ def build(user: dict[str, str], **changes: Any) -> dict[str, str]:
     values: dict[str, Any] = {
         "device": Device.CUDA,
         "mixed_precision": "bf16",
+        "seed": 7,
         "program": Path("/venv/bin/simpletuner"),
         "webhook": "{}",
         "needs_hub": True,
@@ -128,7 +132,8 @@ def test_what_would_change_the_training_does_not_pass(name: str) -> None:
     ],
 )
 def test_what_the_machine_and_the_hub_need_passes(name: str) -> None:
-    assert build({name: "own"}) == {**OURS, name: "own"}
+    own = os.pathsep.join([INSIDE, "own"]) if name == "PYTHONPATH" else "own"
+    assert build({name: "own"}) == {**OURS, name: own}
 
 
 def test_folder_of_the_program_goes_first_on_path() -> None:
@@ -168,10 +173,9 @@ def test_cpu_hides_accelerators_and_puts_the_shim_first() -> None:
 
 
 @pytest.mark.parametrize("device", [Device.CUDA, Device.MPS])
-def test_shim_is_for_the_cpu_alone(device: Device) -> None:
+def test_pinning_is_done_without_on_the_cpu_alone(device: Device) -> None:
     found = build({}, device=device)
 
-    assert "PYTHONPATH" not in found
     assert found == {name: OURS[name] for name in found}
 
 

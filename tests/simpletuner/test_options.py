@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from glance.errors import Problem, SettingsError
 from glance.simpletuner.options import parse_overrides
 
+_HUB = "a run stays on this machine until `glance export hub` sends what is made for it"
+
 type Value = bool | int | float | str
 
 
@@ -47,6 +49,53 @@ def test_value_takes_the_options_type(pair: str, name: str, value: Value) -> Non
 )
 def test_switches_are_read_in_every_usual_spelling(text: str, value: bool) -> None:
     assert parse_overrides([f"use_ema={text}"]) == {"use_ema": value}
+
+
+TOKENS = ("hf_" + "Secret" * 5, "ghp_" + "0aB" * 12, "sk-" + "0aB" * 9)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        *(f"tracker_project_name={token}" for token in TOKENS),
+        f"tracker_run_name={'0a' * 20}",
+        f"report_to=wandb,{TOKENS[0]}",
+        f"hub_token={TOKENS[0]}",
+        "wandb_api_key=short",
+        "user_prompt_library=https://anna:hunter2@example.org/x",
+        'optimizer_config={"access_key": "hunter2"}',
+        "optimizer_config=password=hunter2",
+        TOKENS[0],
+        f"{TOKENS[0]}=x",
+    ],
+)
+def test_what_looks_like_a_token_is_refused_and_not_repeated(pair: str) -> None:
+    (problem,) = problems_of(pair)
+
+    assert "its value looks like a token or a password" in problem.message
+    told = f"{problem.message} {problem.hint}"
+    assert not any(secret in told for secret in (*TOKENS, "0a" * 20, "hunter2", "short"))
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        "validation_prompt=the key to a secret garden",
+        "validation_prompt=skateboarding_championship_of_1999",
+        f"revision={'0a' * 20}",
+        "tokenizer_max_length=77",
+        "tracker_project_name=a-key-west-summer",
+    ],
+)
+def test_what_only_speaks_of_secrets_is_none(pair: str) -> None:
+    assert parse_overrides([pair])
+
+
+@pytest.mark.parametrize("name", ["push_checkpoints_to_hub", "hub_model_id", "publishing_config"])
+def test_what_would_publish_a_run_is_refused(name: str) -> None:
+    (problem,) = problems_of(f"{name}=true")
+
+    assert "glance export hub" in (problem.hint or "")
 
 
 def test_the_last_of_two_values_counts() -> None:
@@ -118,7 +167,7 @@ def test_value_of_another_type_is_refused(pair: str, message: str) -> None:
         ("flow_custom_timesteps", "use --schedule, --slow-timesteps or --fast-timesteps"),
         ("mixed_precision", "use --device: it decides precision"),
         ("output-dir", "the run folder decides it: use --run"),
-        ("push_to_hub", "a run stays on this machine"),
+        ("push_to_hub", _HUB),
     ],
 )
 def test_option_that_glance_decides_is_refused_with_the_flag_to_use(name: str, remedy: str) -> None:

@@ -29,9 +29,13 @@ class Distillation:
         arguments += ["--launcher", "direct", "--events", str(self.events), "--quiet"]
         self._command = [sys.executable, "-m", "glance", "distill", *arguments]
 
-    def start(self) -> "subprocess.Popen[bytes]":
+    def start(self, *more: str) -> "subprocess.Popen[bytes]":
         self.events.unlink(missing_ok=True)
-        return subprocess.Popen(self._command, cwd=self.folder, stdout=subprocess.DEVNULL)
+        command = [*self._command, *more]
+        return subprocess.Popen(command, cwd=self.folder, stdout=subprocess.DEVNULL)
+
+    def lora(self) -> bytes:
+        return (self.run / "output/glance-slow/pytorch_lora_weights.safetensors").read_bytes()
 
     def told(self, kind: str) -> list[Any]:
         """The events of a kind since the last start."""
@@ -82,6 +86,11 @@ def test_a_distillation_killed_twice_is_finished_by_the_same_command(
     assert left == [], "half a picture would be trained on"
     slow = json.loads((distillation.run / "glance.json").read_text())["phases"]["slow"]
     assert (slow["state"], len(slow["attempts"])) == ("done", 2)
+
+    # undisturbed it is the same to the bit: it takes the pictures in the same order
+    continued = distillation.lora()
+    assert distillation.start("--restart").wait(timeout=600) == 0
+    assert distillation.lora() == continued
 
 
 def kill(process: "subprocess.Popen[bytes]") -> None:

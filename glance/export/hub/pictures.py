@@ -101,6 +101,7 @@ class _Mean(BaseModel):
 
 class _Cell(BaseModel):
     steps: int
+    was_cached: bool = False
 
 
 class _Row(BaseModel):
@@ -171,7 +172,18 @@ def _figures(compared: _Compared) -> Iterator[Figures]:
         if variant in compared.rows[0].variants:
             label = variant.label(compared.rows[0].variants[variant].steps)
             found = {name: mean.mean for name, mean in means.items()}
-            yield Figures(label, found.get("seconds"), found.get("ssim"), found.get("psnr"))
+            seconds = found.get("seconds") if _is_timed(compared, variant) else None
+            yield Figures(label, seconds, found.get("ssim"), found.get("psnr"))
+
+
+def _is_timed(compared: _Compared, variant: Variant) -> bool:
+    """Whether its pictures were painted side by side with the base's and the pair's.
+
+    An older glance kept the seconds of another day beside a picture in its cache.
+    """
+    beside = (variant, Variant.BASE, Variant.BOTH)
+    cells = (row.variants.get(one) for row in compared.rows for one in beside)
+    return not any(cell is not None and cell.was_cached for cell in cells)
 
 
 def _left_out(rows: int) -> tuple[str, ...]:

@@ -6,7 +6,8 @@ from typing import Final
 
 from glance.export.hub.markdown import draw_table, escape
 from glance.export.source import Source
-from glance.run import Manifest, PhaseRecord
+from glance.losses import last_loss
+from glance.run import Manifest
 from glance.schedule import Phase
 from glance.settings import Layers
 
@@ -30,13 +31,13 @@ def describe_training(source: Source) -> str:
         return f"## Training\n\n{settings}\n\n{begun}imported by glance on {day}."
     versions = {"glance": manifest.glance, **manifest.versions}
     listed = ", ".join(f"{escape(name)} {escape(text)}" for name, text in versions.items())
-    took = _phases(manifest)
+    took = _phases(source)
     return f"## Training\n\n{settings}\n\n{took}{begun}begun on {day}, trained with {listed}."
 
 
-def _phases(manifest: Manifest) -> str:
+def _phases(source: Source) -> str:
     """Return the table of what each phase took; nothing where nobody measured."""
-    rows = [_phase(phase, manifest.phases[phase]) for phase in Phase]
+    rows = [_phase(source, phase) for phase in Phase]
     if not any(cell for _, *cells in rows for cell in cells):
         return ""
     header = ("phase", "seconds a step", "loss at the end", "finished")
@@ -75,12 +76,13 @@ def _override(value: bool | float | str) -> str:  # noqa: FBT001
     return escape(text) if is_plain else "*not shown*"
 
 
-def _phase(phase: Phase, record: PhaseRecord) -> tuple[str, ...]:
-    took = record.measured
+def _phase(source: Source, phase: Phase) -> tuple[str, ...]:
+    record = source.manifest.phases[phase]
+    took, loss = record.measured, last_loss(source.run, source.manifest, phase)
     ends = [attempt.ended for attempt in record.attempts if attempt.ended is not None]
     return (
         phase.value,
         "" if took.seconds_a_step is None else f"{took.seconds_a_step:.2f}",
-        "" if took.last_loss is None else f"{took.last_loss:.4f}",
+        "" if loss is None else f"{loss:.4f}",
         ends[-1].date().isoformat() if ends else "",
     )

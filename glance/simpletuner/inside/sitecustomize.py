@@ -1,10 +1,11 @@
-"""Runs at the start of every Python process of the trainer, and changes two things in it.
+"""Runs at the start of every Python process of the trainer, and changes three things in it.
 
 Python imports a `sitecustomize` by itself. glance puts this folder on PYTHONPATH of the trainer
 alone, and says by environment variables what is wanted:
 
 - GLANCE_WITHOUT_PINNING: SimpleTuner 4.10 cannot train without an accelerator, because there
   `Tensor.pin_memory` raises. Where torch finds an accelerator after all, nothing is changed.
+- GLANCE_SEED: that seed decides what is drawn (glance_seed.py).
 - GLANCE_TARGETS: the LoRA learns recorded velocities (glance_targets.py).
 """
 
@@ -43,6 +44,18 @@ def _do_without_pinning(torch):
         torch.Tensor.pin_memory = lambda self, *args, **kwargs: self
 
 
+def _hold_encoding(vae):
+    from glance_seed import hold_encoding
+
+    hold_encoding(vae, int(os.environ["GLANCE_SEED"]))
+
+
+def _hold_training(trainer):
+    from glance_seed import hold_training
+
+    hold_training(trainer, int(os.environ["GLANCE_SEED"]))
+
+
 def _teach(common):
     from glance_targets import teach
 
@@ -63,6 +76,9 @@ def _run_hidden_sitecustomize():
 
 if os.environ.get("GLANCE_WITHOUT_PINNING"):
     sys.meta_path.insert(0, _Finder("torch", _do_without_pinning))
+if os.environ.get("GLANCE_SEED"):
+    sys.meta_path.insert(0, _Finder("simpletuner.helpers.caching.vae", _hold_encoding))
+    sys.meta_path.insert(0, _Finder("simpletuner.helpers.training.trainer", _hold_training))
 if os.environ.get("GLANCE_TARGETS"):
     sys.meta_path.insert(0, _Finder("simpletuner.helpers.models.common", _teach))
 _run_hidden_sitecustomize()
