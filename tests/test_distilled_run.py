@@ -30,6 +30,7 @@ from glance.importing.plan import plan_import
 from glance.importing.request import ImportRequest
 from glance.info import describe
 from glance.lora import read_lora
+from glance.memory import Quantize
 from glance.run import PhaseState, RunFolder, load_manifest
 from glance.runs import show_run
 from glance.schedule import Phase
@@ -80,7 +81,7 @@ def differences(**changes: Any) -> list[str]:
     with pytest.raises(RunError) as caught:
         distil(**changes)
     hints = {one.hint for one in caught.value.problems} - {None}
-    assert hints == {"give another --run, or discard what this one has trained: --restart"}
+    assert hints == {"give another --run; --restart would discard what this one has trained"}
     before = f"run {RUN.path} was trained with other settings: "
     return [one.message.removeprefix(before) for one in caught.value.problems]
 
@@ -197,6 +198,7 @@ def test_a_path_is_recorded_when_it_is_there_whole_and_its_own(damage: Callable)
         {"guidance": 2},
         {"slow_steps": 1},
         {"sizes": ("128x64",)},
+        {"quantize": Quantize.FP8},
     ],
 )
 def test_a_recording_of_another_teacher_or_other_sigmas_does_not_count(
@@ -212,12 +214,15 @@ def test_a_recording_of_another_teacher_or_other_sigmas_does_not_count(
 def test_what_is_not_of_the_plan_is_not_trained_on(simpletuner: FakeSimpleTuner) -> None:
     plan = distil()
     record_nothing_yet(plan)
-    for stray in ("stray.png", "stray.txt", "0003-1.png"):
+    strays = ("stray.png", "stray.txt", "0003-1.png", "._0001-1.png", "Thumbs.db", "old/0004-1.png")
+    for stray in strays:
+        (RUN.data / stray).parent.mkdir(exist_ok=True)
         (RUN.data / stray).touch()
 
     train(plan)
 
-    assert not {"stray.png", "stray.txt", "0003-1.png"} & set(simpletuner.starts[0]["data"])
+    names = {Path(stray).name for stray in strays}
+    assert not names & set(simpletuner.starts[0]["data"])
 
 
 def test_strays_among_the_references_go_as_well(simpletuner: FakeSimpleTuner) -> None:
@@ -300,7 +305,7 @@ def test_a_teachers_lora_of_the_same_name_and_another_content_is_another() -> No
 @pytest.mark.usefixtures("simpletuner", "pair")
 def test_the_two_ways_of_training_do_not_mix() -> None:
     distil_whole()
-    train_hint = "give another --run, or discard what this one has trained: --restart"
+    train_hint = "give another --run; --restart would discard what this one has trained"
     with pytest.raises(RunError) as caught:
         make_plan(model=str(MODEL), run=RUN.path)
     (problem,) = caught.value.problems

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,7 +67,8 @@ def _changed(*paths: Path) -> SampleError:
 
 
 def _write_alone(pixels: Image.Image, sample: Sample, folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)
     _write(pixels, sample, folder)
 
 
