@@ -15,6 +15,10 @@ from glance.events import EventSink, ModelFetched
 _INDEX: Final = "model_index.json"
 _SUFFIX: Final = ".safetensors"
 _FILE: Final = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(:(?P<file>[^:]+))?")
+_ADDRESS: Final = re.compile(
+    r"https?://(www\.)?(huggingface\.co|hf\.co)/(?P<repo>[\w.-]+/[\w.-]+)"
+    r"(/(blob|resolve|raw)/[^/]+/(?P<file>[^?#]+))?"
+)
 _OTHER_FORMATS: Final = (
     *("*.onnx*", "*.msgpack", "*.h5", "*.ckpt", "*.pth", "*.gguf", "*.tflite"),
     *("*.fp16.*", "*.bf16.*", "*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp", "*.mp4"),
@@ -92,6 +96,14 @@ def split_hub_file(reference: str) -> tuple[str, str | None] | None:
     if match is None or (match["file"] is None and reference.endswith(_SUFFIX)):
         return None
     return match["repo"], match["file"]
+
+
+def name_address(address: str) -> str | None:
+    """Return what a page of the Hub is called here: owner/repo, or owner/repo:file."""
+    match = _ADDRESS.match(address)
+    if match is None:
+        return None
+    return match["repo"] if match["file"] is None else f"{match['repo']}:{match['file']}"
 
 
 def fetch_beside(reference: str, file: Path, names: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from glance.checkpoint import is_checkpoint, read_checkpoint
 from glance.errors import ModelNotFound, SettingsError
 from glance.families import DEFAULT_FAMILY, FAMILIES, Family, families_of_pipeline, find_family
 from glance.files import explain_tensors, find_place, read_text, record_place
-from glance.hub import read_hub_text
+from glance.hub import name_address, read_hub_text
 
 INDEX: Final = "model_index.json"
 _TRANSFORMER: Final = "transformer/config.json"
@@ -100,7 +100,9 @@ def locate_model(model: str, *, family: Family, run: Path) -> str:
         return model
     if exists or _is_path(model):
         what = _what_is(folder) if exists else "not found"
-        raise ModelNotFound(f"model {model}: {what}", hint=_hint(family))
+        named = name_address(model)
+        hint = _hint(family) if named is None else f"of the Hub: --model {named.partition(':')[0]}"
+        raise ModelNotFound(f"model {model}: {what}", hint=hint)
     raise ModelNotFound(
         f"model {model!r} is neither a folder nor a Hub id",
         hint=f"a Hub id looks like {family.default_model}",
@@ -229,9 +231,12 @@ def check_folder(folder: Path, family: Family) -> None:
         parts = json.loads(read_text(index))
         found = parts["_class_name"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
+        files = sorted(folder.glob("*.safetensors"))
         raise ModelNotFound(
             f"model {folder}: there is no readable {INDEX} in it",
-            hint="glance needs a whole model in diffusers layout, not a single file",
+            hint=f"of a single file: --model {files[0]}"
+            if len(files) == 1
+            else "glance needs a whole model in diffusers layout, not a single file",
         ) from exc
     if found != family.pipeline:
         raise SettingsError(

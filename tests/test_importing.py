@@ -351,6 +351,12 @@ def test_the_files_own_alpha_is_taken_and_another_is_refused() -> None:
     assert "says alpha 8 itself / drop --alpha" in refusal(slow_lora=SLOW, fast_lora=FAST, alpha=2)
 
 
+def test_a_folder_of_loras_is_told_how_it_is_given() -> None:
+    write_lora(Path("lora/peft_slow/adapter_model.safetensors"))
+
+    assert "of trained LoRAs: --slow-lora A --fast-lora B" in refusal(folder=Path("lora"))
+
+
 def test_what_peft_wrote_beside_the_files_is_multiplied_in() -> None:
     for number, phase in enumerate(Phase, 1):
         folder = Path(f"lora/peft_{phase}")

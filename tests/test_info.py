@@ -278,7 +278,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         describe(tmp_path)
 
     (problem,) = caught.value.problems
-    assert problem.hint == "give a .safetensors file, or a folder that holds one LoRA"
+    assert problem.hint == "give a .safetensors file, a folder that holds one LoRA, or a run"
 
 
 def test_a_folder_that_holds_one_lora_is_that_lora() -> None:

@@ -157,6 +157,18 @@ def test_a_slip_of_the_pen_is_not_asked_of_a_stranger() -> None:
     assert "runs is a folder here, and has none; of the Hub: runs/zzz:" in refusal("runs/zzz")[1]
 
 
+@pytest.mark.parametrize(
+    ("address", "remedy"),
+    [
+        ("https://huggingface.co/me/cat/blob/main/a/x.safetensors", "say it as me/cat:a/x.saf"),
+        ("https://hf.co/me/cat", "say it as me/cat"),
+        ("https://civitai.com/api/download/models/1", "download the file, and give that"),
+    ],
+)
+def test_an_address_is_no_file(address: str, remedy: str) -> None:
+    assert f"{address} is an address, no file / {remedy}" in refusal(address)[1]
+
+
 @pytest.mark.parametrize("name", ["", "  "])
 def test_an_empty_name_is_refused(name: str) -> None:
     write_lora(Path("x.safetensors"))

@@ -85,6 +85,20 @@ def test_missing_folder_is_not_taken_for_a_hub_id(model: str) -> None:
     assert (problem.message, problem.hint) == (f"model {model}: not found", HINT)
 
 
+def test_an_address_of_the_hub_is_told_by_its_name() -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        locate("https://huggingface.co/me/flux/tree/main")
+    assert caught.value.problems[0].hint == "of the Hub: --model me/flux"
+
+
+def test_the_one_file_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "flux1-dev.safetensors").touch()
+    with pytest.raises(ModelNotFound) as caught:
+        check_folder(tmp_path, FLUX)
+    hint = f"of a single file: --model {tmp_path / 'flux1-dev.safetensors'}"
+    assert caught.value.problems[0].hint == hint
+
+
 @pytest.mark.parametrize("model", ["flux.safetensors", "me/flux.safetensors"])
 def test_single_file_is_refused(model: str) -> None:
     Path("me").mkdir()

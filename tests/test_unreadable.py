@@ -194,6 +194,16 @@ def test_an_export_says_it_too(kind: str) -> None:
     assert KINDS[kind][2] in remedy
 
 
+def test_an_export_refuses_a_strength_that_others_would_miss() -> None:
+    run = write_run(Path("runs/cat"))
+    write_lora(run.lora(Phase.FAST), {"lora_alpha": "8"})
+
+    message, remedy = problem(lambda: open_source(run.path))
+
+    assert "was not finished by glance: its strength of 4 is not multiplied in" in message
+    assert "glance import" in remedy
+
+
 @pytest.mark.parametrize("name", ["x.pt", "x.pth", "x.ckpt", "x.bin"])
 @pytest.mark.parametrize("content", [b"I0\n.", b"\x80\x04.", b"\x8a\x0a\x6c\xfc" * 8])
 def test_what_a_pickle_is_called_says_it_where_its_bytes_do_not(name: str, content: bytes) -> None:

@@ -5,7 +5,15 @@ from pathlib import Path
 
 from glance.errors import LoraError, Problem, RunError
 from glance.families import Family, find_family
-from glance.lora import copy_completed, hash_file, lora_name, pair_name, read_lora, verify_lora
+from glance.lora import (
+    copy_completed,
+    hash_file,
+    lora_name,
+    pair_name,
+    read_file_strength,
+    read_lora,
+    verify_lora,
+)
 from glance.run import Manifest, RunFolder, choose_run, load_manifest, require_finished
 from glance.schedule import Phase, Schedule
 
@@ -71,5 +79,16 @@ def _require_recorded(run: RunFolder, manifest: Manifest) -> None:
                 f"{path} is not the file that the run recorded when it was trained",
                 hint="put the right one back, or train in another --run",
             )
+        if (factor := read_file_strength(path).factor) != 1:
+            problems.append(_strong(path, factor))
     if problems:
         raise LoraError(problems)
+
+
+def _strong(path: Path, factor: float | None) -> Problem:
+    """Refuse what other tools would apply otherwise than `glance infer`, which reads its header."""
+    strength = "each layer's own" if factor is None else f"{factor:g}"
+    return Problem(
+        f"{path} was not finished by glance: its strength of {strength} is not multiplied in",
+        "make a run of the pair with `glance import`, which does that",
+    )

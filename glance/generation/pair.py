@@ -121,7 +121,7 @@ def _pair_by_hand(request: InferRequest) -> Pair:
         phase: locate_lora(source, phase) for phase, source in wanted.items() if source is not None
     }
     home = _common_run(loras)
-    facts = {phase: examine_lora(path) for phase, path in loras.items()}
+    facts = _examine(loras)
     _require_phases(facts)
     says_model = request.model is not None or request.base is not None
     if home is not None and not says_model and request.family in (None, home[1].settings.family):
@@ -143,6 +143,7 @@ def _pair_by_hand(request: InferRequest) -> Pair:
         loras,
         {phase: one.sha256 for phase, one in facts.items()},
         schedule,
+        resolution=None if home is None else home[1].settings.resolution,
         trained={
             f"{phase}_guidance": one.guidance
             for phase, one in facts.items()
@@ -155,6 +156,20 @@ def _pair_by_hand(request: InferRequest) -> Pair:
         },
         notes=(*notes, *_notes(facts, family, schedule, request)),
     )
+
+
+def _examine(loras: Mapping[Phase, Path]) -> Mapping[Phase, LoraFacts]:
+    """Return what the files are; raise LoraError with the problems of both."""
+    facts: dict[Phase, LoraFacts] = {}
+    problems: list[Problem] = []
+    for phase, path in loras.items():
+        try:
+            facts[phase] = examine_lora(path)
+        except LoraError as exc:
+            problems += exc.problems
+    if problems:
+        raise LoraError(dict.fromkeys(problems))
+    return facts
 
 
 def _other(phase: Phase) -> Phase:

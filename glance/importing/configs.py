@@ -79,8 +79,10 @@ def find_trainer_files(folder: Path) -> Mapping[Phase, TrainerFile]:
             found.append(file)
     if len(found) != 2:
         names = ", ".join(str(file.path) for file in found) or "none"
+        files = (*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors"))
         count = Problem(
-            f"{folder}: two SimpleTuner configs with a {LIST} are needed, found {names}", _BOTH
+            f"{folder}: two SimpleTuner configs with a {LIST} are needed, found {names}",
+            "of trained LoRAs: --slow-lora A --fast-lora B" if files and not found else _BOTH,
         )
         raise InputError([count, *problems])
     slow, fast = sorted(found, key=_noise, reverse=True)

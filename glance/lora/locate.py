@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from glance.errors import LoraError
-from glance.hub import fetch_beside, find_hub_file, split_hub_file
+from glance.hub import fetch_beside, find_hub_file, name_address, split_hub_file
 from glance.lora.header import read_header
 from glance.lora.pairs import sort_keys
 from glance.lora.strength import ADAPTER_CONFIG, TRAINED_CONFIG, read_file_strength
@@ -24,7 +24,7 @@ _PEFT_FILE: Final = "adapter_model.safetensors"
 _USUAL: Final = (LORA_FILE, _PEFT_FILE)
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt")
 _HINT: Final = "give a .safetensors file, its folder, or owner/repo:file.safetensors of the Hub"
-_FILE: Final = "give a .safetensors file, or a folder that holds one LoRA"
+_FILE: Final = "give a .safetensors file, a folder that holds one LoRA, or a run"
 _LISTED: Final = 5
 
 
@@ -36,6 +36,10 @@ def locate_lora(name: str, phase: Phase | None = None) -> Path:
     """
     if not name.strip():
         raise LoraError("the name of a LoRA is empty", hint="is a variable not set?")
+    if "://" in name:
+        named = name_address(name)
+        what = "download the file, and give that" if named is None else f"say it as {named}"
+        raise LoraError(f"{name} is an address, no file", hint=what)
     found = find_local(name, phase)
     if found is not None:
         return found

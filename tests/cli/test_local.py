@@ -73,10 +73,12 @@ MODEL = ("--model", "models/small")
         ("info", "my/slow"),
         ("distill", *MODEL, "--teacher-lora", "lora/peft_slow", "--teacher-lora", "my/fast",
          *PROMPT, "--device", "cpu", "--dry-run"),
+        ("train", "--image", "cat.png", "--resolution", 64, *MODEL, "--device", "cpu", "--dry-run"),
         ("schedule", *MODEL, "--schedule", "own", "--size", "128x128"),
     ],
     ids=lambda arguments: " ".join(map(str, arguments[:5])),
 )  # fmt: skip
+@pytest.mark.usefixtures("pair")
 def test_nothing_is_sent(arguments: tuple[object, ...], online: Glance, hub: FakeHub) -> None:
     done = online(*arguments)
 

@@ -67,7 +67,7 @@ def test_a_run_is_taken_by_its_folder_with_its_model() -> None:
     pair = find_pair(InferRequest(slow_lora="runs/cat", fast_lora="runs/cat"))
 
     assert pair.loras == {phase: run.lora(phase) for phase in Phase}
-    assert pair.model == "acme/tiny"
+    assert (pair.model, pair.resolution) == ("acme/tiny", 64)
     assert pair.notes == ("the model is that of the LoRAs' run, runs/cat",)
     assert pair_of(slow_lora="runs/cat", fast_lora="runs/cat").notes == ()
 
@@ -210,6 +210,16 @@ def test_what_is_no_file_may_be_on_the_hub() -> None:
         pair_of(slow_lora="acme/pair:slow.safetensors", fast_lora="acme/pair:fast.safetensors")
 
     assert type(caught.value).__name__ == "SetupError"
+
+
+def test_the_problems_of_both_files_come_at_once() -> None:
+    Path("a.pt").write_bytes(b"\x80\x04.")
+    Path("b.safetensors").touch()
+
+    with pytest.raises(LoraError) as caught:
+        pair_of(slow_lora="a.pt", fast_lora="b.safetensors")
+
+    assert len(caught.value.problems) == 2
 
 
 def test_a_pickle_is_not_opened() -> None:
