@@ -308,6 +308,20 @@ class TestPictures:
         assert len(left) == 6
         assert {"1-both.png", "mine.png"} < left
 
+    @pytest.mark.parametrize("cached", [False, True])
+    def test_seconds_of_another_day_are_not_shown(self, *, cached: bool) -> None:
+        run = make_run()
+        compare(run, make_row())
+        figures = run.images / "compare/compare.json"
+        document = json.loads(figures.read_text())
+        document["rows"][0]["variants"]["base"]["was_cached"] = cached  # as an older glance wrote
+        figures.write_text(json.dumps(document))
+
+        card = contents(make_plan())["README.md"].decode()
+
+        assert ("| both, 10 steps | 2.00 |" in card) is not cached
+        assert "| both, 10 steps |" in card
+
     def test_a_comparison_of_another_pair_is_not_shown(self) -> None:
         run = make_run()
         compare(run, make_row())

@@ -8,6 +8,7 @@ from typing import Any
 
 from glance.device import AUTO, is_present
 from glance.errors import InputError, LoraError, Problem
+from glance.files import find_place
 from glance.generation.handover import read_handover
 from glance.generation.request import InferRequest
 from glance.hub import is_hub_file
@@ -28,7 +29,10 @@ class Recorded:
     def place(self, recorded: str) -> str:
         """Return a recorded path as seen from here; what is not there is a name on the Hub."""
         path = Path(os.path.normpath(self.source.parent / recorded))
-        return str(path) if path.exists() else recorded
+        if path.exists():
+            return str(path)
+        found = find_place(recorded, self.source.parent)
+        return os.path.relpath(found) if found.exists() else recorded
 
 
 def find_recorded(request: InferRequest) -> Recorded | None:

@@ -1,6 +1,5 @@
 """The record of each picture of a plan: everything that decides its pixels, written down before."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from glance.device import Device, Precision
+from glance.files import record_place
 from glance.generation.pair import Pair
 from glance.generation.pictures import Asked
 from glance.hub import find_revision, is_hub_file
@@ -40,14 +40,16 @@ class RecordMaker:
         used = (phase for phase in settings.loras if phase in pair.loras)
         reference = settings.reference
         if reference is not None:
-            settings = settings.model_copy(update={"reference": Path(_from(folder, reference))})
+            settings = settings.model_copy(
+                update={"reference": Path(self._place(reference, folder))}
+            )
         return Record(
             versions=self.versions,
             family=pair.family.name,
-            model=_from(folder, pair.model) if Path(pair.model).is_dir() else pair.model,
+            model=self._place(pair.model, folder) if Path(pair.model).is_dir() else pair.model,
             base_revision=self.revision,
-            transformer=None if pair.transformer is None else _from(folder, pair.transformer),
-            run=None if pair.run is None else _from(folder, pair.run.path),
+            transformer=None if pair.transformer is None else self._place(pair.transformer, folder),
+            run=None if pair.run is None else self._place(pair.run.path, folder),
             device=self.device,
             dtype=self.dtype,
             quantize=self.quantize.value,
@@ -58,12 +60,21 @@ class RecordMaker:
             init_latents_sha256=self.init_latents_sha256,
         )
 
+    def _place(self, path: Path | str, folder: Path) -> str:
+        """Return a path as seen from `folder`, which never looks like a name on the Hub.
+
+        A picture is shown to anybody: of folders above it or its run no name is written.
+        """
+        shared = None if self.pair.run is None else self.pair.run.path
+        place = record_place(Path(path), folder, shared=shared)
+        return f"./{place}" if is_hub_file(place) else place
+
     def _use(self, phase: Phase, asked: Asked, folder: Path) -> LoraUse:
         path = self.pair.loras[phase]
         name = (self.pair.names or {}).get(phase)
         return LoraUse(
             phase=phase,
-            file=_from(folder, path) if name is None else name,
+            file=self._place(path, folder) if name is None else name,
             sha256=self.pair.hashes[phase],
             scale=asked.settings.scale(phase),
         )
@@ -81,9 +92,3 @@ def base_revision(pair: Pair) -> str:
         return fingerprint(pair.model, run=Path(), transformer=transformer)
     revision = find_revision(pair.model) or "unknown"
     return revision if transformer is None else f"{revision} {Path(transformer).name}"
-
-
-def _from(folder: Path, path: Path | str) -> str:
-    """Return a path as seen from `folder`, which never looks like a name on the Hub."""
-    place = Path(os.path.relpath(Path(path).resolve(), folder.resolve())).as_posix()
-    return f"./{place}" if is_hub_file(place) else place

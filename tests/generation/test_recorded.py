@@ -57,6 +57,30 @@ def test_flags_go_over_what_a_picture_says() -> None:
     assert (found.prompt, found.seed, found.slow_guidance, found.width) == ("a sea", 7, 2.0, 128)
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_picture_names_no_folder_and_finds_all_that_is_moved_with_it(*, by_hand: bool) -> None:
+    Path("anna/a customer").mkdir(parents=True)
+    Path("runs").rename("anna/a customer/runs")
+    loras = write_pair(Path("anna/a customer/loras")) if by_hand else {}
+    given = (
+        {**loras, "model": "acme/tiny"} if by_hand else {"run": Path("anna/a customer/runs/cat")}
+    )
+    picture = paint(plan(output=Path("anna/pictures/x.png"), **given).pictures[0])
+    Path("anna").rename("ben")
+    picture = Path("ben/pictures/x.png")
+
+    record = read_record(picture)
+    found = again(picture)
+
+    assert b"customer" not in picture.read_bytes()
+    assert set(record.run or "..") <= set("./~0123456789abcdefcat")
+    assert found.pictures[0].record.key() == record.key()
+    assert {path.resolve().parts[-3:-2] for path in found.loras.values()} <= {
+        ("output",),
+        ("a customer",),
+    }
+
+
 def test_a_picture_of_a_moved_run_finds_it() -> None:
     source = paint(plan().pictures[0])
     Path("runs").rename("kept")
