@@ -8,7 +8,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -150,8 +150,8 @@ class Console:
 
         def sink(event: Event) -> None:
             self.on_event(event)
-            if log:
-                log.write(event)
+            if log and (problem := log.write(event)):
+                self.warn(problem)
 
         try:
             yield sink
@@ -213,7 +213,9 @@ class _EventLog:
 
     def __init__(self, path: Path) -> None:
         """Open the file for appending; raise SetupError if that fails."""
-        self._file: IO[str] | None = None
+        self._path = path
+        self._file: IO[str] = sys.stdout
+        self._is_lost = False
         if str(path) != "-":
             try:
                 self._file = path.open("a", encoding="utf-8")
@@ -223,15 +225,31 @@ class _EventLog:
                     hint="give a file you may write",
                 ) from exc
 
-    def write(self, event: Event) -> None:
-        """Write one event at once: somebody may be following."""
+    def write(self, event: Event) -> Problem | None:
+        """Write one event at once: somebody may be following.
+
+        A full disk ends no long work: returns what to say of it, once. A reader that has left does.
+        """
+        if self._is_lost:
+            return None
         line = json.dumps({"time": round(time.time(), 3), **event.to_json()})
-        _write(self._file or sys.stdout, line)
+        try:
+            _write(self._file, line)
+        except BrokenPipeError:
+            raise
+        except OSError as exc:
+            if self._file is sys.stdout:
+                raise
+            self._is_lost = True
+            reason = exc.strerror or exc
+            return Problem(f"--events {self._path}: {reason}; no more is written there")
+        return None
 
     def close(self) -> None:
         """Close the file."""
-        if self._file:
-            self._file.close()
+        if self._file is not sys.stdout:
+            with suppress(OSError):  # what could not be written is tried again
+                self._file.close()
 
 
 def format_table(

@@ -74,6 +74,17 @@ def test_quiet_tells_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
+def test_a_full_disk_ends_the_events_and_not_the_work(capsys: pytest.CaptureFixture[str]) -> None:
+    with Console().progress(Path("/dev/full")) as on_event:
+        for number in range(1, 4):
+            on_event(StepDone(Phase.SLOW, number, 40, 0.5, None))
+
+    told = capsys.readouterr().err
+    reason = "No space left on device; no more is written there"
+    assert told.count(f"warning: --events /dev/full: {reason}\n") == 1
+
+
 def test_events_are_appended_line_by_line(tmp_path: Path) -> None:
     log = tmp_path / "events.jsonl"
     log.write_text("before\n")
