@@ -31,9 +31,11 @@ class Quantize(StrEnum):
     FP8 = "fp8"  # diffusers' layerwise casting, of the transformer only
 
 
+CUDA_EXTRA: Final = "in glance's clone: uv sync --extra cuda"
+"""How to get what only NVIDIA's GPUs need; glance itself is on no index."""
 _PACKAGES: Final[Mapping[Quantize, tuple[str, str]]] = {
-    Quantize.BIT8: ("torchao", "pip install 'torchao>=0.17,<0.18'"),
-    Quantize.BIT4: ("bitsandbytes", "pip install glance-lora[cuda]"),
+    Quantize.BIT8: ("torchao", "in glance's clone: uv sync"),
+    Quantize.BIT4: ("bitsandbytes", CUDA_EXTRA),
 }
 _OFFLOADS: Final = (Memory.OFFLOAD, Memory.GROUP, Memory.SEQUENTIAL)
 # Measured by Hugging Face for FLUX.1-dev at 1024x1024 in bf16 on an H100: the peak is 4.719 GiB

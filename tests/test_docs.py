@@ -88,7 +88,9 @@ def test_the_commands_that_sample_can_be_planned(
 ) -> None:
     make_what_the_pages_speak_of()
 
-    done = glance(*shlex.split(command.partition(" #")[0])[1:], "--device", "cpu", "--dry-run", "--json")
+    done = glance(
+        *shlex.split(command.partition(" #")[0])[1:], "--device", "cpu", "--dry-run", "--json"
+    )
 
     assert (done.code, done.err) == (0, done.err)
     assert json.loads(done.out)["pictures"]
@@ -169,3 +171,12 @@ def test_links_between_documents_lead_somewhere() -> None:
     links = re.findall(r"\]\((?!http)([^)#]+)\)|src=\"([^\"]+)\"", README)
 
     assert [link for pair in links for link in pair if link and not (ROOT / link).exists()] == []
+
+
+def test_nobody_is_told_to_install_what_no_index_has() -> None:
+    """glance is installed from its clone: `pip install glance-lora` finds nothing."""
+    told = re.compile(r"pip install ['\"]?glance|glance-lora\[")
+    pages = [README, *(path.read_text() for path in (ROOT / "docs").glob("*.md"))]
+    code = [path.read_text() for path in (ROOT / "glance").rglob("*.py")]
+
+    assert [found[0] for text in (*pages, *code) for found in told.finditer(text)] == []

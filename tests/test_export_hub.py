@@ -17,7 +17,7 @@ from PIL import Image
 
 from glance.compare import CompareRequest, judge, plan_comparison
 from glance.compare.outputs import write_report
-from glance.errors import InputError, RunError, SettingsError, SetupError
+from glance.errors import InputError, RunError, SettingsError, SetupError, UsageError
 from glance.events import Event, Warned
 from glance.export.hub.pictures import MOST_ROWS
 from glance.export.hub.plan import HubFile, HubPlan, HubRequest, plan_hub
@@ -186,7 +186,7 @@ class TestLicence:
     def test_other_goes_with_a_name_and_a_link(self, given: dict[str, str]) -> None:
         make_run()
 
-        with pytest.raises(SettingsError, match="--licence"):
+        with pytest.raises(UsageError, match="--licence"):
             make_plan(**given)
 
 
@@ -296,7 +296,7 @@ class TestPictures:
         assert len(metadata(plan)["widget"]) == MOST_ROWS
         assert f"the card shows {MOST_ROWS} of the comparison's {MOST_ROWS + 2} rows" in plan.notes
 
-    def test_those_of_an_earlier_larger_comparison_are_gone(self) -> None:
+    def test_those_of_an_earlier_larger_comparison_lie_elsewhere(self) -> None:
         run = make_run()
         compare(run, make_row(), make_row(seed=1))
         mine = run.images / "compare/pictures/mine.png"
@@ -307,6 +307,7 @@ class TestPictures:
         left = {path.name for path in mine.parent.iterdir()}
         assert len(left) == 6
         assert {"1-both.png", "mine.png"} < left
+        assert (run.images / "compare/earlier-1/pictures/2-both.png").is_file()
 
     @pytest.mark.parametrize("cached", [False, True])
     def test_seconds_of_another_day_are_not_shown(self, *, cached: bool) -> None:

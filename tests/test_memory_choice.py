@@ -107,8 +107,8 @@ def test_mps_has_no_fp8() -> None:
 @pytest.mark.parametrize(
     ("quantize", "package", "command"),
     [
-        (Quantize.BIT4, "bitsandbytes", "pip install glance-lora[cuda]"),
-        (Quantize.BIT8, "torchao", "pip install 'torchao>=0.17,<0.18'"),
+        (Quantize.BIT4, "bitsandbytes", "in glance's clone: uv sync --extra cuda"),
+        (Quantize.BIT8, "torchao", "in glance's clone: uv sync"),
     ],
 )
 def test_a_missing_package_is_named(

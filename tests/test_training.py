@@ -616,6 +616,26 @@ def test_every_difference_is_named(train: Train) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"overrides": ("lora_dropout=0.1",)}, "--set: none there, lora_dropout=0.1 asked"),
+        ({"crop": "whole,center"}, "--crop: whole there, whole,center asked"),
+        ({"sample_every": 2, "sample_prompt": "x"}, "sample_every: none there, 2 asked"),
+    ],
+)
+def test_what_differs_is_said_as_people_write_it(
+    simpletuner: FakeSimpleTuner, pair: Path, changes: dict[str, Any], said: str
+) -> None:
+    plan_and_train()
+
+    with pytest.raises(RunError) as refused:
+        make_plan(**changes)
+
+    assert refused.value.problems[0].message.endswith(f"other settings: {said}")
+
+
+
 def test_a_strangers_folder_is_refused_and_untouched(train: Train) -> None:
     Path("thesis/data").mkdir(parents=True)
     Path("thesis/data/chapter.txt").write_text("years of work")

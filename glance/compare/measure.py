@@ -136,7 +136,7 @@ def require_networks(names: Set[str]) -> None:
     """Raise SetupError, before anything slow is imported, for networks that cannot be had."""
     problems = []
     if find_spec("torchmetrics") is None:
-        problems.append(Problem("torchmetrics is not installed", "pip install torchmetrics"))
+        problems.append(Problem("torchmetrics is not installed", "in glance's clone: uv sync"))
     if Metric.LPIPS in names and is_offline() and not (_torch_home() / _ALEXNET).is_file():
         problems.append(
             Problem(

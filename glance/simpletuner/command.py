@@ -96,7 +96,7 @@ def find_program(launcher: Launcher, search_path: str | None = None) -> Path:
     if found is None:
         raise SimpleTunerNotFound(
             f"there is no `{PROGRAM}` command on PATH or in {scripts}",
-            hint="install glance with its dependencies: pip install glance-lora (Python 3.12)",
+            hint="in glance's clone: uv sync, and then uv run glance ... (Python 3.12 or 3.13)",
         )
     return Path(found).absolute()  # it is started in another folder
 

@@ -1,12 +1,13 @@
 """What a run was trained on and with, against what is asked of it now."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
 from PIL import Image
 
+from glance.errors import as_typed
 from glance.model import shown_model
 from glance.pixels import DECODER_ERRORS, open_picture, to_rgb
 from glance.run import Manifest, RunFolder, SampleRecord
@@ -17,6 +18,8 @@ from glance.training.request import TrainingPlan
 
 _BEFORE: Final = 20  # characters of a text, before what differs
 _SHOWN: Final = 80
+_SAID: Final = {"overrides": "--set", "also_resolutions": "further --resolution", "crops": "--crop"}
+"""How the user says a setting, where its name is not that."""
 
 
 def find_differences(manifest: Manifest, plan: TrainingPlan, *, base_model: str) -> list[str]:
@@ -106,7 +109,8 @@ def _spread(settings: TrainSettings) -> dict[str, Any]:
 
 def _difference(name: str, there: Any, asked: Any) -> str:
     if name != "prompts":
-        return f"{name}: {_shown(name, there)} there, {_shown(name, asked)} asked"
+        said = _SAID.get(name, name)
+        return f"{said}: {_shown(name, there)} there, {_shown(name, asked)} asked"
     first = next(n for n, two in enumerate(zip_longest(there, asked), 1) if two[0] != two[1])
     one, other = (
         repr(them[first - 1]) if first <= len(them) else "none" for them in (there, asked)
@@ -126,4 +130,13 @@ def _shown(name: str, value: Any) -> str:
         case "loras":
             return ", ".join(f"{lora} ({sha256[:12]})" for lora, sha256 in value.items()) or "none"
         case _:
-            return str(value)
+            return _plain(value)
+
+
+def _plain(value: Any) -> str:
+    """Return a setting as people write it: no brackets of Python's."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={_plain(one)}" for name, one in value.items()) or "none"
+    if isinstance(value, list):
+        return ",".join(map(_plain, value)) or "none"
+    return "none" if value is None else as_typed(value)

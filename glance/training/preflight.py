@@ -20,6 +20,7 @@ from glance.errors import DeviceUnavailable, ModelNotFound, Problem, SetupError
 from glance.families import find_family
 from glance.files import state_folder
 from glance.hub import cache_folder, check_access, is_offline
+from glance.memory import CUDA_EXTRA
 from glance.run import RunFolder
 from glance.settings import TrainSettings
 from glance.simpletuner.command import Launcher, find_program
@@ -27,6 +28,7 @@ from glance.simpletuner.memory import BITSANDBYTES, estimate, memory_options
 
 _DISTRIBUTION: Final = "glance-lora"
 _PYTHON: Final = ((3, 12), (3, 14))
+_SYNC: Final = "in glance's clone: uv sync"
 _GIGA: Final = 1e9
 _MUCH_OF_THE_CARD: Final = 0.5  # gigabytes: more than a desktop's programs take each
 
@@ -133,13 +135,13 @@ def _look_at_packages(_: Job) -> Iterator[_Finding]:
             there = version(one.name)
         except PackageNotFoundError:
             is_sound = False
-            yield _failure(f"{one.name} is not installed", "pip install glance-lora")
+            yield _failure(f"{one.name} is not installed", _SYNC)
             continue
         if not one.specifier.contains(there, prereleases=True):
             is_sound = False
             yield _warning(
                 f"{one.name} {there} is installed, glance was proven with {one.specifier}",
-                f"pip install '{one.name}{one.specifier}'",
+                _SYNC,
             )
     if is_sound:
         yield _ok(", ".join(f"{one.name} {version(one.name)}" for one in pinned))
@@ -151,7 +153,7 @@ def _look_at_simpletuner(job: Job) -> Iterator[_Finding]:
     if BITSANDBYTES in options.values() and find_spec("bitsandbytes") is None:
         yield _failure(
             f"{BITSANDBYTES} needs the package bitsandbytes",
-            "pip install 'glance-lora[cuda]', or --set base_model_precision=int4-quanto",
+            f"{CUDA_EXTRA}; or --set base_model_precision=int4-quanto",
         )
 
 
@@ -221,7 +223,7 @@ def _look_at_the_disk(job: Job) -> Iterator[_Finding]:
         needed += 2 * job.settings.weights.transformer  # in SimpleTuner's layout, until it is done
     for what, folder in (("the run", job.run.path), ("glance's key", state_folder())):
         there = _existing(folder)
-        if not os.access(there, os.W_OK):
+        if not (there.is_dir() and os.access(there, os.W_OK)):
             yield _failure(
                 f"cannot write {folder}, where {what} goes",
                 "choose a place for --run that you may write to"

@@ -114,7 +114,7 @@ def test_bad_input_is_exit_4_with_all_its_problems(
 
     assert done.code == 4
     assert "error: rank-4-rate-1e-4-nope, rank-4-rate-7e0-nope, rank-8-" in done.err
-    assert "learning_rate: 7.0" in done.err
+    assert "--learning-rate 7: it must be at most 1" in done.err
     assert simpletuner.starts == []
 
 

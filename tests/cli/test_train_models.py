@@ -49,7 +49,7 @@ def test_a_cached_model_of_another_family_is_refused(
 ) -> None:
     done = invoke(*TRAIN, "--family", "sd3", "--dry-run")
 
-    assert done.code == 3
+    assert done.code == 4
     assert done.err == (
         "error: model acme/tiny is a FluxPipeline, Stable Diffusion 3.5 needs a "
         "StableDiffusion3Pipeline\n"
@@ -74,7 +74,7 @@ def test_what_comes_next_for_a_family_that_edits(
     assert done.code == 0
     assert 'next: glance infer --run runs/cat --prompt "..." --reference x.png' in done.err
     without = invoke("infer", "--prompt", "by night")
-    assert without.code == 2
+    assert without.code == 4
     assert without.err.startswith(
         "error: Qwen-Image-Edit-2509 edits a picture, and there is no --reference\n"
     )
@@ -90,5 +90,5 @@ def test_a_picture_to_edit_is_refused_where_nothing_edits(
 
     done = invoke("infer", "--prompt", "x", "--reference", "cat.png")
 
-    assert done.code == 2
-    assert done.err.startswith("error: --reference: FLUX.1 paints from text alone\n")
+    assert done.code == 4
+    assert done.err.startswith("error: --reference cat.png: FLUX.1 paints from text alone\n")

@@ -282,4 +282,4 @@ def test_missing_program_is_refused_with_how_to_install_it(
         find_program(Launcher.SIMPLETUNER, str(tmp_path))
     [problem] = caught.value.problems
     assert problem.message == f"there is no `simpletuner` command on PATH or in {tmp_path}"
-    assert "pip install glance-lora" in (problem.hint or "")
+    assert "in glance's clone: uv sync" in (problem.hint or "")
