@@ -166,7 +166,7 @@ def test_all_problems_of_configs_and_data_are_told_at_once() -> None:
     told = refusal(folder=folder)
 
     assert "lora_rank: 8 in guide/config/glance-slow.json, 32 in" in told
-    assert "max_train_steps 'many' is no number" in told
+    assert "max_train_steps: many: it must be a whole number" in told
     assert "model_type: full cannot be imported / glance trains LoRAs" in told
     assert "guide/data holds 2 pictures" in told
 
@@ -672,3 +672,30 @@ def test_further_options_of_every_kind_are_kept_or_left_out(value: object) -> No
     run_import(plan)
 
     assert plan.training.settings.steps == 60
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "hint"),
+    [
+        ({"lora_rank": 5000}, "lora_rank: 5000: it must be at most 4096", "lora_rank: 32, for ex"),
+        ({"learning_rate": 7}, "learning_rate: 7: it must be at most 1", "learning_rate: 1e-4"),
+        ({"seed": 1.5}, "seed: 1.5: it must be a whole number", 'write "seed": 1, for example'),
+        (
+            {"flow_custom_timesteps": "0.9,0.95"},
+            "flow_custom_timesteps, value 2: 0.95 is not below ",
+            "both lists together run strictly downwards",
+        ),
+    ],
+)
+def test_a_bad_value_of_a_config_is_said_with_its_file_and_key(
+    options: dict[str, Any], said: str, hint: str
+) -> None:
+    slow = {"slow": options} if "flow_custom_timesteps" in options else {}
+    guide = write_guide(**(slow or options))
+
+    with pytest.raises(InputError) as refused:
+        import_configs(guide)
+
+    (problem,) = refused.value.problems
+    assert problem.message.startswith(f"guide/config/glance-slow.json: {said}")
+    assert hint in (problem.hint or "")

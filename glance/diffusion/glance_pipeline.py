@@ -19,6 +19,8 @@ _SETTINGS: Final = (
     *("negative_prompt", "slow_guidance", "fast_guidance", "true_cfg", "slow_scale"),
     *("fast_scale", "loras", "width", "height", "reference"),
 )
+_NAMES: Final = {name: name for name in (*_SETTINGS, "prompt", "seed")}
+"""What is wrong is said of arguments here, not of flags."""
 OnStep = Callable[[SamplingStep], None]
 
 
@@ -87,7 +89,9 @@ class GlancePipeline(TwoPhase):
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         seeds = [seed] if isinstance(seed, int) else list(seed)
         pictures = [
-            resolve_sample_settings(self.family, prompt=text, seed=number, **_as_path(settings))
+            resolve_sample_settings(
+                self.family, names=_NAMES, prompt=text, seed=number, **_as_path(settings)
+            )
             for text in prompts
             for number in seeds
         ]

@@ -17,6 +17,7 @@ from glance.importing.configs import TrainerFile
 from glance.importing.remark import Remark
 from glance.model import detect_family
 from glance.schedule import Phase
+from glance.settings import TrainSettings
 from glance.simpletuner.options import parse_overrides
 
 _MAPPED: Final = (
@@ -78,7 +79,13 @@ def translate(
         try:
             number = _number(slow.options.get(name), kind)
         except ValueError:
-            problems.append(Problem(f"{slow.path}: {name} {slow.options[name]!r} is no number"))
+            problems.append(
+                Problem(
+                    f"{slow.path}: {name}: {slow.options[name]}: it must be "
+                    f"{'a whole number' if kind is int else 'a number'}",
+                    f'write "{name}": {TrainSettings.example(field)}, for example',
+                )
+            )
             continue
         if number:  # 0 stands for "not said" in all of these
             values[field] = number

@@ -1,10 +1,10 @@
 """Configs that somebody wrote for SimpleTuner, as a run that `glance train` finds ready."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from typing import Any, Final
 
-from glance.errors import Checks
+from glance.errors import Checks, InputError, Problem
 from glance.importing.backend import DataSource, find_data
 from glance.importing.checks import require_free
 from glance.importing.configs import LIST, TrainerFile
@@ -27,6 +27,14 @@ _FLAGS: Final = (
     *("device", "preset"),
 )
 """The fields of a TrainRequest that an import sets, in the order of the command line."""
+_KEYS: Final = {
+    "--steps": ("max_train_steps", "steps"),
+    "--rank": ("lora_rank", "rank"),
+    "--learning-rate": ("learning_rate", "learning_rate"),
+    "--resolution": ("resolution", "resolution"),
+    "--seed": ("seed", "seed"),
+}
+"""What is said with a flag: its key in the configs, and its field in a TrainRequest."""
 
 
 def plan_training_import(
@@ -46,17 +54,32 @@ def plan_training_import(
     assert data is not None
     assert schedule is not None
     plain = _train_request(request, said, data, schedule)
-    overrides, left_out = _split(plain, said, slow)
     run = request.run or RUNS / safe_name(data.image)
     require_free(RunFolder(run))
-    train = replace(plain, run=run, overrides=tuple(overrides))
-    plan = plan_training(train)
+    try:
+        overrides, left_out = _split(plain, said, slow)
+        train = replace(plain, run=run, overrides=tuple(overrides))
+        plan = plan_training(train)
+    except InputError as exc:
+        raise type(exc)(_by_key(exc, said, slow)) from exc
     remarks = (
         *data.remarks,
         *left_out,
         *remark_omissions(slow.options, plan.settings, plan.schedule),
     )
     return TrainingImport(plan, train_command(train), tuple(_unique(remarks, plan)))
+
+
+def _by_key(refusal: InputError, said: Translation, slow: TrainerFile) -> Iterator[Problem]:
+    """Yield the problems, those of values that come from the configs with their keys."""
+    for problem in refusal.problems:
+        flag, _, rest = problem.message.partition(" ")
+        key = _KEYS.get(flag)
+        if key is None or key[1] not in said.values:
+            yield problem
+        else:
+            hint = problem.hint and problem.hint.replace(f"{flag} ", f"{key[0]}: ")
+            yield Problem(f"{slow.path}: {key[0]}: {rest}", hint)
 
 
 def read_schedule(files: Mapping[Phase, TrainerFile]) -> Schedule:
