@@ -14,9 +14,7 @@ def demo(
     output: Annotated[
         Path | None, typer.Option(help="Run folder of the demo. Default: runs/demo.")
     ] = None,
-    steps: Annotated[
-        int, typer.Option(help="Steps a phase of the guide's pair; the other has twice as many.")
-    ] = 60,
+    steps: Annotated[int, typer.Option(help="Steps a phase, of both pairs.")] = 60,
     events: EventsOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -40,6 +38,6 @@ def demo(
     console.note(f'next:    glance infer --run {run} --prompt "a landscape at dawn"')
     console.note("the sheet to look at; its prompts were chosen because four steps fail there:")
     console.result(str(result.sheet))
-    console.note("and on eight prompts that were not chosen:")
+    console.note("and on eight that were not chosen, which name all that a picture shows:")
     console.result(result.report.verdict.sentence)
     console.document(result.to_json())

@@ -16,7 +16,15 @@ from typing import Final
 import numpy as np
 import torch
 
-from benchmarks.evidence.distilled.recipes import BASES, BESIDE, Recipe, all_recipes
+from benchmarks.evidence.distilled.recipes import (
+    BASES,
+    BESIDE,
+    DEFAULT,
+    STYLES,
+    Recipe,
+    all_recipes,
+)
+from benchmarks.evidence.distilled.style import lay_beneath, learn_style
 from benchmarks.evidence.distilled.tables import RESULTS, Figures, load
 from benchmarks.evidence.distilled.teaching import (
     GUIDANCE,
@@ -70,10 +78,10 @@ class Seen:
 class Bench:
     """One wording's captions with a noise each, and where the base ends from there."""
 
-    def __init__(self, shop: Workshop, wording: Wording, model: Model) -> None:
-        """Encode the captions; `model` is what will be sampled with."""
+    def __init__(self, shop: Workshop, wording: Wording, model: Model, style: float = 0) -> None:
+        """Encode the captions; `model` is what will be sampled with, the style's LoRA in it."""
         self._model = model
-        self._folder = shop.path / "distilled" / "seen" / wording
+        self._folder = _folder(shop, wording, style)
         self._captions = captions_of(wording)
         varied = [caption for caption in self._captions[:_VARIED] for _ in range(_SEEDS)]
         self._text, self._varied_text = model.encode(self._captions), model.encode(varied)
@@ -135,6 +143,8 @@ def study(shop: Workshop, *, jobs: int) -> Figures:
     with ProcessPoolExecutor(jobs, initializer=alone) as pool:
         list(pool.map(partial(judge_base, shop), Wording))
         list(pool.map(partial(record, shop), wanted))
+        learn_style(shop)
+        list(pool.map(partial(judge_base_in_style, shop), STYLES[1:]))
         for name in pool.map(partial(train, shop), dict.fromkeys(one.taught for one in recipes)):
             print(f"trained {name}", flush=True)  # noqa: T201 - a command's progress
         for recipe in pool.map(partial(judge, shop), recipes):
@@ -146,8 +156,11 @@ def study(shop: Workshop, *, jobs: int) -> Figures:
 def judge(shop: Workshop, recipe: Recipe) -> Recipe:
     """Sample with a recipe's pair on every bench; it is trained."""
     model = Model(shop.load(run_of(shop, recipe)))
+    if recipe.style:
+        lay_beneath(shop, model, recipe.style)
     for wording in Wording:
-        Bench(shop, wording, model).see(recipe.name, partial(model.sample, recipe))
+        bench = Bench(shop, wording, model, recipe.style)
+        bench.see(recipe.name, partial(model.sample, recipe))
     return recipe
 
 
@@ -158,6 +171,17 @@ def judge_base(shop: Workshop, wording: Wording) -> None:
     bench.see_teacher()
     for name in BASES:
         bench.see(f"base-{name}", partial(_walk, model, name))
+
+
+def judge_base_in_style(shop: Workshop, style: float) -> None:
+    """Sample the base with the style's LoRA in it, with TEACHER steps and along DEFAULT's list."""
+    model = Model(shop.load())
+    lay_beneath(shop, model, style)
+    for wording in Wording:
+        bench = Bench(shop, wording, model, style)
+        bench.see_teacher()
+        for name in (DEFAULT.schedule, *BESIDE):
+            bench.see(f"base-{name}", partial(_walk, model, name))
 
 
 def keep(shop: Workshop, *recipes: Recipe) -> None:
@@ -195,7 +219,7 @@ def _of_pair(shop: Workshop, recipe: Recipe) -> Figures:
     found = {}
     for wording in Wording:
         names = (recipe.name, f"base-{recipe.schedule}", TEACHER)
-        seen, base, teacher = (_load(shop, wording, one) for one in names)
+        seen, base, teacher = (_load(shop, wording, one, recipe.style) for one in names)
         found[wording.value] = {
             **{
                 figure: {
@@ -210,7 +234,8 @@ def _of_pair(shop: Workshop, recipe: Recipe) -> Figures:
             "beside": {
                 name: shown(
                     estimate_difference(
-                        seen.row("latents"), _load(shop, wording, f"base-{name}").row("latents")
+                        seen.row("latents"),
+                        _load(shop, wording, f"base-{name}", recipe.style).row("latents"),
                     )
                 )
                 for name in BESIDE
@@ -219,8 +244,13 @@ def _of_pair(shop: Workshop, recipe: Recipe) -> Figures:
     return found
 
 
-def _load(shop: Workshop, wording: Wording, name: str) -> Seen:
-    path = shop.path / "distilled" / "seen" / wording / f"{name}.json"
+def _folder(shop: Workshop, wording: Wording, style: float) -> Path:
+    name = f"{wording}-style={style:g}" if style else wording.value
+    return shop.path / "distilled" / "seen" / name
+
+
+def _load(shop: Workshop, wording: Wording, name: str, style: float = 0) -> Seen:
+    path = _folder(shop, wording, style) / f"{name}.json"
     return Seen(**json.loads(path.read_text(encoding="utf-8")))
 
 

@@ -73,6 +73,8 @@ class Recipe:
     weighting: Weighting = Weighting.EVEN
     strength: float = 1
     """Of both LoRAs, in sampling."""
+    style: float = 0
+    """Strength of a style's LoRA beneath the pair, in sampling; the base has it too."""
     seed: int = 1
     draw: int = 77
     """The seed of the captions, and of the noises that belong to them."""
@@ -93,7 +95,7 @@ class Recipe:
     @property
     def taught(self) -> "Recipe":
         """The same but for what matters in sampling alone: pairs that share it share LoRAs."""
-        return replace(self, strength=1)
+        return replace(self, strength=1, style=0)
 
 
 def _slug(value: object) -> str:
@@ -113,6 +115,7 @@ def _mixed(recipe: Recipe) -> Recipe:
 
 DEFAULT: Final = replace(CENTRE, loose=48, full=16, steps=400)
 """Good on both kinds of captions: what `glance distill` does by default, but for the decay."""
+STYLES: Final = (0, 0.5, 0.75, 1)
 QUESTIONS: Final[Mapping[str, tuple[Recipe, ...]]] = MappingProxyType(
     {
         "lists": tuple(
@@ -126,7 +129,12 @@ QUESTIONS: Final[Mapping[str, tuple[Recipe, ...]]] = MappingProxyType(
             replace(CENTRE, loose=0, full=64),
         ),
         "prompts": tuple(replace(CENTRE, loose=count) for count in (1, 4, 16, 64)),
-        "noises": tuple(replace(CENTRE, noises=count) for count in (1, 2, 4)),
+        "noises": (
+            *(replace(CENTRE, noises=count) for count in (1, 2, 4)),
+            replace(CENTRE, loose=128, noises=1),
+            DEFAULT,
+            replace(DEFAULT, loose=96, full=32, noises=1),
+        ),
         "layers": tuple(replace(CENTRE, layers=layers) for layers in Layers),
         "rank": tuple(replace(CENTRE, rank=rank) for rank in (4, 16, 32)),
         "alpha": tuple(replace(_GENTLE, alpha_per_rank=times) for times in (1, 4)),
@@ -151,6 +159,7 @@ QUESTIONS: Final[Mapping[str, tuple[Recipe, ...]]] = MappingProxyType(
         "rounds": tuple(replace(CENTRE, rounds=rounds) for rounds in (1, 2)),
         "weighting": tuple(replace(CENTRE, weighting=weighting) for weighting in Weighting),
         "strength": tuple(replace(CENTRE, strength=scale) for scale in (0.5, 0.8, 1, 1.2)),
+        "style": tuple(replace(DEFAULT, style=scale) for scale in STYLES),
         "seed": (
             *(replace(DEFAULT, seed=seed) for seed in (1, 2, 3)),
             *(replace(DEFAULT, draw=draw) for draw in (78, 79)),

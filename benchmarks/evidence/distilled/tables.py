@@ -108,7 +108,7 @@ def _beside(figures: Figures) -> str:
     rows = []
     for recipe, one in _found(figures, all_recipes()):
         other = {"own-4": "own-10", "own-2": "own-5"}.get(recipe.schedule)
-        if other is None or "beside" not in one["loose"] or recipe.strength != 1:
+        if other is None or "beside" not in one["loose"] or recipe.taught != recipe:
             continue
         cells = (fine(one[wording]["beside"][other], "+") for wording in _WORDINGS)
         rows.append((f"`{recipe.schedule}`", _described(recipe), f"`{other}`", *cells))
@@ -231,6 +231,7 @@ _WORDS: Final[Mapping[str, Callable[[Recipe], str]]] = MappingProxyType(
         "rounds": lambda one: f"{one.rounds}",
         "weighting": lambda one: one.weighting.value,
         "strength": lambda one: f"{one.strength:g}",
+        "style": lambda one: f"{one.style:g}" if one.style else "none",
         "seed": lambda one: f"{one.seed}",
         "draw": lambda one: f"{one.draw}",
         "trained by": lambda one: one.trainer.value,
