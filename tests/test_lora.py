@@ -265,9 +265,7 @@ def test_remedy_for_nan_is_a_smaller_learning_rate(file: Path) -> None:
     write(file, {**pair(), B: tensor(np.full((5, RANK), np.nan))})
     with pytest.raises(LoraError) as caught:
         finalise(file)
-    assert (
-        caught.value.problems[0].hint == "train in another --run with a smaller --learning-rate"
-    )
+    assert caught.value.problems[0].hint == "train in another --run with a smaller --learning-rate"
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])

@@ -258,7 +258,7 @@ def test_another_reference_is_another_run(train: Train, simpletuner: FakeSimpleT
     train(model="model", reference=Path("before.png"), phases=(SLOW,))
     Image.new("RGB", (64, 64), (0, 0, 90)).save("before.png")
 
-    with pytest.raises(RunError, match="reference: other pixels there than in before.png"):
+    with pytest.raises(RunError, match=r"reference: other pixels there than in before\.png"):
         train(model="model", reference=Path("before.png"), run=RUN.path)
 
 
@@ -633,7 +633,6 @@ def test_what_differs_is_said_as_people_write_it(
         make_plan(**changes)
 
     assert refused.value.problems[0].message.endswith(f"other settings: {said}")
-
 
 
 def test_a_strangers_folder_is_refused_and_untouched(train: Train) -> None:

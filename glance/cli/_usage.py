@@ -79,9 +79,8 @@ def _values(args: Sequence[str], flags: Sequence[str]) -> Iterator[str]:
 
 def _faults(refusal: typer.TyperException) -> list[dict[str, Any]]:
     """Return what pydantic, with which Typer reads values, found wrong."""
-    cause = refusal.__cause__
-    found: list[dict[str, Any]] = cause.errors() if hasattr(cause, "errors") else []
-    return found
+    errors = getattr(refusal.__cause__, "errors", None)
+    return [] if errors is None else list(errors())
 
 
 def _refuse_value(param: Any, fault: dict[str, Any]) -> InputError:

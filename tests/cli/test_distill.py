@@ -53,7 +53,9 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(invoke: Glance, tmp_pat
         "teacher": {"steps": 50, "guidance": 3.5, "loras": []},
     }
     assert "{" not in shown.out
-    assert "recording  4 paths: the base model, 50 steps at guidance 3.5: 2 prompts x 2" in shown.out
+    assert (
+        "recording  4 paths: the base model, 50 steps at guidance 3.5: 2 prompts x 2" in shown.out
+    )
     assert "           200 forward passes, 8.2e-05 GB on the disk\n" in shown.out
     assert "config/glance-slow/targets.json\n" in shown.out
     assert files(tmp_path) == before
