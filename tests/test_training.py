@@ -23,7 +23,7 @@ from glance.errors import (
 )
 from glance.events import CheckpointSaved, Event, PhaseSkipped, StageEntered, StepDone, Warned
 from glance.families import FAMILIES, find_family
-from glance.lora import hash_file, read_lora
+from glance.lora import hash_file, read_header, read_lora, rewrite_metadata
 from glance.model import recorded_model
 from glance.run import PhaseState, RunFolder, load_manifest
 from glance.schedule import Phase
@@ -436,8 +436,8 @@ def test_a_renamed_picture_is_the_same_sample(train: Train, simpletuner: FakeSim
 # The pair's id
 
 
-def said(key: str, run: RunFolder = RUN) -> list[str | None]:
-    return [read_lora(run.lora(phase)).metadata.get(key) for phase in Phase]
+def said(key: str) -> list[str]:
+    return [read_lora(RUN.lora(phase)).metadata.get(key, "") for phase in Phase]
 
 
 @needs_half
@@ -458,6 +458,44 @@ def test_a_pair_gets_its_id_with_its_second_lora(
         record = manifest.phases[phase].lora
         assert record is not None
         assert record.sha256 == hash_file(RUN.lora(phase))
+
+
+@needs_half
+def test_a_run_that_an_older_glance_began_becomes_one_pair(
+    train: Train, simpletuner: FakeSimpleTuner
+) -> None:
+    header = read_header(RUN.lora(SLOW))
+    rewrite_metadata(header, {**header.metadata, "glance.pair_id": "0" * 16}, RUN.lora(SLOW))
+    manifest = load_manifest(RUN)
+    record = manifest.phases[SLOW].lora
+    assert record is not None
+    older = record.model_copy(update={"sha256": hash_file(RUN.lora(SLOW)), "data_sha256": None})
+    manifest.with_phase(SLOW, lora=older).save(RUN)
+
+    train()
+
+    assert simpletuner.phases == ["fast"]
+    after = load_manifest(RUN)
+    assert said("glance.pair_id") == [after.pair_id] * 2
+    assert "0" * 16 not in said("modelspec.description")[0]
+
+
+@needs_whole
+def test_a_pair_that_an_older_glance_trained_keeps_its_id(
+    train: Train, simpletuner: FakeSimpleTuner
+) -> None:
+    manifest = load_manifest(RUN)
+    for phase in Phase:
+        record = manifest.phases[phase].lora
+        assert record is not None
+        manifest = manifest.with_phase(phase, lora=record.model_copy(update={"data_sha256": None}))
+    manifest.save(RUN)
+    before = load_manifest(RUN).pair_id
+
+    train()
+
+    assert simpletuner.phases == []
+    assert before == load_manifest(RUN).pair_id == json.loads(RUN.manifest.read_text())["pair_id"]
 
 
 @needs_whole
