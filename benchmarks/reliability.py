@@ -85,14 +85,18 @@ class Series:
 def main() -> None:
     """Run the trials and write the page."""
     options = parse()
-    names = options.series or list(TITLES)
     done = []
-    for name in names:
+    for name in options.series or list(TITLES):
         if name == "disk" and not options.result:
             done.append(run_on_small_disk(options.trials))
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                done.append(run_series(name, options.trials, Path(folder)))
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            if name == "disk":
+                mount = ("mount", "-t", "tmpfs", "-o", f"size={DISK}", "none", folder)
+                subprocess.run(mount, check=True)
+            done.append(run_series(name, options.trials, Path(folder)))
+            if name == "disk":
+                subprocess.run(["umount", "-l", folder], check=True)
     if options.result:
         Path(options.result).write_text(json.dumps([asdict(one) for one in done]))
     else:
@@ -112,8 +116,6 @@ def run_series(name: str, trials: int, folder: Path) -> Series:
     """Train once undisturbed, then once for each trial."""
     rng = random.Random(f"{SEED} {name}")
     command = (*COMMAND, *AT_ONCE) if name == "at-once" else COMMAND
-    if name == "disk":
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "none", folder], check=True)
     whole = make_folder(folder / "undisturbed")
     began = time.monotonic()
     subprocess.run(command, cwd=whole, check=True, stdout=subprocess.DEVNULL)
@@ -171,14 +173,26 @@ def attempt(
             command, cwd=place, stdout=output, stderr=output, check=False, timeout=600
         )
         output.seek(0)
-        if b"\nTraceback" in b"\n" + output.read():  # of the trainer's own it says the last lines
-            faults.append("glance ended with a traceback")
+        faults += find_traceback(output.read().decode(errors="replace"))
     if again.returncode:
         faults.append(f"the same command again ended with {again.returncode}")
     else:
         faults += compare(place, whole)
     lost = max(0, before + count_steps(place) - 2 * STEPS) if before else 0
     return Trial(moment, victim, doing, exit_code, lost, tuple(faults))
+
+
+def find_traceback(text: str) -> list[str]:
+    """Return what a traceback of glance's ends with; the trainer's are indented, as its last lines.
+
+    The whole of it is shown.
+    """
+    lines = text.splitlines()
+    if "Traceback (most recent call last):" not in lines:
+        return []
+    sys.stderr.write(text)
+    after = lines[lines.index("Traceback (most recent call last):") + 1 :]
+    return [f"a traceback: {next((one for one in after if one[:1].strip()), '')}"]
 
 
 def kill_one(rng: random.Random, _: Path, tree: Tree) -> tuple[str, Callable[[], None]]:

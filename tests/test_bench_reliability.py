@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.reliability import TITLES, Series, Trial, fill_disk, parse, render
+from benchmarks.reliability import TITLES, Series, Trial, fill_disk, find_traceback, parse, render
 
 
 def test_all_kinds_of_trouble_are_tried_twenty_times(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,6 +26,15 @@ def test_the_page_counts_what_went_well() -> None:
     assert "**3 of 6** trainings" in page
     assert page.count("\n## ") == 3
     assert page.count("| 2 | 2.5 | fast: StepDone 3 | glance | -9 | 0 | fast: other bits") == 3
+
+
+def test_a_traceback_of_glances_is_a_fault() -> None:
+    trace = "Traceback (most recent call last):\n  File x\nOSError: [Errno 28] full\n"
+
+    assert find_traceback(f"slow: step 1\n{trace}stopped\n") == [
+        "a traceback: OSError: [Errno 28] full"
+    ]
+    assert find_traceback("  | " + trace.replace("\n", "\n  | ")) == []
 
 
 def test_a_full_disk_is_full_but_for_what_is_spared(
