@@ -577,7 +577,7 @@ def test_a_pair_whose_other_file_has_gone_meanwhile_is_recorded_all_the_same(
         ({"seed": 2}, "seed: 1 there, 2 asked"),
         ({"learning_rate": 1e-4}, "learning_rate: 0.0005 there, 0.0001 asked"),
         ({"model": "acme/other"}, "model: acme/tiny there, acme/other asked"),
-        ({"overrides": ["lora_dropout=0.1"]}, "overrides: {} there, {'lora_dropout': 0.1} asked"),
+        ({"overrides": ["lora_dropout=0.1"]}, "--set: none there, lora_dropout=0.1 asked"),
         ({"schedule": "paper"}, "1000.0,986.9786,973.2042,958.6094,943.1188 | 926.6473,825.7017"),
         (
             {"caption": "a black circle"},
