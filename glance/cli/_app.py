@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Annotated, Any
@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from glance import __version__
-from glance.cli._usage import guard_commands, translate
+from glance.cli._usage import guard_commands, respell, translate
 from glance.cli._words import check_words
 from glance.cli.check import check
 from glance.cli.compare import compare
@@ -44,14 +44,15 @@ class _Group(TyperGroup):
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **more: Any) -> Any:
         words = tuple(args)
         Console(as_json="--json" in words)  # until the command makes its own
-        with _refusals_told():
+        with _refusals_told(words):
             context = super().make_context(info_name, args, *rest, **more)
         context.meta[_WORDS] = words
         return context
 
     def invoke(self, ctx: Any) -> Any:
-        with _refusals_told(), _signals_raised():
-            check_words(self, ctx.meta[_WORDS])
+        words = ctx.meta[_WORDS]
+        with _refusals_told(words), _signals_raised():
+            check_words(self, words)
             return super().invoke(ctx)
 
 
@@ -94,11 +95,12 @@ def root(
 
 
 @contextmanager
-def _refusals_told() -> Iterator[None]:
-    """Tell what ends a command, and end it with the exit code of that."""
+def _refusals_told(words: Sequence[str]) -> Iterator[None]:
+    """Tell what ends a command, whose `words` these are, and end it with the exit code of that."""
     try:
         yield
     except GlanceError as exc:
+        exc.problems = tuple(respell(problem, words) for problem in exc.problems)
         Console.current.error(exc)
         raise typer.Exit(exc.exit_code) from exc
     except typer.TyperException as exc:

@@ -1,14 +1,25 @@
 """What Typer refuses, in our words and with our exit codes; and the one rule for repeated flags."""
 
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from glance.errors import GlanceError, InputError, UsageError, as_typed, describe_fault
+from glance.errors import (
+    GlanceError,
+    InputError,
+    Problem,
+    UsageError,
+    as_typed,
+    describe_fault,
+)
 
 _ONE_OF: Final = " is not one of "
+_NUMBERED: Final = re.compile(r"(--[a-z-]+) ([^ :]+): ")
 
 
 class Command(TyperCommand):
@@ -50,6 +61,22 @@ def translate(refusal: typer.TyperException) -> GlanceError:
     text = refusal.format_message().strip().rstrip(".")
     hint = f"see {context.command_path} --help" if context is not None else "see glance --help"
     return UsageError(text[:1].lower() + text[1:], hint=hint)
+
+
+def respell(problem: Problem, words: Sequence[str]) -> Problem:
+    """Return a problem with a number as it was typed: 2.50, where Python says 2.5."""
+    found = _NUMBERED.match(problem.message)
+    if found is None:
+        return problem
+    flag, said = found[1], found[2]
+    typed = next((one for one in _values(words, (flag,)) if _is_same_number(one, said)), said)
+    return replace(problem, message=f"{flag} {typed}{problem.message[found.end(2) :]}")
+
+
+def _is_same_number(one: str, other: str) -> bool:
+    with suppress(ValueError):
+        return float(one) == float(other) or (one.lower(), other.lower()) == ("nan", "nan")
+    return False
 
 
 def _refuse_repeated(command: Any, ctx: Any, args: Sequence[str]) -> None:

@@ -311,3 +311,11 @@ def test_the_table_has_every_code(invoke: Glance) -> None:
         return {error.exit_code}.union(*map(codes, error.__subclasses__()))
 
     assert documented == {0, 129, 130, 143} | codes(GlanceError)
+
+
+@pytest.mark.parametrize("typed", ["101.50", "+101.5", "1e999", "0101.5"])
+def test_a_number_is_said_as_it_was_typed(invoke: Glance, typed: str) -> None:
+    done = invoke(*COMMANDS["infer"], "--slow-guidance", typed)
+
+    assert done.err.endswith("for example\n")
+    assert f"error: --slow-guidance {typed}: it must be " in done.err

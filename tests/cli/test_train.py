@@ -221,6 +221,17 @@ def test_a_dry_run_is_a_table_for_people(invoke: Glance, simpletuner: FakeSimple
     assert rows["commands"] == "simpletuner train --env glance-slow"
 
 
+@needs_whole
+def test_where_simpletuner_has_painted_is_said(invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
+    painted = Path("runs/cat/output/glance-slow/validation_images")
+    painted.mkdir()
+
+    done = invoke(*TRAIN)
+
+    assert f"what SimpleTuner painted while it trained: {painted}\n" in done.err
+    assert "glance-fast/validation_images" not in done.err
+
+
 def test_the_examples_of_the_help_work(invoke: Glance, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = re.findall(r"^\s*glance (train .+)$", invoke("train", "--help").out, re.MULTILINE)
     monkeypatch.chdir(ROOT)
