@@ -14,7 +14,9 @@ def demo(
     output: Annotated[
         Path | None, typer.Option(help="Run folder of the demo. Default: runs/demo.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Steps a phase, of both pairs.")] = 60,
+    steps: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Steps a phase, of both pairs.")
+    ] = 60,
     events: EventsOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,

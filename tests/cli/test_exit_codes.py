@@ -215,9 +215,12 @@ def test_one_cause_has_one_exit_code(
     if code == 3:  # what a dry run need not find out
         command = [word for word in command if word != "--dry-run"]
 
+    before = set(Path().rglob("*"))
+
     done = invoke(*without(command, given), *more.split())
 
     assert done.code == code, done.err
+    assert set(Path().rglob("*")) == before
     assert "error: " in done.err or name == "doctor"
     said = done.err + done.out
     assert code == 2 or any(word.strip("-/")[:40] in said for word in more.split()), done.err
