@@ -125,7 +125,10 @@ def test_what_no_schedule_is_is_not_read_to_its_end() -> None:
     with Path("huge.json").open("wb") as file:
         file.truncate(2_000_000)
 
-    for name, said in (("pipe.json", "it is no file"), ("huge.json", "it is larger than 1 MB")):
+    for name, said in (
+        ("pipe.json", "it is a named pipe, not a file"),
+        ("huge.json", "it is larger than 1 MB"),
+    ):
         with pytest.raises(ScheduleError, match=f"--schedule {name}: {said}"):
             read_schedule_file(Path(name))
 

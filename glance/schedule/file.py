@@ -136,8 +136,6 @@ def read_schedule_file(path: Path) -> ScheduleFile:
 
 def _read_text(path: Path) -> str:
     """Return the text; raise OSError, or ScheduleError for what no schedule is."""
-    if path.exists() and not path.is_file():  # reading a pipe would wait forever
-        raise ScheduleError("it is no file", hint=_WRITTEN)
     if path.stat().st_size > _MOST_BYTES:
         raise ScheduleError("it is larger than 1 MB, which no schedule is", hint=_WRITTEN)
     return read_text(path)
