@@ -6,6 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from glance.files import find_place
+
 
 def test_the_demo_trains_and_samples_offline(glance: Callable, tmp_path: Path) -> None:
     own = {"PATH": minimal_path(), "XDG_CACHE_HOME": str(tmp_path / "cache")}
@@ -25,7 +27,8 @@ def test_the_demo_trains_and_samples_offline(glance: Callable, tmp_path: Path) -
         assert [one["distance"] is None for one in pictures] == [True, False, False, False]
     assert document["verdict"]["images"] == 8
     manifest = json.loads(Path("runs/demo-distilled/glance.json").read_text())
-    assert manifest["settings"]["model"] == "../demo/model"
+    model = find_place(manifest["settings"]["model"], Path("runs/demo-distilled"))
+    assert model == Path("runs/demo/model").resolve()
     assert not Path("runs/demo-distilled/cache/teacher").exists()
 
 
