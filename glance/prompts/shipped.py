@@ -30,8 +30,8 @@ _JUDGING_SEED: Final = 12
 def teaching_prompts(count: int, *, world: bool) -> tuple[str, ...]:
     """Return the first `count` prompts to teach with, no two alike.
 
-    `world`: captions of training scenes in place of the lines of `teaching.txt`, loose and full ones
-    in turn (docs/evidence.md says why). Raises SettingsError for less than one, or
+    `world`: captions of training scenes in place of the lines of `teaching.txt`, three loose ones
+    and a full one in turn (docs/evidence.md says why). Raises SettingsError for less than one, or
     more than there are.
     """
     if world:
@@ -69,7 +69,7 @@ def _lines(name: str) -> list[str]:
 def _captions() -> Iterator[str]:
     random = np.random.default_rng(_TEACHING_SEED)
     scenes = (training_scene(random) for _ in range(_MOST_TAUGHT))
-    ways = (describe_loosely, describe)
+    ways = (describe_loosely, describe_loosely, describe_loosely, describe)
     return _described(scenes, random, ways, besides=_held_out_captions())
 
 
