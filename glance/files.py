@@ -154,14 +154,30 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def require_writable(path: Path, flag: str, *, is_folder: bool = False) -> None:
+def require_possible(path: Path, flag: str) -> None:
+    """Raise SetupError for a path that no file system takes; it need not be there."""
+    try:
+        path.exists()
+    except (OSError, ValueError) as exc:  # too long, out of reach; a NUL in it
+        reason = getattr(exc, "strerror", None) or exc
+        raise SetupError(f"{flag} {path}: {reason}", hint=f"give {flag} another path") from exc
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there; of a path that no file system takes, False."""
+    with suppress(OSError, ValueError):
+        return path.is_dir()
+    return False
+
+
+def require_writable(path: Path, flag: str, *, as_folder: bool = False) -> None:
     """Raise SetupError where `path` cannot come to be: now, and not after hours of work.
 
     Raises InputError where a folder is wanted and something else is there.
     """
     place = path.absolute()
     try:
-        if is_folder and place.exists() and not place.is_dir():
+        if as_folder and place.exists() and not place.is_dir():
             raise InputError(f"{flag} {path} is not a folder", hint=f"give {flag} another path")
         while not place.exists() and place != place.parent:
             place = place.parent

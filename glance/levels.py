@@ -17,6 +17,7 @@ OWN_SCHEDULE: Final = "own"
 OF_ONE_SIZE: Final = (AUTO_SCHEDULE, OWN_SCHEDULE, OPTIMAL)
 """Schedules that are made for a model and a picture size."""
 SCHEDULE_NAMES: Final = (*PRESETS, *OF_ONE_SIZE)
+_SHOWN: Final = 80  # characters of a name that is none
 _CONFIG: Final = "scheduler/scheduler_config.json"
 
 
@@ -122,15 +123,29 @@ def _named(request: LevelsRequest, subject: Subject) -> ResolvedLevels:
     given = (request.slow_steps, request.fast_steps, request.teacher_steps)
     for flag, value in zip(("--slow-steps", "--fast-steps", "--teacher-steps"), given, strict=True):
         _refuse(flag, value, f"{name}, whose lists are given")
-    if name.endswith(".json") or Path(name).is_file():
-        path = Path(name).expanduser()
+    path = _find_file(name)
+    if path is not None:
         return ResolvedLevels(read_schedule_file(path).resolve(path.stem), f"the file {path.name}")
     if name not in PRESETS:
         raise ScheduleError(
-            f"schedule {name!r} is not known",
+            f"schedule {name[:_SHOWN]!r} is not known",
             hint=f"choose one of: {', '.join(SCHEDULE_NAMES)}, or a .json file",
         )
     return ResolvedLevels(resolve_schedule(name), PRESETS[name].source)
+
+
+def _find_file(name: str) -> Path | None:
+    """Return the schedule's file, if that is what the name means; raise ScheduleError."""
+    try:
+        path = Path(name).expanduser()
+        return path if name.endswith(".json") or path.is_file() else None
+    except (OSError, ValueError, RuntimeError) as exc:  # too long; in the home of nobody
+        if not name.endswith(".json"):
+            return None
+        reason = getattr(exc, "strerror", None) or exc
+        raise ScheduleError(
+            f"--schedule {name[:_SHOWN]}: {reason}", hint="give another file"
+        ) from exc
 
 
 def _derived(request: LevelsRequest, subject: Subject) -> ResolvedLevels:

@@ -56,6 +56,7 @@ def doctor(
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.device import speed
     from glance.families import find_family
+    from glance.files import require_possible
     from glance.model import hub_models
     from glance.run import RunFolder
     from glance.schedule import Phase
@@ -66,6 +67,7 @@ def doctor(
     from glance.training.preflight import Job, Outcome, examine
     from glance.training.request import TrainRequest
 
+    require_possible(run, "--run")
     settings = plan_settings(
         TrainRequest(
             image=Path(),

@@ -55,7 +55,7 @@ def plan_comparison(request: CompareRequest) -> ComparisonPlan:
     if run is not None:
         request = _guide_as_taught(request, load_manifest(run).settings.teacher)
     if request.output is not None:
-        require_writable(request.output, "--output", is_folder=True)
+        require_writable(request.output, "--output", as_folder=True)
     generation = plan_generation(_as_infer(request, subject))
     _require_few(generation, request)
     weights = sample_weights(generation)

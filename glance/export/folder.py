@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from glance.errors import InputError, SetupError
-from glance.files import beside
+from glance.files import beside, require_possible
 
 _README: Final = Path("README.md")
 
@@ -59,6 +59,7 @@ def whole_folder(folder: Path, *, force: bool) -> Iterator[Path]:
     Raises InputError: it may not be replaced. Raises SetupError: it cannot be written.
     """
     folder = folder.resolve()  # "." has no name; a link stays one, and what it names is made
+    require_possible(folder, "--output")
     check_target(folder, force=force)
     try:
         with beside(folder) as made:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from glance.errors import InputError
-from glance.files import require_writable
+from glance.files import is_folder, require_writable
 from glance.generation.handover import latents_path, preview_path
 from glance.generation.pictures import Asked
 from glance.generation.request import InferRequest, PlannedPicture
@@ -32,21 +32,21 @@ def place_pictures(
     Raises InputError for a path that is no picture's, SetupError when nothing can be written there.
     """
     given = request.output
-    is_folder = given is None or given.is_dir() or not given.suffix
-    folder = images if given is None else given if is_folder else given.parent
-    if given is not None and not is_folder:
+    holds_several = given is None or is_folder(given) or not given.suffix
+    folder = images if given is None else given if holds_several else given.parent
+    if given is not None and not holds_several:
         _require_format(given)
         require_writable(given, "--output")
     else:
-        require_writable(folder, "--output", is_folder=True)
+        require_writable(folder, "--output", as_folder=True)
     names = _Names(look=request.metadata)
     planned = []
     for one in asked:
         record = make_record(one, folder)
-        if given is not None and not is_folder and len(asked) == 1:
+        if given is not None and not holds_several and len(asked) == 1:
             place, is_there = given, request.metadata and _key(given) == record.key()
         else:
-            name = one.name or _name(one, given if given is not None and not is_folder else None)
+            name = one.name or _name(one, None if holds_several else given)
             place, is_there = names.take(folder / name, record)
         is_whole = all(path.exists() for path in _beside(request, place))
         is_done = is_there and is_whole and not request.restart

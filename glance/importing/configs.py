@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from glance.errors import InputError, Problem, RunError, ScheduleError, SettingsError
-from glance.files import read_text
+from glance.files import is_folder, read_text
 from glance.lora import TRAINED_CONFIG, find_trained_config
 from glance.run import LORA_FILE, RunFolder
 from glance.schedule import Phase, parse_list
@@ -57,14 +57,14 @@ def find_trainer_files(folder: Path) -> Mapping[Phase, TrainerFile]:
     They may lie in it, in its config/, or in a folder each, as SimpleTuner keeps them. Raises
     InputError with all that is wrong when they are not exactly two, RunError for a run of glance.
     """
-    if RunFolder(folder).manifest.exists():
+    if is_folder(folder) and RunFolder(folder).manifest.exists():
         raise RunError(
             f"{folder} is a run of glance already",
             hint="its own `glance train` command continues it; there is nothing to import",
         )
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise SettingsError(
-            f"{folder} is {'not a folder' if folder.exists() else 'not there'}",
+            f"{folder} is not there, or is not a folder",
             hint=f"give the folder that SimpleTuner is started in, or {_BOTH}",
         )
     problems: list[Problem] = []

@@ -151,6 +151,7 @@ def _require_alike(pictures: Sequence[SampleSettings], prompt_file: Path | None)
 
 
 def _check(request: OptimizeRequest, output: Path, steps: int) -> None:
+    require_writable(output, "--output")
     problems = []
     if output.exists():
         problems.append(Problem(f"{output} is there already", "give --output another name"))
@@ -171,4 +172,3 @@ def _check(request: OptimizeRequest, output: Path, steps: int) -> None:
         )
     if problems:
         raise InputError(problems)
-    require_writable(output, "--output")

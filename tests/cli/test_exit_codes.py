@@ -135,7 +135,7 @@ NUMBERS_ARE_NONE = [
 ]
 NAMES_ARE_UNKNOWN = [
     *each(WITH_FAMILY, "--family sd1"),
-    *each(WITH_LISTS, "--schedule nope"),
+    *each(WITH_LISTS, "--schedule nope", f"--schedule {'x' * 300}"),
     *each(("sweep",), "--schedule nope"),
     *each((*TRAININGS, "doctor"), "--preset 7gb", "--launcher nope"),
     *each(PAINTERS, "--memory much", "--quantize 2bit"),
@@ -157,12 +157,11 @@ LISTS_ARE_NONE = each(
 FILES = ("nowhere.txt", "folder", "text.txt")
 FILES_ARE_NONE = [
     *each(("infer", "compare"), *(f"--prompt-file {file}" for file in FILES[:2])),
-    *each(LOOKS, *FILES),
+    *each((*LOOKS, "import"), *FILES, "x" * 300),
     *each(WITH_LISTS, *(f"--schedule {file}.json" for file in ("nowhere", "folder", "text"))),
     *each(("infer",), *(f"--init-latents {file}" for file in FILES)),
     *each(("infer",), *(f"--from-image {file}" for file in FILES)),
     *each(("distill",), *(f"--teacher-lora {file}" for file in FILES)),
-    *each(("import",), *FILES),
     *each(("import",), *(f"--slow-config {file} --fast-config {file}" for file in FILES)),
     *each(("infer by hand",), *(f"--slow-lora {file} --fast-lora {file}" for file in FILES)),
     *each(("list",), "nowhere.txt", "text.txt"),
@@ -196,6 +195,10 @@ MACHINE_LACKS = [
     *each(("comfyui", "diffusers"), "runs/cat --output text.txt/x"),
     *each(("comfyui",), "runs/cat --submit http://127.0.0.1:9"),
     *each(("hub really",), "runs/cat"),
+    *each(("train", "distill", "import loras", "doctor"), f"--run {'x' * 300}"),
+    *each(("infer", "compare", "sweep", "optimize"), f"--output {'x' * 300}"),
+    *each(("infer",), f"--output {'x' * 300}.png"),
+    *each(("comfyui", "diffusers"), f"runs/cat --output {'x' * 300}"),
 ]
 CASES = [
     *((2, case) for case in FLAGS_ARE_WRONG),
