@@ -222,7 +222,9 @@ def test_a_dry_run_is_a_table_for_people(invoke: Glance, simpletuner: FakeSimple
 
 
 @needs_whole
-def test_where_simpletuner_has_painted_is_said(invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
+def test_where_simpletuner_has_painted_is_said(
+    invoke: Glance, simpletuner: FakeSimpleTuner
+) -> None:
     painted = Path("runs/cat/output/glance-slow/validation_images")
     painted.mkdir()
 
