@@ -18,6 +18,7 @@ from fakes.comparisons import (
 )
 from fakes.pairs import write_lora, write_run
 from PIL import Image
+from safetensors.numpy import save_file
 
 from glance.compare import (
     CompareRequest,
@@ -200,7 +201,7 @@ def tiny_weights() -> Path:
     parts = '"transformer": ["diffusers", "FluxTransformer2DModel"], "vae": ["diffusers", "V"]'
     (model / "model_index.json").write_text(f'{{"_class_name": "FluxPipeline", {parts}}}')
     weights = model / "transformer/diffusion_pytorch_model.safetensors"
-    weights.write_bytes(bytes(300_000))
+    save_file({"weight": np.zeros(75_000, np.float32)}, weights)
     return weights
 
 

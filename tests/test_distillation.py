@@ -346,7 +346,7 @@ def test_a_json_line_may_hold_several_lines_of_text() -> None:
         ("# nothing\n\n", "prompt file prompts.txt: there is no prompt in it"),
         ("a" * 100_000, "it must have at most 65536 characters"),
         (b"a cat\nun caf\xe9\n", "prompt file prompts.txt is not UTF-8 (byte 12)"),
-        (b"\x89PNG\r\n\x1a\n\x00\x00", "prompt file prompts.txt is not UTF-8 (byte 0)"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "prompt file prompts.txt is a PNG picture"),
         ("a cat\nGIF\x00\x1b", "prompts.txt:2: prompt: "),
         (b"a\n" * 5_000_001, "prompt file prompts.txt is larger than 10 MB"),
     ],

@@ -68,7 +68,7 @@ def test_what_cannot_be_read_is_exit_4(glance: Callable, content: bytes | None) 
 def test_a_pipe_is_not_waited_for(glance: Callable) -> None:
     os.mkfifo("x.png")
 
-    assert glance("info", "x.png").err.startswith("error: x.png is not a regular file")
+    assert glance("info", "x.png").err.startswith("error: x.png cannot be read: it is a named pipe")
 
 
 def test_a_run_ends_with_what_to_do(glance: Callable) -> None:

@@ -47,8 +47,8 @@ def test_it_prints_a_table_and_talks_on_stderr(
     assert done.code == 0
     assert re.sub(r"\d+ s", "2 s", done.out) == (
         " point  state  slow loss  fast loss  trained  SSIM  base's  PSNR  base's\n"
-        "rank-4   done     0.2250     0.2250      2 s     -       -     -       -\n"
-        "rank-8   done     0.2250     0.2250      2 s     -       -     -       -\n"
+        "rank-4   done     0.3839     0.3839      2 s     -       -     -       -\n"
+        "rank-8   done     0.3839     0.3839      2 s     -       -     -       -\n"
     )
     assert done.err.startswith("point 1 of 2: rank-4\nslow: training 5 steps\n")
     assert done.err.endswith('next: glance infer --run runs/cat-sweep/rank-4 --prompt "..."\n')

@@ -314,7 +314,7 @@ def test_a_place_that_cannot_be_written_ends_with_3(
 
     assert (done.code, simpletuner.starts) == (3, [])
     (problem,) = json.loads(done.out)["error"]["problems"]
-    assert problem["message"] == "cannot write cat.txt/run: Not a directory"
+    assert problem["message"] == "cannot write cat.txt/run, where the run goes"
     assert problem["message"] in done.err
 
 
