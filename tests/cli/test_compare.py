@@ -55,6 +55,31 @@ the base's 50 than the base itself along the same sigmas (latents 0.200 against 
 
 
 @pytest.mark.usefixtures("compared")
+def test_a_dry_run_says_what_is_to_be_painted_and_what_is_there(glance: Callable) -> None:
+    prompts = (
+        "--prompt",
+        "a hill",
+        "--prompt",
+        "a wood",
+        "--device",
+        "cpu",
+        "--dry-run",
+        "--quiet",
+    )
+
+    shown = glance("compare", *prompts)
+    document = glance("compare", *prompts, "--json").document
+
+    assert (shown.code, shown.err) == (0, "")
+    assert "side by side  base, 50 steps\n" in shown.out
+    assert "5 of them are in the cache; 90 steps to go\n" in shown.out
+    assert "{" not in shown.out
+    assert [row["prompt"] for row in document["rows"]] == ["a hill", "a wood"]
+    assert (document["pictures"], document["cached"], document["steps"]) == (10, 5, 90)
+    assert not (RUN / "images").exists()
+
+
+@pytest.mark.usefixtures("compared")
 def test_json_is_what_the_file_holds(glance: Callable) -> None:
     prompts = ("--prompt", "a hill", "--prompt", "a sea")
 

@@ -99,3 +99,25 @@ def test_a_damaged_lora_is_refused(glance: Callable) -> None:
 
     assert done.code == 4
     assert "not a whole safetensors file" in done.err
+
+
+def test_a_dry_run_is_a_table_for_people(glance: Callable) -> None:
+    write_run(Path("runs/cat"))
+    size = ("--width", "64", "--height", "32", "--device", "cpu")
+
+    done = glance("infer", "--prompt", "a hill", "--count", 25, *size, "--dry-run", "--quiet")
+
+    lines = done.out.splitlines()
+    assert (done.code, done.err) == (0, "")
+    assert lines[0].split() == ["model", "acme/tiny", "(flux)"]
+    assert "slow LoRA  runs/cat/output/glance-slow/pytorch_lora_weights.safetensors" in lines
+    assert "pictures   25, 10 steps each" in lines
+    assert lines[-2].split()[:5] == [
+        "runs/cat/images/a-hill-19.png",
+        "64x32",
+        "seed",
+        "19",
+        "guidance",
+    ]
+    assert lines[-1].strip() == "... and 5 more"
+    assert not Path("runs/cat/images").exists()

@@ -50,7 +50,9 @@ def test_it_prints_a_table_and_talks_on_stderr(
         "rank-4   done     0.3839     0.3839      2 s     -       -     -       -\n"
         "rank-8   done     0.3839     0.3839      2 s     -       -     -       -\n"
     )
-    assert done.err.startswith("point 1 of 2: rank-4\nslow: training 5 steps\n")
+    assert done.err.startswith(
+        "point 1 of 2: rank-4\ncat.png is trained at 64x64\nslow: training 5 steps\n"
+    )
     assert done.err.endswith('next: glance infer --run runs/cat-sweep/rank-4 --prompt "..."\n')
 
 
