@@ -48,6 +48,11 @@ def _make_hub() -> dict[str, str]:
 _HUB = _make_hub()
 os.environ.update(_HUB)
 
+# Before torch is imported: workers that take all cores each wait for each other.
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if _WORKERS > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
+
 
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
