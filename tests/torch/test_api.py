@@ -63,5 +63,5 @@ def test_every_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert Image.open("lake.png").size == (64, 64)
     assert [path.name for path in sorted(Path("out").iterdir())] == ["a-hill-1.png", "a-hill-2.png"]
     printed = capsys.readouterr().out
-    assert "width: 100: it must be a multiple of 16 -> use width: 96" in printed
+    assert "--width 100: it must be a multiple of 16 -> use --width 96" in printed
     assert "runs/glance/output/glance-slow/pytorch_lora_weights.safetensors" in printed
