@@ -4,6 +4,7 @@ Both ways to a pair run in front of the user, at the same time: the guide's reci
 and the base model that teaches itself. A sheet shows what each is worth.
 """
 
+import os
 import shutil
 import threading
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ from glance.compare import (
 from glance.compare.measure import import_similarity
 from glance.compare.request import JUDGED
 from glance.compare.sheet import place_picture
-from glance.device import Device
+from glance.device import Device, cpu_cores
 from glance.distillation.execute import DistillationResult, run_distillation
 from glance.distillation.plan import plan_distillation
 from glance.distillation.request import DistillationPlan, DistillRequest
@@ -155,7 +156,10 @@ def judge(prompt: str, image: "Image") -> str:
 def _train_both(
     guides: TrainingPlan, taught: DistillationPlan, on_event: EventSink
 ) -> tuple[TrainingResult, DistillationResult]:
-    """Train one pair beside the other: each keeps about one core busy."""
+    """Train one pair beside the other, each on half of the cores."""
+    # read when torch is imported, here and in the trainers: two that take all cores each would
+    # wait for each other at every operation
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cpu_cores() // 2)))
     import_sampler(find_family(guides.settings.family))
     runner = ProcessRunner()
     with ThreadPoolExecutor(1) as aside:

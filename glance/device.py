@@ -187,3 +187,10 @@ def _cuda_driver() -> ctypes.CDLL | None:
         if driver.cuInit(0) == 0:
             return driver
     return None
+
+
+def cpu_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from glance.device import Device
+from glance.device import Device, cpu_cores
 from glance.errors import SimpleTunerNotFound
 from glance.run import environment
 from glance.schedule import Phase
@@ -162,7 +162,7 @@ def build_environment(user: Mapping[str, str], start: Start) -> dict[str, str]:
         child["CUDA_VISIBLE_DEVICES"] = ""  # else an accelerator that is there would be taken
         child[PINNING_VARIABLE] = "1"
         if start.at_once > 1:  # two that take all cores each are slower than one after the other
-            child.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // start.at_once)))
+            child.setdefault("OMP_NUM_THREADS", str(max(1, cpu_cores() // start.at_once)))
     if start.is_taught:
         child[TARGETS_VARIABLE] = targets_file(start.phase)
     return child | _launch_environment(start)
@@ -186,13 +186,6 @@ def _launch_environment(start: Start) -> dict[str, str]:
         "ACCELERATE_USE_CPU": str(start.device is Device.CPU),
         "ACCELERATE_DYNAMO_BACKEND": "NO",
     }
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _visible(there: str | None, number: int) -> str:
