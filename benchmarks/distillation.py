@@ -3,10 +3,13 @@
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+
+import psutil
 
 from benchmarks.result import Column, Goal, Ratio, Result, Row, summarise
 from benchmarks.rounds import ROOT, SMALL_MODEL, Conditions, call, interleave
@@ -14,6 +17,7 @@ from glance.device import Device
 from glance.distillation.plan import plan_distillation
 from glance.distillation.record import record
 from glance.distillation.request import DistillationPlan, DistillRequest
+from glance.events import Event, StepDone
 from glance.schedule import Phase
 from glance.simpletuner.command import Launcher
 from glance.simpletuner.config import TARGETS_VARIABLE, receipt_file
@@ -35,7 +39,8 @@ def measure(conditions: Conditions) -> Result:
 
     The same prompts are sampled by a loop of diffusers' pipeline and recorded, states and pictures
     written, each in a process of its own and after the imports and the loading. The slow LoRA is
-    trained on the same pictures by SimpleTuner as it is, and on recorded targets.
+    trained on the same pictures by SimpleTuner as it is, and on recorded targets, on one thread;
+    of a step the processor's seconds are taken.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         taught = _plan(conditions, Path(folder) / "taught")
@@ -43,7 +48,7 @@ def measure(conditions: Conditions) -> Result:
             _PLAIN: partial(_sample_apart, conditions, "sample"),
             _RECORDED: partial(_sample_apart, conditions, "record"),
             _OWN: partial(_train, taught, _Untaught),
-            _TAUGHT: partial(_train, taught, ProcessRunner),
+            _TAUGHT: partial(_train, taught, _Taught),
         }
         rounds = interleave(ways, conditions)
     return Result(
@@ -85,7 +90,16 @@ def _plan(conditions: Conditions, run: Path) -> DistillationPlan:
     return replace(plan, paths=plan.paths[:count])
 
 
-class _Untaught(ProcessRunner):
+class _Taught(ProcessRunner):
+    """Trains as glance does, on one thread: two that wait for each other spend time as well."""
+
+    def run(self, job: Job, on_line: Callable[[str], None]) -> int:
+        """See Runner."""
+        environment = {**job.environment, "OMP_NUM_THREADS": "1"}
+        return super().run(replace(job, environment=environment), on_line)
+
+
+class _Untaught(_Taught):
     """Lets SimpleTuner train on the pictures, as it would without glance."""
 
     def run(self, job: Job, on_line: Callable[[str], None]) -> int:
@@ -96,17 +110,35 @@ class _Untaught(ProcessRunner):
         return code
 
 
-def _train(plan: DistillationPlan, runner: type[ProcessRunner]) -> float:
-    """Return the seconds a step of the slow phase, from its first step to its last."""
-    result = run_training(
+def _train(plan: DistillationPlan, runner: type[_Taught]) -> float:
+    """Return the processor's seconds a step of the slow phase, from its first step to its last.
+
+    Not the clock's: other guests of a machine make it jump by more than is asked about.
+    """
+    spent: list[tuple[int, float]] = []
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, StepDone):
+            spent.append((event.step, _spent_by_trainers()))
+
+    run_training(
         plan.training,
-        lambda _: None,
+        on_event,
         runner=runner(),
         make_ready=lambda: record(plan, lambda _: None),
     )
-    seconds = result.manifest.phases[Phase.SLOW].measured.seconds_a_step
-    assert seconds is not None
-    return seconds
+    (first, before), *_, (last, after) = spent
+    return (after - before) / (last - first)
+
+
+def _spent_by_trainers() -> float:
+    """Return the processor's seconds of all processes below this one so far."""
+    spent = 0.0
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            times = process.cpu_times()
+            spent += times.user + times.system
+    return spent
 
 
 def _sample_apart(conditions: Conditions, way: str) -> float:
