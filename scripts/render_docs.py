@@ -22,7 +22,7 @@ from glance.simpletuner.memory import estimate, memory_options
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
     *("", "demo", "doctor", "check", "schedule", "schedule optimize", "train"),
-    *("distill", "infer", "compare", "sweep", "info", "import"),
+    *("distill", "infer", "compare", "info", "import"),
     *("export", "export comfyui", "export diffusers", "export hub"),
     *("runs", "runs list", "runs show", "runs log", "runs clean"),
 )

@@ -25,7 +25,6 @@ from glance.cli.infer import infer
 from glance.cli.info import info
 from glance.cli.runs import runs
 from glance.cli.schedule import schedule
-from glance.cli.sweep import sweep
 from glance.cli.train import train
 from glance.console import Console
 from glance.errors import GlanceError, Stopped
@@ -67,7 +66,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help starts in half the time
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, doctor, check, train, distill, infer, compare, sweep, info):
+for command in (demo, doctor, check, train, distill, infer, compare, info):
     app.command()(command)
 app.command("import")(import_)
 app.add_typer(export, name="export")

@@ -21,7 +21,7 @@ pytest_plugins = ["fakes.plugin"]
 pytestmark = pytest.mark.usefixtures("surroundings")
 
 ROOT = Path(__file__).parents[2]
-TRAININGS = ("train", "distill", "sweep")
+TRAININGS = ("train", "distill")
 PAINTERS = ("distill", "infer", "compare", "optimize")
 EXPORTS = ("comfyui", "diffusers", "hub")
 SMALL = ["--model", "acme/tiny", "--device", "cpu"]
@@ -36,7 +36,6 @@ COMMANDS: dict[str, list[str]] = {
     "infer": ["infer", "--prompt", "x", *RUN, "--dry-run"],
     "infer by hand": ["infer", "--prompt", "x", *SMALL, "--dry-run"],
     "compare": ["compare", "--prompt", "x", *RUN, "--dry-run"],
-    "sweep": ["sweep", "--image", "cat.png", *SMALL, "--resolution", "64", "--dry-run"],
     "info": ["info"],
     "import": ["import", "--dry-run"],
     "import loras": [
@@ -76,7 +75,7 @@ def surroundings(pair: Path) -> None:
     ("name", "more"),
     [
         *((name, []) for name in ("check", "schedule", "train", "distill", "infer", "compare")),
-        *((name, []) for name in ("sweep", "import loras", "list")),
+        *((name, []) for name in ("import loras", "list")),
         *(
             (name, ["runs/cat"])
             for name in ("info", "show", "clean", "comfyui", "diffusers", "hub")
@@ -112,9 +111,9 @@ FLAGS_ARE_WRONG = [
     *each(("hub",), "runs/cat --licence other", "runs/cat --licence-name x"),
 ]
 NUMBERS_ARE_NONE = [
-    *each(("distill", "sweep"), *(f"--steps {text}" for text in ("0", "-1", "x", "1.5"))),
-    *each(("distill", "sweep", "doctor"), "--rank 0"),
-    *each(("distill", "sweep", "infer", "compare"), "--seed -1"),
+    *each(("distill",), *(f"--steps {text}" for text in ("0", "-1", "x", "1.5"))),
+    *each(("distill", "doctor"), "--rank 0"),
+    *each(("distill", "infer", "compare"), "--seed -1"),
     *each(("infer", "compare"), "--count 0", "--count 100000000"),
     *each(PAINTERS, "--batch-size 0"),
     *each(TRAININGS, *(f"--learning-rate {text}" for text in ("0", "nan", "fast", "2"))),
@@ -126,7 +125,6 @@ NUMBERS_ARE_NONE = [
     *each(("schedule", "optimize"), "--size big", "--size 0x64"),
     *each(("train",), "--sample-every 0"),
     *each(("distill",), "--noises 0", "--guidance -1"),
-    *each(("sweep",), "--picture-seed -1"),
     *each(("optimize",), "--steps 100000000", "--steps 1"),
     *each(("demo",), "--steps 0"),
     *each(("log",), "runs/cat --lines -1"),
@@ -136,12 +134,11 @@ NUMBERS_ARE_NONE = [
 NAMES_ARE_UNKNOWN = [
     *each(WITH_FAMILY, "--family sd1"),
     *each(WITH_LISTS, "--schedule nope", f"--schedule {'x' * 300}"),
-    *each(("sweep",), "--schedule nope"),
     *each((*TRAININGS, "doctor"), "--preset 7gb", "--launcher nope"),
     *each(PAINTERS, "--memory much", "--quantize 2bit"),
     *each(("train", "distill"), "--phase third"),
     *each(TRAININGS, "--set nonsense=1", "--set nonsense"),
-    *each(("check", "train", "sweep"), "--crop round"),
+    *each(("check", "train"), "--crop round"),
     *each(("log",), "runs/cat --phase third"),
     *each(("compare",), "--metric beauty"),
     *each(("infer",), "--dtype fp4", "--output x.gif"),
@@ -169,7 +166,7 @@ FILES_ARE_NONE = [
 ]
 OTHERS_ARE_THERE = [
     *each(("train", "distill"), "--run text.txt", "--run folder/deep"),
-    *each(("sweep", "compare", "infer"), "--output text.txt/"),
+    *each(("compare", "infer"), "--output text.txt/"),
     *each(("comfyui", "diffusers"), "runs/cat --output text.txt", "runs/cat --output runs"),
     *each(("import loras",), "--run runs/cat"),
     *each(("optimize",), "--output cat.png"),
@@ -188,7 +185,7 @@ MACHINE_LACKS = [
     *each(("schedule",), "--model acme/absent"),
     *each(("infer", "compare"), "--memory offload", "--quantize 4bit"),
     *each(("infer",), "--output text.txt/x.png"),
-    *each(("compare", "sweep"), "--output text.txt/x"),
+    *each(("compare",), "--output text.txt/x"),
     *each(("optimize",), "--output text.txt/x.json"),
     *each(("schedule",), "--plot text.txt/x.png"),
     *each(("train", "import loras", "doctor"), "--run text.txt/x"),
@@ -196,7 +193,7 @@ MACHINE_LACKS = [
     *each(("comfyui",), "runs/cat --submit http://127.0.0.1:9"),
     *each(("hub really",), "runs/cat"),
     *each(("train", "distill", "import loras", "doctor"), f"--run {'x' * 300}"),
-    *each(("infer", "compare", "sweep", "optimize"), f"--output {'x' * 300}"),
+    *each(("infer", "compare", "optimize"), f"--output {'x' * 300}"),
     *each(("infer",), f"--output {'x' * 300}.png"),
     *each(("comfyui", "diffusers"), f"runs/cat --output {'x' * 300}"),
 ]

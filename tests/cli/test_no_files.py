@@ -26,7 +26,6 @@ READ = {
     "picture without a caption": ("check", "{x}.png"),
     "caption": ("check", "{x}-caption.png"),
     "picture to train on": ("train", "--image", "{x}.png", *SMALL),
-    "picture to sweep": ("sweep", "--image", "{x}.png", *SMALL, "--rank", "2,4"),
     "schedule": ("train", "--image", "cat.png", *SMALL, "--schedule", "{x}.json"),
     "schedule to show": ("schedule", "--schedule", "{x}.json"),
     "prompts": ("infer", "--prompt-file", "{x}.txt", "--no-lora", *MODEL),

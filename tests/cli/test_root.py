@@ -8,7 +8,7 @@ import pytest
 from glance import __version__
 
 COMMANDS = (
-    *("demo", "check", "schedule", "train", "infer", "compare", "sweep", "info", "import"),
+    *("demo", "check", "schedule", "train", "infer", "compare", "info", "import"),
     *("export comfyui", "export diffusers", "export hub"),
 )
 

@@ -38,7 +38,7 @@ def refusals(line: str, *more: str) -> list[Problem]:
         ("export comfyui ''", "'an argument'"),
         ("runs show ''", "'an argument'"),
         ("import '' --alpha ''", "'an argument' --alpha"),
-        ("sweep --image '' --rank ''", "--image --rank"),
+        ("train --image '' --rank ''", "--image --rank"),
         ("info ''", "'an argument'"),
         ("compare --run ''", "--run"),
         ("demo --output ''", "--output"),
