@@ -18,7 +18,7 @@ from glance.distillation.plan import plan_distillation
 from glance.distillation.record import record
 from glance.distillation.request import DistillationPlan, DistillRequest
 from glance.events import Event, StepDone
-from glance.schedule import Phase
+from glance.phase import Phase
 from glance.simpletuner.command import Launcher
 from glance.simpletuner.config import TARGETS_VARIABLE, receipt_file
 from glance.simpletuner.runner import Job, ProcessRunner

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from benchmarks.rounds import SMALL_MODEL, call
 from glance.device import Device
-from glance.schedule import Phase
+from glance.phase import Phase
 
 RANK: Final = 16
 

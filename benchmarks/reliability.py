@@ -34,8 +34,8 @@ from pathlib import Path
 import psutil
 
 from glance.lora import is_final, read_lora, verify_lora
+from glance.phase import Phase
 from glance.run import RunFolder, load_manifest
-from glance.schedule import Phase
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reliability.md"

@@ -12,8 +12,8 @@ from typing import Final
 from benchmarks.result import Column, Goal, Ratio, Result, Row, summarise
 from benchmarks.rounds import PICTURE, SMALL_MODEL, Conditions, call, interleave
 from glance.files import write_json
+from glance.phase import Phase
 from glance.sample import stage_sample
-from glance.schedule import Phase
 from glance.simpletuner.command import (
     Launcher,
     Start,

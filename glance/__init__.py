@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from glance.generation.execute import load_planned, run_generation
     from glance.generation.plan import plan_generation
     from glance.generation.request import InferRequest
+    from glance.phase import Phase
     from glance.provenance import read_record
-    from glance.schedule import PRESETS, Phase, Schedule, resolve_schedule
+    from glance.schedule import PRESETS, Schedule, resolve_schedule
     from glance.schedule.derive import derive_schedule
     from glance.schedule.shift import read_shift
     from glance.training.execute import run_training
@@ -54,7 +55,7 @@ _MODULES = {
     "GlanceError": "errors",
     "GlancePipeline": "diffusion.glance_pipeline",
     "InferRequest": "generation.request",
-    "Phase": "schedule",
+    "Phase": "phase",
     "Schedule": "schedule",
     "TrainRequest": "training.request",
     "compare_pair": "compare",

@@ -37,12 +37,12 @@ from glance.events import Event, EventSink, Noted
 from glance.families import find_family
 from glance.files import replacing
 from glance.generation.execute import import_sampler
-from glance.run import RUNS, RunFolder
+from glance.run import RUNS, RunFolder, writing
 from glance.simpletuner.command import Launcher
 from glance.simpletuner.runner import ProcessRunner
 from glance.training.execute import TrainingResult, run_training
 from glance.training.plan import plan_training
-from glance.training.prepare import find_manifest, writing
+from glance.training.prepare import find_manifest
 from glance.training.request import TrainingPlan, TrainRequest
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from glance.schedule import Phase
+from glance.phase import Phase
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from typing import Final
 from glance.errors import RunError
 from glance.files import open_file
 from glance.pace import mean_of_round
+from glance.phase import Phase
 from glance.run import Manifest, RunFolder
-from glance.schedule import Phase
 
 _HEADER: Final = "start,step,loss\n"
 _MOST_STEPS: Final = 10**9

@@ -11,6 +11,7 @@ from glance.files import read_text
 from glance.lora import hash_file
 from glance.losses import Course, read_courses
 from glance.model import shown_model
+from glance.phase import Phase
 from glance.plot import (
     UNICODE,
     Glyphs,
@@ -21,6 +22,7 @@ from glance.plot import (
 )
 from glance.run import (
     RUNS,
+    TRAINERS_PAGE,
     Attempt,
     ImportRecord,
     Manifest,
@@ -30,10 +32,8 @@ from glance.run import (
     iterate_runs,
     load_manifest,
 )
-from glance.schedule import Phase
 from glance.settings import TrainSettings
 from glance.training.lock import locked
-from glance.training.prepare import TRAINERS_PAGE
 
 _SMALL_CHART: Final = 7
 _LARGE_CHART: Final = 16

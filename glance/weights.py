@@ -6,12 +6,24 @@ import struct
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from glance.families import Family
 from glance.files import open_file
 from glance.model import recorded_folder
-from glance.settings import Weights
+from glance.settings.checked import Settings
 
 _LONGEST_HEADER = 100_000_000  # as the safetensors library has it
+
+
+class Weights(Settings):
+    """Billions of parameters of a base model."""
+
+    transformer: float = Field(ge=0, description="Billions of parameters.")
+    text_encoders: tuple[float, ...] = Field(
+        default=(), description="Billions of parameters, in SimpleTuner's order."
+    )
+    known: bool = Field(default=False, description="Counted or published, not guessed by family.")
 
 
 def weigh(model: str, transformer: str | None, *, family: Family, run: Path) -> Weights:

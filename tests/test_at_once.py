@@ -11,7 +11,7 @@ from fakes.trainer import FakeSimpleTuner, wait_for
 from glance.device import Device
 from glance.errors import SettingsError, TrainingFailed
 from glance.events import Event, PhaseFinished, PhaseStarted, StepDone
-from glance.schedule import Phase
+from glance.phase import Phase
 from glance.training import preflight
 from glance.training.execute import run_training
 

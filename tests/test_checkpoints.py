@@ -13,8 +13,8 @@ from fakes.trainer import FakeSimpleTuner
 from glance.errors import RunError, SetupError, TrainingFailed
 from glance.events import Event, Noted
 from glance.files import state_folder
+from glance.phase import Phase
 from glance.run import load_manifest
-from glance.schedule import Phase
 from glance.training.checkpoints import (
     Resumption,
     Sealer,

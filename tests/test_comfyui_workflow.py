@@ -14,7 +14,8 @@ from glance.comfyui.nodes import NODES
 from glance.comfyui.workflow import format_sigmas
 from glance.families import FAMILIES, find_family
 from glance.families.comfyui import ComfyFile
-from glance.schedule import PRESETS, Phase, Schedule
+from glance.phase import Phase
+from glance.schedule import PRESETS, Schedule
 
 Api = dict[str, dict[str, Any]]
 WEIGHING = ("flux", "sd3", "auraflow", "lumina2", "chroma", "hidream")

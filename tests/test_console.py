@@ -17,7 +17,7 @@ from glance.events import (
     StepDone,
     TrainerSaid,
 )
-from glance.schedule import Phase
+from glance.phase import Phase
 
 STORY = [
     Noted("a note"),

@@ -14,8 +14,8 @@ from glance.distillation.request import DistillationPlan, DistillRequest
 from glance.errors import GlanceError, InputError, Problem, UsageError
 from glance.families import find_family
 from glance.model import find_packaged
+from glance.phase import Phase
 from glance.prompts.shipped import judging_prompts, teaching_prompts
-from glance.schedule import Phase
 
 EDIT = "qwen_image_edit_2511"
 BACKENDS = "config/multidatabackend.json"

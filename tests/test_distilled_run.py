@@ -31,9 +31,9 @@ from glance.importing.request import ImportRequest
 from glance.info import describe
 from glance.lora import read_lora
 from glance.memory import Quantize
+from glance.phase import Phase
 from glance.run import PhaseState, RunFolder, load_manifest
 from glance.runs import show_run
-from glance.schedule import Phase
 from glance.training.execute import run_training
 
 pytest_plugins = ["fakes.plugin"]

@@ -20,8 +20,9 @@ from glance.importing.execute import run_import
 from glance.importing.plan import plan_import
 from glance.importing.request import ImportRequest
 from glance.lora import hash_data, read_header, read_lora
+from glance.phase import Phase
 from glance.run import RunFolder, load_manifest, record_schedule
-from glance.schedule import Phase, Schedule
+from glance.schedule import Schedule
 
 OUT = Path("out")
 CAPTION = "a grey circle"

@@ -15,7 +15,7 @@ from glance.export.diffusers.write import DIFFUSERS, export_diffusers
 from glance.export.source import Source, open_source
 from glance.families import FAMILIES, find_family
 from glance.lora import read_lora
-from glance.schedule import Phase
+from glance.phase import Phase
 from glance.schedule.file import read_schedule_file
 from glance.settings import resolve_sample_settings
 

@@ -24,9 +24,9 @@ from glance.export.hub.plan import HubFile, HubPlan, HubRequest, plan_hub
 from glance.export.hub.send import send_hub
 from glance.export.source import open_source
 from glance.lora import hash_file
+from glance.phase import Phase
 from glance.provenance import LoraUse, Record, ScheduleUse, write_picture
 from glance.run import ImportRecord, LoraRecord, RunFolder, load_manifest
-from glance.schedule import Phase
 from glance.settings import resolve_sample_settings
 
 RUN = Path("runs/cat")

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from glance.errors import LoraError
 from glance.lora import adapter_config, examine_lora, hash_file, read_scaling, sort_keys
-from glance.schedule import Phase
+from glance.phase import Phase
 
 LAYER = "transformer_blocks.0.attn.to_q"
 KOHYA = LAYER.replace(".", "_")

@@ -16,8 +16,8 @@ from glance.importing.plan import plan_import
 from glance.importing.request import ImportRequest, PairImport, TrainingImport
 from glance.lora import read_lora
 from glance.model import recorded_folder
+from glance.phase import Phase
 from glance.run import RunFolder, load_manifest
-from glance.schedule import Phase
 
 SLOW, FAST = "slow.safetensors", "fast.safetensors"
 LISTED = {"slow_timesteps": LISTS[Phase.SLOW], "fast_timesteps": LISTS[Phase.FAST]}

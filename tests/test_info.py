@@ -16,9 +16,10 @@ from glance.device import Device, Precision
 from glance.errors import InputError, LoraError, RunError
 from glance.info import describe
 from glance.lora import hash_data, hash_file, read_header, rewrite_metadata
+from glance.phase import Phase
 from glance.provenance import LoraUse, Record, ScheduleUse, write_picture
 from glance.run import PhaseState, load_manifest
-from glance.schedule import PRESETS, Phase
+from glance.schedule import PRESETS
 from glance.settings import SampleSettings
 
 pytest_plugins = ["fakes.plugin"]

@@ -8,8 +8,8 @@ from fakes.pairs import glance_header, write_lora, write_run
 
 from glance.errors import GlanceError, LoraError, RunError
 from glance.lora import find_local, locate_lora
+from glance.phase import Phase
 from glance.run import PhaseState, load_manifest
-from glance.schedule import Phase
 
 SLOW, FAST = Phase
 

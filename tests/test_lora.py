@@ -21,7 +21,8 @@ from glance.lora import (
     read_metadata,
     verify_lora,
 )
-from glance.schedule import Phase, resolve_schedule
+from glance.phase import Phase
+from glance.schedule import resolve_schedule
 
 RANK = 4
 MODULE = "transformer.blocks.0.attn.to_q"

@@ -21,8 +21,9 @@ from glance.lora import (
     read_metadata,
     rewrite_metadata,
 )
+from glance.phase import Phase
 from glance.run import ImportRecord, Manifest, RunFolder, load_manifest
-from glance.schedule import Phase, Schedule
+from glance.schedule import Schedule
 
 pytest_plugins = ["fakes.plugin"]
 SLOW, FAST = Phase

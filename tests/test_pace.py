@@ -4,7 +4,7 @@ import pytest
 
 from glance.events import MemoryUsed, PhaseStarted, StepDone
 from glance.pace import Pace, format_duration
-from glance.schedule import Phase
+from glance.phase import Phase
 
 SLOW = Phase.SLOW
 

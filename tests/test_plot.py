@@ -11,6 +11,7 @@ from PIL import Image
 
 from glance.errors import InputError, SetupError
 from glance.losses import Course, StepLoss
+from glance.phase import Phase
 from glance.plot import (
     ASCII,
     UNICODE,
@@ -22,7 +23,7 @@ from glance.plot import (
     draw_schedule,
     schedule_points,
 )
-from glance.schedule import PRESETS, Phase, Schedule
+from glance.schedule import PRESETS, Schedule
 from glance.schedule.shift import DynamicShift, teacher_sigmas
 
 PAPER = PRESETS["paper"].schedule

@@ -14,10 +14,11 @@ from fakes.trainer import FakeSimpleTuner
 from glance.device import Device
 from glance.errors import DeviceUnavailable, ModelNotFound, SetupError, SimpleTunerNotFound
 from glance.run import RunFolder
-from glance.settings import Preset, TrainSettings, Weights, resolve_train_settings
+from glance.settings import Preset, TrainSettings, resolve_train_settings
 from glance.simpletuner.command import Launcher
 from glance.training import preflight
 from glance.training.preflight import Check, Job, Outcome, examine, require
+from glance.weights import Weights
 
 pytest_plugins = ["fakes.plugin"]
 

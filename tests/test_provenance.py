@@ -13,6 +13,7 @@ from PIL import Image, PngImagePlugin
 from glance import __version__
 from glance.device import Device, Precision
 from glance.errors import GlanceError, InputError, ScheduleError, SetupError
+from glance.phase import Phase
 from glance.provenance import (
     LoraUse,
     Record,
@@ -22,7 +23,7 @@ from glance.provenance import (
     write_picture,
 )
 from glance.provenance.record import Levels
-from glance.schedule import PRESETS, Phase, Schedule
+from glance.schedule import PRESETS, Schedule
 from glance.settings import SampleSettings
 
 NAMES = ["x.png", "x.jpg", "x.JPEG", "x.webp"]

@@ -9,6 +9,7 @@ import pytest
 
 from glance.device import Device
 from glance.errors import RunError
+from glance.phase import Phase
 from glance.run import (
     Attempt,
     LoraRecord,
@@ -21,7 +22,7 @@ from glance.run import (
     load_manifest,
     record_schedule,
 )
-from glance.schedule import Phase, resolve_schedule
+from glance.schedule import resolve_schedule
 from glance.settings import TrainSettings, resolve_train_settings
 
 RESTART = "train again in another --run folder, or remove this one"

@@ -9,8 +9,8 @@ from fakes.trainer import FakeSimpleTuner
 
 from glance.errors import RunError, TrainingFailed
 from glance.losses import LossLog, StepLoss, read_courses, read_losses
+from glance.phase import Phase
 from glance.run import load_manifest
-from glance.schedule import Phase
 
 pytest_plugins = ["fakes.plugin"]
 

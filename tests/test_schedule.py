@@ -10,14 +10,8 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from glance.errors import ScheduleError
-from glance.schedule import (
-    PRESETS,
-    Phase,
-    PhaseSchedule,
-    Schedule,
-    parse_list,
-    resolve_schedule,
-)
+from glance.phase import Phase
+from glance.schedule import PRESETS, PhaseSchedule, Schedule, parse_list, resolve_schedule
 
 SEED_SLOW = (1000.0, 979.1915, 957.5157, 934.9171, 911.3354)
 SEED_FAST = (886.7053, 745.0728, 562.9505, 320.0802, 20.0)

@@ -9,8 +9,9 @@ import pytest
 from glance.errors import SettingsError
 from glance.prompts.shipped import judging_prompts, teaching_prompts
 from glance.world import ATTRIBUTES, all_facts, is_held_out, read_caption
+from glance.world.prompts import judging_captions, teaching_captions
 
-MOST = {False: (256, 32), True: (2000, 200)}
+MOST = {False: (256, 32), True: (256, 200)}
 JUDGED = (
     *("octopus", "lighthouse", "violin", "teapot", "balloons", "croissant", "astronaut"),
     *("laundromat", "dragon", "beekeeper", "penguins", "windmill", "firefighters", "tram"),
@@ -105,7 +106,7 @@ def test_the_first_prompts_show_many_styles_short_and_long_and_with_text(
 
 
 @pytest.mark.parametrize(
-    ("prompts", "count", "turn"), [(teaching_prompts, 400, 4), (judging_prompts, 200, 2)]
+    ("prompts", "count", "turn"), [(teaching_prompts, 256, 4), (judging_prompts, 200, 2)]
 )
 def test_the_last_caption_of_each_turn_is_a_full_one(
     prompts: Callable[..., tuple[str, ...]], count: int, turn: int
@@ -127,6 +128,11 @@ def test_judged_scenes_are_those_that_are_never_trained_on() -> None:
 def test_taught_scenes_are_none_of_those() -> None:
     held_out = [scene.facts for scene in all_facts() if is_held_out(scene)]
 
-    full = teaching_prompts(400, world=True)[1::2]
+    full = teaching_prompts(256, world=True)[1::2]
 
     assert not [caption for caption in full if read_caption(caption) in held_out]
+
+
+def test_the_files_hold_what_the_world_makes() -> None:
+    assert teaching_prompts(256, world=True) == tuple(teaching_captions())
+    assert judging_prompts(200, world=True) == tuple(judging_captions())

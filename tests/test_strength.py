@@ -12,7 +12,7 @@ from glance.errors import LoraError
 from glance.importing.foreign import open_lora
 from glance.info import describe
 from glance.lora import Strength, examine_lora, read_file_strength
-from glance.schedule import Phase
+from glance.phase import Phase
 
 Q, FF = "transformer_blocks.0.attn.to_q", "transformer_blocks.0.ff.net.0.proj"
 FILE = Path("lora/adapter_model.safetensors")

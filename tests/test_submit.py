@@ -17,7 +17,7 @@ from glance.errors import InputError, SettingsError, SetupError
 from glance.export.comfyui import submit as submitting
 from glance.export.comfyui.submit import Upload, submit
 from glance.families import find_family
-from glance.schedule import Phase
+from glance.phase import Phase
 
 
 def stocked(family: str = "flux", **changes: Any) -> FakeComfy:

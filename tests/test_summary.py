@@ -8,8 +8,8 @@ from fakes.runs import RUN, plan_and_train
 from fakes.trainer import FakeSimpleTuner
 
 from glance.errors import TrainingFailed
+from glance.phase import Phase
 from glance.run import RunFolder, load_manifest
-from glance.schedule import Phase
 from glance.training.summary import summarise, usual_losses
 
 pytest_plugins = ["fakes.plugin"]

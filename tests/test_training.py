@@ -25,8 +25,8 @@ from glance.events import CheckpointSaved, Event, PhaseSkipped, StageEntered, St
 from glance.families import FAMILIES, find_family
 from glance.lora import hash_file, read_header, read_lora, rewrite_metadata
 from glance.model import recorded_model
+from glance.phase import Phase
 from glance.run import PhaseState, RunFolder, load_manifest
-from glance.schedule import Phase
 from glance.training.execute import run_training
 
 pytest_plugins = ["fakes.plugin"]

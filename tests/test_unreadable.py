@@ -25,7 +25,7 @@ from glance.importing.plan import plan_import
 from glance.importing.request import ImportRequest
 from glance.info import describe
 from glance.model import locate_model
-from glance.schedule import Phase
+from glance.phase import Phase
 
 FILE = Path("x.safetensors")
 POINTER = (

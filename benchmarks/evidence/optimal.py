@@ -15,7 +15,8 @@ from benchmarks.evidence.workshop import Workshop
 from glance.families import find_family
 from glance.files import write_json
 from glance.optimization.plan import leave_free
-from glance.schedule import Phase, Schedule
+from glance.phase import Phase
+from glance.schedule import Schedule
 from glance.schedule.shift import as_timestep, read_shift, teacher_sigmas
 from glance.settings import SampleSettings, resolve_sample_settings
 from glance.world import describe_loosely, training_scene

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from glance.diffusion.scheduler import VerbatimEulerScheduler
-from glance.schedule import Phase, PhaseSchedule, Schedule
+from glance.phase import Phase
+from glance.schedule import PhaseSchedule, Schedule
 
 Pictures = NDArray[np.uint8]
 SIDE = 64

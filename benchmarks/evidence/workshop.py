@@ -7,8 +7,8 @@ from typing import Any
 from benchmarks.evidence.pairs import Recipe, Source, Wording
 from glance.device import Device, Precision
 from glance.families import find_family
+from glance.phase import Phase
 from glance.run import RunFolder
-from glance.schedule import Phase
 
 
 @dataclass(frozen=True, slots=True)

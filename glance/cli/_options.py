@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from glance.memory import Memory
-from glance.schedule import Phase
+from glance.phase import Phase
 
 
 class DeviceChoice(StrEnum):

@@ -8,7 +8,8 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Final
 
 from glance.console import Console, format_table
-from glance.schedule import Phase, Schedule
+from glance.phase import Phase
+from glance.schedule import Schedule
 
 if TYPE_CHECKING:
     from glance.compare import ComparisonPlan

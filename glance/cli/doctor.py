@@ -58,8 +58,8 @@ def doctor(
     from glance.families import find_family
     from glance.files import require_possible
     from glance.model import hub_models
+    from glance.phase import Phase
     from glance.run import RunFolder
-    from glance.schedule import Phase
     from glance.simpletuner.command import Launcher
     from glance.simpletuner.duration import describe_duration, seconds_a_step
     from glance.simpletuner.memory import describe_estimate, estimate

@@ -98,8 +98,8 @@ def log(
     Example: glance runs log runs/glance --phase fast --lines 50
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
+    from glance.phase import Phase
     from glance.runs import read_log
-    from glance.schedule import Phase
 
     said = read_log(run, Phase(phase.value)).splitlines()[-lines:]
     console.result("\n".join(said))

@@ -26,7 +26,8 @@ from glance.cli._plot import TERMINAL, PlotGroup, PlotOption, choose_terminal_gl
 from glance.console import Console, format_table
 from glance.errors import InputError, ModelNotFound, UsageError
 from glance.memory import Memory, Quantize
-from glance.schedule import PRESETS, Phase, Schedule
+from glance.phase import Phase
+from glance.schedule import PRESETS, Schedule
 from glance.schedule.shift import TEACHER_STEPS
 
 if TYPE_CHECKING:

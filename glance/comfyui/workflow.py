@@ -9,7 +9,8 @@ from typing import Final
 from glance.comfyui.graph import Graph, Link
 from glance.families import Family, Negative
 from glance.families.comfyui import ComfyFile, ComfyUI
-from glance.schedule import Phase, Schedule
+from glance.phase import Phase
+from glance.schedule import Schedule
 from glance.schedule.lists import MAX_TIMESTEP
 from glance.settings import SampleSettings
 

@@ -27,9 +27,10 @@ from glance.generation.request import (
     PlannedPicture,
 )
 from glance.model import is_small_model, recorded_model
+from glance.phase import Phase
 from glance.prompts.shipped import judging_prompts
 from glance.run import RunFolder, find_newest_run, load_manifest, read_caption
-from glance.schedule import Phase, Schedule
+from glance.schedule import Schedule
 from glance.schedule.lists import MOST_STEPS
 from glance.settings import SampleSettings, Teacher
 

@@ -10,7 +10,7 @@ from typing import Final
 from glance.device import AUTO
 from glance.generation.request import GenerationPlan, PlannedPicture
 from glance.memory import Memory, Quantize
-from glance.schedule import Phase
+from glance.phase import Phase
 from glance.settings import SampleSettings
 
 TEACHER_STEPS: Final = 50  # what the method distils from

@@ -10,8 +10,8 @@ from glance.compare.request import JUDGED, CompareRequest
 from glance.errors import GlanceError, InferenceFailed, Problem
 from glance.events import EventSink
 from glance.families import find_family
+from glance.phase import Phase
 from glance.run import RunFolder, load_manifest, read_caption
-from glance.schedule import Phase
 
 NEUTRAL_PROMPT: Final = "a bowl of fruit on a wooden table"
 

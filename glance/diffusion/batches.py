@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from glance.diffusion.text import Encoded
-from glance.schedule import Phase
+from glance.phase import Phase
 from glance.settings import SampleSettings
 
 Pictures = Sequence[tuple[SampleSettings, Encoded]]

@@ -12,7 +12,8 @@ from glance.diffusion.two_phase import Extras, TwoPhase, family_of
 from glance.events import Event, SamplingStep
 from glance.families import Family, find_family
 from glance.lora import examine_lora, locate_lora, trained_schedule
-from glance.schedule import Phase, Schedule, resolve_schedule
+from glance.phase import Phase
+from glance.schedule import Schedule, resolve_schedule
 from glance.settings import DEFAULT_SCHEDULE, resolve_sample_settings
 
 _SETTINGS: Final = (

@@ -26,7 +26,7 @@ from glance.diffusion.transformer import load_transformer
 from glance.errors import ModelNotFound
 from glance.families import Family
 from glance.memory import Memory, Quantize
-from glance.schedule import Phase
+from glance.phase import Phase
 
 DTYPES: Final[Mapping[Precision, torch.dtype]] = {
     Precision.BF16: torch.bfloat16,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from glance.diffusion.phases import now
 from glance.events import EventSink, SamplingStep
-from glance.schedule import Phase
+from glance.phase import Phase
 
 
 @dataclass(slots=True)

@@ -23,7 +23,7 @@ from glance.diffusion.scheduler import VerbatimEulerScheduler
 from glance.diffusion.two_phase import TwoPhase, noise_of
 from glance.errors import InferenceFailed
 from glance.families import Family, Latents
-from glance.schedule import Phase
+from glance.phase import Phase
 from glance.settings import SampleSettings
 
 # So many prompts are encoded before the first path is begun: see two_phase.

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 
 from glance.diffusion.trajectories import Trajectory
-from glance.schedule import Phase
+from glance.phase import Phase
 
 Allowed = Sequence[tuple[Phase, ...]]
 """For each step the phases that it may belong to; a phase once left is not come back to."""

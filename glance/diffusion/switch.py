@@ -9,7 +9,7 @@ import torch
 
 from glance.diffusion.adapters import PreparedLora, load_adapter, prepare_adapter
 from glance.lora import PREFIX, adapter_config
-from glance.schedule import Phase
+from glance.phase import Phase
 
 _SWAPPED: Final = "pair"
 

@@ -15,7 +15,7 @@ from glance.diffusion.phases import as_input
 from glance.diffusion.placement import staying_placed
 from glance.diffusion.scheduler import VerbatimEulerScheduler
 from glance.diffusion.two_phase import TwoPhase, noise_of
-from glance.schedule import Phase
+from glance.phase import Phase
 from glance.settings import SampleSettings
 
 

@@ -22,7 +22,8 @@ from glance.diffusion.switch import Loras, ResidentLoras
 from glance.diffusion.text import Encoded, encode, join
 from glance.events import EventSink
 from glance.families import Family, families_of_pipeline
-from glance.schedule import Phase, Schedule
+from glance.phase import Phase
+from glance.schedule import Schedule
 from glance.settings import SampleSettings
 
 # So many prompts are encoded before the first picture of them is begun: where memory is short the

@@ -9,10 +9,9 @@ from glance.compare.trial import try_pair
 from glance.distillation.record import forget, record
 from glance.distillation.request import DistillationPlan
 from glance.events import EventSink, Noted
-from glance.run import load_manifest
+from glance.run import load_manifest, writing
 from glance.simpletuner.runner import Runner
 from glance.training.execute import TrainingResult, run_training
-from glance.training.prepare import writing
 
 _SEEDS: Final = (0, 1)
 """Of each prompt that the pair is judged on: two, so that their variety can be told."""

@@ -33,9 +33,10 @@ from glance.prompts.shipped import judging_prompts, teaching_prompts
 from glance.run import RUNS, RunFolder
 from glance.sample import estimate_tokens, measure_picture, name_safely
 from glance.schedule.shift import TEACHER_STEPS, teacher_sigmas
-from glance.settings import Layers, Teacher, TrainSettings, Weights, resolve_preset
+from glance.settings import Layers, Teacher, TrainSettings, resolve_preset
 from glance.simpletuner.options import OptionValue, parse_overrides
 from glance.training.plan import parse_devices, put_together, resolve_levels_of, with_model
+from glance.weights import Weights
 
 _SIZE: Final = re.compile(r"(\d{1,5})x(\d{1,5})")
 _SIDE_STEP: Final = 64  # what SimpleTuner cuts pictures to

@@ -18,8 +18,7 @@ from glance.events import EventSink, Noted, SamplingStep
 from glance.files import replacing, write_text
 from glance.generation.execute import fetch_planned, import_sampler, load_planned, with_time_left
 from glance.pixels import open_picture, to_rgb
-from glance.run import RunFolder
-from glance.training.prepare import writing
+from glance.run import RunFolder, writing
 
 if TYPE_CHECKING:
     from glance.diffusion.glance_pipeline import GlancePipeline

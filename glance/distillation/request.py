@@ -8,8 +8,8 @@ from typing import Any, Final
 from glance.families import Family
 from glance.generation.request import GenerationPlan
 from glance.memory import Memory, Quantize
+from glance.phase import Phase
 from glance.run import RunFolder
-from glance.schedule import Phase
 from glance.settings import SampleSettings, Teacher
 from glance.training.request import TrainingPlan, TrainingRequest
 

@@ -14,8 +14,9 @@ from glance.lora import (
     read_lora,
     verify_lora,
 )
+from glance.phase import Phase
 from glance.run import Manifest, RunFolder, choose_run, load_manifest, require_finished
-from glance.schedule import Phase, Schedule
+from glance.schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from glance.generation.request import GenerationPlan, GenerationResult, PlannedP
 from glance.generation.workflow import describe_workflow
 from glance.hub import check_access, fetch_telling, is_offline
 from glance.model import hub_models
+from glance.phase import Phase
 from glance.provenance import write_picture
-from glance.schedule import Phase
 from glance.settings import SampleSettings
 
 _PARTS = ("load", "encode", "slow", "fast", "decode")

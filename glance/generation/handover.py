@@ -12,8 +12,9 @@ from safetensors import SafetensorError, safe_open
 from glance.errors import InputError, Problem
 from glance.families import Family
 from glance.files import require_file
+from glance.phase import Phase
 from glance.provenance import Record, parse_record
-from glance.schedule import Phase, Schedule
+from glance.schedule import Schedule
 from glance.settings import SampleSettings
 
 TENSOR: Final = "latents"

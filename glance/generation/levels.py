@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from glance.errors import ScheduleError
 from glance.generation.request import InferRequest
 from glance.levels import OF_ONE_SIZE, LevelsRequest, Subject, find_shift, resolve_levels
-from glance.schedule import Phase, Schedule, replace_lists
+from glance.phase import Phase
+from glance.schedule import Schedule, replace_lists
 from glance.schedule.shift import depends_on_size, reshift, shift_factor
 from glance.settings import DEFAULT_SCHEDULE, SampleSettings
 

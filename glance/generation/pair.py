@@ -26,8 +26,9 @@ from glance.model import (
     recorded_transformer,
     resolve_family,
 )
+from glance.phase import Phase
 from glance.run import Manifest, RunFolder, choose_run, load_manifest, require_finished
-from glance.schedule import PRESETS, Phase, Schedule
+from glance.schedule import PRESETS, Schedule
 
 
 @dataclass(frozen=True, slots=True)

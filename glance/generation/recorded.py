@@ -14,9 +14,9 @@ from glance.generation.request import InferRequest
 from glance.hub import is_hub_file
 from glance.lora import hash_file
 from glance.memory import Quantize
+from glance.phase import Phase
 from glance.provenance import LoraUse, Record, read_record
 from glance.run import RunFolder
-from glance.schedule import Phase
 
 
 @dataclass(frozen=True, slots=True)

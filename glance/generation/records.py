@@ -14,8 +14,9 @@ from glance.hub import find_revision, is_hub_file
 from glance.lora import hash_file
 from glance.memory import Quantize
 from glance.model import fingerprint
+from glance.phase import Phase
 from glance.provenance import LoraUse, Record, ScheduleUse
-from glance.schedule import Phase, Schedule
+from glance.schedule import Schedule
 
 STACK: Final = ("torch", "diffusers", "transformers", "peft")
 

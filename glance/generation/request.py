@@ -9,8 +9,9 @@ from glance.device import AUTO, Device, Precision
 from glance.errors import UsageError
 from glance.families import Family
 from glance.memory import Memory, Quantize
+from glance.phase import Phase
 from glance.provenance import Record
-from glance.schedule import Phase, Schedule
+from glance.schedule import Schedule
 from glance.settings import SampleSettings
 
 MOST_PICTURES: Final = 10_000

@@ -8,8 +8,8 @@ from glance.comfyui import Job, build_workflow, guess_model
 from glance.generation.pair import Pair
 from glance.generation.request import GenerationPlan, PlannedPicture
 from glance.lora import lora_name, read_file_strength
+from glance.phase import Phase
 from glance.run import LORA_FILE, load_manifest
-from glance.schedule import Phase
 from glance.settings import SampleSettings
 
 

@@ -1,8 +1,7 @@
 """Nothing that is there already becomes an import."""
 
 from glance.errors import RunError
-from glance.run import RunFolder
-from glance.training.prepare import writing
+from glance.run import RunFolder, writing
 
 
 def require_free(run: RunFolder) -> None:

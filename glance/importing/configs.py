@@ -11,8 +11,9 @@ from typing import Any, Final
 from glance.errors import InputError, Problem, RunError, ScheduleError, SettingsError
 from glance.files import is_folder, read_text
 from glance.lora import TRAINED_CONFIG, find_trained_config
+from glance.phase import Phase
 from glance.run import LORA_FILE, RunFolder
-from glance.schedule import Phase, parse_list
+from glance.schedule import parse_list
 
 LIST: Final = "flow_custom_timesteps"
 _PLACES: Final = ("*", "config/*", "*/config", "config/*/config")

@@ -15,6 +15,7 @@ from glance.importing.spelling import layer_names, respell
 from glance.lora import finalise_lora, find_origin, name_pair, read_lora, record_lora
 from glance.lora.file import write_lora
 from glance.model import fingerprint, recorded_folder
+from glance.phase import Phase
 from glance.run import (
     ImportRecord,
     Manifest,
@@ -23,11 +24,11 @@ from glance.run import (
     SampleRecord,
     now,
     record_schedule,
+    writing,
 )
 from glance.sample import Sample, Stage, stage_sample
-from glance.schedule import Phase
 from glance.training.checkpoints import Sealer
-from glance.training.prepare import prepare_run, writing
+from glance.training.prepare import prepare_run
 
 
 def run_import(plan: ImportPlan) -> None:

@@ -21,7 +21,8 @@ from glance.lora import (
     sort_keys,
 )
 from glance.lora.file import FOLDED
-from glance.schedule import Phase, parse_list
+from glance.phase import Phase
+from glance.schedule import parse_list
 
 _OFFICIAL_SPELLING: Final = ".lora.down.weight"
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})

@@ -16,7 +16,7 @@ from glance.families import FAMILIES, Family, find_family
 from glance.importing.configs import TrainerFile
 from glance.importing.remark import Remark
 from glance.model import detect_family
-from glance.schedule import Phase
+from glance.phase import Phase
 from glance.settings import TrainSettings
 from glance.simpletuner.options import parse_overrides
 

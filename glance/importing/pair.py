@@ -17,9 +17,10 @@ from glance.importing.request import ImportRequest, PairImport
 from glance.importing.spelling import layer_names, respell
 from glance.levels import LevelsRequest, Subject, resolve_levels
 from glance.model import detect_family, is_hub_id, locate_base, recorded_folder
+from glance.phase import Phase
 from glance.run import LORA_FILE, RUNS, RunFolder
 from glance.sample import Examination, load_sample, safe_name
-from glance.schedule import PRESETS, Phase, Schedule
+from glance.schedule import PRESETS, Schedule
 from glance.settings import DEFAULT_SCHEDULE, TrainSettings, resolve_train_settings
 
 _RECORDED: Final = (

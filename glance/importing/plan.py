@@ -18,7 +18,7 @@ from glance.importing.options import translate
 from glance.importing.pair import plan_pair_import
 from glance.importing.request import ImportPlan, ImportRequest, PairImport
 from glance.importing.training import plan_training_import
-from glance.schedule import Phase
+from glance.phase import Phase
 from glance.settings import Preset
 
 

@@ -10,9 +10,10 @@ from glance.device import AUTO
 from glance.errors import Problem
 from glance.importing.foreign import ForeignLora
 from glance.importing.remark import Remark
+from glance.phase import Phase
 from glance.run import RunFolder
 from glance.sample import Sample
-from glance.schedule import Phase, Schedule
+from glance.schedule import Schedule
 from glance.settings import Preset, TrainSettings
 from glance.training.request import TrainingPlan
 

@@ -13,9 +13,10 @@ from glance.importing.options import Translation, split_options, translate
 from glance.importing.pair import name_schedule
 from glance.importing.remark import Remark
 from glance.importing.request import ImportRequest, TrainingImport
+from glance.phase import Phase
 from glance.run import RUNS, RunFolder
 from glance.sample import safe_name
-from glance.schedule import PRESETS, Phase, Schedule, parse_list
+from glance.schedule import PRESETS, Schedule, parse_list
 from glance.settings import DEFAULT_SCHEDULE
 from glance.simpletuner.render import render_trainer_config
 from glance.training.plan import plan_settings, plan_training

@@ -10,9 +10,9 @@ from glance.generation.recorded import Recorded
 from glance.hub import is_hub_file
 from glance.info.description import Description, join_numbers, list_values
 from glance.lora import hash_file
+from glance.phase import Phase
 from glance.provenance import LoraUse, read_record
 from glance.sample.findings import quoted, shown
-from glance.schedule import Phase
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from glance.info.description import (
 )
 from glance.info.lora import LoraFile, lora_document, read_lora_file, summarise
 from glance.model import shown_model
+from glance.phase import Phase
 from glance.run import Manifest, PhaseState, RunFolder, load_manifest
 from glance.sample.findings import quoted, shown
-from glance.schedule import Phase
 
 _NAMES: Final = {"learning_rate": "learning rate", "device": "trained on"}
 

@@ -13,7 +13,8 @@ from glance.lora.file import FLOATS, Lora, Tensor, hash_file, read_lora
 from glance.lora.header import read_header
 from glance.lora.pairs import PairKeys, is_text_key, name_some, pair_problem, sort_keys
 from glance.lora.strength import Strength, read_alpha, read_strength
-from glance.schedule import Phase, Schedule
+from glance.phase import Phase
+from glance.schedule import Schedule
 
 
 @dataclass(frozen=True, slots=True)

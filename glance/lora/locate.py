@@ -15,9 +15,9 @@ from glance.hub import fetch_beside, find_hub_file, name_address, split_hub_file
 from glance.lora.header import read_header
 from glance.lora.pairs import sort_keys
 from glance.lora.strength import ADAPTER_CONFIG, TRAINED_CONFIG, read_file_strength
+from glance.phase import Phase
 from glance.run import LORA_FILE, RunFolder, load_manifest, require_finished
 from glance.sample.findings import quoted
-from glance.schedule import Phase
 
 _SUFFIX: Final = ".safetensors"
 _PEFT_FILE: Final = "adapter_model.safetensors"

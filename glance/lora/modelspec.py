@@ -17,9 +17,10 @@ from glance.errors import LoraError
 from glance.families import Family, find_family
 from glance.lora.file import DOWN, hash_file
 from glance.lora.header import Header, hash_data, read_header, rewrite_metadata
+from glance.phase import Phase
 from glance.run import LoraRecord, Manifest, RunFolder
 from glance.sample import safe_name
-from glance.schedule import Phase, PhaseSchedule, Schedule
+from glance.schedule import PhaseSchedule, Schedule
 from glance.schedule.lists import MAX_TIMESTEP
 
 SPEC: Final = "modelspec."

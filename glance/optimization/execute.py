@@ -18,7 +18,8 @@ from glance.generation.execute import (
 )
 from glance.model import fingerprint
 from glance.optimization.request import OptimizationPlan, OptimizedSchedule
-from glance.schedule import Phase, Schedule
+from glance.phase import Phase
+from glance.schedule import Schedule
 from glance.schedule.derive import choose_steps
 from glance.schedule.file import OPTIMAL, Origin, ScheduleFile, keep_optimal
 from glance.schedule.shift import as_timestep

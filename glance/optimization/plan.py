@@ -10,7 +10,7 @@ from glance.generation.plan import plan_generation
 from glance.generation.request import InferRequest
 from glance.levels import find_shift
 from glance.optimization.request import OptimizationPlan, OptimizeRequest
-from glance.schedule import Phase
+from glance.phase import Phase
 from glance.schedule.file import OPTIMAL
 from glance.schedule.lists import MOST_STEPS
 from glance.schedule.shift import teacher_sigmas

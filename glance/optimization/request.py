@@ -10,7 +10,8 @@ from glance.device import AUTO
 from glance.families import Family
 from glance.generation.request import GenerationPlan
 from glance.memory import Memory, Quantize
-from glance.schedule import Phase, Schedule
+from glance.phase import Phase
+from glance.schedule import Schedule
 from glance.schedule.file import OPTIMAL, ScheduleFile
 from glance.settings import SampleSettings
 

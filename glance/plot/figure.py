@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from glance import __version__
 from glance.errors import InputError, SetupError
 from glance.files import replacing
-from glance.schedule import Phase
+from glance.phase import Phase
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

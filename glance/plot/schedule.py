@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from glance.phase import Phase
 from glance.plot.canvas import (
     UNICODE,
     Canvas,
@@ -17,7 +18,7 @@ from glance.plot.canvas import (
     spread_labels,
 )
 from glance.plot.figure import COLOURS, GREY, MARKERS, drawing
-from glance.schedule import MAX_TIMESTEP, Phase, Schedule
+from glance.schedule import MAX_TIMESTEP, Schedule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from glance import __version__
 from glance.device import Device, Precision
-from glance.schedule import Phase, Schedule
+from glance.phase import Phase
+from glance.schedule import Schedule
 from glance.settings import SampleSettings
 
 SCHEMA_VERSION: Final = 1

@@ -4,7 +4,14 @@ A run is what people keep, move and share: no path in it leaves it, but for a ba
 lies beside it.
 """
 
-from glance.run.folder import LORA_FILE, RUNS, RunFolder, environment
+from glance.run.folder import (
+    LORA_FILE,
+    RUNS,
+    TRAINERS_PAGE,
+    RunFolder,
+    environment,
+    writing,
+)
 from glance.run.manifest import (
     SCHEMA_VERSION,
     Attempt,
@@ -28,6 +35,7 @@ __all__ = [
     "LORA_FILE",
     "RUNS",
     "SCHEMA_VERSION",
+    "TRAINERS_PAGE",
     "Attempt",
     "ImportRecord",
     "LoraRecord",
@@ -47,4 +55,5 @@ __all__ = [
     "read_caption",
     "record_schedule",
     "require_finished",
+    "writing",
 ]

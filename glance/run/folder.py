@@ -1,13 +1,17 @@
 """The layout of a run folder: where everything in it lies. Touches nothing."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from glance.schedule import Phase
+from glance.errors import SetupError
+from glance.phase import Phase
 
 RUNS: Final = Path("runs")
 LORA_FILE: Final = "pytorch_lora_weights.safetensors"  # the name that diffusers looks for
+TRAINERS_PAGE: Final = "README.md"  # SimpleTuner's, beside the LoRA
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +89,17 @@ class RunFolder:
 def environment(phase: Phase) -> str:
     """SimpleTuner's name for one phase: its config folder, its output folder, its log."""
     return f"glance-{phase}"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failing write into a SetupError that names the folder."""
+    try:
+        yield
+    except BrokenPipeError:  # not the folder: whoever read our output has left
+        raise
+    except OSError as exc:
+        raise SetupError(
+            f"cannot write {exc.filename or path}: {exc.strerror or exc}",
+            hint="choose a place for --run that you may write to and that has space left",
+        ) from exc

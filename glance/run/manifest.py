@@ -25,8 +25,9 @@ from pydantic import (
 from glance import __version__
 from glance.errors import RunError, ScheduleError, locate_fault
 from glance.files import read_text, write_text
+from glance.phase import Phase
 from glance.run.folder import RUNS, RunFolder
-from glance.schedule import Phase, Schedule
+from glance.schedule import Schedule
 from glance.settings import TrainSettings
 
 SCHEMA_VERSION: Final = 1

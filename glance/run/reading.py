@@ -5,9 +5,9 @@ from pathlib import Path
 
 from glance.errors import RunError
 from glance.files import read_text
+from glance.phase import Phase
 from glance.run.folder import RUNS, RunFolder
 from glance.run.manifest import Manifest, PhaseState, SampleRecord, find_newest_run
-from glance.schedule import Phase
 
 
 def choose_run(given: Path | None) -> tuple[RunFolder, tuple[str, ...]]:

@@ -7,7 +7,6 @@ they are needed.
 from glance.schedule.lists import (
     MAX_TIMESTEP,
     PRESETS,
-    Phase,
     PhaseSchedule,
     Preset,
     Schedule,
@@ -20,7 +19,6 @@ from glance.schedule.lists import (
 __all__ = [
     "MAX_TIMESTEP",
     "PRESETS",
-    "Phase",
     "PhaseSchedule",
     "Preset",
     "Schedule",

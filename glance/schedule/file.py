@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from glance.errors import Problem, ScheduleError, locate_fault
 from glance.files import read_text, state_folder, write_text
-from glance.schedule.lists import MAX_TIMESTEP, Phase, Schedule, WrittenList
+from glance.phase import Phase
+from glance.schedule.lists import MAX_TIMESTEP, Schedule, WrittenList
 
 OPTIMAL: Final = "optimal"
 _MOST_BYTES: Final = 1_000_000

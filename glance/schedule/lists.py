@@ -9,24 +9,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from enum import StrEnum
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Final, Self
 
 from glance.errors import Problem, ScheduleError, as_typed
+from glance.phase import Phase
 
 MAX_TIMESTEP = 1000.0
 MOST_STEPS: Final = 1000
 """Of a phase: the noise levels that the models were trained on."""
 _EXAMPLE: Final = "such as 1000,979,958,935,911 and 887,745,563,320,20"
-
-
-class Phase(StrEnum):
-    """The two LoRAs of a pair, in the order in which they are trained and sampled."""
-
-    SLOW = "slow"
-    FAST = "fast"
 
 
 @dataclass(frozen=True, slots=True)

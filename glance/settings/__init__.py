@@ -11,7 +11,6 @@ from glance.settings.train import (
     Preset,
     Teacher,
     TrainSettings,
-    Weights,
     resolve_preset,
     resolve_train_settings,
 )
@@ -24,7 +23,6 @@ __all__ = [
     "SampleSettings",
     "Teacher",
     "TrainSettings",
-    "Weights",
     "resolve_preset",
     "resolve_sample_settings",
     "resolve_train_settings",

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from glance.errors import Problem, SettingsError, assigned
 from glance.families import Family, Negative
-from glance.schedule import Phase
+from glance.phase import Phase
 from glance.settings.checked import NO_NAMES, Settings
 
 Scale = Annotated[float, Field(ge=0, le=100)]

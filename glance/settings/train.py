@@ -10,9 +10,10 @@ from pydantic import Field
 from glance.device import AUTO, Device, cuda_memory
 from glance.errors import SettingsError
 from glance.families import DEFAULT_FAMILY, find_family
+from glance.phase import Phase
 from glance.sample import Crop, View, fit_view
-from glance.schedule import Phase
 from glance.settings.checked import Settings
+from glance.weights import Weights
 
 
 class Preset(StrEnum):
@@ -41,16 +42,6 @@ class Layers(StrEnum):
 
 Side = Annotated[int, Field(ge=64, le=8192, multiple_of=64)]
 Scale = Annotated[float, Field(ge=0, le=100)]
-
-
-class Weights(Settings):
-    """Billions of parameters of a base model."""
-
-    transformer: float = Field(ge=0, description="Billions of parameters.")
-    text_encoders: tuple[float, ...] = Field(
-        default=(), description="Billions of parameters, in SimpleTuner's order."
-    )
-    known: bool = Field(default=False, description="Counted or published, not guessed by family.")
 
 
 class Teacher(Settings):

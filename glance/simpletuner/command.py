@@ -17,8 +17,8 @@ from typing import Final
 
 from glance.device import Device, cpu_cores
 from glance.errors import SimpleTunerNotFound
+from glance.phase import Phase
 from glance.run import environment
-from glance.schedule import Phase
 from glance.simpletuner.config import (
     ACCELERATE_FILE,
     MODEL_VARIABLE,

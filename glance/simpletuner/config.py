@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from glance.phase import Phase
 from glance.run import environment
 from glance.sample import View
-from glance.schedule import Phase
 
 DATA_BACKEND_FILE = "config/multidatabackend.json"
 PICTURES_FOLDER = "cache/pictures"

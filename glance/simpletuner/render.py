@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from glance.device import Device
 from glance.families import find_family
 from glance.model import is_outside
+from glance.phase import Phase
 from glance.run import environment
 from glance.sample import View
-from glance.schedule import Phase, PhaseSchedule, Schedule
+from glance.schedule import PhaseSchedule, Schedule
 from glance.settings import Layers, Teacher, TrainSettings
 from glance.simpletuner.config import (
     ACCELERATE_FILE,

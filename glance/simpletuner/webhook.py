@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from glance.events import CheckpointSaved, Event, StageEntered, StepDone
-from glance.schedule import Phase
+from glance.phase import Phase
 
 _CHECKPOINT_STAGE = "checkpoint_save"  # `training.checkpoint` follows, which says more
 _LONGEST_BODY = 4 * 1024 * 1024  # a validation image may travel with an event

@@ -23,8 +23,8 @@ from typing import Final
 
 from glance.errors import LoraError, RunError, SetupError
 from glance.lora import hash_file, read_lora
+from glance.phase import Phase
 from glance.run import LORA_FILE, RunFolder
-from glance.schedule import Phase
 
 SEAL: Final = "glance.seal"
 _GUARD: Final = ".guard"  # SimpleTuner writes it last

@@ -9,7 +9,7 @@ from typing import Final
 
 from glance.errors import GlanceError
 from glance.events import Event, EventSink, Noted, StepDone, Warned
-from glance.schedule import Phase
+from glance.phase import Phase
 from glance.training.ledger import Ledger
 from glance.training.observer import CheckpointSealed
 from glance.training.phase import PhaseTrainer, Tools

@@ -13,8 +13,8 @@ from glance.files import state_folder
 from glance.hub import fetch_telling
 from glance.lora import hash_data, hash_file, read_header
 from glance.model import recorded_model, recorded_transformer
-from glance.run import Manifest, PhaseState, RunFolder, load_manifest
-from glance.schedule import Phase
+from glance.phase import Phase
+from glance.run import Manifest, PhaseState, RunFolder, load_manifest, writing
 from glance.simpletuner.command import find_program
 from glance.simpletuner.runner import ProcessRunner, Runner
 from glance.training.checkpoints import Sealer
@@ -23,7 +23,7 @@ from glance.training.ledger import Ledger
 from glance.training.lock import locked
 from glance.training.phase import Tools
 from glance.training.preflight import Job, require
-from glance.training.prepare import check_run, prepare_run, tidy_run, writing
+from glance.training.prepare import check_run, prepare_run, tidy_run
 from glance.training.request import TrainingPlan
 from glance.training.summary import summarise
 

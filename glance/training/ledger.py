@@ -6,8 +6,8 @@ from typing import Any
 
 from glance.errors import LoraError
 from glance.lora import name_pair
+from glance.phase import Phase
 from glance.run import Manifest, RunFolder
-from glance.schedule import Phase
 
 
 class Ledger:

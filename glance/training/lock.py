@@ -14,8 +14,7 @@ from typing import Final
 import psutil
 
 from glance.errors import RunError
-from glance.run import RunFolder, now
-from glance.training.prepare import writing
+from glance.run import RunFolder, now, writing
 
 _LINGERS_SECONDS: Final = 20.0  # the trainer of a killed glance is ended within ten
 _TICK_SECONDS: Final = 0.1

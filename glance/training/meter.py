@@ -12,8 +12,8 @@ from glance.device import gpu_users
 from glance.events import EventSink, MemoryUsed, StepDone
 from glance.losses import LossLog
 from glance.pace import mean_of_round
+from glance.phase import Phase
 from glance.run import Measured
-from glance.schedule import Phase
 
 _EVERY_SECONDS: Final = 2.0
 

@@ -18,8 +18,8 @@ from glance.events import (
     StepDone,
     TrainerSaid,
 )
+from glance.phase import Phase
 from glance.run import RunFolder
-from glance.schedule import Phase
 from glance.training.checkpoints import Sealer, checkpoint_names, seal_new, step_of
 from glance.training.meter import Meter
 

@@ -14,8 +14,17 @@ from glance.events import Event, EventSink, Noted, PhaseFinished, PhaseStarted, 
 from glance.files import write_text
 from glance.lora import finalise_lora, find_origin, is_final, read_lora, record_lora
 from glance.losses import LossLog
-from glance.run import Attempt, LoraRecord, Manifest, PhaseState, RunFolder, now
-from glance.schedule import Phase
+from glance.phase import Phase
+from glance.run import (
+    TRAINERS_PAGE,
+    Attempt,
+    LoraRecord,
+    Manifest,
+    PhaseState,
+    RunFolder,
+    now,
+    writing,
+)
 from glance.simpletuner.command import Start, build_command, build_environment, find_secrets
 from glance.simpletuner.config import receipt_file
 from glance.simpletuner.failures import diagnose
@@ -25,7 +34,6 @@ from glance.training.checkpoints import Sealer, choose_checkpoint
 from glance.training.ledger import Ledger
 from glance.training.meter import Meter
 from glance.training.observer import Observer
-from glance.training.prepare import TRAINERS_PAGE, writing
 from glance.training.request import TrainingPlan
 from glance.training.stopping import open_to_requests
 

@@ -10,9 +10,10 @@ from glance.errors import Checks, Problem, SettingsError
 from glance.families import Family, find_family
 from glance.levels import LevelsRequest, ResolvedLevels, Subject, resolve_levels
 from glance.model import locate_base, resolve_family
+from glance.phase import Phase
 from glance.run import RUNS, RunFolder
 from glance.sample import Sample, safe_name
-from glance.schedule import Phase, Schedule
+from glance.schedule import Schedule
 from glance.settings import TrainSettings, resolve_preset, resolve_train_settings
 from glance.simpletuner.options import parse_overrides
 from glance.simpletuner.render import render_trainer_config

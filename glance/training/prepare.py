@@ -3,17 +3,17 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
 
-from glance.errors import Problem, RunError, SetupError
+from glance.errors import Problem, RunError
 from glance.files import write_json, write_text
 from glance.model import fingerprint
+from glance.phase import Phase
 from glance.run import (
     LORA_FILE,
+    TRAINERS_PAGE,
     Manifest,
     PhaseRecord,
     RunFolder,
@@ -21,14 +21,13 @@ from glance.run import (
     load_manifest,
     now,
     record_schedule,
+    writing,
 )
 from glance.sample import Sample, stage_sample
-from glance.schedule import Phase
 from glance.training.checkpoints import Sealer, remove_set_aside
 from glance.training.differences import find_differences
 from glance.training.request import TrainingPlan
 
-TRAINERS_PAGE = "README.md"
 _STATES = "output/*/checkpoint-*/training_state-*.json"
 # In a checkpoint's state, with the run folder in front: that may hold folders of these names too.
 _A_PICTURE = re.compile(
@@ -94,20 +93,6 @@ def tidy_run(run: RunFolder) -> None:
     for phase in Phase:  # a run that an older glance has trained has one still
         (run.output(phase) / TRAINERS_PAGE).unlink(missing_ok=True)
     remove_set_aside(run)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn a failing write into a SetupError that names the folder."""
-    try:
-        yield
-    except BrokenPipeError:  # not the folder: whoever read our output has left
-        raise
-    except OSError as exc:
-        raise SetupError(
-            f"cannot write {exc.filename or path}: {exc.strerror or exc}",
-            hint="choose a place for --run that you may write to and that has space left",
-        ) from exc
 
 
 def find_manifest(run: RunFolder) -> Manifest | None:

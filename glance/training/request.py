@@ -10,9 +10,10 @@ from glance.device import AUTO
 from glance.errors import Problem
 from glance.families import find_family
 from glance.model import hub_models, is_outside, recorded_folder
+from glance.phase import Phase
 from glance.run import RunFolder
 from glance.sample import Sample, Stage, View, fit_reference
-from glance.schedule import Phase, Schedule
+from glance.schedule import Schedule
 from glance.settings import DEFAULT_SCHEDULE, Crop, Preset, TrainSettings
 from glance.simpletuner.command import Launcher, build_command
 from glance.simpletuner.config import REFERENCE_FOLDER, view_folder

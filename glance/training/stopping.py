@@ -9,8 +9,8 @@ from types import FrameType
 from typing import Final
 
 from glance.files import write_json
+from glance.phase import Phase
 from glance.run import RunFolder
-from glance.schedule import Phase
 from glance.simpletuner.config import requests_file
 
 _NOTHING: Final[dict[str, int]] = {}

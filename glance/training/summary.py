@@ -6,9 +6,9 @@ from typing import Any, Final
 
 from glance.errors import RunError
 from glance.losses import Course, last_loss, read_course
+from glance.phase import Phase
 from glance.plot import describe_course
 from glance.run import Manifest, PhaseRecord, PhaseState, RunFolder, iterate_runs
-from glance.schedule import Phase
 
 _WORSE: Final = 2.0  # a loss that many times its beginning is no noise any more
 # what two trainings may differ in whose losses are comparable

@@ -16,7 +16,8 @@ from glance.comfyui import Job, build_workflow, guess_model
 from glance.comfyui.nodes import NODES
 from glance.families import FAMILIES, Family
 from glance.families.comfyui import ComfyFile
-from glance.schedule import PRESETS, Phase
+from glance.phase import Phase
+from glance.schedule import PRESETS
 from glance.settings import resolve_sample_settings
 from scripts.comfyui.checkout import Checkout
 from scripts.comfyui.lora_keys import Mapped, prove_keys

@@ -23,7 +23,8 @@ from glance.export.comfyui.keys import to_comfyui
 from glance.families import FAMILIES
 from glance.lora import Lora
 from glance.lora.file import UP, Tensor, write_lora
-from glance.schedule import PRESETS, Phase
+from glance.phase import Phase
+from glance.schedule import PRESETS
 from glance.settings import SampleSettings, resolve_sample_settings
 from scripts.comfyui.checkout import Checkout
 from scripts.comfyui.lora_keys import make_lora

@@ -11,7 +11,7 @@ from fakes.trainer import FakeSimpleTuner
 
 from glance.distillation import record
 from glance.errors import InferenceFailed
-from glance.schedule import Phase
+from glance.phase import Phase
 
 pytest_plugins = ["fakes.plugin"]
 

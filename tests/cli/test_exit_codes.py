@@ -15,7 +15,7 @@ from typer.main import get_command
 from glance.cli import app
 from glance.cli._usage import Command, Group
 from glance.errors import GlanceError
-from glance.schedule import Phase
+from glance.phase import Phase
 
 pytest_plugins = ["fakes.plugin"]
 pytestmark = pytest.mark.usefixtures("surroundings")

@@ -13,8 +13,8 @@ from glance.export.source import open_source
 from glance.generation.plan import plan_generation
 from glance.generation.request import InferRequest
 from glance.generation.workflow import describe_workflow
+from glance.phase import Phase
 from glance.run import RunFolder
-from glance.schedule import Phase
 
 
 @pytest.fixture

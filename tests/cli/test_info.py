@@ -6,7 +6,7 @@ import pytest
 from fakes.pairs import glance_header, write_lora, write_run
 
 from glance.lora import hash_data, hash_file, read_header
-from glance.schedule import Phase
+from glance.phase import Phase
 
 FILE = Path("x.safetensors")
 

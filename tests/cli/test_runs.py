@@ -10,7 +10,7 @@ from fakes.runs import RUN, plan_and_train
 from fakes.trainer import FakeSimpleTuner
 
 from glance.errors import TrainingFailed
-from glance.schedule import Phase
+from glance.phase import Phase
 
 pytest_plugins = ["fakes.plugin"]
 

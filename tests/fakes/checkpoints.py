@@ -7,7 +7,7 @@ from pathlib import Path
 from fakes.runs import RUN
 from fakes.simpletuner import LORA, pack_lora
 
-from glance.schedule import Phase
+from glance.phase import Phase
 
 SLOW = Phase.SLOW
 OUTPUT = RUN.output(SLOW)

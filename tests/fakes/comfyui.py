@@ -7,7 +7,8 @@ from typing import Any
 
 from glance.comfyui import Job, guess_model
 from glance.families import FAMILIES, Family, Negative, find_family
-from glance.schedule import PRESETS, Phase
+from glance.phase import Phase
+from glance.schedule import PRESETS
 from glance.settings import resolve_sample_settings
 
 RECORDING = Path(__file__).parents[1] / "fixtures/comfyui-nodes.json"

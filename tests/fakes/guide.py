@@ -8,7 +8,7 @@ from typing import Any
 from fakes.pairs import write_lora
 from PIL import Image
 
-from glance.schedule import Phase
+from glance.phase import Phase
 
 LISTS = {
     Phase.SLOW: "1000,979.1915,957.5157,934.9171,911.3354",

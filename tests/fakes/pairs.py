@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from glance.families import find_family
 from glance.lora import Origin
+from glance.phase import Phase
 from glance.run import (
     Manifest,
     PhaseRecord,
@@ -18,7 +19,7 @@ from glance.run import (
     SampleRecord,
     record_schedule,
 )
-from glance.schedule import PRESETS, Phase
+from glance.schedule import PRESETS
 from glance.settings import resolve_train_settings
 
 LAYER = "transformer.transformer_blocks.0.attn.to_q"

@@ -11,8 +11,8 @@ from fakes.trainer import FakeSimpleTuner
 from PIL import Image
 
 from glance.events import Event
+from glance.phase import Phase
 from glance.run import RunFolder
-from glance.schedule import Phase
 from glance.training.execute import run_training
 from glance.training.plan import plan_training
 from glance.training.request import TrainingPlan, TrainRequest

@@ -9,7 +9,8 @@ from glance.families import find_family
 from glance.generation.levels import Levels, Trained, decide_levels
 from glance.generation.request import InferRequest
 from glance.levels import Subject
-from glance.schedule import PRESETS, Phase, Schedule
+from glance.phase import Phase
+from glance.schedule import PRESETS, Schedule
 from glance.schedule.derive import derive_schedule
 from glance.settings import resolve_sample_settings
 

@@ -13,7 +13,8 @@ from glance.errors import LoraError, RunError, UsageError
 from glance.generation.pair import Pair, find_pair
 from glance.generation.request import InferRequest
 from glance.generation.workflow import describe_workflow
-from glance.schedule import PRESETS, Phase
+from glance.phase import Phase
+from glance.schedule import PRESETS
 
 
 def pair_of(**request: Any) -> Pair:

@@ -8,7 +8,7 @@ from fakes.plans import paint, plan
 
 from glance.errors import InputError, SetupError
 from glance.generation.request import GenerationPlan
-from glance.schedule import Phase
+from glance.phase import Phase
 
 
 def names(planned: GenerationPlan) -> list[str]:

@@ -13,8 +13,8 @@ from PIL import Image
 from glance.errors import InputError, LoraError, UsageError
 from glance.generation.request import GenerationPlan
 from glance.memory import Quantize
+from glance.phase import Phase
 from glance.provenance import read_record
-from glance.schedule import Phase
 from glance.settings import SampleSettings
 
 

@@ -12,7 +12,8 @@ from glance.diffusion.glance_pipeline import GlancePipeline
 from glance.diffusion.pipeline import Fit, load_pipeline
 from glance.families import find_family
 from glance.memory import Memory, Quantize
-from glance.schedule import PRESETS, Phase
+from glance.phase import Phase
+from glance.schedule import PRESETS
 
 
 def load(

@@ -9,7 +9,7 @@ import pytest
 
 from glance.device import Device
 from glance.errors import SimpleTunerNotFound
-from glance.schedule import Phase
+from glance.phase import Phase
 from glance.simpletuner import command
 from glance.simpletuner.command import (
     Launcher,

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from glance.device import Device, speed
-from glance.settings import Preset, Weights, resolve_train_settings
+from glance.settings import Preset, resolve_train_settings
 from glance.simpletuner.duration import describe_duration, seconds_a_step
+from glance.weights import Weights
 
 H100 = 132 * 4096 * 1.83e9  # multiprocessors, operations a cycle, clock: NVIDIA's H100 paper
 

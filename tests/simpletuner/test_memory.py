@@ -6,8 +6,9 @@ import pytest
 
 from glance.device import Device
 from glance.families import FAMILIES
-from glance.settings import Preset, TrainSettings, Weights, resolve_preset, resolve_train_settings
+from glance.settings import Preset, TrainSettings, resolve_preset, resolve_train_settings
 from glance.simpletuner.memory import estimate, memory_options
+from glance.weights import Weights
 
 
 def on_cuda(family: str, preset: str = "24gb", **changes: Any) -> TrainSettings:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glance.events import CheckpointSaved, Event, StageEntered, StepDone
-from glance.schedule import Phase
+from glance.phase import Phase
 from glance.simpletuner.webhook import listening, parse_event
 
 RECORDED = Path(__file__).parents[1] / "fixtures" / "webhook.jsonl"

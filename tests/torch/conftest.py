@@ -12,8 +12,8 @@ def run_folder(tiny_flux: Path, loras: dict[str, Path], tmp_path: Path) -> Path:
     """A finished run, as `glance train` leaves it, without having trained it."""
     import shutil
 
+    from glance.phase import Phase
     from glance.run import RunFolder
-    from glance.schedule import Phase
 
     run = RunFolder(tmp_path / "work" / "runs" / "made")
     shutil.copytree(tiny_flux, run.model)
@@ -25,8 +25,9 @@ def run_folder(tiny_flux: Path, loras: dict[str, Path], tmp_path: Path) -> Path:
 
 
 def _manifest() -> dict[str, Any]:
+    from glance.phase import Phase
     from glance.run import Manifest, PhaseRecord, PhaseState, SampleRecord, record_schedule
-    from glance.schedule import PRESETS, Phase
+    from glance.schedule import PRESETS
     from glance.settings import resolve_train_settings
 
     manifest = Manifest(

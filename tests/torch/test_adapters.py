@@ -26,7 +26,7 @@ from glance.diffusion.converter import Pair, convert
 from glance.errors import LoraError
 from glance.families import find_family
 from glance.lora import examine_lora, finalise_lora
-from glance.schedule import Phase
+from glance.phase import Phase
 
 Q, K, V = (f"transformer_blocks.0.attn.to_{part}" for part in "qkv")
 FF = "transformer_blocks.0.ff.net.0.proj"

@@ -28,8 +28,8 @@ from glance.events import Event, Noted
 from glance.generation.execute import load_planned, run_generation
 from glance.generation.plan import plan_generation
 from glance.generation.request import InferRequest
+from glance.phase import Phase
 from glance.run import RunFolder
-from glance.schedule import Phase
 
 PROMPTS = ("a hill", "a sea")
 

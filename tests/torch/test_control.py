@@ -17,8 +17,8 @@ from glance.generation import execute
 from glance.generation.execute import load_planned, run_generation
 from glance.generation.plan import plan_generation
 from glance.generation.request import GenerationResult, InferRequest
+from glance.phase import Phase
 from glance.provenance import read_record
-from glance.schedule import Phase
 from glance.settings import resolve_sample_settings
 
 SIZE = {"width": 64, "height": 64}

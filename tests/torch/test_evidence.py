@@ -40,7 +40,7 @@ def test_a_batch_holds_the_picture_that_infer_makes(
     plan: GenerationPlan, pipeline: Any, *, adapted: bool
 ) -> None:
     from glance.diffusion.two_phase import TwoPhase
-    from glance.schedule import Phase
+    from glance.phase import Phase
 
     loras = tuple(Phase) if adapted else ()
     settings = plan.settings.model_copy(update={"loras": loras})

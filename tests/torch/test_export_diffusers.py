@@ -19,8 +19,8 @@ from glance.families import FAMILIES, find_family
 from glance.generation.execute import run_generation
 from glance.generation.plan import plan_generation
 from glance.generation.request import InferRequest
+from glance.phase import Phase
 from glance.run import RunFolder
-from glance.schedule import Phase
 
 PROMPT = "a lighthouse by the sea, " * 8  # longer than some families read
 SCRIPT = Path("out/generate.py")

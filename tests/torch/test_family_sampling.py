@@ -16,7 +16,7 @@ from tiny_models.adapters import make_loras
 
 from glance.diffusion.switch import ResidentLoras
 from glance.families import FAMILIES, Family, find_family
-from glance.schedule import Phase
+from glance.phase import Phase
 
 PROMPT = "a lighthouse"
 

@@ -51,7 +51,8 @@ def sampled(tiny_flux: Path, loras: dict[str, Path]) -> dict[str, Any]:
     from glance.diffusion.pipeline import Fit, load_pipeline
     from glance.diffusion.two_phase import TwoPhase
     from glance.families import find_family
-    from glance.schedule import PRESETS, Phase
+    from glance.phase import Phase
+    from glance.schedule import PRESETS
     from glance.settings import resolve_sample_settings
 
     family = find_family("flux")

@@ -16,7 +16,7 @@ from glance.diffusion.pipeline import Fit, load_pipeline
 from glance.diffusion.stepsizes import distance, find_way, walk
 from glance.diffusion.trajectories import BaseModel, Trajectory
 from glance.families import find_family
-from glance.schedule import Phase
+from glance.phase import Phase
 from glance.settings import resolve_sample_settings
 
 SLOW, FAST = (Phase.SLOW,), (Phase.FAST,)

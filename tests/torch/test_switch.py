@@ -12,7 +12,8 @@ from glance.diffusion.glance_pipeline import GlancePipeline
 from glance.diffusion.pipeline import Fit, compile_transformer, load_pipeline
 from glance.diffusion.switch import level, load_swapped
 from glance.families import find_family
-from glance.schedule import PRESETS, Phase
+from glance.phase import Phase
+from glance.schedule import PRESETS
 
 FIT = Fit(device=Device.CPU, dtype=Precision.FP32)
 SIZE = {"width": 64, "height": 64}

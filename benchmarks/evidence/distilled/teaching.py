@@ -29,8 +29,9 @@ from glance.distillation.plan import plan_distillation
 from glance.distillation.request import DistillRequest
 from glance.families import find_family
 from glance.files import replacing
+from glance.phase import Phase
 from glance.run import RunFolder
-from glance.schedule import Phase, Schedule
+from glance.schedule import Schedule
 from glance.simpletuner.command import Launcher
 from glance.world import describe, describe_loosely, read_caption, training_scene
 

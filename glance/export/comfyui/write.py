@@ -14,9 +14,9 @@ from glance.export.source import Source
 from glance.families.comfyui import ComfyFile
 from glance.lora import Lora, complete_metadata, read_header, read_lora
 from glance.lora.file import encode_lora
+from glance.phase import Phase
 from glance.run import read_caption
 from glance.sample import measure_picture
-from glance.schedule import Phase
 from glance.settings import resolve_sample_settings
 
 _REFERENCE_SIDE: Final = 1024  # of TextEncodeQwenImageEditPlus

@@ -9,7 +9,7 @@ from string import Template
 from typing import Any, Final
 
 from glance.families import Family, Latents, Negative
-from glance.schedule import Phase
+from glance.phase import Phase
 from glance.settings import SampleSettings
 
 _WIDTH: Final = 100

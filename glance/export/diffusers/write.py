@@ -8,7 +8,7 @@ from glance.export.diffusers.script import render_script, usage
 from glance.export.folder import Exported, list_files, whole_folder
 from glance.export.source import Source
 from glance.model import recorded_folder
-from glance.schedule import Phase
+from glance.phase import Phase
 from glance.schedule.file import ScheduleFile
 from glance.settings import SampleSettings, resolve_sample_settings
 

@@ -16,8 +16,8 @@ from glance.export.hub.markdown import draw_table, escape, flatten
 from glance.export.hub.pictures import Gallery, Row
 from glance.export.hub.settings_table import describe_training
 from glance.export.source import Source
+from glance.phase import Phase
 from glance.run import Manifest
-from glance.schedule import Phase
 
 OWNER: Final = "OWNER"
 """Stands for whoever sends, as long as nobody has asked the Hub who that is."""

@@ -18,9 +18,9 @@ from glance.compare.outputs import find_picture
 from glance.compare.page import encode_shown
 from glance.errors import InputError
 from glance.export.source import Source
+from glance.phase import Phase
 from glance.pixels import DECODER_ERRORS, open_picture, to_rgb
 from glance.provenance import FORMATS, Record, read_record
-from glance.schedule import Phase
 
 FOLDER: Final = "pictures"
 MOST_ROWS: Final = 6

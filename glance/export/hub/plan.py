@@ -16,8 +16,8 @@ from glance.lora import hash_file
 from glance.lora.file import encode_header
 from glance.lora.header import read_header
 from glance.lora.modelspec import complete_metadata
+from glance.phase import Phase
 from glance.pixels import DECODER_ERRORS
-from glance.schedule import Phase
 
 CARD: Final = "README.md"
 Content = bytes | Path | Phase

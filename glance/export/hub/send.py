@@ -13,7 +13,7 @@ from glance.events import EventSink, Noted, Warned
 from glance.export.hub.card import COMFYUI, SAMPLE
 from glance.export.hub.pictures import FOLDER
 from glance.export.hub.plan import HubFile, HubPlan
-from glance.schedule import Phase
+from glance.phase import Phase
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi

@@ -7,8 +7,8 @@ from typing import Final
 from glance.export.hub.markdown import draw_table, escape
 from glance.export.source import Source
 from glance.losses import last_loss
+from glance.phase import Phase
 from glance.run import Manifest
-from glance.schedule import Phase
 from glance.settings import Layers
 
 _LAYERS: Final = {

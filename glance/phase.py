@@ -1,0 +1,10 @@
+"""The two phases of a sampling, and so the two LoRAs of a pair."""
+
+from enum import StrEnum
+
+
+class Phase(StrEnum):
+    """The two LoRAs of a pair, in the order in which they are trained and sampled."""
+
+    SLOW = "slow"
+    FAST = "fast"
