@@ -5,6 +5,7 @@ they are needed.
 """
 
 from glance.schedule.lists import (
+    DEFAULT_SCHEDULE,
     MAX_TIMESTEP,
     PRESETS,
     PhaseSchedule,
@@ -17,6 +18,7 @@ from glance.schedule.lists import (
 )
 
 __all__ = [
+    "DEFAULT_SCHEDULE",
     "MAX_TIMESTEP",
     "PRESETS",
     "PhaseSchedule",

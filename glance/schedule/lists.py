@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 from glance.errors import Problem, ScheduleError, as_typed
 from glance.phase import Phase
 
+DEFAULT_SCHEDULE: Final = "seed"
 MAX_TIMESTEP = 1000.0
 MOST_STEPS: Final = 1000
 """Of a phase: the noise levels that the models were trained on."""

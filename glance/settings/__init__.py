@@ -5,6 +5,7 @@ family's row, never further down.
 """
 
 from glance.sample import Crop
+from glance.schedule import DEFAULT_SCHEDULE
 from glance.settings.sample import SampleSettings, resolve_sample_settings
 from glance.settings.train import (
     Layers,
@@ -27,5 +28,3 @@ __all__ = [
     "resolve_sample_settings",
     "resolve_train_settings",
 ]
-
-DEFAULT_SCHEDULE = "seed"
