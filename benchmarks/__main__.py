@@ -17,8 +17,8 @@ from benchmarks.page import PAGE, render, render_result
 from benchmarks.records import Record, keep, load_records
 from benchmarks.result import Result
 from benchmarks.rounds import ROOT, Conditions
-from glance.device import Device, is_present
-from glance.files import write_text
+from glance.core.device import Device, is_present
+from glance.core.files import write_text
 
 
 def main() -> None:

@@ -13,16 +13,16 @@ import psutil
 
 from benchmarks.result import Column, Goal, Ratio, Result, Row, summarise
 from benchmarks.rounds import ROOT, SMALL_MODEL, Conditions, call, interleave
-from glance.device import Device
-from glance.distillation.plan import plan_distillation
-from glance.distillation.record import record
-from glance.distillation.request import DistillationPlan, DistillRequest
-from glance.events import Event, StepDone
-from glance.phase import Phase
-from glance.simpletuner.command import Launcher
-from glance.simpletuner.config import TARGETS_VARIABLE, receipt_file
-from glance.simpletuner.runner import Job, ProcessRunner
+from glance.core.device import Device
+from glance.core.events import Event, StepDone
+from glance.core.phase import Phase
+from glance.training.distillation.plan import plan_distillation
+from glance.training.distillation.record import record
+from glance.training.distillation.request import DistillationPlan, DistillRequest
 from glance.training.execute import run_training
+from glance.training.simpletuner.command import Launcher
+from glance.training.simpletuner.config import TARGETS_VARIABLE, receipt_file
+from glance.training.simpletuner.runner import Job, ProcessRunner
 
 _PLAIN: Final = "diffusers alone"
 _RECORDED: Final = "glance's recording"
@@ -152,7 +152,7 @@ def _sample(way: str, conditions: Conditions) -> float:
     import torch
 
     from benchmarks.inference.meter import choose_clock
-    from glance.generation.execute import load_planned
+    from glance.sampling.generate import load_planned
 
     torch.set_num_threads(1)
     clock = choose_clock(conditions.device)

@@ -14,7 +14,7 @@ import psutil
 
 from benchmarks.rounds import call
 from glance import __version__
-from glance.device import Device, cuda_memory
+from glance.core.device import Device, cuda_memory
 
 _PACKAGES: Final = ("torch", "diffusers", "simpletuner")
 _ASK_TORCH: Final = "import torch; print(torch.cuda.get_device_name(0))"

@@ -15,11 +15,11 @@ from typing import Any, Final
 from benchmarks.models import start_making
 from benchmarks.result import Column, Ratio, Result, Row, summarise
 from benchmarks.rounds import ROOT, SMALL_MODEL, Conditions, call, interleave
-from glance.device import Device, speed
-from glance.simpletuner.duration import seconds_a_step
-from glance.simpletuner.memory import estimate
+from glance.core.device import Device, speed
 from glance.training.plan import plan_settings
 from glance.training.request import TrainRequest
+from glance.training.simpletuner.duration import seconds_a_step
+from glance.training.simpletuner.memory import estimate
 
 _RESOLUTIONS: Final = {Device.CPU: (64, 256, 384, 512), Device.CUDA: (256, 512, 1024)}
 _PICTURE: Final = ROOT / "data" / "glance.png"

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.rounds import SMALL_MODEL, call
-from glance.device import Device
-from glance.phase import Phase
+from glance.core.device import Device
+from glance.core.phase import Phase
 
 RANK: Final = 16
 

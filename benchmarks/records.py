@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from benchmarks.machine import Machine
 from benchmarks.result import Result
-from glance.files import write_json
+from glance.core.files import write_json
 
 FOLDER: Final = Path(__file__).parent / "results"
 _NAME: Final = re.compile(r"(\d{4}-\d\d-\d\d)-[a-z0-9-]+(?:\.(\d+))?\.json")

@@ -33,9 +33,11 @@ from pathlib import Path
 
 import psutil
 
-from glance.lora import is_final, read_lora, verify_lora
-from glance.phase import Phase
-from glance.run import RunFolder, load_manifest
+from glance.core.phase import Phase
+from glance.models.lora.file import read_lora
+from glance.runs.final import is_final, verify_lora
+from glance.runs.folder import RunFolder
+from glance.runs.manifest import load_manifest
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reliability.md"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from glance.device import Device
+from glance.core.device import Device
 
 ROOT: Final = Path(__file__).parents[1]
 SMALL_MODEL: Final = ROOT / "glance" / "assets" / "small-flux"

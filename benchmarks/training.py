@@ -11,18 +11,18 @@ from typing import Final
 
 from benchmarks.result import Column, Goal, Ratio, Result, Row, summarise
 from benchmarks.rounds import PICTURE, SMALL_MODEL, Conditions, call, interleave
-from glance.files import write_json
-from glance.phase import Phase
-from glance.sample import stage_sample
-from glance.simpletuner.command import (
+from glance.core.files import write_json
+from glance.core.phase import Phase
+from glance.dataset.stage import stage_sample
+from glance.training.plan import plan_training
+from glance.training.request import TrainingPlan, TrainRequest
+from glance.training.simpletuner.command import (
     Launcher,
     Start,
     build_command,
     build_environment,
     find_program,
 )
-from glance.training.plan import plan_training
-from glance.training.request import TrainingPlan, TrainRequest
 
 _BY_HAND: Final = "SimpleTuner's two commands"
 _GLANCE: Final = "glance train"

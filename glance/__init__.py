@@ -8,16 +8,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from glance.compare import CompareRequest, compare_pair, plan_comparison, run_comparison
-    from glance.diffusion.glance_pipeline import GlancePipeline
-    from glance.errors import GlanceError
-    from glance.generation.execute import load_planned, run_generation
-    from glance.generation.plan import plan_generation
-    from glance.generation.request import InferRequest
-    from glance.phase import Phase
-    from glance.provenance import read_record
-    from glance.schedule import PRESETS, Schedule, resolve_schedule
+    from glance.core.errors import GlanceError
+    from glance.core.phase import Phase
+    from glance.evaluation.compare.execute import compare_pair, run_comparison
+    from glance.evaluation.compare.plan import plan_comparison
+    from glance.evaluation.compare.request import CompareRequest
+    from glance.sampling.generate import load_planned, run_generation
+    from glance.sampling.pipeline.glance_pipeline import GlancePipeline
+    from glance.sampling.plan import plan_generation
+    from glance.sampling.provenance.picture import read_record
+    from glance.sampling.request import InferRequest
     from glance.schedule.derive import derive_schedule
+    from glance.schedule.lists import PRESETS, Schedule, resolve_schedule
     from glance.schedule.shift import read_shift
     from glance.training.execute import run_training
     from glance.training.plan import plan_training
@@ -50,25 +52,25 @@ __all__ = [
 ]
 
 _MODULES = {
-    "PRESETS": "schedule",
-    "CompareRequest": "compare",
-    "GlanceError": "errors",
-    "GlancePipeline": "diffusion.glance_pipeline",
-    "InferRequest": "generation.request",
-    "Phase": "phase",
-    "Schedule": "schedule",
+    "PRESETS": "schedule.lists",
+    "CompareRequest": "evaluation.compare.request",
+    "GlanceError": "core.errors",
+    "GlancePipeline": "sampling.pipeline.glance_pipeline",
+    "InferRequest": "sampling.request",
+    "Phase": "core.phase",
+    "Schedule": "schedule.lists",
     "TrainRequest": "training.request",
-    "compare_pair": "compare",
+    "compare_pair": "evaluation.compare.execute",
     "derive_schedule": "schedule.derive",
-    "load_planned": "generation.execute",
-    "plan_comparison": "compare",
-    "plan_generation": "generation.plan",
+    "load_planned": "sampling.generate",
+    "plan_comparison": "evaluation.compare.plan",
+    "plan_generation": "sampling.plan",
     "plan_training": "training.plan",
-    "read_record": "provenance",
+    "read_record": "sampling.provenance.picture",
     "read_shift": "schedule.shift",
-    "resolve_schedule": "schedule",
-    "run_comparison": "compare",
-    "run_generation": "generation.execute",
+    "resolve_schedule": "schedule.lists",
+    "run_comparison": "evaluation.compare.execute",
+    "run_generation": "sampling.generate",
     "run_training": "training.execute",
 }
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from glance.world import Scene, describe
-from glance.world import draw as draw_scene
+from glance.demo.world.captions import describe
+from glance.demo.world.draw import draw as draw_scene
+from glance.demo.world.scene import Scene
 
 ROOT = Path(__file__).parents[1]
 CAPTION = (

@@ -1,4 +1,4 @@
-"""Record the options of the installed SimpleTuner in glance/simpletuner/options.json.
+"""Record the options of the installed SimpleTuner in glance/training/simpletuner/options.json.
 
 Run it after changing SimpleTuner's pin: `uv run python scripts/record_options.py`; `--print`
 shows them instead. It imports SimpleTuner, so it is a process of its own, outside the package.
@@ -13,7 +13,7 @@ from typing import Any
 
 from simpletuner.helpers.configuration.cmd_args import get_argument_parser
 
-TARGET = Path(__file__).parents[1] / "glance" / "simpletuner" / "options.json"
+TARGET = Path(__file__).parents[1] / "glance/training/simpletuner/options.json"
 
 
 def describe(action: argparse.Action) -> dict[str, Any]:

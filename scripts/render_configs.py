@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from glance.device import Device
-from glance.distillation.plan import plan_distillation
-from glance.distillation.request import DistillRequest
-from glance.families import FAMILIES
-from glance.files import write_json
+from glance.core.device import Device
+from glance.core.files import write_json
+from glance.models.families import FAMILIES
+from glance.training.distillation.plan import plan_distillation
+from glance.training.distillation.request import DistillRequest
 from glance.training.plan import plan_training
 from glance.training.request import TrainRequest
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from proofs import Proofs
 
-from glance.device import Device, is_present
+from glance.core.device import Device, is_present
 
 pytest.register_assert_rewrite("real_training", "real_distilling")
 
@@ -95,7 +95,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole FLUX with random weights, in diffusers layout."""
-    from glance.diffusion.quiet import hush
+    from glance.sampling.pipeline.quiet import hush
 
     hush()
     from tiny_models import build_tiny

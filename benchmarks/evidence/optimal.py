@@ -12,14 +12,15 @@ import numpy as np
 
 from benchmarks.evidence.schedules import OPTIMISED, STEPS, load_optimised
 from benchmarks.evidence.workshop import Workshop
-from glance.families import find_family
-from glance.files import write_json
-from glance.optimization.plan import leave_free
-from glance.phase import Phase
-from glance.schedule import Schedule
+from glance.core.files import write_json
+from glance.core.phase import Phase
+from glance.demo.world.captions import describe_loosely
+from glance.demo.world.scene import training_scene
+from glance.evaluation.search.plan import leave_free
+from glance.models.families import find_family
+from glance.sampling.settings import SampleSettings, resolve_sample_settings
+from glance.schedule.lists import Schedule
 from glance.schedule.shift import as_timestep, read_shift, teacher_sigmas
-from glance.settings import SampleSettings, resolve_sample_settings
-from glance.world import describe_loosely, training_scene
 
 PROMPTS: Final = 16
 _SEED: Final = 1000  # of the first noise, and of the scenes: nobody is measured on these
@@ -32,7 +33,7 @@ def find_lists(shop: Workshop, *, tokens: int) -> None:
     wanted = {name: allowed for name, allowed in _wanted() if name not in found}
     if not wanted:
         return
-    from glance.diffusion.stepsizes import find_way
+    from glance.sampling.pipeline.stepsizes import find_way
 
     model, teacher = open_base(shop, training_prompts(), tokens=tokens)
     for name, allowed in wanted.items():
@@ -48,8 +49,8 @@ def open_base(shop: Workshop, pictures: list[SampleSettings], *, tokens: int) ->
 
     `tokens` is T5's padding here, for the sake of time.
     """
-    from glance.diffusion.glance_pipeline import GlancePipeline
-    from glance.diffusion.trajectories import BaseModel
+    from glance.sampling.pipeline.glance_pipeline import GlancePipeline
+    from glance.sampling.pipeline.trajectories import BaseModel
 
     family = find_family("flux")
     text = replace(family.text, arguments=MappingProxyType({"max_sequence_length": tokens}))

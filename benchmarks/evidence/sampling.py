@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from glance.diffusion.scheduler import VerbatimEulerScheduler
-from glance.phase import Phase
-from glance.schedule import PhaseSchedule, Schedule
+from glance.core.phase import Phase
+from glance.sampling.pipeline.scheduler import VerbatimEulerScheduler
+from glance.schedule.lists import PhaseSchedule, Schedule
 
 Pictures = NDArray[np.uint8]
 SIDE = 64

@@ -13,12 +13,14 @@ from PIL import Image
 from benchmarks.evidence.pairs import FEW, Recipe, Source, Wording
 from benchmarks.evidence.schedules import load_schedules
 from benchmarks.evidence.workshop import Workshop
-from glance.simpletuner.command import Launcher
-from glance.simpletuner.runner import Job, ProcessRunner
+from glance.demo.world.captions import describe, describe_loosely
+from glance.demo.world.draw import draw
+from glance.demo.world.scene import training_scene
 from glance.training.execute import run_training
 from glance.training.plan import plan_training
 from glance.training.request import TrainRequest
-from glance.world import describe, describe_loosely, draw, training_scene
+from glance.training.simpletuner.command import Launcher
+from glance.training.simpletuner.runner import Job, ProcessRunner
 
 _SEED = 11
 _TEACHER_STEPS = 50

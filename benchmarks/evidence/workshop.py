@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence.pairs import Recipe, Source, Wording
-from glance.device import Device, Precision
-from glance.families import find_family
-from glance.phase import Phase
-from glance.run import RunFolder
+from glance.core.device import Device, Precision
+from glance.core.phase import Phase
+from glance.models.families import find_family
+from glance.runs.folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ class Workshop:
 
     def load(self, run: RunFolder | None = None) -> Any:
         """Return the model's pipeline, with both LoRAs of `run`."""
-        from glance.diffusion.quiet import hush
+        from glance.sampling.pipeline.quiet import hush
 
         hush()
-        from glance.diffusion.pipeline import Fit, load_pipeline
+        from glance.sampling.pipeline.pipeline import Fit, load_pipeline
 
         loras = {} if run is None else {phase: run.lora(phase) for phase in Phase}
         fit = Fit(device=Device.CPU, dtype=Precision.FP32)

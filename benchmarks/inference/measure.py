@@ -14,7 +14,7 @@ from benchmarks.inference.ways import WAYS
 from benchmarks.models import RANK, start_making
 from benchmarks.result import Result
 from benchmarks.rounds import ROOT, Conditions, call, interleave
-from glance.device import Device
+from glance.core.device import Device
 
 _SIZES: Final = {Device.CPU: ("hundredths", 256), Device.CUDA: ("fifth", 1024)}
 _QUICK: Final = ("tiny", 64)

@@ -79,9 +79,9 @@ def peak_memory(device: str) -> int:
 def import_for(name: str) -> None:
     """Import what the way needs, as it does it."""
     if name == "glance":
-        import glance.generation.plan  # noqa: F401
-        from glance.families import find_family
-        from glance.generation.execute import import_sampler
+        import glance.sampling.plan  # noqa: F401
+        from glance.models.families import find_family
+        from glance.sampling.generate import import_sampler
 
         import_sampler(find_family("flux"))
     else:
@@ -92,9 +92,9 @@ def import_for(name: str) -> None:
 
 def by_glance(studio: Studio) -> None:
     """Do what `glance infer` does."""
-    from glance.generation.execute import run_generation
-    from glance.generation.plan import plan_generation
-    from glance.generation.request import InferRequest
+    from glance.sampling.generate import run_generation
+    from glance.sampling.plan import plan_generation
+    from glance.sampling.request import InferRequest
 
     request = InferRequest(
         prompts=(PROMPT,),

@@ -16,6 +16,7 @@ from glance.cli._usage import guard_commands, respell, translate
 from glance.cli._words import check_words
 from glance.cli.check import check
 from glance.cli.compare import compare
+from glance.cli.console import Console
 from glance.cli.demo import demo
 from glance.cli.distill import distill
 from glance.cli.doctor import doctor
@@ -26,8 +27,7 @@ from glance.cli.info import info
 from glance.cli.runs import runs
 from glance.cli.schedule import schedule
 from glance.cli.train import train
-from glance.console import Console
-from glance.errors import GlanceError, Stopped
+from glance.core.errors import GlanceError, Stopped
 
 _INTERRUPTED = 130
 _HELP = "NoArgsIsHelpError"  # Typer's for a group without a command: the help is its message

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from glance.memory import Memory
-from glance.phase import Phase
+from glance.core.memory import Memory
+from glance.core.phase import Phase
 
 
 class DeviceChoice(StrEnum):
@@ -38,7 +38,7 @@ class LauncherChoice(StrEnum):
 
 
 def find_model(text: str) -> str:
-    from glance.model import find_packaged
+    from glance.models.base import find_packaged
 
     return find_packaged(text)
 

@@ -7,14 +7,14 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Final
 
-from glance.console import Console, format_table
-from glance.phase import Phase
-from glance.schedule import Schedule
+from glance.cli.console import Console, format_table
+from glance.core.phase import Phase
+from glance.schedule.lists import Schedule
 
 if TYPE_CHECKING:
-    from glance.compare import ComparisonPlan
-    from glance.distillation.request import DistillationPlan
-    from glance.generation.request import GenerationPlan
+    from glance.evaluation.compare.request import ComparisonPlan
+    from glance.sampling.request import GenerationPlan
+    from glance.training.distillation.request import DistillationPlan
     from glance.training.request import TrainingPlan
 
 _TEXT: Final = 70  # characters of a prompt
@@ -121,7 +121,7 @@ def comparison_rows(plan: "ComparisonPlan", facts: Mapping[str, Any]) -> Rows:
 
 
 def _state(plan: "TrainingPlan") -> str:
-    from glance.run import load_manifest
+    from glance.runs.manifest import load_manifest
 
     if not plan.run.manifest.exists():
         return "new"
@@ -131,9 +131,9 @@ def _state(plan: "TrainingPlan") -> str:
 
 
 def _cost_rows(plan: "TrainingPlan") -> Rows:
-    from glance.device import speed
-    from glance.simpletuner.duration import describe_duration
-    from glance.simpletuner.memory import describe_estimate
+    from glance.core.device import speed
+    from glance.training.simpletuner.duration import describe_duration
+    from glance.training.simpletuner.memory import describe_estimate
 
     settings = plan.settings
     numbers = ",".join(map(str, plan.devices))
@@ -163,7 +163,7 @@ def _listed(texts: list[str], *, most: int) -> Iterator[str]:
 
 def _place(model: str, run: Path) -> str:
     """Return a recorded model as it is seen from here."""
-    from glance.model import recorded_folder
+    from glance.models.base import recorded_folder
 
     place = recorded_folder(model, run)
     return os.path.relpath(place) if place.exists() else model

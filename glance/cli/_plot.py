@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from glance.cli._usage import Command, Group
-from glance.console import Console
+from glance.cli.console import Console
 
 if TYPE_CHECKING:
-    from glance.plot import Glyphs
+    from glance.core.canvas import Glyphs
 
 _FLAG = "--plot"
 TERMINAL = Path("-")
@@ -44,7 +44,7 @@ class PlotGroup(Group):
 
 def choose_terminal_glyphs() -> "Glyphs":
     """Return what a chart on stdout is made of."""
-    from glance.plot import choose_glyphs
+    from glance.core.canvas import choose_glyphs
 
     return choose_glyphs(Console.current.encoding)
 

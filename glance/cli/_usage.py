@@ -9,7 +9,7 @@ from typing import Any, Final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from glance.errors import (
+from glance.core.errors import (
     GlanceError,
     InputError,
     Problem,
@@ -128,7 +128,8 @@ def _example(param: Any, fault: dict[str, Any]) -> Any:
     """Return a value that works: the usual one, that of the setting, or the nearest allowed."""
     if isinstance(param.default, int | float) and not isinstance(param.default, bool):
         return as_typed(param.default)
-    from glance.settings import SampleSettings, Teacher, TrainSettings
+    from glance.runs.settings import Teacher, TrainSettings
+    from glance.sampling.settings import SampleSettings
 
     for settings in (SampleSettings, TrainSettings, Teacher):
         for field in settings.model_fields:

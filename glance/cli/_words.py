@@ -7,7 +7,7 @@ value. A script with Windows line ends leaves a carriage return. And a file's na
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from glance.errors import InputError, Problem
+from glance.core.errors import InputError, Problem
 
 _TEXTS: Final = ("--caption", "--prompt", "--negative-prompt", "--sample-prompt")
 _PROMPT_FILE: Final = "--prompt-file"
@@ -78,8 +78,8 @@ def _faults(name: str, value: str, remedy: str) -> Iterator[Problem]:
 def _misunderstood(name: str, value: str, *, takes_file: bool) -> Iterator[Problem]:
     if name not in _TEXTS or not value.strip():
         return
-    from glance.prompts.entries import meant_elsewhere
-    from glance.sample.mistaken import name_for_text
+    from glance.dataset.mistaken import name_for_text
+    from glance.sampling.prompts.entries import meant_elsewhere
 
     problem = name_for_text(name, value, takes_file=takes_file)
     if problem is not None:

@@ -16,7 +16,7 @@ from glance.cli._options import (
     ResolutionOption,
     VerboseOption,
 )
-from glance.console import Console
+from glance.cli.console import Console
 
 if TYPE_CHECKING:
     from glance.training.pair import Pair

@@ -16,8 +16,8 @@ from glance.cli._options import (
     VerboseOption,
 )
 from glance.cli._plans import comparison_rows, show_plan
-from glance.console import Console, format_table
-from glance.memory import Memory, Quantize
+from glance.cli.console import Console, format_table
+from glance.core.memory import Memory, Quantize
 
 
 class MetricChoice(StrEnum):
@@ -97,9 +97,10 @@ def compare(
     glance compare --run runs/glance --prompt "a harbour" --prompt "a forest" --count 4
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.compare import CompareRequest, Metric, compare_pair, plan_comparison
-    from glance.compare.execute import foresee
-    from glance.compare.summary import tabulate
+    from glance.evaluation.compare.execute import compare_pair, foresee
+    from glance.evaluation.compare.plan import plan_comparison
+    from glance.evaluation.compare.request import CompareRequest, Metric
+    from glance.evaluation.compare.summary import tabulate
 
     plan = plan_comparison(
         CompareRequest(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from glance.cli._options import EventsOption, JsonOption, QuietOption, VerboseOption
-from glance.console import Console
+from glance.cli.console import Console
 
 
 def demo(
@@ -32,7 +32,7 @@ def demo(
     Example: glance demo
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.demo import run_demo
+    from glance.demo.run import run_demo
 
     with console.progress(events) as on_event:
         result = run_demo(output, steps=steps, on_event=on_event)

@@ -35,8 +35,8 @@ from glance.cli._options import (
     VerboseOption,
 )
 from glance.cli._plans import distillation_rows, show_plan
-from glance.console import Console
-from glance.memory import Memory, Quantize
+from glance.cli.console import Console
+from glance.core.memory import Memory, Quantize
 
 if TYPE_CHECKING:
     pass
@@ -132,9 +132,9 @@ def distill(
     glance distill --size 1024x1024 --size 832x1216 --device cuda --dry-run
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.distillation.plan import plan_distillation
-    from glance.distillation.request import DistillRequest
-    from glance.simpletuner.command import Launcher
+    from glance.training.distillation.plan import plan_distillation
+    from glance.training.distillation.request import DistillRequest
+    from glance.training.simpletuner.command import Launcher
 
     plan = plan_distillation(
         DistillRequest(
@@ -180,7 +180,7 @@ def distill(
             console.warn(warning)
         show_plan(console, distillation_rows(plan), plan.to_json())
         return
-    from glance.distillation.execute import run_distillation
+    from glance.training.distillation.execute import run_distillation
 
     with console.progress(events) as on_event:
         result = run_distillation(plan, on_event)

@@ -19,8 +19,8 @@ from glance.cli._options import (
     VerboseOption,
     find_model,
 )
-from glance.console import Console
-from glance.errors import SetupError
+from glance.cli.console import Console
+from glance.core.errors import SetupError
 
 
 def doctor(
@@ -54,18 +54,18 @@ def doctor(
     Example: glance doctor --model black-forest-labs/FLUX.1-dev --preset auto
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.device import speed
-    from glance.families import find_family
-    from glance.files import require_possible
-    from glance.model import hub_models
-    from glance.phase import Phase
-    from glance.run import RunFolder
-    from glance.simpletuner.command import Launcher
-    from glance.simpletuner.duration import describe_duration, seconds_a_step
-    from glance.simpletuner.memory import describe_estimate, estimate
+    from glance.core.device import speed
+    from glance.core.files import require_possible
+    from glance.core.phase import Phase
+    from glance.models.base import hub_models
+    from glance.models.families import find_family
+    from glance.runs.folder import RunFolder
     from glance.training.plan import parse_devices, plan_settings
     from glance.training.preflight import Job, Outcome, examine
     from glance.training.request import TrainRequest
+    from glance.training.simpletuner.command import Launcher
+    from glance.training.simpletuner.duration import describe_duration, seconds_a_step
+    from glance.training.simpletuner.memory import describe_estimate, estimate
 
     require_possible(run, "--run")
     settings = plan_settings(

@@ -17,11 +17,11 @@ from glance.cli._options import (
     TrueCfgOption,
     VerboseOption,
 )
-from glance.console import Console
-from glance.errors import UsageError
+from glance.cli.console import Console
+from glance.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from glance.export.folder import Exported
+    from glance.interop.folder import Exported
 
 export = typer.Typer(
     help="A finished pair for ComfyUI, diffusers or the Hub.", no_args_is_help=True
@@ -79,9 +79,9 @@ def comfyui(
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     _refuse_idle(submit, upload_reference=upload_reference, writes=force or output is not None)
-    from glance.export.comfyui.submit import submit_planned
-    from glance.export.comfyui.write import export_comfyui, plan_comfyui
-    from glance.export.source import open_source
+    from glance.interop.comfyui.submit import submit_planned
+    from glance.interop.comfyui.write import export_comfyui, plan_comfyui
+    from glance.interop.source import open_source
 
     planned = plan_comfyui(
         open_source(run),
@@ -129,8 +129,8 @@ def diffusers(
     Example: glance export diffusers runs/glance --prompt "a harbour at dawn"
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.export.diffusers.write import export_diffusers
-    from glance.export.source import open_source
+    from glance.interop.diffusers.write import export_diffusers
+    from glance.interop.source import open_source
 
     source = open_source(run)
     folder = output or Path(f"{source.name}-diffusers")
@@ -173,10 +173,10 @@ def hub(
     glance export hub runs/glance --repo me/my-pair --public --sample-licence cc-by-4.0
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.export.hub.extra import find_extra
-    from glance.export.hub.plan import HubRequest, plan_hub
-    from glance.export.hub.send import send_hub
-    from glance.export.source import open_source
+    from glance.interop.hub.extra import find_extra
+    from glance.interop.hub.plan import HubRequest, plan_hub
+    from glance.interop.hub.send import send_hub
+    from glance.interop.source import open_source
 
     source = open_source(run)
     extra = find_extra(source)

@@ -22,10 +22,10 @@ from glance.cli._options import (
     VerboseOption,
     find_model,
 )
-from glance.console import Console
+from glance.cli.console import Console
 
 if TYPE_CHECKING:
-    from glance.importing.request import ImportPlan
+    from glance.interop.importing.request import ImportPlan
 
 
 def import_(
@@ -96,9 +96,9 @@ def import_(
     glance import --slow-lora slow.safetensors --fast-lora fast.safetensors --alpha 128 --dry-run
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.importing.execute import run_import
-    from glance.importing.plan import plan_import
-    from glance.importing.request import ImportRequest
+    from glance.interop.importing.execute import run_import
+    from glance.interop.importing.plan import plan_import
+    from glance.interop.importing.request import ImportRequest
 
     plan = plan_import(
         ImportRequest(
@@ -132,7 +132,7 @@ def import_(
 
 
 def _tell(console: Console, plan: "ImportPlan", *, is_made: bool) -> None:
-    from glance.importing.request import PairImport
+    from glance.interop.importing.request import PairImport
 
     for remark in plan.remarks:
         console.note(remark.sentence())

@@ -28,9 +28,9 @@ from glance.cli._options import (
     find_model,
 )
 from glance.cli._plans import sampling_rows, show_plan
-from glance.console import Console
-from glance.device import Precision
-from glance.memory import Memory, Quantize
+from glance.cli.console import Console
+from glance.core.device import Precision
+from glance.core.memory import Memory, Quantize
 
 
 def infer(
@@ -160,8 +160,8 @@ def infer(
     glance infer --prompt-file prompts.jsonl --count 4 --output pictures/
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.generation.plan import plan_generation
-    from glance.generation.request import InferRequest, choose_loras
+    from glance.sampling.plan import plan_generation
+    from glance.sampling.request import InferRequest, choose_loras
 
     plan = plan_generation(
         InferRequest(
@@ -212,7 +212,7 @@ def infer(
             console.note(note)
         show_plan(console, sampling_rows(plan), plan.to_json())
         return
-    from glance.generation.execute import run_generation
+    from glance.sampling.generate import run_generation
 
     with console.progress(events) as on_event:
         result = run_generation(plan, on_event)

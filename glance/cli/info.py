@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from glance.cli._options import JsonOption, QuietOption, VerboseOption
-from glance.console import Console
+from glance.cli.console import Console
 
 
 def info(
@@ -25,7 +25,7 @@ def info(
     Example: glance info runs/glance
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.info import describe
+    from glance.interop.info.describe import describe
 
     found = describe(path)
     console.document(found.document)

@@ -8,7 +8,7 @@ import typer
 
 from glance.cli._options import JsonOption, QuietOption, VerboseOption
 from glance.cli._plot import TERMINAL, PlotCommand, PlotOption, choose_terminal_glyphs
-from glance.console import Console, format_table
+from glance.cli.console import Console, format_table
 
 runs = typer.Typer(
     help="Look at runs, read their logs, free what they no longer need.",
@@ -37,7 +37,7 @@ def list_command(
     Example: glance runs list
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.runs import list_runs
+    from glance.runs.listing import list_runs
 
     found = [item.to_json() for item in list_runs(folder)]
     console.document({"runs": found})
@@ -73,7 +73,7 @@ def show(
     Example: glance runs show runs/glance --plot losses.png
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.runs import plot_run, show_run
+    from glance.runs.listing import plot_run, show_run
 
     if plot is not None and plot != TERMINAL:
         plot_run(run, plot)
@@ -98,8 +98,8 @@ def log(
     Example: glance runs log runs/glance --phase fast --lines 50
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.phase import Phase
-    from glance.runs import read_log
+    from glance.core.phase import Phase
+    from glance.runs.listing import read_log
 
     said = read_log(run, Phase(phase.value)).splitlines()[-lines:]
     console.result("\n".join(said))
@@ -123,7 +123,7 @@ def clean(
     Example: glance runs clean runs/* --dry-run
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.runs import clean_run
+    from glance.runs.listing import clean_run
 
     freed = {str(run): clean_run(run, only_look=dry_run) for run in folders}
     console.document({"freed_bytes": freed, "dry_run": dry_run})

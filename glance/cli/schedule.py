@@ -23,16 +23,16 @@ from glance.cli._options import (
     find_model,
 )
 from glance.cli._plot import TERMINAL, PlotGroup, PlotOption, choose_terminal_glyphs
-from glance.console import Console, format_table
-from glance.errors import InputError, ModelNotFound, UsageError
-from glance.memory import Memory, Quantize
-from glance.phase import Phase
-from glance.schedule import PRESETS, Schedule
+from glance.cli.console import Console, format_table
+from glance.core.errors import InputError, ModelNotFound, UsageError
+from glance.core.memory import Memory, Quantize
+from glance.core.phase import Phase
+from glance.schedule.lists import PRESETS, Schedule
 from glance.schedule.shift import TEACHER_STEPS
 
 if TYPE_CHECKING:
-    from glance.families import Family
-    from glance.levels import Subject
+    from glance.models.families import Family
+    from glance.models.schedules import Subject
 
 _BAR = 30
 
@@ -91,8 +91,8 @@ def show(
             )
         return
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.levels import LevelsRequest, Subject, resolve_levels
-    from glance.model import resolve_family
+    from glance.models.base import resolve_family
+    from glance.models.schedules import LevelsRequest, Subject, resolve_levels
 
     row = resolve_family(family, model)
     if model is not None:
@@ -173,10 +173,10 @@ def optimize(
     Example: glance schedule optimize --model black-forest-labs/FLUX.1-dev --size 1024x1024
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.model import resolve_family
-    from glance.optimization.execute import run_optimization
-    from glance.optimization.plan import plan_optimization
-    from glance.optimization.request import OptimizeRequest
+    from glance.evaluation.search.execute import run_optimization
+    from glance.evaluation.search.plan import plan_optimization
+    from glance.evaluation.search.request import OptimizeRequest
+    from glance.models.base import resolve_family
 
     row = resolve_family(family, model)
     plan = plan_optimization(
@@ -211,8 +211,8 @@ def optimize(
 
 def _require_model(model: str, row: "Family") -> None:
     """Raise unless the model is there, whether or not the schedule that is asked for needs it."""
-    from glance.hub import check_access
-    from glance.model import locate_base
+    from glance.core.hub import check_access
+    from glance.models.base import locate_base
 
     whole, _ = locate_base(model, None, family=row, run=Path())
     doubt = check_access(model) if whole == model != row.default_model else None
@@ -225,9 +225,9 @@ def _show_plot(
 ) -> None:
     if plot is None:
         return
-    from glance.errors import ScheduleError
-    from glance.levels import find_shift
-    from glance.plot import chart_schedule, draw_schedule
+    from glance.core.errors import ScheduleError
+    from glance.models.schedules import find_shift
+    from glance.schedule.plot import chart_schedule, draw_schedule
     from glance.schedule.shift import teacher_sigmas
 
     teacher: tuple[float, ...] = ()

@@ -41,11 +41,11 @@ from glance.cli._options import (
     VerboseOption,
 )
 from glance.cli._plans import show_plan, training_rows
-from glance.console import Console
-from glance.events import EventSink, Noted
+from glance.cli.console import Console
+from glance.core.events import EventSink, Noted
 
 if TYPE_CHECKING:
-    from glance.compare import Report
+    from glance.evaluation.compare.outputs import Report
     from glance.training.execute import TrainingResult
 
 
@@ -113,9 +113,9 @@ def train(
     glance train --image data/glance.png --device cuda --dry-run
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.simpletuner.command import Launcher
     from glance.training.plan import plan_training
     from glance.training.request import TrainRequest
+    from glance.training.simpletuner.command import Launcher
 
     plan = plan_training(
         TrainRequest(
@@ -183,6 +183,6 @@ def _try_pair(result: "TrainingResult", on_event: EventSink) -> "Report | None":
     if not result.manifest.is_finished:
         on_event(Noted("there is no pair to compare yet: one phase is still to be trained"))
         return None
-    from glance.compare.trial import try_pair
+    from glance.evaluation.compare.trial import try_pair
 
     return try_pair(result.run, on_event)

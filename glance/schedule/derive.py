@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from glance.errors import Problem, ScheduleError
+from glance.core.errors import Problem, ScheduleError
 from glance.schedule.lists import MOST_STEPS, Schedule
 from glance.schedule.shift import TEACHER_STEPS, Shift, Spacing, as_timestep, teacher_sigmas
 

@@ -13,9 +13,9 @@ from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from glance.errors import Problem, ScheduleError, locate_fault
-from glance.files import read_text, state_folder, write_text
-from glance.phase import Phase
+from glance.core.errors import Problem, ScheduleError, locate_fault
+from glance.core.files import read_text, state_folder, write_text
+from glance.core.phase import Phase
 from glance.schedule.lists import MAX_TIMESTEP, Schedule, WrittenList
 
 OPTIMAL: Final = "optimal"

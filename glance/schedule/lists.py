@@ -13,8 +13,8 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Final, Self
 
-from glance.errors import Problem, ScheduleError, as_typed
-from glance.phase import Phase
+from glance.core.errors import Problem, ScheduleError, as_typed
+from glance.core.phase import Phase
 
 DEFAULT_SCHEDULE: Final = "seed"
 MAX_TIMESTEP = 1000.0

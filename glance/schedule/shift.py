@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Final
 
-from glance.errors import ScheduleError
+from glance.core.errors import ScheduleError
 from glance.schedule.lists import MAX_TIMESTEP, Schedule
 
 TEACHER_STEPS: Final = 50

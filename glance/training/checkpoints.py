@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from glance.errors import LoraError, RunError, SetupError
-from glance.lora import hash_file, read_lora
-from glance.phase import Phase
-from glance.run import LORA_FILE, RunFolder
+from glance.core.errors import LoraError, RunError, SetupError
+from glance.core.phase import Phase
+from glance.models.lora.file import hash_file, read_lora
+from glance.runs.folder import LORA_FILE, RunFolder
 
 SEAL: Final = "glance.seal"
 _GUARD: Final = ".guard"  # SimpleTuner writes it last

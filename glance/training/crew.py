@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from glance.errors import GlanceError
-from glance.events import Event, EventSink, Noted, StepDone, Warned
-from glance.phase import Phase
+from glance.core.errors import GlanceError
+from glance.core.events import Event, EventSink, Noted, StepDone, Warned
+from glance.core.phase import Phase
 from glance.training.ledger import Ledger
 from glance.training.observer import CheckpointSealed
 from glance.training.phase import PhaseTrainer, Tools

@@ -7,13 +7,14 @@ from typing import Any, Final
 
 from PIL import Image
 
-from glance.errors import as_typed
-from glance.model import shown_model
-from glance.pixels import DECODER_ERRORS, open_picture, to_rgb
-from glance.run import Manifest, RunFolder, SampleRecord
-from glance.sample import Sample
-from glance.sample.findings import shown
-from glance.settings import TrainSettings
+from glance.core.errors import as_typed
+from glance.core.findings import shown
+from glance.core.pictures import DECODER_ERRORS, open_picture, to_rgb
+from glance.dataset.examine import Sample
+from glance.models.base import shown_model
+from glance.runs.folder import RunFolder
+from glance.runs.manifest import Manifest, SampleRecord
+from glance.runs.settings import TrainSettings
 from glance.training.request import TrainingPlan
 
 _BEFORE: Final = 20  # characters of a text, before what differs

@@ -4,27 +4,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from glance.checkpoint import read_checkpoint
-from glance.diffusion.quiet import hush
-from glance.errors import LoraError
-from glance.events import EventSink, Noted, PhaseSkipped, Warned
-from glance.families import find_family
-from glance.files import state_folder
-from glance.hub import fetch_telling
-from glance.lora import hash_data, hash_file, read_header
-from glance.model import recorded_model, recorded_transformer
-from glance.phase import Phase
-from glance.run import Manifest, PhaseState, RunFolder, load_manifest, writing
-from glance.simpletuner.command import find_program
-from glance.simpletuner.runner import ProcessRunner, Runner
+from glance.core.errors import LoraError
+from glance.core.events import EventSink, Noted, PhaseSkipped, Warned
+from glance.core.files import state_folder
+from glance.core.hub import fetch_telling
+from glance.core.phase import Phase
+from glance.models.base import recorded_model, recorded_transformer
+from glance.models.checkpoint import read_checkpoint
+from glance.models.families import find_family
+from glance.models.lora.file import hash_file
+from glance.models.lora.header import hash_data, read_header
+from glance.runs.folder import RunFolder, writing
+from glance.runs.lock import locked
+from glance.runs.manifest import Manifest, PhaseState, load_manifest
+from glance.sampling.pipeline.quiet import hush
 from glance.training.checkpoints import Sealer
 from glance.training.crew import Crew
 from glance.training.ledger import Ledger
-from glance.training.lock import locked
 from glance.training.phase import Tools
 from glance.training.preflight import Job, require
 from glance.training.prepare import check_run, prepare_run, tidy_run
 from glance.training.request import TrainingPlan
+from glance.training.simpletuner.command import find_program
+from glance.training.simpletuner.runner import ProcessRunner, Runner
 from glance.training.summary import summarise
 
 
@@ -122,7 +124,7 @@ def _make_transformer(plan: TrainingPlan, on_event: EventSink) -> None:
     model = recorded_model(settings.model, family=find_family(settings.family), run=run.path)
     on_event(Noted(f"the transformer is that of {path}, everything else that of {model}"))
     hush()
-    from glance.diffusion.transformer import write_transformer
+    from glance.sampling.pipeline.transformer import write_transformer
 
     with writing(run.path):
         write_transformer(read_checkpoint(path), model, run.transformer)

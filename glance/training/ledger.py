@@ -4,10 +4,11 @@ import threading
 from contextlib import suppress
 from typing import Any
 
-from glance.errors import LoraError
-from glance.lora import name_pair
-from glance.phase import Phase
-from glance.run import Manifest, RunFolder
+from glance.core.errors import LoraError
+from glance.core.phase import Phase
+from glance.runs.folder import RunFolder
+from glance.runs.manifest import Manifest
+from glance.runs.modelspec import name_pair
 
 
 class Ledger:

@@ -8,12 +8,12 @@ from typing import Final
 
 import psutil
 
-from glance.device import gpu_users
-from glance.events import EventSink, MemoryUsed, StepDone
-from glance.losses import LossLog
-from glance.pace import mean_of_round
-from glance.phase import Phase
-from glance.run import Measured
+from glance.core.device import gpu_users
+from glance.core.events import EventSink, MemoryUsed, StepDone
+from glance.core.pace import mean_of_round
+from glance.core.phase import Phase
+from glance.runs.losses import LossLog
+from glance.runs.manifest import Measured
 
 _EVERY_SECONDS: Final = 2.0
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import psutil
 
-from glance.events import (
+from glance.core.events import (
     CheckpointSaved,
     Event,
     EventSink,
@@ -18,8 +18,8 @@ from glance.events import (
     StepDone,
     TrainerSaid,
 )
-from glance.phase import Phase
-from glance.run import RunFolder
+from glance.core.phase import Phase
+from glance.runs.folder import RunFolder
 from glance.training.checkpoints import Sealer, checkpoint_names, seal_new, step_of
 from glance.training.meter import Meter
 

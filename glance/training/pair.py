@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from glance.checkpoint import is_checkpoint
-from glance.device import Device
-from glance.errors import Checks, Problem, SampleError, SettingsError
-from glance.families import Family
-from glance.model import read_model_json, resolve_family
-from glance.sample import Crop, Sample, View, fit_view, fitting_area, load_sample
-from glance.sample.view import REFUSED, WARNED
-from glance.settings import TrainSettings, resolve_train_settings
+from glance.core.device import Device
+from glance.core.errors import Checks, Problem, SampleError, SettingsError
+from glance.dataset.examine import Sample, load_sample
+from glance.dataset.picture import fitting_area
+from glance.dataset.view import REFUSED, WARNED, Crop, View, fit_view
+from glance.models.base import read_model_json, resolve_family
+from glance.models.checkpoint import is_checkpoint
+from glance.models.families import Family
+from glance.runs.settings import TrainSettings, resolve_train_settings
 from glance.training.request import TrainRequest, tell_views
 
 _STEP: Final = 64

@@ -9,32 +9,31 @@ from pathlib import Path
 from typing import Any
 
 from glance import __version__
-from glance.errors import LoraError, TrainingFailed
-from glance.events import Event, EventSink, Noted, PhaseFinished, PhaseStarted, StepDone
-from glance.files import write_text
-from glance.lora import finalise_lora, find_origin, is_final, read_lora, record_lora
-from glance.losses import LossLog
-from glance.phase import Phase
-from glance.run import (
-    TRAINERS_PAGE,
-    Attempt,
-    LoraRecord,
-    Manifest,
-    PhaseState,
-    RunFolder,
-    now,
-    writing,
-)
-from glance.simpletuner.command import Start, build_command, build_environment, find_secrets
-from glance.simpletuner.config import receipt_file
-from glance.simpletuner.failures import diagnose
-from glance.simpletuner.runner import Job, Runner, mask
-from glance.simpletuner.webhook import listening
+from glance.core.errors import LoraError, TrainingFailed
+from glance.core.events import Event, EventSink, Noted, PhaseFinished, PhaseStarted, StepDone
+from glance.core.files import write_text
+from glance.core.phase import Phase
+from glance.models.lora.file import read_lora
+from glance.runs.final import finalise_lora, is_final
+from glance.runs.folder import TRAINERS_PAGE, RunFolder, writing
+from glance.runs.losses import LossLog
+from glance.runs.manifest import Attempt, LoraRecord, Manifest, PhaseState, now
+from glance.runs.modelspec import find_origin, record_lora
 from glance.training.checkpoints import Sealer, choose_checkpoint
 from glance.training.ledger import Ledger
 from glance.training.meter import Meter
 from glance.training.observer import Observer
 from glance.training.request import TrainingPlan
+from glance.training.simpletuner.command import (
+    Start,
+    build_command,
+    build_environment,
+    find_secrets,
+)
+from glance.training.simpletuner.config import receipt_file
+from glance.training.simpletuner.failures import diagnose
+from glance.training.simpletuner.runner import Job, Runner, mask
+from glance.training.simpletuner.webhook import listening
 from glance.training.stopping import open_to_requests
 
 

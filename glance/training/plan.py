@@ -4,23 +4,23 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from glance.checkpoint import is_checkpoint, read_checkpoint
-from glance.device import AUTO, Device, resolve_device
-from glance.errors import Checks, Problem, SettingsError
-from glance.families import Family, find_family
-from glance.levels import LevelsRequest, ResolvedLevels, Subject, resolve_levels
-from glance.model import locate_base, resolve_family
-from glance.phase import Phase
-from glance.run import RUNS, RunFolder
-from glance.sample import Sample, safe_name
-from glance.schedule import Schedule
-from glance.settings import TrainSettings, resolve_preset, resolve_train_settings
-from glance.simpletuner.options import parse_overrides
-from glance.simpletuner.render import render_trainer_config
+from glance.core.device import AUTO, Device, resolve_device
+from glance.core.errors import Checks, Problem, SettingsError
+from glance.core.phase import Phase
+from glance.dataset.examine import Sample, safe_name
+from glance.models.base import locate_base, resolve_family
+from glance.models.checkpoint import is_checkpoint, read_checkpoint
+from glance.models.families import Family, find_family
+from glance.models.schedules import LevelsRequest, ResolvedLevels, Subject, resolve_levels
+from glance.models.weights import weigh
+from glance.runs.folder import RUNS, RunFolder
+from glance.runs.settings import TrainSettings, resolve_preset, resolve_train_settings
+from glance.schedule.lists import Schedule
 from glance.training.pair import examine_pair, parse_crops, parse_resolutions
 from glance.training.prepare import check_run
 from glance.training.request import TrainingPlan, TrainingRequest, TrainRequest
-from glance.weights import weigh
+from glance.training.simpletuner.options import parse_overrides
+from glance.training.simpletuner.render import render_trainer_config
 
 
 def plan_training(request: TrainRequest) -> TrainingPlan:

@@ -7,23 +7,21 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
 
-from glance.errors import Problem, RunError
-from glance.files import write_json, write_text
-from glance.model import fingerprint
-from glance.phase import Phase
-from glance.run import (
-    LORA_FILE,
-    TRAINERS_PAGE,
+from glance.core.errors import Problem, RunError
+from glance.core.files import write_json, write_text
+from glance.core.phase import Phase
+from glance.dataset.examine import Sample
+from glance.dataset.stage import stage_sample
+from glance.models.base import fingerprint
+from glance.runs.folder import LORA_FILE, TRAINERS_PAGE, RunFolder, writing
+from glance.runs.manifest import (
     Manifest,
     PhaseRecord,
-    RunFolder,
     SampleRecord,
     load_manifest,
     now,
     record_schedule,
-    writing,
 )
-from glance.sample import Sample, stage_sample
 from glance.training.checkpoints import Sealer, remove_set_aside
 from glance.training.differences import find_differences
 from glance.training.request import TrainingPlan

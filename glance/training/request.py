@@ -6,18 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glance.device import AUTO
-from glance.errors import Problem
-from glance.families import find_family
-from glance.model import hub_models, is_outside, recorded_folder
-from glance.phase import Phase
-from glance.run import RunFolder
-from glance.sample import Sample, Stage, View, fit_reference
-from glance.schedule import Schedule
-from glance.settings import DEFAULT_SCHEDULE, Crop, Preset, TrainSettings
-from glance.simpletuner.command import Launcher, build_command
-from glance.simpletuner.config import REFERENCE_FOLDER, view_folder
-from glance.simpletuner.render import render_files, render_trainer_config
+from glance.core.device import AUTO
+from glance.core.errors import Problem
+from glance.core.phase import Phase
+from glance.dataset.examine import Sample
+from glance.dataset.stage import Stage
+from glance.dataset.view import Crop, View, fit_reference
+from glance.models.base import hub_models, is_outside, recorded_folder
+from glance.models.families import find_family
+from glance.runs.folder import RunFolder
+from glance.runs.settings import Preset, TrainSettings
+from glance.schedule.lists import DEFAULT_SCHEDULE, Schedule
+from glance.training.simpletuner.command import Launcher, build_command
+from glance.training.simpletuner.config import REFERENCE_FOLDER, view_folder
+from glance.training.simpletuner.render import render_files, render_trainer_config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

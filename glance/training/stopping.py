@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
-from glance.files import write_json
-from glance.phase import Phase
-from glance.run import RunFolder
-from glance.simpletuner.config import requests_file
+from glance.core.files import write_json
+from glance.core.phase import Phase
+from glance.runs.folder import RunFolder
+from glance.training.simpletuner.config import requests_file
 
 _NOTHING: Final[dict[str, int]] = {}
 _CHECKPOINT: Final = {"manual_checkpoint": 1}

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final
 
-from glance.errors import RunError
-from glance.losses import Course, last_loss, read_course
-from glance.phase import Phase
-from glance.plot import describe_course
-from glance.run import Manifest, PhaseRecord, PhaseState, RunFolder, iterate_runs
+from glance.core.errors import RunError
+from glance.core.phase import Phase
+from glance.runs.folder import RunFolder
+from glance.runs.losses import Course, last_loss, read_course
+from glance.runs.manifest import Manifest, PhaseRecord, PhaseState, iterate_runs
+from glance.runs.plot import describe_course
 
 _WORSE: Final = 2.0  # a loss that many times its beginning is no noise any more
 # what two trainings may differ in whose losses are comparable

@@ -8,13 +8,13 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from flux import decode, sample
 from text import Text
 
-from glance.world.captions import describe
-from glance.world.check import Verdict, check_picture
-from glance.world.scene import held_out_scenes
+from glance.demo.world.captions import describe
+from glance.demo.world.check import Verdict, check_picture
+from glance.demo.world.scene import held_out_scenes
 
 
 @torch.no_grad()
-def measure(  # noqa: PLR0913 - what is measured, and how
+def measure(
     text: Text,
     transformer: FluxTransformer2DModel,
     vae: AutoencoderKL,

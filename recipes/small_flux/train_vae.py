@@ -18,8 +18,8 @@ from session import Average, Clock, Log, load_checkpoint, save_checkpoint
 from torch import Tensor
 from torch.nn import functional
 
-from glance.world.draw import draw
-from glance.world.scene import training_scene
+from glance.demo.world.draw import draw
+from glance.demo.world.scene import training_scene
 
 SEED = 1
 BATCH = 16

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from glance.comfyui import Job, build_workflow, guess_model
-from glance.comfyui.nodes import NODES
-from glance.families import FAMILIES, Family
-from glance.families.comfyui import ComfyFile
-from glance.phase import Phase
-from glance.schedule import PRESETS
-from glance.settings import resolve_sample_settings
+from glance.core.phase import Phase
+from glance.models.families import FAMILIES, Family
+from glance.models.families.comfyui import ComfyFile
+from glance.sampling.comfyui.nodes import NODES
+from glance.sampling.comfyui.workflow import Job, build_workflow, guess_model
+from glance.sampling.settings import resolve_sample_settings
+from glance.schedule.lists import PRESETS
 from scripts.comfyui.checkout import Checkout
 from scripts.comfyui.lora_keys import Mapped, prove_keys
 from scripts.comfyui.sampling import prove_sampling

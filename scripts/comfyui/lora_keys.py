@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from glance.export.comfyui.keys import to_comfyui
-from glance.families import FAMILIES, Family
-from glance.lora import PREFIX, Lora, Tensor
-from glance.lora.file import DOWN, UP
+from glance.interop.comfyui.keys import to_comfyui
+from glance.models.families import FAMILIES, Family
+from glance.models.lora.file import DOWN, PREFIX, UP, Lora, Tensor
 from scripts.comfyui.checkout import Checkout
 from scripts.comfyui.models import FULL_SIZE, build_in_comfyui, build_in_diffusers
 

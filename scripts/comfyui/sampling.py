@@ -13,19 +13,18 @@ from typing import Any
 import torch
 
 import glance
-from glance.comfyui import Graph, Job, build_workflow, guess_model
-from glance.comfyui.graph import Link, Node
-from glance.device import Device, Precision
-from glance.diffusion.glance_pipeline import GlancePipeline
-from glance.diffusion.pipeline import Fit, load_pipeline
-from glance.diffusion.text import encode
-from glance.export.comfyui.keys import to_comfyui
-from glance.families import FAMILIES
-from glance.lora import Lora
-from glance.lora.file import UP, Tensor, write_lora
-from glance.phase import Phase
-from glance.schedule import PRESETS
-from glance.settings import SampleSettings, resolve_sample_settings
+from glance.core.device import Device, Precision
+from glance.core.phase import Phase
+from glance.interop.comfyui.keys import to_comfyui
+from glance.models.families import FAMILIES
+from glance.models.lora.file import UP, Lora, Tensor, write_lora
+from glance.sampling.comfyui.graph import Graph, Link, Node
+from glance.sampling.comfyui.workflow import Job, build_workflow, guess_model
+from glance.sampling.pipeline.glance_pipeline import GlancePipeline
+from glance.sampling.pipeline.pipeline import Fit, load_pipeline
+from glance.sampling.pipeline.text import encode
+from glance.sampling.settings import SampleSettings, resolve_sample_settings
+from glance.schedule.lists import PRESETS
 from scripts.comfyui.checkout import Checkout
 from scripts.comfyui.lora_keys import make_lora
 

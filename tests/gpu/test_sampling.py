@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from glance.device import Device, Precision
-from glance.diffusion.glance_pipeline import GlancePipeline
-from glance.diffusion.pipeline import Fit, load_pipeline
-from glance.families import find_family
-from glance.memory import Memory, Quantize
-from glance.phase import Phase
-from glance.schedule import PRESETS
+from glance.core.device import Device, Precision
+from glance.core.memory import Memory, Quantize
+from glance.core.phase import Phase
+from glance.models.families import find_family
+from glance.sampling.pipeline.glance_pipeline import GlancePipeline
+from glance.sampling.pipeline.pipeline import Fit, load_pipeline
+from glance.schedule.lists import PRESETS
 
 
 def load(

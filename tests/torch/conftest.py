@@ -12,8 +12,8 @@ def run_folder(tiny_flux: Path, loras: dict[str, Path], tmp_path: Path) -> Path:
     """A finished run, as `glance train` leaves it, without having trained it."""
     import shutil
 
-    from glance.phase import Phase
-    from glance.run import RunFolder
+    from glance.core.phase import Phase
+    from glance.runs.folder import RunFolder
 
     run = RunFolder(tmp_path / "work" / "runs" / "made")
     shutil.copytree(tiny_flux, run.model)
@@ -25,10 +25,16 @@ def run_folder(tiny_flux: Path, loras: dict[str, Path], tmp_path: Path) -> Path:
 
 
 def _manifest() -> dict[str, Any]:
-    from glance.phase import Phase
-    from glance.run import Manifest, PhaseRecord, PhaseState, SampleRecord, record_schedule
-    from glance.schedule import PRESETS
-    from glance.settings import resolve_train_settings
+    from glance.core.phase import Phase
+    from glance.runs.manifest import (
+        Manifest,
+        PhaseRecord,
+        PhaseState,
+        SampleRecord,
+        record_schedule,
+    )
+    from glance.runs.settings import resolve_train_settings
+    from glance.schedule.lists import PRESETS
 
     manifest = Manifest(
         sample=SampleRecord(

@@ -21,12 +21,13 @@ from safetensors.torch import save_file
 from tiny_models import build_tiny
 from tiny_models.adapters import make_loras
 
-from glance.diffusion.adapters import load_adapter, prepare_adapter
-from glance.diffusion.converter import Pair, convert
-from glance.errors import LoraError
-from glance.families import find_family
-from glance.lora import examine_lora, finalise_lora
-from glance.phase import Phase
+from glance.core.errors import LoraError
+from glance.core.phase import Phase
+from glance.models.families import find_family
+from glance.models.lora.examine import examine_lora
+from glance.runs.final import finalise_lora
+from glance.sampling.pipeline.adapters import load_adapter, prepare_adapter
+from glance.sampling.pipeline.converter import Pair, convert
 
 Q, K, V = (f"transformer_blocks.0.attn.to_{part}" for part in "qkv")
 FF = "transformer_blocks.0.ff.net.0.proj"

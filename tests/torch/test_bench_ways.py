@@ -8,7 +8,7 @@ from PIL import Image
 
 from benchmarks.inference.ways import Studio, by_diffusers, by_glance, by_guide, by_hand, fused
 from benchmarks.models import make_model
-from glance.device import Device, is_present
+from glance.core.device import Device, is_present
 
 SIDE = 64
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from glance.families import FAMILIES, find_family
+from glance.models.families import FAMILIES, find_family
 
 _BLOCKS: Final = re.compile(r"(text_fusion\.)?(\w+_blocks|\w+_refiner|layers)\.\d+\..+")
 """Where a transformer's repeated blocks are; Chroma's guidance layer has `layers` of its own."""

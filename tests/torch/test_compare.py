@@ -11,25 +11,20 @@ from PIL import Image
 from tiny_models.vocabularies import clip_tokenizer
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
-from glance.compare import (
-    CompareRequest,
-    Comparison,
-    Report,
-    Variant,
-    compare_pair,
-    plan_comparison,
-    run_comparison,
-)
-from glance.compare.cache import Cache
-from glance.compare.request import JUDGED
-from glance.compare.trial import try_pair
-from glance.diffusion.similarity import PromptScore, measure_likeness
-from glance.events import Event, Noted
-from glance.generation.execute import load_planned, run_generation
-from glance.generation.plan import plan_generation
-from glance.generation.request import InferRequest
-from glance.phase import Phase
-from glance.run import RunFolder
+from glance.core.events import Event, Noted
+from glance.core.phase import Phase
+from glance.evaluation.compare.cache import Cache
+from glance.evaluation.compare.execute import compare_pair, run_comparison
+from glance.evaluation.compare.outputs import Report
+from glance.evaluation.compare.plan import plan_comparison
+from glance.evaluation.compare.request import JUDGED, CompareRequest, Variant
+from glance.evaluation.compare.result import Comparison
+from glance.evaluation.compare.trial import try_pair
+from glance.runs.folder import RunFolder
+from glance.sampling.generate import load_planned, run_generation
+from glance.sampling.pipeline.similarity import PromptScore, measure_likeness
+from glance.sampling.plan import plan_generation
+from glance.sampling.request import InferRequest
 
 PROMPTS = ("a hill", "a sea")
 

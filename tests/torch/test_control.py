@@ -10,16 +10,16 @@ import torch
 from PIL import Image
 from plain_loops import FAST, SLOW, flux
 
-from glance.diffusion.glance_pipeline import GlancePipeline
-from glance.diffusion.two_phase import TwoPhase
-from glance.errors import InputError
-from glance.generation import execute
-from glance.generation.execute import load_planned, run_generation
-from glance.generation.plan import plan_generation
-from glance.generation.request import GenerationResult, InferRequest
-from glance.phase import Phase
-from glance.provenance import read_record
-from glance.settings import resolve_sample_settings
+from glance.core.errors import InputError
+from glance.core.phase import Phase
+from glance.sampling import generate as execute
+from glance.sampling.generate import load_planned, run_generation
+from glance.sampling.pipeline.glance_pipeline import GlancePipeline
+from glance.sampling.pipeline.two_phase import TwoPhase
+from glance.sampling.plan import plan_generation
+from glance.sampling.provenance.picture import read_record
+from glance.sampling.request import GenerationResult, InferRequest
+from glance.sampling.settings import resolve_sample_settings
 
 SIZE = {"width": 64, "height": 64}
 

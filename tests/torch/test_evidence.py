@@ -14,8 +14,8 @@ from benchmarks.evidence.sampling import (
     sample_uncorrected,
 )
 from benchmarks.evidence.schedules import shifted_sigmas
-from glance.generation.plan import plan_generation
-from glance.generation.request import GenerationPlan, InferRequest
+from glance.sampling.plan import plan_generation
+from glance.sampling.request import GenerationPlan, InferRequest
 
 PROMPTS = ["a hill", "a sea", "a tree at night"]
 SEEDS = [5, 6, 7]
@@ -30,7 +30,7 @@ def plan(run_folder: Path) -> GenerationPlan:
 
 @pytest.fixture
 def pipeline(plan: GenerationPlan) -> Any:
-    from glance.generation.execute import load_planned
+    from glance.sampling.generate import load_planned
 
     return load_planned(plan).pipeline
 
@@ -39,8 +39,8 @@ def pipeline(plan: GenerationPlan) -> Any:
 def test_a_batch_holds_the_picture_that_infer_makes(
     plan: GenerationPlan, pipeline: Any, *, adapted: bool
 ) -> None:
-    from glance.diffusion.two_phase import TwoPhase
-    from glance.phase import Phase
+    from glance.core.phase import Phase
+    from glance.sampling.pipeline.two_phase import TwoPhase
 
     loras = tuple(Phase) if adapted else ()
     settings = plan.settings.model_copy(update={"loras": loras})

@@ -22,11 +22,11 @@ from benchmarks.evidence.distilled.teaching import (
 )
 from benchmarks.evidence.measuring import TEXT_TOKENS
 from benchmarks.evidence.workshop import Workshop
-from glance.diffusion.glance_pipeline import GlancePipeline
-from glance.diffusion.recording import as_grid, record_paths
-from glance.families import find_family
-from glance.run import RunFolder
-from glance.settings import resolve_sample_settings
+from glance.models.families import find_family
+from glance.runs.folder import RunFolder
+from glance.sampling.pipeline.glance_pipeline import GlancePipeline
+from glance.sampling.pipeline.recording import as_grid, record_paths
+from glance.sampling.settings import resolve_sample_settings
 
 PROMPT, SEED = "a hill by the sea", 3
 SIGMAS = (*schedule_of("own-4").sigmas, 0.0)

@@ -12,15 +12,15 @@ from PIL import Image
 from tiny_models import build_tiny, lend_parts
 from tiny_models.adapters import make_loras
 
-from glance.device import Precision
-from glance.export.diffusers.write import export_diffusers
-from glance.export.source import open_source
-from glance.families import FAMILIES, find_family
-from glance.generation.execute import run_generation
-from glance.generation.plan import plan_generation
-from glance.generation.request import InferRequest
-from glance.phase import Phase
-from glance.run import RunFolder
+from glance.core.device import Precision
+from glance.core.phase import Phase
+from glance.interop.diffusers.write import export_diffusers
+from glance.interop.source import open_source
+from glance.models.families import FAMILIES, find_family
+from glance.runs.folder import RunFolder
+from glance.sampling.generate import run_generation
+from glance.sampling.plan import plan_generation
+from glance.sampling.request import InferRequest
 
 PROMPT = "a lighthouse by the sea, " * 8  # longer than some families read
 SCRIPT = Path("out/generate.py")

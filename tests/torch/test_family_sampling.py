@@ -14,9 +14,9 @@ from plain_loops import paint
 from tiny_models import build_tiny, lend_parts
 from tiny_models.adapters import make_loras
 
-from glance.diffusion.switch import ResidentLoras
-from glance.families import FAMILIES, Family, find_family
-from glance.phase import Phase
+from glance.core.phase import Phase
+from glance.models.families import FAMILIES, Family, find_family
+from glance.sampling.pipeline.switch import ResidentLoras
 
 PROMPT = "a lighthouse"
 
@@ -52,8 +52,8 @@ class Ready:
 def ready(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Ready]:
-    from glance.diffusion.two_phase import TwoPhase
-    from glance.schedule import PRESETS
+    from glance.sampling.pipeline.two_phase import TwoPhase
+    from glance.schedule.lists import PRESETS
 
     family = find_family(request.param)
     folder = tmp_path_factory.mktemp(family.name)
@@ -70,15 +70,15 @@ def ready(
 
 
 def make_settings(family: Family, **changes: Any) -> Any:
-    from glance.settings import resolve_sample_settings
+    from glance.sampling.settings import resolve_sample_settings
 
     usual = {"prompt": PROMPT, "seed": 3, "width": 64, "height": 64, "resolution": 64}
     return resolve_sample_settings(family, **{**usual, **changes})
 
 
 def load(family: Family, model: Path, loras: dict[str, Path], dtype: str = "fp32") -> Any:
-    from glance.device import Device, Precision
-    from glance.diffusion.pipeline import Fit, load_pipeline
+    from glance.core.device import Device, Precision
+    from glance.sampling.pipeline.pipeline import Fit, load_pipeline
 
     fit = Fit(device=Device.CPU, dtype=Precision(dtype))
     pipeline, *_ = load_pipeline(family, str(model), {one: loras[one] for one in Phase}, fit)
@@ -110,7 +110,7 @@ def test_two_phases_equal_a_plain_euler_loop(ready: Ready, *, is_guided: bool) -
 
 
 def test_a_batch_with_previews_holds_the_picture_that_is_painted_alone(ready: Ready) -> None:
-    from glance.diffusion.two_phase import Extras
+    from glance.sampling.pipeline.two_phase import Extras
 
     extras = Extras(batch_size=2, previews=True)
     wanted = [ready.settings(seed=seed) for seed in (3, 4)]
@@ -125,7 +125,7 @@ def test_a_batch_with_previews_holds_the_picture_that_is_painted_alone(ready: Re
 
 
 def test_the_fast_phase_goes_on_from_latents_that_were_handed_over(ready: Ready) -> None:
-    from glance.diffusion.two_phase import Extras
+    from glance.sampling.pipeline.two_phase import Extras
 
     extras = Extras(start=ready.whole.latents)
     (done,) = ready.sampler.sample_each([ready.settings()], extras=extras)
@@ -135,7 +135,7 @@ def test_the_fast_phase_goes_on_from_latents_that_were_handed_over(ready: Ready)
 
 
 def test_a_negative_prompt_is_encoded_where_it_is_guided_away_from(ready: Ready) -> None:
-    from glance.families import Negative
+    from glance.models.families import Negative
 
     row, strong = ready.family, {"slow_guidance": 4.0}
     if row.guidance.true_cfg is not None:
@@ -154,7 +154,7 @@ def test_a_negative_prompt_is_encoded_where_it_is_guided_away_from(ready: Ready)
 
 
 def test_two_phases_in_bf16_equal_one_uninterrupted_run_in_bf16(ready: Ready) -> None:
-    from glance.diffusion.two_phase import TwoPhase
+    from glance.sampling.pipeline.two_phase import TwoPhase
 
     sampler = ready.sampler
     pipeline = load(ready.family, ready.model, ready.loras, dtype="bf16")
@@ -177,8 +177,8 @@ class SlowLoraAlways(ResidentLoras):
 @torch.inference_mode()
 def paint_uninterrupted(sampler: Any, settings: Any) -> Image.Image:
     """One call of diffusers' pipeline along all ten sigmas."""
-    from glance.diffusion.reference import open_reference, shown_at_its_area
-    from glance.diffusion.scheduler import VerbatimEulerScheduler
+    from glance.sampling.pipeline.reference import open_reference, shown_at_its_area
+    from glance.sampling.pipeline.scheduler import VerbatimEulerScheduler
 
     pipeline, reference = sampler.pipeline, open_reference(settings)
     pipeline.scheduler = VerbatimEulerScheduler.ending_at(0.0, like=pipeline.scheduler)

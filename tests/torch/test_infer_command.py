@@ -58,7 +58,7 @@ def test_the_users_own_lists_are_run(run_folder: Path, in_process: Callable) -> 
 
 
 def test_bf16_runs_too(run_folder: Path, in_process: Callable) -> None:
-    from glance.device import Precision
+    from glance.core.device import Precision
 
     assert in_process(dtype=Precision.BF16).images[0].exists()
 
@@ -66,7 +66,7 @@ def test_bf16_runs_too(run_folder: Path, in_process: Callable) -> None:
 def test_a_lora_of_another_base_is_refused_by_name(
     run_folder: Path, in_process: Callable, lora_with_stranger: Path
 ) -> None:
-    from glance.errors import LoraError
+    from glance.core.errors import LoraError
 
     shutil.copy(lora_with_stranger, run_folder / "output/glance-fast")
 
@@ -81,8 +81,8 @@ def test_a_moved_run_still_samples(run_folder: Path, in_process: Callable) -> No
 
 
 def test_ctrl_c_keeps_what_is_painted_and_the_same_command_goes_on(run_folder: Path) -> None:
-    from glance.generation.plan import plan_generation
-    from glance.generation.request import InferRequest
+    from glance.sampling.plan import plan_generation
+    from glance.sampling.request import InferRequest
 
     arguments = ["infer", "--prompt", "a hill", "--count", "500", "--output", "out"]
     # Where the tests run in the background SIGINT is ignored, and children inherit that.
@@ -115,9 +115,9 @@ def test_ctrl_c_keeps_what_is_painted_and_the_same_command_goes_on(run_folder: P
 @pytest.fixture
 def in_process() -> Callable[..., Any]:
     """Plan and run in this process: starting a new one costs ten seconds of imports."""
-    from glance.generation.execute import run_generation
-    from glance.generation.plan import plan_generation
-    from glance.generation.request import InferRequest
+    from glance.sampling.generate import run_generation
+    from glance.sampling.plan import plan_generation
+    from glance.sampling.request import InferRequest
 
     def run(**changes: Any) -> Any:
         request = InferRequest(**{"prompts": ("a hill",), **changes})
@@ -150,7 +150,7 @@ import_sampler(family)
 before = set(sys.modules)
 
 import diffusers
-import glance.diffusion.glance_pipeline, glance.diffusion.pipeline
+import glance.sampling.pipeline.glance_pipeline, glance.sampling.pipeline.pipeline
 
 getattr(diffusers, family.pipeline)
 assert set(sys.modules) == before, set(sys.modules) - before

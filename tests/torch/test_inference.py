@@ -47,13 +47,13 @@ class Counted:
 @pytest.fixture
 def sampled(tiny_flux: Path, loras: dict[str, Path]) -> dict[str, Any]:
     """One sampling by glance, with everything counted on the way."""
-    from glance.device import Device, Precision
-    from glance.diffusion.pipeline import Fit, load_pipeline
-    from glance.diffusion.two_phase import TwoPhase
-    from glance.families import find_family
-    from glance.phase import Phase
-    from glance.schedule import PRESETS
-    from glance.settings import resolve_sample_settings
+    from glance.core.device import Device, Precision
+    from glance.core.phase import Phase
+    from glance.models.families import find_family
+    from glance.sampling.pipeline.pipeline import Fit, load_pipeline
+    from glance.sampling.pipeline.two_phase import TwoPhase
+    from glance.sampling.settings import resolve_sample_settings
+    from glance.schedule.lists import PRESETS
 
     family = find_family("flux")
     fit = Fit(device=Device.CPU, dtype=Precision.FP32)
@@ -125,10 +125,10 @@ def test_the_guides_snippet_does_not_run_the_trained_schedule(
 def test_both_adapters_change_the_picture(
     phase: str, sampled: dict[str, Any], tiny_flux: Path, loras: dict[str, Path]
 ) -> None:
-    from glance.diffusion.two_phase import TwoPhase
-    from glance.families import find_family
-    from glance.schedule import PRESETS
-    from glance.settings import resolve_sample_settings
+    from glance.models.families import find_family
+    from glance.sampling.pipeline.two_phase import TwoPhase
+    from glance.sampling.settings import resolve_sample_settings
+    from glance.schedule.lists import PRESETS
 
     family = find_family("flux")
     settings = resolve_sample_settings(family, prompt=PROMPT, seed=3, width=SIDE, height=SIDE)

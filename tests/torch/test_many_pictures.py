@@ -8,14 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from glance.diffusion.memory import explaining_lack_of_memory
-from glance.diffusion.two_phase import Extras, TwoPhase
-from glance.errors import InferenceFailed, SetupError
-from glance.events import Event, PictureDone, SamplingStep
-from glance.generation import execute
-from glance.generation.execute import load_planned, run_generation
-from glance.generation.plan import plan_generation
-from glance.generation.request import GenerationPlan, InferRequest
+from glance.core.errors import InferenceFailed, SetupError
+from glance.core.events import Event, PictureDone, SamplingStep
+from glance.sampling import generate as execute
+from glance.sampling.generate import load_planned, run_generation
+from glance.sampling.pipeline.memory import explaining_lack_of_memory
+from glance.sampling.pipeline.two_phase import Extras, TwoPhase
+from glance.sampling.plan import plan_generation
+from glance.sampling.request import GenerationPlan, InferRequest
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,14 @@ import pytest
 import torch
 from tiny_models import build_tiny, lend_parts
 
-from glance.device import Device, Precision
-from glance.diffusion.glance_pipeline import GlancePipeline
-from glance.diffusion.pipeline import Fit, load_pipeline
-from glance.diffusion.stepsizes import distance, find_way, walk
-from glance.diffusion.trajectories import BaseModel, Trajectory
-from glance.families import find_family
-from glance.phase import Phase
-from glance.settings import resolve_sample_settings
+from glance.core.device import Device, Precision
+from glance.core.phase import Phase
+from glance.models.families import find_family
+from glance.sampling.pipeline.glance_pipeline import GlancePipeline
+from glance.sampling.pipeline.pipeline import Fit, load_pipeline
+from glance.sampling.pipeline.stepsizes import distance, find_way, walk
+from glance.sampling.pipeline.trajectories import BaseModel, Trajectory
+from glance.sampling.settings import resolve_sample_settings
 
 SLOW, FAST = (Phase.SLOW,), (Phase.FAST,)
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from tiny_models import build_tiny
 
-from glance.families import FAMILIES, find_family
-from glance.levels import LevelsRequest, Subject, resolve_levels
+from glance.models.families import FAMILIES, find_family
+from glance.models.schedules import LevelsRequest, Subject, resolve_levels
 
 SIZE = (96, 64)
 
@@ -46,7 +46,7 @@ def test_it_is_what_the_pipeline_steps(
 
 def step(pipeline: Any, steps: int, *, edits: bool) -> list[float]:
     """Return the timesteps (0-1000) that a call with nothing but a number of steps goes along."""
-    from glance.diffusion.reference import Reference, shown_at_its_area
+    from glance.sampling.pipeline.reference import Reference, shown_at_its_area
 
     width, height = SIZE
     reference = Reference(Image.new("RGB", SIZE), area=width * height) if edits else None

@@ -12,9 +12,9 @@ from diffusers.hooks import group_offloading
 from diffusers.hooks.group_offloading import GroupOffloadingHook, ModuleGroup
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from glance.device import Device
-from glance.diffusion.placement import place, staying_placed
-from glance.memory import Memory
+from glance.core.device import Device
+from glance.core.memory import Memory
+from glance.sampling.pipeline.placement import place, staying_placed
 
 PARTS = ("text_encoder", "text_encoder_2", "transformer", "vae")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)

@@ -12,8 +12,10 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from safetensors.torch import load_file
 from torchao.quantization import Int8Tensor
 
-from glance.diffusion.placement import part_sizes
-from glance.diffusion.quantize import (
+from glance.core.memory import Quantize
+from glance.models.families import FAMILIES, find_family
+from glance.sampling.pipeline.placement import part_sizes
+from glance.sampling.pipeline.quantize import (
     apply_fp8,
     part_config,
     parts_to_quantize,
@@ -21,8 +23,6 @@ from glance.diffusion.quantize import (
     quantize_loaded,
     sizes_of,
 )
-from glance.families import FAMILIES, find_family
-from glance.memory import Quantize
 
 DTYPE = torch.bfloat16
 type Load = Callable[[Quantize], Any]

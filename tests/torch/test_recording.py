@@ -14,16 +14,16 @@ from plain_loops import SIDE, decode, follow
 from safetensors.torch import load_file
 from tiny_models import build_tiny, lend_parts
 
-from glance.diffusion.recording import PathRecorder, Recorded, as_grid, record_paths
-from glance.diffusion.scheduler import VerbatimEulerScheduler
-from glance.distillation.plan import plan_distillation
-from glance.distillation.record import STATES, is_recorded, record
-from glance.distillation.request import DistillationPlan, DistillRequest
-from glance.errors import InferenceFailed
-from glance.events import Event, SamplingStep
-from glance.families import FAMILIES, Family, Latents, find_family
-from glance.generation.execute import load_planned
-from glance.settings import SampleSettings
+from glance.core.errors import InferenceFailed
+from glance.core.events import Event, SamplingStep
+from glance.models.families import FAMILIES, Family, Latents, find_family
+from glance.sampling.generate import load_planned
+from glance.sampling.pipeline.recording import PathRecorder, Recorded, as_grid, record_paths
+from glance.sampling.pipeline.scheduler import VerbatimEulerScheduler
+from glance.sampling.settings import SampleSettings
+from glance.training.distillation.plan import plan_distillation
+from glance.training.distillation.record import STATES, is_recorded, record
+from glance.training.distillation.request import DistillationPlan, DistillRequest
 
 STEPS = 6
 PROMPTS = ("a lighthouse", "a lighthouse at night")

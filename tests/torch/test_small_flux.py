@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from glance.world import check_picture, describe, draw, held_out_scenes, read_caption
+from glance.demo.world.captions import describe, read_caption
+from glance.demo.world.check import check_picture
+from glance.demo.world.draw import draw
+from glance.demo.world.scene import held_out_scenes
 
 CAPTIONS = [describe(scene) for scene in held_out_scenes(20, seed=3)]
 
@@ -20,7 +23,7 @@ def folder() -> Path:
 
 @pytest.fixture(scope="module")
 def pipeline(folder: Path) -> Any:
-    from glance.diffusion.quiet import hush
+    from glance.sampling.pipeline.quiet import hush
 
     hush()
     from diffusers import FluxPipeline
@@ -54,7 +57,7 @@ def test_it_draws_what_captions_it_never_saw_say(pipeline: Any) -> None:
 
 
 def test_a_loose_caption_has_many_pictures(pipeline: Any) -> None:
-    from glance.world import read_picture
+    from glance.demo.world.check import read_picture
 
     pictures = sample(pipeline, ["a landscape at night"] * 8, steps=10)
 

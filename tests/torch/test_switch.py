@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from glance.device import Device, Precision
-from glance.diffusion.glance_pipeline import GlancePipeline
-from glance.diffusion.pipeline import Fit, compile_transformer, load_pipeline
-from glance.diffusion.switch import level, load_swapped
-from glance.families import find_family
-from glance.phase import Phase
-from glance.schedule import PRESETS
+from glance.core.device import Device, Precision
+from glance.core.phase import Phase
+from glance.models.families import find_family
+from glance.sampling.pipeline.glance_pipeline import GlancePipeline
+from glance.sampling.pipeline.pipeline import Fit, compile_transformer, load_pipeline
+from glance.sampling.pipeline.switch import level, load_swapped
+from glance.schedule.lists import PRESETS
 
 FIT = Fit(device=Device.CPU, dtype=Precision.FP32)
 SIZE = {"width": 64, "height": 64}
@@ -120,7 +120,7 @@ def test_loras_of_other_layers_and_ranks_are_levelled_with_zeros(
 ) -> None:
     from safetensors.torch import save_file
 
-    from glance.diffusion.adapters import prepare_adapter
+    from glance.sampling.pipeline.adapters import prepare_adapter
 
     layer = "transformer.transformer_blocks.0.attn.to_"
     files = {Phase.SLOW: ("q", 2), Phase.FAST: ("k", 3)}

@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny_models import build_tiny
 
-from glance.families import find_family
-from glance.model import check_folder
+from glance.models.base import check_folder
+from glance.models.families import find_family
 
 PIPELINES: Mapping[str, str] = {
     "flux": "FluxPipeline",

@@ -7,12 +7,12 @@ import pytest
 import torch
 from tiny_models import build_tiny, layouts
 
-from glance.checkpoint import read_checkpoint
-from glance.device import Device, Precision
-from glance.diffusion.pipeline import Fit, load_pipeline
-from glance.diffusion.transformer import load_transformer, write_transformer
-from glance.errors import ModelNotFound
-from glance.families import FAMILIES
+from glance.core.device import Device, Precision
+from glance.core.errors import ModelNotFound
+from glance.models.checkpoint import read_checkpoint
+from glance.models.families import FAMILIES
+from glance.sampling.pipeline.pipeline import Fit, load_pipeline
+from glance.sampling.pipeline.transformer import load_transformer, write_transformer
 
 
 @pytest.fixture(scope="module")

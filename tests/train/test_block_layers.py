@@ -10,7 +10,7 @@ from typing import Any
 
 from peft import LoraConfig
 
-from glance.families import FAMILIES, Family
+from glance.models.families import FAMILIES, Family
 
 LIST_LAYERS = """
 import json, sys, torch

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from glance.files import find_place
+from glance.core.files import find_place
 
 
 def test_the_demo_trains_and_samples_offline(glance: Callable, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from real_distilling import (
     distil,
 )
 
-from glance.families import FAMILIES
+from glance.models.families import FAMILIES
 
 pytestmark = pytest.mark.families
 FIRST = ("flux",)

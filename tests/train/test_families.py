@@ -9,7 +9,7 @@ import pytest
 from real_training import check_layers, check_noise_levels, check_sampling, check_strength, train
 from tiny_models import build_tiny, lend_parts
 
-from glance.families import FAMILIES, find_family
+from glance.models.families import FAMILIES, find_family
 
 pytestmark = pytest.mark.families
 FIRST = ("sd3", "qwen_image")

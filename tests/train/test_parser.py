@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from glance.families import FAMILIES
+from glance.models.families import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 # What SimpleTuner itself does with config.json; parsing checks names, types and choices.

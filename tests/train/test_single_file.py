@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from tiny_models import build_tiny, layouts
 
-from glance.lora import read_lora
+from glance.models.lora.file import read_lora
 
 
 def train(folder: Path, run: str, *model: str) -> Path:

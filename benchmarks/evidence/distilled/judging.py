@@ -41,14 +41,15 @@ from benchmarks.evidence.measuring import alone
 from benchmarks.evidence.observations import CAPTIONS, captions_of
 from benchmarks.evidence.pairs import Wording
 from benchmarks.evidence.workshop import Workshop
-from glance.compare.intervals import (
+from glance.core.files import replacing, write_json
+from glance.demo.world.captions import read_caption
+from glance.demo.world.check import read_picture
+from glance.evaluation.compare.intervals import (
     Values,
     estimate_difference,
     estimate_mean,
     estimate_ratio,
 )
-from glance.files import replacing, write_json
-from glance.world import read_caption, read_picture
 
 _VARIED, _SEEDS = 24, 4
 """Captions that variety is told by, and pictures of each."""

@@ -19,7 +19,7 @@ from benchmarks.evidence.distilled.teaching import (
 from benchmarks.evidence.pairs import Wording
 from benchmarks.evidence.sampling import Pictures
 from benchmarks.evidence.workshop import Workshop
-from glance.files import replacing
+from glance.core.files import replacing
 
 _DARK, _LIGHT = np.array([12, 44, 58.0]), np.array([246, 226, 184.0])
 _LUMA: Final = np.array([0.299, 0.587, 0.114])

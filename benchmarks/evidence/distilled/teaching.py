@@ -23,17 +23,18 @@ from benchmarks.evidence.pairs import Wording
 from benchmarks.evidence.sampling import SIDE, Pictures
 from benchmarks.evidence.schedules import load_schedules, own, shifted_sigmas
 from benchmarks.evidence.workshop import Workshop
-from glance.diffusion.quiet import hush
-from glance.distillation.execute import run_distillation
-from glance.distillation.plan import plan_distillation
-from glance.distillation.request import DistillRequest
-from glance.families import find_family
-from glance.files import replacing
-from glance.phase import Phase
-from glance.run import RunFolder
-from glance.schedule import Schedule
-from glance.simpletuner.command import Launcher
-from glance.world import describe, describe_loosely, read_caption, training_scene
+from glance.core.files import replacing
+from glance.core.phase import Phase
+from glance.demo.world.captions import describe, describe_loosely, read_caption
+from glance.demo.world.scene import training_scene
+from glance.models.families import find_family
+from glance.runs.folder import RunFolder
+from glance.sampling.pipeline.quiet import hush
+from glance.schedule.lists import Schedule
+from glance.training.distillation.execute import run_distillation
+from glance.training.distillation.plan import plan_distillation
+from glance.training.distillation.request import DistillRequest
+from glance.training.simpletuner.command import Launcher
 
 GUIDANCE: Final = 3.5
 """The teacher's, throughout."""

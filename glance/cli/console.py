@@ -1,0 +1,280 @@
+"""The only writer to the terminal: results to stdout, talk and progress to stderr.
+
+With `--json` stdout holds one document, written at the end, whatever happened.
+"""
+
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+from glance.cli.bars import Bars, MovingBars, PlainBars, Progress
+from glance.core.errors import GlanceError, Problem, SetupError, TrainingFailed
+from glance.core.events import (
+    CheckpointSaved,
+    Event,
+    EventSink,
+    MemoryUsed,
+    ModelFetched,
+    Noted,
+    PhaseFinished,
+    PhaseSkipped,
+    PhaseStarted,
+    PictureDone,
+    SamplingStep,
+    StageEntered,
+    StepDone,
+    TrainerSaid,
+    Warned,
+)
+from glance.core.pace import Pace, format_duration
+
+
+class Console:
+    """One command's voice."""
+
+    current: ClassVar["Console"]
+
+    def __init__(
+        self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False
+    ) -> None:
+        """Become the voice of the running command."""
+        self.as_json = as_json
+        self.verbose = verbose
+        self._quiet = quiet
+        self._bars: Bars | None = None
+        self._paces: defaultdict[str, Pace] = defaultdict(Pace)
+        Console.current = self
+
+    @property
+    def encoding(self) -> str:
+        """What stdout can write."""
+        return sys.stdout.encoding
+
+    def result(self, text: str) -> None:
+        """Write what the command was run for; `--json` replaces it."""
+        if not self.as_json:
+            _write(sys.stdout, text)
+
+    def document(self, content: Any) -> None:
+        """Write the JSON document, if `--json` asked for one."""
+        if self.as_json:
+            _write(sys.stdout, json.dumps(content, indent=2))
+
+    def note(self, text: str) -> None:
+        """Say something in passing, unless `--quiet`."""
+        if not self._quiet:
+            self._say(text)
+
+    def warn(self, problem: Problem) -> None:
+        """Say what might go wrong, and what to do about it."""
+        self.note(f"warning: {problem.message}")
+        if problem.hint:
+            self.note(f"  hint: {problem.hint}")
+
+    def error(self, exc: GlanceError) -> None:
+        """Say every problem with its remedy; with `--json`, on stdout too."""
+        for problem in exc.problems:
+            self._say(f"error: {problem.message}")
+            if problem.hint:
+                self._say(f"  hint: {problem.hint}")
+        content: dict[str, Any] = {
+            "exit_code": exc.exit_code,
+            "problems": [{"message": item.message, "hint": item.hint} for item in exc.problems],
+        }
+        if isinstance(exc, TrainingFailed):
+            self._say_tail(exc)
+            content |= {
+                "log": str(exc.log),
+                "returncode": exc.returncode,
+                "tail": list(exc.tail),
+            }
+        self.document({"error": content})
+
+    def stopped(self, exit_code: int) -> None:
+        """Say that somebody ended it."""
+        self._say("stopped: run the same command again to continue")
+        self.document({"error": {"exit_code": exit_code, "problems": [{"message": "stopped"}]}})
+
+    def on_event(self, event: Event) -> None:
+        """Show what long work tells."""
+        self._note_pace(event)
+        match event:
+            case Noted(message):
+                self.note(message)
+            case Warned(message, hint):
+                self.warn(Problem(message, hint))
+            case StepDone() | ModelFetched() | SamplingStep():
+                self._show(self._progress_of(event))
+            case PictureDone():
+                self._show_picture(event)
+            case TrainerSaid(_, line) if self.verbose:
+                self.note(f"| {line}")
+            case _:
+                self._show_phase(event)
+
+    def _show_phase(self, event: Event) -> None:
+        match event:
+            case PhaseStarted(phase, steps):
+                self.note(f"{phase}: training {steps} steps")
+            case PhaseSkipped(phase):
+                self.note(f"{phase}: already done")
+            case StageEntered(phase, label):
+                self._end_bar(phase)
+                self.note(f"{phase}: {label}")
+            case CheckpointSaved(phase, path) if self.verbose:
+                self.note(f"{phase}: saved {path}")
+            case PhaseFinished(phase, lora, seconds):
+                self._end_bar(phase)
+                self.note(f"{phase}: done in {format_duration(seconds)}, {lora}")
+            case _:
+                pass
+
+    def _show_picture(self, event: PictureDone) -> None:
+        if event.total > 1 or event.was_there:
+            known = "is there already" if event.was_there else "is done"
+            self.note(f"picture {event.number} of {event.total} {known}")
+        self.result(event.path)
+
+    @contextmanager
+    def progress(self, events: Path | None = None) -> Iterator[EventSink]:
+        """Yield a sink that shows events and, if asked, logs them to the file `events`.
+
+        A moving bar is gone at the end of the block, however that comes.
+        """
+        log = _EventLog(events) if events else None
+
+        def sink(event: Event) -> None:
+            self.on_event(event)
+            if log and (problem := log.write(event)):
+                self.warn(problem)
+
+        try:
+            yield sink
+        finally:
+            if self._bars:
+                self._bars.close()
+            if log:
+                log.close()
+
+    def _note_pace(self, event: Event) -> None:
+        if isinstance(event, PhaseStarted | StepDone | MemoryUsed):
+            self._paces[event.phase].note(event)
+
+    def _progress_of(self, event: StepDone | ModelFetched | SamplingStep) -> Progress:
+        match event:
+            case StepDone():
+                words = f"step {event.step} of {event.steps}"
+                figures = self._paces[event.phase].describe(event, drawn=self._moves)
+                return Progress(event.phase, event.step, event.steps, words, figures)
+            case SamplingStep():
+                words = f"step {event.step:,} of {event.steps:,}"
+                if event.phase is not None:
+                    words = f"{event.phase} {words}"
+                left = _time_left(event.eta_seconds)
+                return Progress(event.task, event.done, event.total, words, left)
+            case ModelFetched():
+                words = f"{event.bytes / 1e9:.1f} of {event.total_bytes / 1e9:.1f} GB fetched"
+                left = _time_left(event.eta_seconds)
+                return Progress(event.model, event.bytes, event.total_bytes, words, left)
+
+    @property
+    def _moves(self) -> bool:
+        return sys.stderr.isatty() and not self.verbose
+
+    def _show(self, progress: Progress) -> None:
+        if self._quiet:
+            return
+        if self._bars is None:
+            self._bars = MovingBars() if self._moves else PlainBars(self.note)
+        self._bars.show(progress)
+
+    def _end_bar(self, name: str) -> None:
+        if self._bars:
+            self._bars.end(name)
+
+    def _say_tail(self, exc: TrainingFailed) -> None:
+        if exc.tail:
+            self._say("the trainer's last lines:")
+            for line in exc.tail:
+                self._say(f"  | {line}")
+        self._say(f"its whole log: {exc.log}")
+
+    def _say(self, text: str) -> None:
+        _write(sys.stderr, text)
+
+
+class _EventLog:
+    """`--events FILE`: one JSON event a line, `-` for stdout."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file for appending; raise SetupError if that fails."""
+        self._path = path
+        self._file: IO[str] = sys.stdout
+        self._is_lost = False
+        if str(path) != "-":
+            try:
+                self._file = path.open("a", encoding="utf-8")
+            except OSError as exc:
+                raise SetupError(
+                    f"--events {path}: {exc.strerror or exc}",
+                    hint="give a file you may write",
+                ) from exc
+
+    def write(self, event: Event) -> Problem | None:
+        """Write one event at once: somebody may be following.
+
+        A full disk ends no long work: returns what to say of it, once. A reader that has left does.
+        """
+        if self._is_lost:
+            return None
+        line = json.dumps({"time": round(time.time(), 3), **event.to_json()})
+        try:
+            _write(self._file, line)
+        except BrokenPipeError:
+            raise
+        except OSError as exc:
+            if self._file is sys.stdout:
+                raise
+            self._is_lost = True
+            reason = exc.strerror or exc
+            return Problem(f"--events {self._path}: {reason}; no more is written there")
+        return None
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not sys.stdout:
+            with suppress(OSError):  # what could not be written is tried again
+                self._file.close()
+
+
+def format_table(
+    header: Iterable[str],
+    rows: Iterable[Iterable[str]],
+    *,
+    align: Callable[[str, int], str] = str.rjust,
+) -> str:
+    """Return columns under a header, right-aligned."""
+    table = [list(header), *(list(row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = (
+        "  ".join(align(cell, width) for cell, width in zip(row, widths, strict=True))
+        for row in table
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _time_left(eta_seconds: float | None) -> str:
+    return "" if eta_seconds is None else f"  {format_duration(eta_seconds)} left"
+
+
+def _write(stream: IO[str], text: str) -> None:
+    stream.write(text + "\n")
+    stream.flush()
+
+
+Console.current = Console()

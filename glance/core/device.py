@@ -1,0 +1,196 @@
+"""Where a model runs, and which accelerator this machine has: torch is not asked."""
+
+import ctypes
+import os
+import platform
+import shutil
+import sys
+import time
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+from uuid import UUID
+
+from glance.core.errors import DeviceUnavailable, SetupError
+
+AUTO = "auto"
+
+
+class Device(StrEnum):
+    """Where the model runs. It decides precision: bf16 on cuda, float32 elsewhere."""
+
+    CUDA = "cuda"
+    MPS = "mps"
+    CPU = "cpu"
+
+
+class Precision(StrEnum):
+    """The data type that a model is sampled in."""
+
+    BF16 = "bf16"
+    FP16 = "fp16"
+    FP32 = "fp32"
+
+
+def resolve_device(name: str) -> Device:
+    """Return the device of `name` ("auto": cuda, then mps, then cpu); it need not be here."""
+    if name != AUTO:
+        return Device(name)
+    return next(
+        (device for device in (Device.CUDA, Device.MPS) if is_present(device)),
+        Device.CPU,
+    )
+
+
+def is_present(device: Device) -> bool:
+    """Whether this machine has the device and the installed torch was built for it."""
+    match device:
+        case Device.CUDA:
+            return _torch_has("libtorch_cuda.so", "torch_cuda.dll") and cuda_device_count() > 0
+        case Device.MPS:
+            return sys.platform == "darwin" and platform.machine() == "arm64"
+        case Device.CPU:
+            return True
+
+
+def require_device(device: Device) -> None:
+    """Raise DeviceUnavailable unless the device is here."""
+    if not is_present(device):
+        raise DeviceUnavailable(
+            f"device {device}: there is none that torch could use here",
+            hint="drop --device to use what is there, or check the driver with nvidia-smi",
+        )
+
+
+def require_compiler(device: Device) -> None:
+    """Raise SetupError unless torch.compile can build for the device.
+
+    Inductor writes C++ for the CPU, and Triton, which it uses on CUDA, builds a launcher in C.
+    """
+    compilers = filter(None, (os.environ.get("CXX"), os.environ.get("CC"), "g++", "gcc", "clang"))
+    if not any(map(shutil.which, compilers)):
+        raise SetupError(
+            "--compile: there is no C++ compiler, which torch.compile needs",
+            hint="install one (Debian: apt install g++), or drop --compile",
+        )
+    if device is Device.CUDA and find_spec("triton") is None:
+        raise SetupError(
+            "--compile: Triton is not installed, which torch.compile needs on CUDA",
+            hint="install triton, or drop --compile",
+        )
+
+
+def _torch_has(*libraries: str) -> bool:
+    spec = find_spec("torch")  # finds the package's folder, runs none of its code
+    folders = (
+        [Path(place) / "lib" for place in (spec.submodule_search_locations or ())] if spec else []
+    )
+    return any((folder / library).exists() for folder in folders for library in libraries)
+
+
+def cuda_device_count() -> int:
+    """Return how many CUDA devices there are, CUDA_VISIBLE_DEVICES considered."""
+    driver, count = _cuda_driver(), ctypes.c_int(0)
+    if driver is None or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value
+
+
+def cuda_memory(number: int = 0) -> int | None:
+    """Return the bytes of memory of one CUDA device; None where there is none."""
+    driver = _cuda_driver()
+    device, size = ctypes.c_int(0), ctypes.c_size_t(0)
+    if driver is None or driver.cuDeviceGet(ctypes.byref(device), number):
+        return None
+    return None if driver.cuDeviceTotalMem_v2(ctypes.byref(size), device) else size.value
+
+
+def speed(device: Device, number: int = 0) -> float | None:
+    """Return the bf16 operations a second that a CUDA device can do; of the CPU, what it does.
+
+    A GPU's is what its multiprocessors do in a cycle, by NVIDIA's architecture papers (dense, sums
+    in float32), times their number and their clock. The CPU multiplies two matrices for it, in
+    float32, which takes some hundredths of a second. None where it is not known.
+    """
+    match device:
+        case Device.CPU:
+            return _measure_cpu()
+        case Device.CUDA:
+            return _reckon_cuda(number)
+        case Device.MPS:
+            return None
+
+
+def _measure_cpu() -> float:
+    import numpy as np
+
+    side = 1024
+    matrix = np.ones((side, side), dtype=np.float32)
+    times = []
+    for _ in range(8):  # the best: the first starts threads, others are interrupted
+        began = time.perf_counter()
+        matrix @ matrix
+        times.append(time.perf_counter() - began)
+    return 2 * side**3 / min(times)
+
+
+_OPERATIONS_A_CYCLE: Final = MappingProxyType(
+    {(7, 5): 512, (8, 0): 2048, (8, 6): 512, (8, 9): 512, (9, 0): 4096, (10, 0): 8192, (12, 0): 512}
+)
+_CLOCK, _MULTIPROCESSORS, _MAJOR, _MINOR = 13, 16, 75, 76  # CUdevice_attribute in cuda.h
+
+
+def _reckon_cuda(number: int) -> float | None:
+    driver, device, value = _cuda_driver(), ctypes.c_int(0), ctypes.c_int(0)
+    if driver is None or driver.cuDeviceGet(ctypes.byref(device), number):
+        return None
+
+    def ask(attribute: int) -> int:
+        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+        return value.value
+
+    operations = _OPERATIONS_A_CYCLE.get((ask(_MAJOR), ask(_MINOR)))
+    return None if operations is None else operations * ask(_MULTIPROCESSORS) * ask(_CLOCK) * 1e3
+
+
+def gpu_users(number: int = 0) -> list[tuple[int, int]]:
+    """Return the processes that use one CUDA device, and how many bytes each.
+
+    NVML knows, through nvidia-ml-py of the extra `cuda`; without it nobody is told.
+    """
+    driver, name = _cuda_driver(), (ctypes.c_char * 16)()
+    device = ctypes.c_int(0)
+    if driver is None or find_spec("pynvml") is None:
+        return []
+    if driver.cuDeviceGet(ctypes.byref(device), number) or driver.cuDeviceGetUuid_v2(name, device):
+        return []
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{UUID(bytes=name.raw)}")
+        users = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except pynvml.NVMLError:
+        return []
+    return [(int(user.pid), user.usedGpuMemory or 0) for user in users]
+
+
+def _cuda_driver() -> ctypes.CDLL | None:
+    """Return the CUDA driver, ready; it honours CUDA_VISIBLE_DEVICES, as torch will."""
+    for name in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            driver = ctypes.CDLL(name)
+        except OSError:
+            continue
+        if driver.cuInit(0) == 0:
+            return driver
+    return None
+
+
+def cpu_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

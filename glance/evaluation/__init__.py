@@ -1,0 +1,1 @@
+"""Does a pair help, and which schedule is best: comparing, measuring, searching."""

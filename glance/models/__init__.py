@@ -1,0 +1,1 @@
+"""The base model: what `--model` means, its family, the files of LoRAs."""

@@ -1,0 +1,360 @@
+"""The base model: Hub id, folder, or a single file in place of its transformer. Loads nothing."""
+
+import hashlib
+import json
+import os
+import re
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from glance.core.errors import ModelNotFound, SettingsError
+from glance.core.files import explain_tensors, find_place, read_text, record_place
+from glance.core.hub import name_address, read_hub_text
+from glance.models.checkpoint import is_checkpoint, read_checkpoint
+from glance.models.families import (
+    DEFAULT_FAMILY,
+    FAMILIES,
+    Family,
+    families_of_pipeline,
+    find_family,
+)
+
+INDEX: Final = "model_index.json"
+_TRANSFORMER: Final = "transformer/config.json"
+_SMALL_MODEL: Final = "assets/small-flux"
+_HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def resolve_family(name: str | None, model: str | None) -> Family:
+    """Return the family that is named, else the model's, else the default one.
+
+    Raises SettingsError for a name that is not known, or a model of no supported family.
+    """
+    if name is not None:
+        return find_family(name)
+    return (model and detect_family(model)) or find_family(DEFAULT_FAMILY)
+
+
+def detect_family(model: str) -> Family | None:
+    """Return the family that a model's index names: a folder's, a cached one's, or the Hub's.
+
+    None when the index cannot be read; why that is, locate_model and check_access say better.
+    Raises SettingsError for a pipeline of no supported family.
+    """
+    for family in FAMILIES.values():
+        if model == family.default_model:
+            return family
+    if is_checkpoint(model):
+        return read_checkpoint(Path(model).expanduser()).families[0]
+    pipeline = _pipeline_of(model)
+    if pipeline is None:
+        return None
+    found = families_of_pipeline(pipeline)
+    return found[0] if len(found) == 1 else _family_of_transformer(model, found)
+
+
+def locate_base(
+    model: str | None, base: str | None, *, family: Family, run: Path
+) -> tuple[str, str | None]:
+    """Return a whole model, and the single file in place of its transformer, if that is given.
+
+    `model` is the whole one or the file, `base` the whole one that goes with a file. Both as a
+    run records them; raises what locate_model and read_checkpoint raise.
+    """
+    if model is None or not is_checkpoint(model):
+        if base is not None:
+            raise SettingsError(
+                "--base goes with a single file in --model",
+                hint="give a whole model to --model alone",
+            )
+        whole = family.default_model if model is None else model
+        return locate_model(whole, family=family, run=run), None
+    path = Path(model).expanduser()
+    families = read_checkpoint(path).families
+    if family not in families:
+        found = families[0]
+        raise SettingsError(
+            f"model {model} is a file of {found.title}, not of {family.title}",
+            hint=f"leave out --family, or say --family {found.name}",
+        )
+    whole = locate_model(base or family.default_model, family=family, run=run)
+    return whole, record_place(path, run)
+
+
+def locate_model(model: str, *, family: Family, run: Path) -> str:
+    """Return `model` as a run records it: a Hub id as it is, a folder relative to the run.
+
+    What is here is never a name on the Hub, and what is recorded of it never looks like one. Raises
+    ModelNotFound for a folder that is missing, incomplete or of another pipeline, SettingsError for
+    what is neither a folder nor a Hub id.
+    """
+    if not model.strip():  # Path("") is the folder that one is in
+        raise SettingsError("the model's name is empty", hint=_hint(family))
+    try:
+        folder = Path(model).expanduser()
+        is_folder, exists = folder.is_dir(), os.path.lexists(folder)
+    except (OSError, RuntimeError) as exc:  # out of reach, or in the home of nobody
+        reason = str(getattr(exc, "strerror", None) or exc)
+        raise ModelNotFound(f"model {model}: {reason}", hint=_hint(family)) from exc
+    if is_folder:
+        check_folder(folder, family)
+        place = record_place(folder, run)
+        return f"./{place}" if is_hub_id(place) else place
+    if is_hub_id(model) and not exists:
+        _check_pipeline(model, family)
+        return model
+    if exists or _is_path(model):
+        what = _what_is(folder) if exists else "not found"
+        named = name_address(model)
+        hint = _hint(family) if named is None else f"of the Hub: --model {named.partition(':')[0]}"
+        raise ModelNotFound(f"model {model}: {what}", hint=hint)
+    raise ModelNotFound(
+        f"model {model!r} is neither a folder nor a Hub id",
+        hint=f"a Hub id looks like {family.default_model}",
+    )
+
+
+def recorded_model(model: str, *, family: Family, run: Path) -> str:
+    """Return where a run's recorded model is now: the folder's path, or the Hub id."""
+    folder = recorded_folder(model, run)
+    if folder.is_dir():
+        check_folder(folder, family)
+        return str(folder)
+    if is_hub_id(model):
+        return model
+    raise ModelNotFound(
+        f"the run's base model is not at {folder}",
+        hint="was the run or the model moved? say where the model is with --model",
+    )
+
+
+def recorded_transformer(transformer: str | None, *, run: Path) -> Path | None:
+    """Return where a run's single file is now; raise ModelNotFound when it is gone."""
+    if transformer is None:
+        return None
+    path = recorded_folder(transformer, run)
+    if not path.is_file():
+        raise ModelNotFound(
+            f"the run's transformer is not at {path}",
+            hint="was the run or the file moved? say where the file is with --model",
+        )
+    return path
+
+
+def recorded_folder(model: str, run: Path) -> Path:
+    """Return where a recorded folder or file is; the run's own folder need not exist yet."""
+    return find_place(model, run)
+
+
+def is_outside(model: str) -> bool:
+    """Whether a recorded model is a folder that does not lie in the run."""
+    return model.startswith("..")
+
+
+def shown_model(model: str, *, run: Path) -> str:
+    """Return a recorded model or file as people call it: a Hub id, or where it is from here."""
+    if not is_outside(model):
+        return model
+    path = recorded_folder(model, run)
+    return os.path.relpath(path) if path.exists() else f"{path.name}, which is not where it was"
+
+
+def hub_models(model: str, *, family: Family, run: Path) -> tuple[str, ...]:
+    """Return the Hub models that training needs: a recorded model, and what its family borrows."""
+    is_hub = is_hub_id(model) and not recorded_folder(model, run).is_dir()
+    own = (model,) if is_hub else ()
+    borrowed = (family.borrowed.model,) if family.borrowed else ()
+    return tuple(dict.fromkeys((*own, *borrowed)))
+
+
+def fingerprint(model: str, *, run: Path, transformer: str | None = None) -> str:
+    """Return what tells one base model from another: a Hub id, or a hash over a folder's files.
+
+    Of the weights only names and sizes are read, so it takes no time; of the rest, everything.
+    A single file counts by its name and size.
+    """
+    if transformer is not None:
+        file = recorded_folder(transformer, run)
+        size = file.stat().st_size if file.is_file() else 0
+        return f"{fingerprint(model, run=run)} {file.name} {size}"
+    folder = recorded_folder(model, run)
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{file.relative_to(folder).as_posix()} {file.stat().st_size}\n".encode())
+        if file.suffix == ".json":
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether it has the form of a name on the Hub; a folder of that name goes before it."""
+    return _HUB_ID.fullmatch(text) is not None
+
+
+def find_packaged(model: str) -> str:
+    """Return where the model of that name in the package lies; any other model as it is."""
+    if model != _SMALL_MODEL.rpartition("/")[2] or Path(model).exists():
+        return model
+    return str(files("glance") / _SMALL_MODEL)
+
+
+def is_small_model(model: str) -> bool:
+    """Whether `model`, a Hub id or a folder as it is found from here, is the package's small model.
+
+    By content: a copy of the folder is it as well, wherever it lies.
+    """
+    ours = str(files("glance") / _SMALL_MODEL)
+    try:
+        folder = Path(model).expanduser()
+        if not (folder / INDEX).is_file():  # any other folder may hold a whole disk
+            return False
+        return fingerprint(str(folder), run=Path()) == fingerprint(ours, run=Path())
+    except (OSError, RuntimeError):  # out of reach, or in the home of nobody: locate_model says it
+        return False
+
+
+def read_model_json(model: str, name: str) -> dict[str, Any] | None:
+    """Return a JSON object of a folder or a Hub model; None when it cannot be read."""
+    try:
+        folder = Path(model).expanduser()
+        if os.path.lexists(folder):
+            text: str | None = read_text(folder / name)
+        else:
+            text = read_hub_text(model, name) if is_hub_id(model) else None
+        content = json.loads(text) if text is not None else None
+    except (OSError, ValueError, RecursionError, RuntimeError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def check_folder(folder: Path, family: Family) -> None:
+    """Raise unless `folder` holds all parts of one of the family's pipelines: see locate_model."""
+    index = folder / INDEX
+    try:
+        parts = json.loads(read_text(index))
+        found = parts["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
+        files = sorted(folder.glob("*.safetensors"))
+        raise ModelNotFound(
+            f"model {folder}: there is no readable {INDEX} in it",
+            hint=f"of a single file: --model {files[0]}"
+            if len(files) == 1
+            else "glance needs a whole model in diffusers layout, not a single file",
+        ) from exc
+    if found != family.pipeline:
+        raise SettingsError(
+            f"model {folder} is a {found}, {family.title} needs a {family.pipeline}",
+            hint="leave out --family, or give the model that belongs to it",
+        )
+    _check_transformer(str(folder), family)
+    borrowed = family.borrowed.parts if family.borrowed else {}
+    missing = [
+        name
+        for name, kind in parts.items()
+        if _is_part(kind) and name not in borrowed and not (folder / name).is_dir()
+    ]
+    if missing:
+        raise ModelNotFound(
+            f"model {folder} lacks {', '.join(missing)}",
+            hint="download or copy it again, whole",
+        )
+    _check_weights(folder, [name for name, kind in parts.items() if _is_part(kind)])
+
+
+def _check_weights(folder: Path, parts: list[str]) -> None:
+    """Raise ModelNotFound for files of weights that are cut short, missing, or something else."""
+    for name in parts:
+        files = (
+            path for end in ("safetensors", "bin") for path in (folder / name).glob(f"*.{end}")
+        )
+        for path in sorted(files):
+            try:
+                found = explain_tensors(path)
+            except OSError as exc:
+                found = (f"out of reach: {exc.strerror or exc}", "download or copy it again, whole")
+            is_pickle = found is not None and path.suffix == ".bin" and "pickle" in found[0]
+            if found is not None and not is_pickle:  # transformers reads those with care
+                raise ModelNotFound(
+                    f"model {folder}: {path.relative_to(folder)} is {found[0]}", hint=found[1]
+                )
+        for path in sorted((folder / name).glob("*.safetensors.index.json")):
+            index = read_model_json(str(folder / name), path.name) or {}
+            shards = index.get("weight_map")
+            named = set(shards.values()) if isinstance(shards, dict) else set()
+            missing = [one for one in sorted(map(str, named)) if not (path.parent / one).is_file()]
+            if missing:
+                raise ModelNotFound(
+                    f"model {folder} lacks {name}/{missing[0]}",
+                    hint="download or copy it again, whole",
+                )
+
+
+def _check_pipeline(model: str, family: Family) -> None:
+    """Raise SettingsError for a Hub model of another pipeline; nothing if nobody can say."""
+    found = None if model == family.default_model else _pipeline_of(model)
+    if found not in (None, family.pipeline):
+        raise SettingsError(
+            f"model {model} is a {found}, {family.title} needs a {family.pipeline}",
+            hint="leave out --family, or give the model that belongs to it",
+        )
+    if found is not None:
+        _check_transformer(model, family)
+
+
+def _check_transformer(model: str, family: Family) -> None:
+    """Raise SettingsError for a model of the same pipeline with another family's transformer."""
+    if not family.transformer_config:
+        return
+    found = _family_of_transformer(model, families_of_pipeline(family.pipeline))
+    if found is not None and found is not family:
+        raise SettingsError(
+            f"model {model} is {found.title}, not {family.title}",
+            hint=f"leave out --family, or say --family {found.name}",
+        )
+
+
+def _family_of_transformer(model: str, families: tuple[Family, ...]) -> Family | None:
+    """Return that one of `families` whose transformer the model has; None if nobody can say."""
+    config = read_model_json(model, _TRANSFORMER)
+    if config is None:
+        return None
+    return next((family for family in families if family.has_transformer(config)), None)
+
+
+def _is_part(value: object) -> bool:
+    """Whether an entry of the index is [library, class]: pipelines keep lists of their own there.
+
+    An optional part that is not there is [null, null].
+    """
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(word, str) and word for word in value)
+    )
+
+
+def _pipeline_of(model: str) -> str | None:
+    """Return the pipeline class that the model's index names; None when it cannot be read."""
+    name = (read_model_json(model, INDEX) or {}).get("_class_name")
+    return name if isinstance(name, str) else None
+
+
+def _what_is(path: Path) -> str:
+    if path.is_file():
+        return "is a file, not a folder in diffusers layout"
+    return (
+        f"is a link to {path.readlink()}, which is not there"
+        if path.is_symlink()
+        else "is no folder"
+    )
+
+
+def _hint(family: Family) -> str:
+    return f"give --model a folder that holds {INDEX}, or a Hub id such as {family.default_model}"
+
+
+def _is_path(model: str) -> bool:
+    return model.startswith((".", "/", "~")) or "\\" in model or model.count("/") > 1

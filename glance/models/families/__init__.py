@@ -1,0 +1,69 @@
+"""The table of model families: one file a row, every fact in which families differ.
+
+A new family is a new file here, its name in the tuple below, a tiny model and a loop in the tests,
+and a rendered config; CONTRIBUTING.md goes through it. No other module names a family.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from glance.core.errors import SettingsError
+from glance.models.families import (
+    auraflow,
+    chroma,
+    flux,
+    flux2,
+    flux2_klein,
+    hidream,
+    krea2,
+    lumina2,
+    qwen_image,
+    qwen_image_edit_2509,
+    qwen_image_edit_2511,
+    sd3,
+    z_image,
+)
+from glance.models.families.family import Family, Latents, Negative
+from glance.models.families.refused import REFUSED, Refused
+
+__all__ = [
+    "DEFAULT_FAMILY",
+    "FAMILIES",
+    "Family",
+    "Latents",
+    "Negative",
+    "families_of_pipeline",
+    "find_family",
+]
+
+DEFAULT_FAMILY: Final = "flux"
+_MODULES: Final = (
+    *(flux, sd3, qwen_image, qwen_image_edit_2509, qwen_image_edit_2511, flux2, flux2_klein),
+    *(z_image, auraflow, lumina2, chroma, krea2, hidream),
+)
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {module.FAMILY.name: module.FAMILY for module in _MODULES}
+)
+
+
+def find_family(name: str) -> Family:
+    """Return the row of `name`; raise SettingsError naming the known ones."""
+    if name in FAMILIES:
+        return FAMILIES[name]
+    raise _refusal(name, next((row for row in REFUSED if name in row.names), None))
+
+
+def families_of_pipeline(pipeline: str) -> tuple[Family, ...]:
+    """Return the rows of a diffusers pipeline class; raise SettingsError if there is none."""
+    found = tuple(family for family in FAMILIES.values() if family.pipeline == pipeline)
+    if found:
+        return found
+    raise _refusal(pipeline, next((row for row in REFUSED if pipeline in row.pipelines), None))
+
+
+def _refusal(asked: str, row: Refused | None) -> SettingsError:
+    hint = f"glance trains: {', '.join(FAMILIES)}"
+    if row is None:
+        return SettingsError(f"family {asked!r} is not supported", hint=hint)
+    return SettingsError(f"{row.title} ({asked}) is not supported: {row.reason}", hint=hint)

@@ -1,0 +1,71 @@
+"""FLUX.2-dev: guidance is embedded, Mistral reads the prompt."""
+
+from types import MappingProxyType
+from typing import Final
+
+from glance.models.families.architecture import Architecture
+from glance.models.families.comfyui import FLUX2_VAE, ComfyUI, split_file
+from glance.models.families.family import (
+    Borrowed,
+    Family,
+    Guidance,
+    Latents,
+    Marks,
+    Size,
+    Text,
+    Told,
+)
+from glance.schedule.shift import EmpiricalShift
+
+_ATTENTION: Final = (
+    *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+    "attn.to_qkv_mlp_proj",
+)
+
+FAMILY = Family(
+    name="flux2",
+    title="FLUX.2-dev",
+    architecture=Architecture("Flux.2-dev", "flux_2_dev"),
+    simpletuner_name="flux2",
+    pipeline="Flux2Pipeline",
+    default_model="black-forest-labs/FLUX.2-dev",
+    size=Size(32.22, (24.0,)),
+    distilled=("turbo",),
+    training_multiple=16,
+    latents=Latents.TOKENS_FROM_GRID,
+    told=Told.SIGMA,
+    shift=EmpiricalShift(),
+    text=Text(tokens=512, outputs=("prompt_embeds", None)),
+    # diffusers' default; SimpleTuner trains with an embedded guidance of 1.
+    guidance=Guidance("guidance_scale", slow=4.0, fast=1.0),
+    marks=Marks(
+        diffusers=(
+            "double_stream_modulation_img.linear.weight",
+            "time_guidance_embed.guidance_embedder.linear_1.weight",
+        ),
+        original=("double_stream_modulation_img.lin.weight", "guidance_in.in_layer.weight"),
+    ),
+    lora_targets=_ATTENTION,
+    # The modulation is one for all blocks, and outside of them.
+    block_layers=(
+        *_ATTENTION,
+        *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+        *("ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out"),
+        # By number: in the other blocks, what ends in attn.to_out is no layer but a list of them.
+        *(f"single_transformer_blocks.{index}.attn.to_out" for index in range(48)),
+    ),
+    learning_rate=5e-4,
+    trains_on_mps=True,
+    borrowed=Borrowed("mistralai/Mistral-Small-3.1-24B-Instruct-2503"),
+    training_options=MappingProxyType({"model_flavour": "dev"}),
+    comfyui=ComfyUI(
+        model_id="flux.2-dev",
+        model=split_file("flux2_dev_fp8mixed.safetensors", "diffusion_models", "flux2-dev"),
+        text_encoders=(
+            split_file("mistral_3_small_flux2_bf16.safetensors", "text_encoders", "flux2-dev"),
+        ),
+        text_type="flux2",
+        vae=FLUX2_VAE,
+        latent="EmptyFlux2LatentImage",
+    ),
+)

@@ -1,0 +1,79 @@
+"""Qwen-Image, the model that the guide's timesteps belong to, and Qwen-Image-2512."""
+
+from types import MappingProxyType
+from typing import Final
+
+from glance.models.families.architecture import Architecture
+from glance.models.families.comfyui import QWEN_TEXT, QWEN_VAE, ComfyUI, split_file
+from glance.models.families.family import (
+    Family,
+    Guidance,
+    Latents,
+    Marks,
+    Negative,
+    Size,
+    Text,
+    Told,
+)
+from glance.schedule.shift import DynamicShift
+
+_ATTENTION: Final = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
+
+FAMILY = Family(
+    name="qwen_image",
+    title="Qwen-Image",
+    architecture=Architecture("qwen-image", "qwen_image"),
+    simpletuner_name="qwen_image",
+    pipeline="QwenImagePipeline",
+    default_model="Qwen/Qwen-Image",
+    size=Size(20.43, (8.29,)),
+    distilled=("lightning",),
+    training_multiple=32,
+    latents=Latents.TOKENS,
+    told=Told.SIGMA,
+    # its scheduler_config.json, which SimpleTuner repeats
+    shift=DynamicShift(most=0.9, most_tokens=8192, terminal=0.02),
+    text=Text(
+        tokens=1024,
+        outputs=("prompt_embeds", "prompt_embeds_mask"),
+        negative=Negative.APART,
+        arguments=MappingProxyType({"max_sequence_length": 1024}),
+    ),
+    guidance=Guidance("true_cfg_scale", slow=4.0, fast=1.0),  # diffusers' default; none
+    marks=Marks(
+        diffusers=("transformer_blocks.0.img_mod.1.weight", "txt_norm.weight"),
+    ),
+    lora_targets=_ATTENTION,
+    block_layers=(
+        *_ATTENTION,
+        *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+        *("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2"),
+        *("img_mod.1", "txt_mod.1"),
+    ),
+    learning_rate=3e-4,
+    published="rank 32, 3e-4, alpha 4 x rank",
+    trains_on_mps=False,  # "not supported" (SimpleTuner's QWEN_IMAGE.md)
+    # Without it SimpleTuner 4.10 would take another architecture for its default.
+    training_options=MappingProxyType({"model_flavour": "v1.0"}),
+    # The pipeline cuts given embeddings at 512 otherwise.
+    sampling_options=MappingProxyType({"max_sequence_length": 1024}),
+    comfyui=ComfyUI(
+        rescales_guidance=True,
+        model_id="qwen-image",
+        model=split_file(
+            "qwen_image_fp8_e4m3fn.safetensors", "diffusion_models", "Qwen-Image_ComfyUI"
+        ),
+        others=MappingProxyType(
+            {
+                "qwen-image-2512": split_file(
+                    "qwen_image_2512_fp8_e4m3fn.safetensors",
+                    "diffusion_models",
+                    "Qwen-Image_ComfyUI",
+                )
+            }
+        ),
+        text_encoders=(QWEN_TEXT,),
+        text_type="qwen_image",
+        vae=QWEN_VAE,
+    ),
+)

@@ -1,0 +1,91 @@
+"""Stable Diffusion 3.5, medium and large."""
+
+from types import MappingProxyType
+from typing import Final
+
+from glance.models.families.architecture import Architecture
+from glance.models.families.comfyui import ComfyFile, ComfyUI
+from glance.models.families.family import (
+    Family,
+    Guidance,
+    Latents,
+    Marks,
+    Negative,
+    Size,
+    Text,
+    Told,
+)
+from glance.schedule.shift import Spacing, StaticShift
+
+# 3.5-medium has a second attention, to the picture alone, in its first blocks
+_ATTENTION: Final = (
+    *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+    *("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"),
+)
+
+FAMILY = Family(
+    name="sd3",
+    title="Stable Diffusion 3.5",
+    architecture=Architecture(
+        "stable-diffusion-v3.5-medium",
+        others=MappingProxyType({"large": Architecture("stable-diffusion-v3.5-large")}),
+    ),
+    simpletuner_name="sd3",
+    pipeline="StableDiffusion3Pipeline",
+    default_model="stabilityai/stable-diffusion-3.5-medium",
+    size=Size(2.24, (0.12, 0.69, 4.76), MappingProxyType({"large": 8.06})),
+    distilled=("turbo",),
+    latents=Latents.GRID,
+    told=Told.TIMESTEP,
+    shift=StaticShift(3.0),  # its scheduler_config.json
+    spacing=Spacing.SCHEDULER,
+    text=Text(
+        tokens=154,  # SimpleTuner's T5; diffusers' own default is 256
+        outputs=(
+            "prompt_embeds",
+            "negative_prompt_embeds",
+            "pooled_prompt_embeds",
+            "negative_pooled_prompt_embeds",
+        ),
+        negative=Negative.TOGETHER,
+        arguments=MappingProxyType(
+            {"prompt_2": None, "prompt_3": None, "max_sequence_length": 154}
+        ),
+    ),
+    guidance=Guidance("guidance_scale", slow=7.0, fast=1.0),  # diffusers' default; none
+    marks=Marks(
+        diffusers=(
+            "pos_embed.pos_embed",
+            "transformer_blocks.0.attn.add_q_proj.weight",
+            "time_text_embed.text_embedder.linear_1.weight",
+        ),
+        original=("joint_blocks.0.context_block.adaLN_modulation.1.bias", "x_embedder.proj.weight"),
+    ),
+    lora_targets=_ATTENTION,
+    block_layers=(
+        *_ATTENTION,
+        *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+        *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+        *("norm1.linear", "norm1_context.linear"),
+    ),
+    learning_rate=5e-4,
+    trains_on_mps=True,
+    comfyui=ComfyUI(
+        weighs_words=True,
+        model_id="stable-diffusion-3.5-medium",
+        model=ComfyFile(
+            "sd3.5_medium_incl_clips_t5xxlfp8scaled.safetensors",
+            "checkpoints",
+            "Comfy-Org/stable-diffusion-3.5-fp8",
+        ),
+        others=MappingProxyType(
+            {
+                "stable-diffusion-3.5-large": ComfyFile(
+                    "sd3.5_large_fp8_scaled.safetensors",
+                    "checkpoints",
+                    "Comfy-Org/stable-diffusion-3.5-fp8",
+                )
+            }
+        ),
+    ),
+)

@@ -1,0 +1,417 @@
+"""Decide a distillation: check everything that can be known before the base model is loaded."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from glance.core.device import Device, resolve_device
+from glance.core.errors import Checks, InputError, LoraError, Problem, SettingsError, UsageError
+from glance.dataset.caption import estimate_tokens
+from glance.dataset.examine import measure_picture, name_safely
+from glance.models.base import is_small_model, resolve_family
+from glance.models.families import Family
+from glance.models.lora.examine import LoraFacts, examine_lora
+from glance.models.lora.file import hash_file
+from glance.models.schedules import AUTO_SCHEDULE, ResolvedLevels, find_shift
+from glance.models.weights import Weights
+from glance.runs.folder import RUNS, RunFolder
+from glance.runs.locate import locate_lora
+from glance.runs.settings import Layers, Teacher, TrainSettings, resolve_preset
+from glance.sampling.plan import plan_generation
+from glance.sampling.prompts.files import find_faults, read_prompts
+from glance.sampling.prompts.shipped import judging_prompts, teaching_prompts
+from glance.sampling.request import GenerationPlan, InferRequest
+from glance.schedule.shift import TEACHER_STEPS, teacher_sigmas
+from glance.training.distillation.request import (
+    LEARNING_RATE,
+    MOST_PATHS,
+    PROMPTS,
+    SMALL,
+    SMALL_RATE,
+    DistillationPlan,
+    DistillRequest,
+    lay_out_paths,
+)
+from glance.training.plan import parse_devices, put_together, resolve_levels_of, with_model
+from glance.training.simpletuner.options import OptionValue, parse_overrides
+
+_SIZE: Final = re.compile(r"(\d{1,5})x(\d{1,5})")
+_SIDE_STEP: Final = 64  # what SimpleTuner cuts pictures to
+_SHOWN: Final = 3  # of many prompts with the same problem
+_FEW: Final = 16  # prompts: docs/distill.md
+_JUDGED: Final = 16  # prompts that the pair is judged on, each from two noises
+_PIXELS_AT_ONCE: Final[Mapping[Device, int]] = MappingProxyType(
+    {Device.CPU: 16 * 64 * 64, Device.MPS: 1024 * 1024, Device.CUDA: 4 * 1024 * 1024}
+)
+"""Recorded at a time; what memory does not suffice for is halved."""
+
+
+def plan_distillation(request: DistillRequest) -> DistillationPlan:
+    """Check the request and decide the rest. Loads no model, writes nothing.
+
+    Raises InputError with all problems of prompts, sizes, LoRAs, schedule, settings and options
+    together, ModelNotFound, ScheduleError where the model's own schedule is not known, or RunError
+    when the run folder holds something else.
+    """
+    family = resolve_family(request.family, request.model)
+    model = family.default_model if request.model is None else request.model
+    is_small = is_small_model(model)
+    side = _SIDE_STEP if is_small else family.resolution
+    run = RunFolder(request.run or RUNS / f"{_name_of(model)}-distilled")
+    checks = Checks()
+    overrides = checks.make(lambda: parse_overrides(request.overrides))
+    devices = checks.make(lambda: parse_devices(request.devices))
+    given = checks.make(lambda: _choose_prompts(request, is_small=is_small))
+    shape = checks.make(lambda: _find_shape(request, family))
+    sizes = checks.make(lambda: _parse_sizes(request, family, usual=_fit(shape or (1, 1), side)))
+    loras = checks.make(lambda: _examine_loras(request.teacher_loras))
+    checks.make(lambda: _require_lasting(request, run))
+    # something sound in place of what was refused, so that the rest is checked as well
+    sound = sizes or ((side, side),)
+    teacher = checks.make(
+        lambda: _resolve_teacher(request, family, given or ("-",), sound, loras or ())
+    )
+    settings = checks.make(lambda: _resolve_settings(request, family, sound, overrides or {}))
+    levels = checks.make(lambda: _resolve_levels(request, family, sound[0]))
+    if overrides is None or devices is None or given is None or shape is None or sizes is None:
+        raise checks.refusal()
+    if loras is None or teacher is None or settings is None or levels is None:
+        raise checks.refusal()
+    checks.require()
+    if request.reference is not None:
+        teacher = teacher.model_copy(update={"reference": hash_file(request.reference)})
+    settings = with_model(settings.model_copy(update={"teacher": teacher}), request, run)
+    if request.learning_rate is None and settings.weights.transformer < SMALL:
+        settings = settings.model_copy(update={"learning_rate": SMALL_RATE})
+    generation = _plan_painting(request, family, teacher, loras)
+    # a reference is shown as large as in training, and as `glance infer` will show it
+    painted = generation.settings.model_copy(update={"reference_side": settings.resolution})
+    judging = _choose_judging(request, teacher, is_small=is_small)
+    training = put_together(
+        request,
+        run=run,
+        sample=None,
+        settings=settings,
+        levels=levels,
+        devices=devices,
+        reference=None if request.reference is None else shape,
+        warnings=(
+            *_prompt_warnings(given, family),
+            *_lora_warnings(loras, family),
+            *_length_warnings(settings, teacher),
+        ),
+    )
+    shift = find_shift(family, generation.model).shift
+    return DistillationPlan(
+        training=training,
+        teacher=teacher,
+        generation=generation,
+        paths=tuple(lay_out_paths(teacher, painted)),
+        sigmas={
+            size: teacher_sigmas(shift, *size, steps=teacher.steps, spacing=family.spacing)
+            for size in teacher.sizes
+        },
+        reference=request.reference,
+        keep_recording=request.keep_recording,
+        compares=request.compares,
+        judging=judging,
+    )
+
+
+def _name_of(model: str) -> str:
+    """Return what a model is called: by its folder, its file or its name on the Hub."""
+    return name_safely(Path(model).absolute().name.removesuffix(".safetensors"))
+
+
+def _choose_prompts(request: DistillRequest, *, is_small: bool) -> tuple[str, ...]:
+    """Return the user's prompts, or those of the package."""
+    if request.prompts and request.prompt_file is not None:
+        raise UsageError("--prompt and --prompt-file exclude each other", hint="drop one")
+    if request.prompt_file is not None:
+        return _read_prompts(request.prompt_file)
+    if not request.prompts:
+        return teaching_prompts(PROMPTS, world=is_small)
+    problems = [
+        Problem(
+            f"--prompt, number {number}{fault.message.removeprefix('prompt')}",
+            "describe a picture in it",
+        )
+        for number, text in enumerate(request.prompts, 1)
+        for fault in find_faults(text)
+    ]
+    if problems:
+        raise InputError(problems)
+    return tuple(text.strip() for text in request.prompts)
+
+
+def _read_prompts(path: Path) -> tuple[str, ...]:
+    lines = read_prompts(path)
+    problems = [
+        Problem(
+            f"{path}, prompt {number}: it says {', '.join(own)} as well, and all prompts are "
+            "learnt from alike",
+            "leave the prompt alone in it; sizes, guidance and noises are flags",
+        )
+        for number, line in enumerate(lines, 1)
+        if (own := sorted(line.model_dump(exclude_none=True, exclude={"prompt"})))
+    ]
+    if problems:
+        raise InputError(problems)
+    return tuple(line.prompt.strip() for line in lines)
+
+
+def _choose_judging(
+    request: DistillRequest, teacher: Teacher, *, is_small: bool
+) -> tuple[str, ...]:
+    """Return those of the package's prompts that the pair is judged on: it learns none of them."""
+    ours = judging_prompts(2 * _JUDGED, world=is_small)
+    strange = [text for text in ours if text not in teacher.prompts]
+    if request.compares and not strange:
+        raise InputError(
+            f"the prompts hold all {len(ours)} that glance would judge the pair on",
+            hint="leave some of them out, or give --no-compare",
+        )
+    return tuple(strange[:_JUDGED])
+
+
+def _prompt_warnings(given: tuple[str, ...], family: Family) -> Iterator[Problem]:
+    prompts = tuple(dict.fromkeys(given))
+    if len(prompts) < len(given):
+        yield Problem(
+            f"{len(given) - len(prompts)} of {len(given)} prompts are there already: "
+            f"{len(prompts)} are learnt from",
+            "--noises 4 gives more pictures of each",
+        )
+    if len(prompts) < _FEW:
+        yield Problem(
+            f"{len(prompts)} prompts teach what those pictures have, and may make others worse",
+            f"give {_FEW} or more that differ, or none: the package has some",
+        )
+    tokens = family.text.tokens
+    long = [text for text in prompts if estimate_tokens(text) > tokens]
+    for text in long[:_SHOWN]:
+        yield Problem(
+            f"the prompt {text[:40]!r} ... has about {estimate_tokens(text):.0f} tokens, but "
+            f"{family.title} reads {tokens}: what lies beyond is cut",
+            "shorten it, or put what matters first",
+        )
+    if len(long) > _SHOWN:
+        yield Problem(f"{len(long) - _SHOWN} prompts more are too long for {family.title}")
+
+
+def _lora_warnings(loras: Sequence[LoraFacts], family: Family) -> Iterator[Problem]:
+    for one in loras:
+        if not one.scale_is_known:
+            yield Problem(
+                f"{one.path} says nothing of alpha: the base model paints with it at scale 1",
+                "if it was trained with another alpha than its rank, fold that into the file",
+            )
+        if not one.strength.is_own:
+            yield Problem(f"{one.path} is taken at scale {one.strength.describe()}")
+        if one.family not in (None, family.name):
+            yield Problem(f"{one.path} was trained for {one.family}, the model is {family.name}")
+
+
+def _length_warnings(settings: TrainSettings, teacher: Teacher) -> Iterator[Problem]:
+    seen = settings.steps * settings.batch_size
+    if seen < teacher.paths:
+        yield Problem(
+            f"{teacher.paths:,} paths are recorded, of which {settings.steps:,} steps of batch "
+            f"{settings.batch_size} see {seen:,}",
+            f"--steps {math.ceil(teacher.paths / settings.batch_size)} sees each of them once; "
+            "or give fewer prompts or noises",
+        )
+
+
+def _find_shape(request: DistillRequest, family: Family) -> tuple[int, int]:
+    """Return width and height of the reference, else those of a square."""
+    reference = request.reference
+    if reference is not None and not family.edits:
+        raise SettingsError(
+            f"--reference: {family.title} paints from text alone", hint="drop --reference"
+        )
+    if reference is None and family.edits:
+        raise SettingsError(
+            f"{family.title} edits a picture, and there is no --reference",
+            hint="say which one with --reference x.png",
+        )
+    return (1, 1) if reference is None else measure_picture(reference)
+
+
+def _parse_sizes(
+    request: DistillRequest, family: Family, *, usual: tuple[int, int]
+) -> tuple[tuple[int, int], ...]:
+    """Return width and height of each size asked for, else the usual one."""
+    if not request.sizes:
+        return (usual,)
+    problems, sizes = [], []
+    for text in request.sizes:
+        found = _SIZE.fullmatch(text.strip().lower())
+        size = (int(found[1]), int(found[2])) if found else (0, 0)
+        if not all(64 <= one <= 8192 and one % _SIDE_STEP == 0 for one in size):
+            problems.append(
+                Problem(
+                    f"--size {text[:40]}: not width x height in multiples of {_SIDE_STEP}, to "
+                    "which SimpleTuner cuts pictures, from 64 to 8192",
+                    "--size 1024x1024, or --size 832x1216",
+                )
+            )
+        sizes.append(size)
+    if family.edits and len(set(sizes)) > 1:
+        problems.append(
+            Problem(
+                f"{family.title} is trained at one size: its pictures go with a reference",
+                "give one --size",
+            )
+        )
+    if problems:
+        raise InputError(problems)
+    return tuple(dict.fromkeys(sizes))
+
+
+def _fit(shape: tuple[int, int], side: int) -> tuple[int, int]:
+    """Return a size of about side x side pixels in that shape."""
+    scale = side / math.sqrt(shape[0] * shape[1])
+    width, height = (max(_SIDE_STEP, round(one * scale / _SIDE_STEP) * _SIDE_STEP) for one in shape)
+    return width, height
+
+
+def _examine_loras(names: Sequence[str | Path]) -> tuple[LoraFacts, ...]:
+    """Return what the teacher's LoRAs are, as they are given; raise InputError for all problems."""
+    checks = Checks()
+    made = [checks.make(partial(_examine_lora, str(name))) for name in names]
+    found = [one for one in made if one is not None]
+    given = Counter(one.path.name for one in found) if len(found) == len(names) else Counter()
+    for name, count in (given or Counter(Path(name).name for name in names)).items():
+        if count > 1:
+            checks.refuse(
+                LoraError(
+                    f"--teacher-lora: {count} files are called {name}",
+                    hint="drop all but one; if they differ, rename them",
+                )
+            )
+    checks.require()
+    return tuple(found)
+
+
+def _examine_lora(name: str) -> LoraFacts:
+    return examine_lora(locate_lora(name))
+
+
+def _require_lasting(request: DistillRequest, run: RunFolder) -> None:
+    """Refuse files that lie where the run's own pictures and recordings come to be."""
+    given = (request.prompt_file, request.reference, *map(Path, request.teacher_loras))
+    folders = [folder.resolve() for folder in (run.data, run.references, run.path / "cache")]
+    problems = [
+        Problem(
+            f"{path} lies in {run.path}, which is filled with what is recorded",
+            "copy it to another place first",
+        )
+        for path in given
+        if path is not None and any(path.resolve().is_relative_to(one) for one in folders)
+    ]
+    if problems:
+        raise InputError(problems)
+
+
+def _resolve_levels(
+    request: DistillRequest, family: Family, size: tuple[int, int]
+) -> ResolvedLevels:
+    """Return the schedule; the teacher's steps are those of a derived one as well."""
+    is_derived = request.schedule == AUTO_SCHEDULE
+    asked = replace(request, teacher_steps=request.teacher_steps if is_derived else None)
+    return resolve_levels_of(asked, family, size)
+
+
+def _resolve_teacher(
+    request: DistillRequest,
+    family: Family,
+    prompts: tuple[str, ...],
+    sizes: tuple[tuple[int, int], ...],
+    loras: Sequence[LoraFacts],
+) -> Teacher:
+    guidance = family.guidance.slow if request.guidance is None else request.guidance
+    # a guided teacher is learnt from without guidance, unless it is a number that costs nothing
+    learnt = guidance if family.embeds_guidance else family.guidance.off
+    teacher = Teacher.checked(
+        prompts=tuple(dict.fromkeys(prompts)),
+        noises=request.noises,
+        sizes=sizes,
+        steps=TEACHER_STEPS if request.teacher_steps is None else request.teacher_steps,
+        guidance=guidance,
+        slow_guidance=learnt,
+        fast_guidance=learnt,
+        loras={one.path.name: one.sha256 for one in sorted(loras, key=lambda one: one.path.name)},
+    )
+    if teacher.paths > MOST_PATHS:
+        fitting = MOST_PATHS * teacher.noises // teacher.paths
+        raise SettingsError(
+            f"--noises {teacher.noises}: {len(teacher.prompts):,} prompts at {len(sizes)} sizes "
+            f"are {teacher.paths:,} paths in all, and one training records at most "
+            f"{MOST_PATHS:,}",
+            hint=f"--noises {fitting}" if fitting else "give fewer prompts or sizes",
+        )
+    return teacher
+
+
+def _resolve_settings(
+    request: DistillRequest,
+    family: Family,
+    sizes: tuple[tuple[int, int], ...],
+    overrides: Mapping[str, OptionValue],
+) -> TrainSettings:
+    area = max(width * height for width, height in sizes)
+    return TrainSettings.checked(
+        family=family.name,
+        model=family.default_model if request.model is None else request.model,
+        device=resolve_device(request.device),
+        preset=resolve_preset(request.preset),
+        weights=Weights(
+            transformer=family.size.transformer, text_encoders=family.size.text_encoders
+        ),
+        steps=request.steps,
+        batch_size=request.batch_size,
+        rank=request.rank,
+        alpha_per_rank=1,
+        layers=Layers.BLOCKS,
+        learning_rate=LEARNING_RATE if request.learning_rate is None else request.learning_rate,
+        learning_rate_schedule="linear",
+        resolution=max(_SIDE_STEP, round(math.sqrt(area) / _SIDE_STEP) * _SIDE_STEP),
+        seed=request.seed,
+        overrides=overrides,
+    )
+
+
+def _plan_painting(
+    request: DistillRequest, family: Family, teacher: Teacher, loras: Sequence[LoraFacts]
+) -> GenerationPlan:
+    """Plan what the base model alone paints, guided alike in all its steps."""
+    width, height = max(teacher.sizes, key=lambda size: size[0] * size[1])
+    at_once = _PIXELS_AT_ONCE[resolve_device(request.device)]
+    return plan_generation(
+        InferRequest(
+            prompts=teacher.prompts[:1],
+            loras=(),
+            base_loras=tuple(one.path for one in loras),
+            width=width,
+            height=height,
+            reference=request.reference,
+            model=family.default_model if request.model is None else request.model,
+            base=request.base,
+            family=family.name,
+            slow_guidance=teacher.guidance,
+            fast_guidance=teacher.guidance,
+            device=request.device,
+            memory=request.memory,
+            quantize=request.quantize,
+            batch_size=max(1, at_once // (width * height)),
+            metadata=False,
+        ),
+        needs_device=False,  # the training is about to look for it
+    )

@@ -1,0 +1,57 @@
+"""Small trainings through the fake, and one that was done before, to go on from."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.trainer import FakeSimpleTuner
+from PIL import Image
+
+from glance.core.events import Event
+from glance.core.phase import Phase
+from glance.runs.folder import RunFolder
+from glance.training.execute import run_training
+from glance.training.plan import plan_training
+from glance.training.request import TrainingPlan, TrainRequest
+
+RUN = RunFolder(Path("runs/cat"))
+
+
+def make_plan(**changes: Any) -> TrainingPlan:
+    """A plan for the pair in the current folder: five steps of rank 4."""
+    usual = {"model": "acme/tiny", "steps": 5, "rank": 4, "resolution": 64, "device": "cpu"}
+    return plan_training(TrainRequest(**{"image": Path("cat.png"), **usual, **changes}))
+
+
+def plan_and_train(**changes: Any) -> list[Event]:
+    """Train as planned; return the events."""
+    events: list[Event] = []
+    run_training(make_plan(**changes), events.append)
+    return events
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run as it was after its first phase and after both."""
+
+    half: Path
+    whole: Path
+    events: list[Event]
+    starts: list[dict[str, Any]]
+
+
+def train_in(folder: Path) -> Trained:
+    """Train the pair of the fixture `pair` in `folder`."""
+    simpletuner = FakeSimpleTuner(folder / "trainer")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(simpletuner.folder), prepend=os.pathsep)
+        patch.chdir(folder)
+        Image.radial_gradient("L").resize((64, 64)).convert("RGB").save("cat.png")
+        Path("cat.txt").write_text("a grey circle\n", encoding="utf-8")
+        events = plan_and_train(phases=(Phase.SLOW,))
+        shutil.copytree(RUN.path, "half")
+        events += plan_and_train(phases=(Phase.FAST,))
+    return Trained(folder / "half", folder / RUN.path, events, simpletuner.starts)

@@ -1,0 +1,144 @@
+"""The benchmark behind docs/evidence.md: its arithmetic, and that the page says what it found."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.evidence import report
+from benchmarks.evidence.observations import Observations, captions_of, observe
+from benchmarks.evidence.pairs import PUBLISHED, QUESTIONS, Recipe, Wording, all_pairs
+from benchmarks.evidence.schedules import load_schedules, own, shifted_sigmas, uniform_sigmas
+from glance.demo.world.captions import read_caption
+from glance.demo.world.draw import draw
+from glance.demo.world.scene import held_out_scenes, is_held_out
+from glance.evaluation.compare.intervals import estimate_difference, estimate_mean, estimate_ratio
+
+
+class TestIntervals:
+    def test_an_interval_holds_the_truth_about_as_often_as_it_says(self) -> None:
+        random = np.random.default_rng(3)
+        hits = 0
+        for _ in range(40):
+            found = estimate_mean((random.random((1, 100)) < 0.8).astype(float))
+            hits += found.low <= 0.8 <= found.high
+        assert 34 <= hits <= 40
+
+    def test_pairing_narrows_a_difference(self) -> None:
+        random = np.random.default_rng(3)
+        base = random.normal(size=(1, 100))
+        shifted = base + 0.1 + random.normal(scale=0.01, size=(3, 100))
+
+        found = estimate_difference(shifted, base)
+
+        assert found.low < found.value < found.high
+        assert found.value == pytest.approx(0.1, abs=0.005)
+        assert found.high - found.low < 0.02  # unpaired it would be near 0.5
+
+    def test_training_samples_that_differ_widen_it(self) -> None:
+        alike = np.tile(np.linspace(0, 1, 50), (3, 1))
+        apart = alike + np.array([[-1.0], [0.0], [1.0]])
+
+        narrow, wide = estimate_mean(alike), estimate_mean(apart)
+
+        assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
+
+    def test_a_ratio_of_a_thing_to_itself_is_one(self) -> None:
+        values = np.random.default_rng(0).random((1, 30))
+
+        found = estimate_ratio(values, values)
+
+        assert (found.value, found.low, found.high) == (1, 1, 1)
+
+    def test_what_has_no_value_is_left_out(self) -> None:
+        assert estimate_mean(np.array([[1.0, np.nan, 1.0, 1.0, 1.0, 1.0]])).value == 1
+
+
+class TestSchedules:
+    def test_the_models_own_is_what_diffusers_computes(self) -> None:
+        # FluxPipeline at 64x64, four steps: measured with set_timesteps(mu=0.459375)
+        assert shifted_sigmas(4) == pytest.approx((1.0, 0.8261, 0.6129, 0.3454), abs=1e-4)
+        assert uniform_sigmas(4) == (1, 0.75, 0.5, 0.25)
+
+    def test_half_of_the_steps_are_slow(self) -> None:
+        for name, schedule in load_schedules().items():
+            slow, fast = len(schedule.slow_timesteps), len(schedule.fast_timesteps)
+            assert slow == fast or name.startswith("free-")
+            assert int(name.split("-")[1]) == slow + fast
+        assert own(2).slow_timesteps == (1000.0,)
+
+
+class TestPairs:
+    def test_a_name_says_what_differs(self) -> None:
+        assert PUBLISHED.name == "seed-10"
+        assert Recipe(schedule="own-4", rank=4, steps=120).name == "own-4-rank=4-steps=120"
+
+    def test_every_pair_is_trained_once(self) -> None:
+        pairs = list(all_pairs())
+
+        assert len({(recipe.name, number) for recipe, number in pairs}) == len(pairs)
+
+    def test_a_question_varies_one_thing(self) -> None:
+        for recipes in QUESTIONS.values():
+            assert len({recipe.name for recipe in recipes}) == len(recipes)
+            assert len({recipe.schedule for recipe in recipes}) == 1
+            assert sum(recipe.changes == {} for recipe in recipes) == 1
+
+
+class TestObservations:
+    def test_the_captions_are_of_scenes_nobody_was_trained_on(self) -> None:
+        full, loose = captions_of(Wording.FULL), captions_of(Wording.LOOSE)
+
+        assert len(full) == len(loose) == 200
+        assert all(len(read_caption(caption)) == 8 for caption in full)
+        assert all(1 <= len(read_caption(caption)) <= 8 for caption in loose)
+        assert all(
+            read_caption(vague).items() <= read_caption(whole).items()
+            for vague, whole in zip(loose, full, strict=True)
+        )
+        assert all(is_held_out(scene) for scene in held_out_scenes(200, seed=5))
+
+    def test_what_is_seen_is_kept(self, tmp_path: Path) -> None:
+        scene = held_out_scenes(1)[0]
+        pictures = draw(scene)[None]
+        path = tmp_path / "seen" / "one.json"
+
+        first = observe(path, lambda: pictures, lambda: pictures // 2)
+        again = observe(path, lambda: pytest.fail("made twice"), lambda: pytest.fail("loaded"))
+
+        assert first == again
+        assert first.facts == [scene.facts]
+        assert first.distance[0] > 10
+
+    def test_met_whole_and_pulled(self) -> None:
+        facts = held_out_scenes(1)[0].facts
+        part = {name: facts[name] for name in ("time", "light", "ground")}
+        seen = Observations([facts, part, {}], [0.0, 1.0, 2.0])
+        caption = f"a landscape over the {facts['ground']}"
+
+        assert seen.met([caption] * 3).tolist() == [[1, 1, 0]]
+        assert seen.readable().tolist() == [[1, 0, 0]]
+        words = " ".join(facts.values())
+        pulled = seen.pull([caption, caption, words], words)[0]
+        assert pulled[:2] == pytest.approx([1, 2 / 7])
+        assert np.isnan(pulled[2])  # nothing was left open
+
+
+class TestReport:
+    def test_the_page_holds_the_committed_figures(self) -> None:
+        page = report.PAGE.read_text(encoding="utf-8")
+
+        assert report.fill(page, report.load()) == page
+
+    def test_every_table_is_shown(self) -> None:
+        page = report.PAGE.read_text(encoding="utf-8")
+
+        assert [name for name in report.TABLES if f"<!-- table: {name} -->" not in page] == []
+
+    def test_a_changed_figure_changes_the_page(self) -> None:
+        figures = json.loads(json.dumps(dict(report.load())))
+        page = report.PAGE.read_text(encoding="utf-8")
+        figures["benches"]["loose"]["3.5/1.0"]["base"]["50"]["met"] = [0.123, 0.1, 0.2]
+
+        assert "12.3 (10.0 to 20.0)" in report.fill(page, figures)

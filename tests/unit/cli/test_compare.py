@@ -1,0 +1,227 @@
+"""`glance compare` and `glance train --compare` as users meet them; painting is in tests/torch."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fakes.commands import TRAIN, Glance
+from fakes.comparisons import fill_cache, fill_worth, read_figures, write_caption
+from fakes.pairs import write_run
+from fakes.trainer import FakeSimpleTuner
+
+from glance.evaluation.compare.plan import plan_comparison
+from glance.evaluation.compare.request import CompareRequest
+
+pytest_plugins = ["fakes.plugin"]
+RUN = Path("runs/cat")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def compared() -> None:
+    """A finished run whose caption, and another prompt, were compared before."""
+    write_run(RUN)
+    write_caption(RUN, "a grey circle")
+    for prompts in ((), ("a hill", "a sea")):
+        fill_cache(plan_comparison(CompareRequest(RUN, prompts, device="cpu")))
+
+
+@pytest.mark.usefixtures("compared")
+def test_it_prints_the_sheets_path_a_table_and_the_verdict(glance: Callable) -> None:
+    done = glance("compare", "--device", "cpu")
+
+    assert (done.code, done.err) == (0, "using the newest finished run, runs/cat\n")
+    assert (
+        done.out
+        == """\
+runs/cat/images/compare/sheet.png
+            picture  latents   SSIM  PSNR dB
+     base, 50 steps        -      -        -
+     base, 10 steps    0.500  0.500     20.0
+slow only, 10 steps    0.400  0.600     24.0
+fast only, 10 steps    0.300  0.700     28.0
+     both, 10 steps    0.200  0.800     32.0
+one picture proves little (from 8 on there is a verdict): in 10 steps the pair ends 60 % nearer to \
+the base's 50 than the base itself along the same sigmas (latents 0.200 against 0.500, difference \
+-0.300; 1 - SSIM 0.200 against 0.500, difference -0.300)
+"""
+    )
+
+
+@pytest.mark.usefixtures("compared")
+def test_a_dry_run_says_what_is_to_be_painted_and_what_is_there(glance: Callable) -> None:
+    prompts = (
+        "--prompt",
+        "a hill",
+        "--prompt",
+        "a wood",
+        "--device",
+        "cpu",
+        "--dry-run",
+        "--quiet",
+    )
+
+    shown = glance("compare", *prompts)
+    document = glance("compare", *prompts, "--json").document
+
+    assert (shown.code, shown.err) == (0, "")
+    assert "side by side  base, 50 steps\n" in shown.out
+    assert "5 of them are in the cache; 90 steps to go\n" in shown.out
+    assert "{" not in shown.out
+    assert [row["prompt"] for row in document["rows"]] == ["a hill", "a wood"]
+    assert (document["pictures"], document["cached"], document["steps"]) == (10, 5, 90)
+    assert not (RUN / "images").exists()
+
+
+@pytest.mark.usefixtures("compared")
+def test_json_is_what_the_file_holds(glance: Callable) -> None:
+    prompts = ("--prompt", "a hill", "--prompt", "a sea")
+
+    done = glance("compare", "--device", "cpu", *prompts, "--output", "out", "--json", "--quiet")
+
+    assert (done.code, done.err) == (0, "")
+    places = {"sheet": "out/sheet.png", "page": "out/index.html"}
+    assert done.document == {**places, **read_figures(Path("out"))}
+    assert [row["prompt"] for row in done.document["rows"]] == ["a hill", "a sea"]
+    assert done.document["rows"][0]["variants"]["both"] == {
+        "steps": 10, "seconds": None, "was_cached": True, "latents": 0.2, "psnr": 32.0, "ssim": 0.8,
+    }  # fmt: skip
+    assert done.document["means"]["both"]["ssim"] == {"mean": 0.8, "low": None, "high": None}
+
+
+@pytest.mark.parametrize(("flags", "worth"), [((), 5), (("--no-worth",), None)])
+def test_eight_pictures_have_a_verdict(
+    glance: Callable, flags: tuple[str, ...], worth: int | None
+) -> None:
+    write_run(RUN)
+    plan = plan_comparison(CompareRequest(RUN, ("a hill", "a sea"), count=4, device="cpu"))
+    fill_cache(plan)
+    fill_worth(plan)
+    prompts = ("--prompt", "a hill", "--prompt", "a sea", "--count", 4)
+
+    shown = glance("compare", "--device", "cpu", *prompts, *flags, "--quiet")
+    document = glance("compare", "--device", "cpu", *prompts, *flags, "--json", "--quiet").document
+
+    last = shown.out.splitlines()[-1]
+    assert last == document["sentence"]
+    assert last.startswith("it helps: in 10 steps the pair ends 60 % nearer to the base's 50 than ")
+    assert last.endswith("variety 75 % of the base's")
+    assert ("worth about 5 of the base's own steps" in last) == (worth == 5)
+    difference = {"base": 0.5, "pair": 0.2, "difference": -0.3, "interval": [-0.3, -0.3]}
+    assert document["verdict"] == {
+        "distance": difference,
+        "perceptual": {**difference, "metric": "1 - ssim"},
+        "variety": {"base": 1.6667, "pair": 1.25},
+        "worth_steps": worth,
+        "images": 8,
+    }
+
+
+@pytest.mark.usefixtures("compared")
+def test_what_is_cached_needs_no_torch() -> None:
+    script = (
+        "import sys\nfrom glance.cli import app\n"
+        "try:\n    app(['compare', '--device', 'cpu', '--quiet'])\nexcept SystemExit as end:\n"
+        "    assert end.code in (None, 0), end.code\n"
+        "heavy = {name.split('.')[0] for name in sys.modules}\n"
+        "sys.exit(', '.join(heavy & {'torch', 'diffusers', 'transformers', 'peft'}) or 0)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert (RUN / "images/compare/index.html").is_file()
+    assert (RUN / "images/compare/pictures/1-both.png").is_file()
+
+
+@pytest.mark.usefixtures("compared")
+def test_nothing_that_lies_in_the_run_says_where_it_is(glance: Callable) -> None:
+    assert glance("compare", "--device", "cpu", "--quiet").code == 0
+
+    for name in ("compare.json", "index.html"):
+        assert str(Path.cwd()) not in (RUN / "images/compare" / name).read_text()
+
+
+def test_without_any_run_the_train_command_is_named(glance: Callable) -> None:
+    done = glance("compare")
+
+    assert done.code == 4
+    assert "there is no finished run under ./runs" in done.err
+    assert "glance train --image" in done.err
+
+
+def test_metrics_that_must_be_fetched_are_refused_offline_at_once(glance: Callable) -> None:
+    write_run(RUN)
+    metrics = ("--metric", "lpips", "--metric", "clip")
+
+    done = glance("compare", "--prompt", "x", "--device", "cpu", *metrics, "--json")
+
+    assert done.code == 3
+    messages = [one["message"] for one in done.document["error"]["problems"]]
+    assert len(messages) == 2
+    assert messages[0].startswith("--metric lpips: its network, ")
+    assert messages[1].startswith("--metric clip: model openai/clip-vit-large-patch14 is not in")
+
+
+def test_a_model_that_cannot_be_had_is_refused(glance: Callable) -> None:
+    write_run(RUN, model="acme/absent")
+
+    done = glance("compare", "--prompt", "x", "--device", "cpu")
+
+    assert done.code == 3
+    assert "model acme/absent is not in the cache" in done.err
+
+
+@pytest.mark.usefixtures("pair")
+class TestTrain:
+    def test_a_dry_run_does_nothing_more(self, glance: Glance) -> None:
+        plain = glance(*TRAIN, "--dry-run")
+        asked = glance(*TRAIN, "--dry-run", "--compare")
+
+        assert (asked.code, asked.out, asked.err) == (0, plain.out, plain.err)
+        assert not RUN.exists()
+
+    def test_one_phase_is_no_pair(self, glance: Glance, simpletuner: FakeSimpleTuner) -> None:
+        done = glance(*TRAIN, "--phase", "slow", "--compare")
+
+        assert (done.code, done.out) == (0, "runs/cat\n")
+        assert "there is no pair to compare yet" in done.err
+
+    @pytest.mark.usefixtures("fully_trained", "simpletuner")
+    def test_the_loras_are_named_when_comparing_fails(self, glance: Glance) -> None:
+        done = glance(*TRAIN, "--compare")  # of the model there is an index and nothing else
+
+        assert (done.code, done.out) == (6, "runs/cat\n")
+        assert "both LoRAs are done: runs/cat/output/glance-slow/" in done.err
+        assert "when what follows is mended: glance compare --run runs/cat\n" in done.err
+
+    @pytest.mark.usefixtures("fully_trained", "simpletuner")
+    def test_it_ends_with_one_sentence(self, glance: Glance) -> None:
+        from glance.evaluation.compare.trial import NEUTRAL_PROMPT
+
+        prompts = ("a grey circle", NEUTRAL_PROMPT)
+        fill_cache(plan_comparison(CompareRequest(RUN, prompts, device="cpu")))
+
+        done = glance(*TRAIN, "--compare")
+        quiet = glance(*TRAIN, "--compare", "--quiet")
+        document = glance(*TRAIN, "--compare", "--json", "--quiet").document
+
+        assert done.code == 0
+        assert "the sheet to look at: runs/cat/images/compare/sheet.png\n" in done.err
+        run, sentence = done.out.splitlines()
+        assert run == "runs/cat"
+        assert (quiet.out, quiet.err) == (done.out, "")
+        assert sentence == document["comparison"]["sentence"]
+        assert sentence.startswith("2 pictures prove little (from 8 on there is a verdict): in 10 ")
+        assert document["comparison"]["verdict"]["distance"]["difference"] == -0.3
+        assert document["phases"]["slow"]["state"] == "done"
+        assert json.dumps(document["comparison"]["rows"])

@@ -1,0 +1,131 @@
+"""What the terminal is told where nothing can move: plain lines, and as few as will do."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from glance.cli.console import Console, format_table
+from glance.core.errors import Problem, SampleError, TrainingFailed
+from glance.core.events import (
+    CheckpointSaved,
+    Noted,
+    PhaseFinished,
+    PhaseSkipped,
+    PhaseStarted,
+    StageEntered,
+    StepDone,
+    TrainerSaid,
+)
+from glance.core.phase import Phase
+
+STORY = [
+    Noted("a note"),
+    PhaseStarted(Phase.SLOW, 40),
+    StageEntered(Phase.SLOW, "Loading base model"),
+    *(StepDone(Phase.SLOW, step, 40, 0.5, 90.0 - step) for step in range(1, 41)),
+    CheckpointSaved(Phase.SLOW, "output/checkpoint-40"),
+    TrainerSaid(Phase.SLOW, "a line of the trainer"),
+    PhaseFinished(Phase.SLOW, "output/x.safetensors", 75.2),
+    PhaseSkipped(Phase.FAST),
+]
+
+
+def tell(console: Console) -> None:
+    with console.progress() as sink:
+        for event in STORY:
+            sink(event)
+
+
+def test_a_training_is_told_in_a_few_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    tell(Console())
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.replace("  0.00 s a step", "").splitlines() == [
+        "a note",
+        "slow: training 40 steps",
+        "slow: Loading base model",
+        *(
+            f"slow: step {step} of 40  loss 0.5000  {left} left"
+            for step, left in zip(
+                range(4, 41, 4),
+                ["1 min 26 s", "1 min 22 s", "1 min 18 s", "1 min 14 s", "1 min 10 s", "1 min 06 s",
+                 "1 min 02 s", "58 s", "54 s", "50 s"],
+                strict=True,
+            )
+        ),
+        "slow: done in 1 min 15 s, output/x.safetensors",
+        "fast: already done",
+    ]  # fmt: skip
+
+
+def test_verbose_adds_the_trainers_own_words(capsys: pytest.CaptureFixture[str]) -> None:
+    tell(Console(verbose=True))
+
+    err = capsys.readouterr().err
+    assert "| a line of the trainer\n" in err
+    assert "slow: saved output/checkpoint-40\n" in err
+
+
+def test_quiet_tells_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    tell(Console(quiet=True))
+
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
+def test_a_full_disk_ends_the_events_and_not_the_work(capsys: pytest.CaptureFixture[str]) -> None:
+    with Console().progress(Path("/dev/full")) as on_event:
+        for number in range(1, 4):
+            on_event(StepDone(Phase.SLOW, number, 40, 0.5, None))
+
+    told = capsys.readouterr().err
+    reason = "No space left on device; no more is written there"
+    assert told.count(f"warning: --events /dev/full: {reason}\n") == 1
+
+
+def test_events_are_appended_line_by_line(tmp_path: Path) -> None:
+    log = tmp_path / "events.jsonl"
+    log.write_text("before\n")
+    console = Console(quiet=True)
+
+    with console.progress(log) as sink:
+        sink(StepDone(Phase.FAST, 1, 2, None, None))
+
+    first, line = log.read_text().splitlines()
+    event = json.loads(line)
+    assert first == "before"
+    assert event.pop("time") > 0
+    assert event == {
+        "event": "StepDone", "phase": "fast", "step": 1, "steps": 2, "loss": None,
+        "eta_seconds": None,
+    }  # fmt: skip
+
+
+def test_every_problem_is_told_with_its_remedy(capsys: pytest.CaptureFixture[str]) -> None:
+    Console().error(SampleError([Problem("one", "do this"), Problem("two")]))
+
+    assert capsys.readouterr() == ("", "error: one\n  hint: do this\nerror: two\n")
+
+
+def test_a_failed_training_shows_its_last_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    failure = TrainingFailed("it failed", returncode=1, log=Path("x.log"), tail=("so", "it went"))
+
+    Console(as_json=True).error(failure)
+
+    out, err = capsys.readouterr()
+    assert err == (
+        "error: it failed\nthe trainer's last lines:\n  | so\n  | it went\nits whole log: x.log\n"
+    )
+    assert json.loads(out)["error"] == {
+        "exit_code": 5,
+        "problems": [{"message": "it failed", "hint": None}],
+        "log": "x.log",
+        "returncode": 1,
+        "tail": ["so", "it went"],
+    }
+
+
+def test_a_table_is_aligned_to_the_right() -> None:
+    assert format_table(("a", "bb"), [("1", "2"), ("100", "3")]) == "  a  bb\n  1   2\n100   3"

@@ -1,0 +1,149 @@
+"""`glance distill` as users meet it: what a dry run says, its streams, and its exit codes."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from fakes.commands import Glance, files, states
+from fakes.distillations import RUN, distil, make_model, record_nothing
+from fakes.trainer import FakeSimpleTuner
+
+from glance.core.errors import InferenceFailed
+from glance.core.phase import Phase
+from glance.training.distillation import record
+
+pytest_plugins = ["fakes.plugin"]
+
+DISTIL = [
+    *("distill", "--model", "model", "--size", "64x64", "--device", "cpu", "--no-compare"),
+    *("--steps", "5", "--batch-size", "1", "--rank", "4"),
+]
+PROMPTS = ["--prompt", "a grey circle", "--prompt", "a red square"]
+
+
+@pytest.fixture(autouse=True)
+def model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A FLUX in the current folder, whose weights are missing."""
+    make_model()
+
+    def load(*_: object) -> None:
+        raise InferenceFailed("there are no weights")
+
+    monkeypatch.setattr(record, "import_sampler", load)
+
+
+def test_a_dry_run_says_what_it_takes_and_writes_nothing(invoke: Glance, tmp_path: Path) -> None:
+    before = files(tmp_path)
+
+    shown = invoke(*DISTIL, *PROMPTS, "--dry-run")
+    done = invoke(*DISTIL, *PROMPTS, "--dry-run", "--json")
+
+    assert (shown.code, done.code) == (0, 0)
+    document = json.loads(done.out)
+    assert document["run"] == "runs/model-distilled"
+    assert document["guidance"] == {"slow": 3.5, "fast": 3.5}
+    assert document["recording"] == {
+        "prompts": 2,
+        "noises": 2,
+        "sizes": ["64x64"],
+        "paths": 4,
+        "forwards": 200,
+        "disk_bytes": 4 * 5 * 16 * 8 * 8 * 4,
+        "teacher": {"steps": 50, "guidance": 3.5, "loras": []},
+    }
+    assert "{" not in shown.out
+    assert (
+        "recording  4 paths: the base model, 50 steps at guidance 3.5: 2 prompts x 2" in shown.out
+    )
+    assert "           200 forward passes, 8.2e-05 GB on the disk\n" in shown.out
+    assert "config/glance-slow/targets.json\n" in shown.out
+    assert files(tmp_path) == before
+
+
+def test_a_dry_run_of_many_prompts_says_what_they_take(invoke: Glance) -> None:
+    Path("many.txt").write_text("".join(f"picture {number}\n" for number in range(10_000)))
+
+    done = invoke(*DISTIL, "--prompt-file", "many.txt", "--dry-run", "--size", "1024x1024")
+
+    assert done.code == 0
+    assert "warning: 40,000 paths are recorded, of which 5 steps of batch 1 see 5" in done.err
+    assert "recording  40,000 paths: " in done.out
+    assert "2,000,000 forward passes, " in done.out
+
+
+def test_the_examples_of_the_help_work(invoke: Glance) -> None:
+    examples = re.findall(r"^\s*glance (distill .+)$", invoke("distill", "--help").out, re.M)
+
+    codes = [invoke(*example.split()).code for example in examples]
+
+    assert codes == [0, 0]
+
+
+def test_what_was_interrupted_is_continued_by_the_same_command(
+    invoke: Glance, simpletuner: FakeSimpleTuner
+) -> None:
+    failed = invoke(*DISTIL, *PROMPTS)
+    assert (failed.code, states(RUN.manifest)) == (6, ["pending", "pending"])
+    record_nothing(distil())
+
+    done = invoke(*DISTIL, *PROMPTS)
+
+    assert (done.code, done.out) == (0, f"{RUN.path}\n")
+    assert states(RUN.manifest) == ["done", "done"]
+    assert done.err.endswith(f'next: glance infer --run {RUN.path} --prompt "..."\n')
+
+
+def test_another_list_of_prompts_is_refused(invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
+    invoke(*DISTIL, *PROMPTS)
+    record_nothing(distil())
+    invoke(*DISTIL, *PROMPTS, "--phase", "slow")
+
+    done = invoke(*DISTIL, *PROMPTS, "--prompt", "a hill")
+
+    assert (done.code, done.out) == (4, "")
+    assert (
+        done.err
+        == f"""\
+error: run {RUN.path} was trained with other settings: prompts: 2 there, 3 asked; number 3 is \
+none there, 'a hill' asked
+  hint: give another --run; --restart would discard what this one has trained
+"""
+    )
+
+
+def test_a_trainer_that_ignores_the_targets_is_a_failed_training(
+    invoke: Glance, simpletuner: FakeSimpleTuner
+) -> None:
+    invoke(*DISTIL, *PROMPTS)
+    record_nothing(distil())
+    simpletuner.behave(slow="ignores the targets")
+
+    done = invoke(*DISTIL, *PROMPTS)
+
+    assert (done.code, done.out) == (5, "")
+    assert "error: the slow phase was trained on pictures, not on what was recorded" in done.err
+    assert not RUN.lora(Phase.SLOW).exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "there is no prompt in it"),
+        (b"a" * 100_000, "at most 65536 characters"),
+        (b"caf\xe9", "is not UTF-8 (byte 3)"),
+        (bytes(range(256)), "is not UTF-8"),
+    ],
+    ids=["empty", "long", "latin1", "binary"],
+)
+def test_a_bad_prompt_file_is_refused_before_anything_is_loaded(
+    glance: Glance, content: bytes, message: str
+) -> None:
+    Path("prompts.txt").write_bytes(content)
+
+    done = glance(*DISTIL, "--prompt-file", "prompts.txt")
+
+    assert (done.code, done.out) == (4, "")
+    assert message in done.err
+    assert "hint: " in done.err
+    assert not RUN.path.exists()

@@ -1,0 +1,373 @@
+"""`glance train` as users meet it: its two streams and its exit codes.
+
+`glance` is a process. `invoke`, for where that is not the point, is the same in this one.
+"""
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from fakes.commands import SMALL, TRAIN, Glance, StartGlance, files, replaced, states
+from fakes.trainer import FakeSimpleTuner
+
+pytest_plugins = ["fakes.plugin"]
+pytestmark = pytest.mark.usefixtures("pair")
+
+ROOT = Path(__file__).parents[3]
+needs_half = pytest.mark.usefixtures("half_trained")
+needs_whole = pytest.mark.usefixtures("fully_trained")
+
+
+# The good way
+
+
+def test_it_prints_the_run_and_talks_on_stderr(
+    glance: Glance, simpletuner: FakeSimpleTuner
+) -> None:
+    done = glance(*TRAIN)
+
+    assert (done.code, done.out) == (0, "runs/cat\n")
+    assert (
+        re.sub(
+            r"  [\d.]+ s a step|, \d+ s in all|(?<=in )\d+|, [\d.]+ s a step"
+            r"|, sha256 [0-9a-f]{12}",
+            "",
+            done.err,
+        )
+        == """\
+cat.png is trained at 64x64
+slow: training 5 steps
+slow: Starting SimpleTuner
+slow: Loading the model
+slow: step 1 of 5  4 s left
+slow: step 2 of 5  3 s left
+slow: step 3 of 5  2 s left
+slow: step 4 of 5  1 s left
+slow: step 5 of 5  loss 0.3839  0 s left
+slow: done in  s, output/glance-slow/pytorch_lora_weights.safetensors
+fast: training 5 steps
+fast: Starting SimpleTuner
+fast: Loading the model
+fast: step 1 of 5  4 s left
+fast: step 2 of 5  3 s left
+fast: step 3 of 5  2 s left
+fast: step 4 of 5  1 s left
+fast: step 5 of 5  loss 0.3839  0 s left
+fast: done in  s, output/glance-fast/pytorch_lora_weights.safetensors
+slow: 5 steps
+slow: loss of a round: 0.3839 at first, 0.3839 at last
+slow: output/glance-slow/pytorch_lora_weights.safetensors, 0.0 MB
+fast: 5 steps
+fast: loss of a round: 0.3839 at first, 0.3839 at last
+fast: output/glance-fast/pytorch_lora_weights.safetensors, 0.0 MB
+next: glance infer --run runs/cat --prompt "..."
+fewer steps, with a gain that can be measured: glance distill --help
+"""
+    )
+
+
+def test_json_is_one_document_and_events_go_to_a_file(
+    glance: Glance, simpletuner: FakeSimpleTuner
+) -> None:
+    done = glance(*TRAIN, "--phase", "slow", "--json", "--quiet", "--events", "events.jsonl")
+
+    assert (done.code, done.err) == (0, "")
+    assert done.document["run"] == "runs/cat"
+    fast = done.document["phases"]["fast"]
+    assert (fast["state"], fast["lora"], fast["measured"]["steps"]) == ("pending", None, 0)
+    slow = done.document["phases"]["slow"]
+    assert (slow["steps"], slow["measured"]["steps"]) == (5, 5)
+    assert done.document["phases"]["slow"]["state"] == "done"
+    lora = done.document["phases"]["slow"]["lora"]
+    assert lora["path"] == "output/glance-slow/pytorch_lora_weights.safetensors"
+    events = [json.loads(line) for line in Path("events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events if event["event"] != "TrainerSaid"] == [
+        "Noted",
+        "PhaseStarted",
+        "StageEntered",
+        "StageEntered",
+        *["StepDone", "CheckpointSaved"] * 5,
+        "PhaseFinished",
+    ]
+
+
+def test_events_can_go_to_stdout(invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
+    done = invoke(*TRAIN, "--phase", "slow", "--quiet", "--events", "-")
+
+    *events, result = done.out.splitlines()
+    assert (done.code, result) == (0, "runs/cat")
+    assert json.loads(events[0])["message"] == "cat.png is trained at 64x64"
+
+
+def test_a_reader_that_leaves_ends_it_quietly(
+    start_glance: StartGlance, simpletuner: FakeSimpleTuner
+) -> None:
+    simpletuner.behave(slow="raving")
+    running = start_glance(*TRAIN, "--quiet", "--events", "-")
+
+    running.stop_reading()
+
+    assert running.finish() == (1, "")
+    assert states() == ["stopped", "pending"]
+    assert simpletuner.processes() == []
+
+
+@needs_whole
+def test_the_same_command_again_starts_nothing(
+    glance: Glance, simpletuner: FakeSimpleTuner
+) -> None:
+    done = glance(*TRAIN, "--json")
+
+    assert (done.code, simpletuner.starts) == (0, [])
+    assert [phase["state"] for phase in done.document["phases"].values()] == ["done", "done"]
+    assert done.err.startswith("slow: already done\nfast: already done\n")
+
+
+@needs_half
+def test_one_phase_can_follow_the_other(invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
+    assert invoke(*TRAIN, "--phase", "fast").code == 0
+
+    assert simpletuner.phases == ["fast"]
+    assert states() == ["done", "done"]
+
+
+def test_warnings_are_said(invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
+    done = invoke(*TRAIN, "--set", "lora_dropout=0.1", "--phase", "slow")
+
+    assert done.err.startswith("warning: --set lora_dropout=0.1: replaces glance's 0.0\n")
+
+
+@pytest.mark.parametrize("name", ['-it\'s\n"wéird" 猫; $HOME', "--help"])
+def test_names_may_hold_anything(
+    glance: Glance, simpletuner: FakeSimpleTuner, pair: Path, name: str
+) -> None:
+    pair.rename(f"{name}.png")
+    pair.with_suffix(".txt").rename(f"{name}.txt")
+    arguments = ["--image", f"{name}.png", "--run", f"{name} run"]
+
+    done = glance("train", *SMALL, *arguments, "--device", "cpu", "--phase", "slow", "--quiet")
+
+    assert (done.code, done.out, done.err) == (0, f"{name} run\n", "")
+    assert states(Path(f"{name} run/glance.json")) == ["done", "pending"]
+
+
+# Dry run
+
+
+def test_a_dry_run_prints_the_plan_and_touches_nothing(
+    glance: Glance, simpletuner: FakeSimpleTuner, tmp_path: Path
+) -> None:
+    before = files(tmp_path)
+
+    done = glance(*TRAIN, "--dry-run", "--json", "--events", "events.jsonl")
+
+    assert (done.code, done.err) == (0, "")
+    document = done.document
+    assert set(document) == {"run", "schedule", "pictures", "files", "commands"}
+    assert document["run"] == "runs/cat"
+    assert document["schedule"]["slow"]["timesteps"][:2] == [1000.0, 979.1915]
+    assert document["schedule"]["fast"]["sigmas"][-1] == 0.02
+    assert document["files"]["config/glance-slow/config.json"]["max_train_steps"] == 5
+    assert document["commands"] == [
+        ["simpletuner", "train", "--env", "glance-slow"],
+        ["simpletuner", "train", "--env", "glance-fast"],
+    ]
+    assert files(tmp_path) == before
+
+
+@needs_whole
+def test_a_dry_run_shows_a_direct_start(invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
+    done = invoke(*TRAIN, "--launcher", "direct", "--dry-run", "--json")
+
+    command = ["python", "-P", "-m", "simpletuner.train"]
+    assert json.loads(done.out)["commands"] == [command, command]
+
+
+def test_a_dry_run_leaves_an_existing_run_alone(
+    invoke: Glance, simpletuner: FakeSimpleTuner, tmp_path: Path
+) -> None:
+    before = files(tmp_path)
+
+    done = invoke(*replaced(TRAIN, steps=3), "--restart", "--dry-run", "--json")
+
+    assert json.loads(done.out)["files"]["config/glance-fast/config.json"]["max_train_steps"] == 3
+    assert done.err.splitlines() == [
+        "warning: 3 steps cannot visit the slow phase's 5 timesteps",
+        "warning: 3 steps cannot visit the fast phase's 5 timesteps",
+    ]
+    assert files(tmp_path) == before
+
+
+def test_a_dry_run_is_a_table_for_people(invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
+    done = invoke(*TRAIN, "--sample-every", "2", "--set", "lora_dropout=0.1", "--dry-run")
+
+    rows = dict(re.findall(r"^(\S[\w ]*?)  +(.*)$", done.out, re.MULTILINE))
+    assert done.code == 0
+    assert "{" not in done.out
+    assert rows["run"] == "runs/cat, new"
+    assert rows["picture"] == "cat.png, 64x64"
+    assert rows["trained at"] == "64x64"
+    assert rows["caption"] == "a grey circle"
+    assert rows["model"] == "acme/tiny (flux)"
+    assert rows["training"].startswith("slow and fast: 5 steps, rank 4, alpha 16, rate 0.0005")
+    assert rows["further options"] == "lora_dropout=0.1"
+    assert "into runs/cat/output/glance-slow/validation_images" in rows["painted meanwhile"]
+    assert re.match(r"[\d.]+ GB of system memory, [\d.]+ GB on the disk", rows["takes"])
+    assert "how long a step takes is not known" in done.out
+    assert "config/glance-fast/config.json\n" in done.out
+    assert rows["commands"] == "simpletuner train --env glance-slow"
+
+
+@needs_whole
+def test_where_simpletuner_has_painted_is_said(
+    invoke: Glance, simpletuner: FakeSimpleTuner
+) -> None:
+    painted = Path("runs/cat/output/glance-slow/validation_images")
+    painted.mkdir()
+
+    done = invoke(*TRAIN)
+
+    assert f"what SimpleTuner painted while it trained: {painted}\n" in done.err
+    assert "glance-fast/validation_images" not in done.err
+
+
+def test_the_examples_of_the_help_work(invoke: Glance, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = re.findall(r"^\s*glance (train .+)$", invoke("train", "--help").out, re.MULTILINE)
+    monkeypatch.chdir(ROOT)
+
+    codes = [invoke(*example.split(), "--dry-run").code for example in examples]
+
+    assert codes == [0, 0]
+
+
+# Refusals
+
+
+@needs_half
+def test_another_run_is_refused_with_what_differs(
+    invoke: Glance, simpletuner: FakeSimpleTuner
+) -> None:
+    done = invoke(*replaced(TRAIN, steps=6, rank=8))
+
+    assert (done.code, done.out) == (4, "")
+    assert (
+        done.err
+        == """\
+error: run runs/cat was trained with other settings: steps: 5 there, 6 asked
+error: run runs/cat was trained with other settings: rank: 4 there, 8 asked
+  hint: give another --run; --restart would discard what this one has trained
+"""
+    )
+    assert simpletuner.starts == []
+
+
+@needs_half
+def test_restart_begins_anew(invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
+    rank_8 = replaced(TRAIN, rank=8)
+    assert invoke(*rank_8, "--phase", "slow", "--restart").code == 0
+
+    (start,) = simpletuner.starts
+    assert (start["config"]["lora_rank"], start["resumed"]) == (8, 0)
+
+
+def test_a_folder_that_is_no_run_is_refused(invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
+    Path("thesis").mkdir()
+    Path("thesis/chapter.txt").write_text("years of work")
+    before = files(Path("thesis"))
+
+    done = invoke(*TRAIN, "--run", "thesis", "--restart")
+
+    assert (done.code, done.out) == (4, "")
+    assert (
+        done.err
+        == """\
+error: thesis is no run folder: it holds chapter.txt, no glance.json
+  hint: give --run another path
+"""
+    )
+    assert files(Path("thesis")) == before
+
+
+def test_without_simpletuner_it_ends_with_3(
+    glance: Glance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripts = tmp_path / "bin"
+    scripts.mkdir()
+    (scripts / "python").symlink_to(Path(sys.executable).resolve())
+    monkeypatch.setattr(sys, "executable", str(scripts / "python"))  # `glance` starts this
+
+    done = glance(*TRAIN, PATH=str(scripts), PYTHONPATH=os.pathsep.join(sys.path))
+
+    assert (done.code, done.out) == (3, "")
+    assert f"error: there is no `simpletuner` command on PATH or in {scripts}\n" in done.err
+    assert "  hint: " in done.err
+    assert not Path("runs").exists()
+
+
+def test_a_place_that_cannot_be_written_ends_with_3(
+    invoke: Glance, simpletuner: FakeSimpleTuner
+) -> None:
+    done = invoke(*TRAIN, "--run", "cat.txt/run", "--json")
+
+    assert (done.code, simpletuner.starts) == (3, [])
+    (problem,) = json.loads(done.out)["error"]["problems"]
+    assert problem["message"] == "cannot write cat.txt/run, where the run goes"
+    assert problem["message"] in done.err
+
+
+# Failures
+
+
+def test_a_failure_ends_with_5_and_the_next_run_goes_on(
+    glance: Glance, invoke: Glance, simpletuner: FakeSimpleTuner
+) -> None:
+    simpletuner.behave(fast="out of memory")
+
+    done = glance(*TRAIN, "--quiet")
+
+    assert (done.code, done.out) == (5, "")
+    assert (
+        done.err
+        == """\
+error: the fast phase failed (SimpleTuner returned 1): the accelerator ran out of memory
+  hint: close other programs that use it; then a smaller --resolution, or \
+--set base_model_precision=int4-quanto
+the trainer's last lines:
+  | Epoch 1/1, Steps:  1/5
+  | loading weights
+  | torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 72.00 MiB.
+its whole log: runs/cat/logs/glance-fast.log
+"""
+    )
+    assert states() == ["done", "failed"]
+
+    simpletuner.behave()
+    assert invoke(*TRAIN).code == 0
+    assert simpletuner.phases == ["slow", "fast", "fast"]
+
+
+def test_a_failure_is_a_json_document_too(invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
+    simpletuner.behave(slow="no file")
+
+    done = invoke(*TRAIN, "--json", "--quiet")
+
+    error = json.loads(done.out)["error"]
+    assert (done.code, error["exit_code"], error["returncode"]) == (5, 5, 0)
+    assert error["log"] == "runs/cat/logs/glance-slow.log"
+    assert error["tail"][-1] == "Training complete"
+    assert error["problems"][0]["message"].startswith("the slow phase left no sound LoRA")
+
+
+def test_a_token_is_shown_nowhere(glance: Glance, simpletuner: FakeSimpleTuner) -> None:
+    token = "hf_" + "Secret" * 5
+    simpletuner.behave(slow="secret")
+
+    done = glance(*TRAIN, "--verbose", "--events", "events.jsonl", HF_TOKEN=token)
+
+    assert done.code == 5
+    assert "| logging in with ***" in done.err
+    assert token not in done.out + done.err
+    assert [path for path, (text, _) in files(Path()).items() if token.encode() in text] == []

@@ -1,0 +1,168 @@
+"""Words that a shell leaves behind: empty ones, swallowed options, file names in place of texts."""
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+
+from glance.cli import app
+from glance.cli._words import check_words
+from glance.core.errors import InputError, Problem
+
+UNSET = "is it a variable of the shell that is not set?"
+COMMANDS = typer.main.get_command(app)
+
+
+def refusals(line: str, *more: str) -> list[Problem]:
+    try:
+        check_words(COMMANDS, [*shlex.split(line), *more])
+    except InputError as refusal:
+        return list(refusal.problems)
+    return []
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("train --image '' --model ' ' --run= --family ''", "--image --model --run --family"),
+        ("train --image x.png --set '' --devices '' --base ''", "--set --devices --base"),
+        ("infer --prompt a --slow-lora '' --fast-lora '' --output ''", "--slow-lora --fast-lora"),
+        ("infer --prompt '' --prompt-file '' --seed ''", "--prompt --prompt-file --seed"),
+        ("distill --model '' --size '' --teacher-lora ''", "--model --size --teacher-lora"),
+        ("check '' --caption ''", "'an argument' --caption"),
+        ("schedule --schedule '' --plot ''", "--schedule --plot"),
+        ("schedule optimize --model ''", "--model"),
+        ("export hub --repo ''", "--repo"),
+        ("export comfyui ''", "'an argument'"),
+        ("runs show ''", "'an argument'"),
+        ("import '' --alpha ''", "'an argument' --alpha"),
+        ("train --image '' --rank ''", "--image --rank"),
+        ("info ''", "'an argument'"),
+        ("compare --run ''", "--run"),
+        ("demo --output ''", "--output"),
+        ("train --image x.png --events ''", "--events"),
+        ("check -- ''", "'an argument'"),
+    ],
+)
+def test_an_empty_value_is_refused_wherever_it_stands(line: str, names: str) -> None:
+    messages = [problem.message for problem in refusals(line)]
+
+    for name in shlex.split(names):
+        assert f"{name} is empty: {UNSET}" in messages
+
+
+def test_it_is_said_before_anything_else_is(glance: Callable) -> None:
+    words = ("train", "--image", "", "--model", "", "--steps", "", "--json")
+
+    done = glance(*words)
+
+    assert done.code == 4
+    assert done.document["error"]["problems"] == [
+        {"message": f"--image is empty: {UNSET}", "hint": "give a value"},
+        {"message": f"--model is empty: {UNSET}", "hint": "give a value, or leave --model out"},
+        {"message": f"--steps is empty: {UNSET}", "hint": "give a value, or leave --steps out"},
+    ]
+
+
+def test_every_option_of_every_command_is_held_to_it() -> None:
+    def below(command: typer.core.TyperGroup | typer.core.TyperCommand, path: str) -> None:
+        for parameter in command.params:
+            if parameter.param_type_name == "option" and not parameter.is_flag:
+                flag = parameter.opts[0]
+                expected = [] if flag == "--negative-prompt" else [f"{flag} is empty: {UNSET}"]
+                assert [one.message for one in refusals(f"{path} {flag} ''")] == expected
+        for name, command_below in getattr(command, "commands", {}).items():
+            below(command_below, f"{path} {name}")
+
+    below(COMMANDS, "")
+
+
+def test_an_option_is_no_value_of_the_one_before(glance: Callable, pair: Path) -> None:
+    done = glance("train", "--image", "cat.png", "--caption", "--dry-run")
+
+    assert done.code == 4
+    assert done.err == (
+        f"error: --caption has no value, --dry-run follows it: {UNSET}\n"
+        "  hint: give a value, or leave --caption out\n"
+    )
+
+
+def test_values_that_begin_with_a_dash_are_no_options() -> None:
+    assert refusals("infer --prompt -- --events - --slow-scale -1 --prompt --foo") == []
+    assert refusals("schedule --plot --family flux") == []
+    assert refusals("schedule --plot") == []
+
+
+@pytest.mark.parametrize("words", [("x.png\r",), ("x.png", "--caption", "a fox\r")])
+def test_windows_line_ends_of_a_script_are_named(words: tuple[str, ...]) -> None:
+    [problem] = refusals("check", *words)
+
+    assert problem.message.endswith(
+        r"\r' ends with a carriage return: is it in a script with Windows line ends?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("check cat.png --caption", """--caption "$(cat 'my cap.txt')\""""),
+        ("train --image cat.png --sample-prompt", "--sample-prompt \"$(cat 'my cap.txt')\""),
+        ("infer --negative-prompt", "--negative-prompt \"$(cat 'my cap.txt')\""),
+        ("infer --prompt", "--prompt-file 'my cap.txt'"),
+        ("distill --prompt", "--prompt-file 'my cap.txt'"),
+        ("schedule optimize --prompt", "--prompt-file 'my cap.txt'"),
+        ("export comfyui --prompt", "--prompt \"$(cat 'my cap.txt')\""),
+    ],
+)
+def test_a_files_name_is_not_taken_for_its_text(line: str, hint: str) -> None:
+    Path("my cap.txt").write_text("a grey circle")
+    option = line.split()[-1]
+
+    assert refusals(line, "my cap.txt") == [
+        Problem(f"{option} 'my cap.txt' is a file's name, and would be taken for the text", hint)
+    ]
+
+
+@pytest.mark.parametrize("name", ["caption", "cap.txt"])
+def test_the_command_with_the_hint_in_it_is_accepted(
+    glance: Callable, pair: Path, name: str
+) -> None:
+    Path(name).write_text("a grey circle")
+    command = ("check", "cat.png", "--resolution", 64)
+
+    refused = glance(*command, "--caption", name, "--json").document["error"]["problems"]
+
+    assert [one["hint"] for one in refused] == [f'--caption "$(cat {name})"']
+    assert glance(*command, "--caption", Path(name).read_text()).code == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["no.txt", "@no.txt", "./fox", "~/fox.caption", "cat.png", "captions/", "/data/fox"]
+)
+def test_nor_is_a_name_of_no_file(text: str) -> None:
+    [problem] = refusals("check cat.png", f"--caption={text}")
+
+    assert problem.message.startswith(f"--caption {text!r} is a file's name")
+    assert problem.hint == 'give the text itself: --caption "..."'
+
+
+@pytest.mark.parametrize("text", ["fox", "a fox.", "1/2", "e.g. a fox", "fox, 3/4 view", "b/w"])
+def test_texts_that_only_resemble_a_name_are_taken(text: str) -> None:
+    assert refusals("check cat.png --caption", text) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ("a cat --ar 16:9", "'--ar 16:9' is an option of another program"),
+        ("a cat --w 1024 --d 7", "'--w 1024' is an option of another program"),
+        ('{"prompt": "a cat", "seed": 7}', "is JSON, and would be painted as words"),
+    ],
+)
+def test_what_other_programs_read_is_not_painted_as_words(prompt: str, told: str) -> None:
+    [problem] = refusals("infer --prompt", prompt)
+
+    assert told in problem.message
+    assert problem.hint == "leave it out: seed, size and guidance have flags"

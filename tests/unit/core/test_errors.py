@@ -1,0 +1,147 @@
+"""The tree of errors, and what each carries."""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import glance.core.errors
+from glance.core.device import Device
+from glance.core.errors import (
+    GlanceError,
+    InputError,
+    Problem,
+    Stopped,
+    TrainingFailed,
+    assigned,
+    describe_fault,
+    key_path,
+)
+
+type Row = tuple[str, str | None, int | None]  # name, parent, its own exit code
+
+
+def drawn_tree() -> list[Row]:
+    rows: list[Row] = []
+    above: dict[int, str] = {}
+    branch = re.compile(r"((?:[│ ]   )*)([├└]── )?([A-Z]\w+)(?: +(\d+))?")
+    drawing = (glance.core.errors.__doc__ or "").split("\n\n")[1]
+    for line in drawing.splitlines():
+        found = branch.match(line)
+        assert found, line
+        level = len(found[1]) // 4 + bool(found[2])
+        above[level] = found[3]
+        rows.append((found[3], above.get(level - 1), int(found[4]) if found[4] else None))
+    return rows
+
+
+def real_tree(error: type[GlanceError] = GlanceError, parent: str | None = None) -> list[Row]:
+    rows: list[Row] = [(error.__name__, parent, vars(error).get("exit_code"))]
+    for child in error.__subclasses__():
+        rows += real_tree(child, error.__name__)
+    return rows
+
+
+def test_docstring_draws_the_tree() -> None:
+    assert drawn_tree() == real_tree()
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in real_tree()])
+def test_every_error_says_what_it_means(name: str) -> None:
+    assert (getattr(glance.core.errors, name).__doc__ or "").strip().endswith(".")
+
+
+def test_one_problem_is_a_message_and_a_hint() -> None:
+    error = InputError("it is broken", hint="mend it")
+    assert error.problems == (Problem("it is broken", "mend it"),)
+    assert str(error) == "it is broken"
+
+
+def test_several_problems_are_one_error() -> None:
+    error = InputError(Problem(f"{number} is odd") for number in (1, 3))
+    assert error.problems == (Problem("1 is odd"), Problem("3 is odd"))
+    assert str(error) == "1 is odd; 3 is odd"
+
+
+def test_failed_training_keeps_what_the_trainer_left() -> None:
+    error = TrainingFailed("it failed", returncode=1, log=Path("slow.log"), tail=("oops",))
+    assert (error.returncode, error.log, error.tail) == (1, Path("slow.log"), ("oops",))
+    assert error.exit_code == 5
+
+
+def test_stopping_passes_handlers_of_errors() -> None:
+    stopped = Stopped(15)
+    assert not isinstance(stopped, Exception)
+    assert stopped.exit_code == 143
+
+
+# --- pydantic's findings, in our words -----------------------------------------------------------
+
+
+class Part(BaseModel):
+    """One value of every kind that our files and settings hold."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    whole: Annotated[int, Field(ge=1, le=9, multiple_of=2)] = 2
+    above: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    text: Annotated[str, Field(min_length=1, max_length=3, pattern="^a")] = "a"
+    flag: bool = True
+    choice: Literal["a", "b"] = "a"
+    device: Device = Device.CPU
+    several: tuple[int, ...] = Field(default=(1,), min_length=1, max_length=2)
+    named: Mapping[str, float] = {}
+    when: datetime = datetime(2020, 1, 1, tzinfo=UTC)
+    inner: "Part | None" = None
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"whole": 0}, "it must be at least 1"),
+        ({"whole": 10}, "it must be at most 9"),
+        ({"whole": 3}, "it must be a multiple of 2"),
+        *(
+            ({"whole": value}, "it must be a whole number")
+            for value in (1.5, "x", None, "9" * 5000)
+        ),
+        ({"above": 0}, "it must be above 0"),
+        ({"above": 1.0}, "it must be below 1"),
+        ({"above": float("nan")}, "it must be a finite number"),
+        *(({"above": value}, "it must be a number") for value in ("x", [], None)),
+        ({"text": 1}, "it must be text"),
+        ({"text": ""}, "it must have at least 1 characters"),
+        ({"text": "aaaa"}, "it must have at most 3 characters"),
+        ({"text": "b"}, "it cannot be used"),
+        ({"flag": "perhaps"}, "it must be true or false"),
+        ({"choice": "c"}, "it must be 'a' or 'b'"),
+        ({"device": "tpu"}, "it must be 'cuda', 'mps' or 'cpu'"),
+        ({"several": 1}, "it must be a list"),
+        ({"several": []}, "it must hold at least 1"),
+        ({"several": [1, 2, 3]}, "it must hold at most 2"),
+        ({"named": 1}, "it must be an object"),
+        ({"when": "yesterday"}, "it cannot be used"),
+        ({"inner": 1}, "it must be an object"),
+        ({"colour": "red"}, "nothing of that name is known here"),
+    ],
+)
+def test_what_is_wrong_is_said_in_our_own_words(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Part.model_validate(values)
+
+    assert [describe_fault(fault) for fault in caught.value.errors()] == [said]
+
+
+def test_a_place_in_a_file_is_said_as_a_path() -> None:
+    assert key_path(("slow", "timesteps", 2)) == "slow.timesteps[2]"
+    assert key_path((0, "prompt")) == "[0].prompt"
+
+
+def test_a_value_is_said_as_it_was_typed() -> None:
+    assert assigned("--steps", 0) == "--steps 0"
+    assert assigned("width", 1000.0) == "width: 1000"
+    assert assigned("--rate", 1e-05) == "--rate 1e-05"

@@ -1,0 +1,256 @@
+"""May a model be had: asked of a Hub that is played here."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import ClassVar
+
+import pytest
+from fakes.hub import COMMIT, FakeHub
+
+
+class Hub:
+    """A Hub of one answer, on loopback; `huggingface_hub` talks to it for real."""
+
+    def __init__(self, status: int, error_code: str = "") -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status)
+                if error_code:
+                    self.send_header("X-Error-Code", error_code)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        Thread(target=self._server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def ask_for_access(
+    endpoint: str, *, offline: str = "0", model: str = "some/model"
+) -> "subprocess.CompletedProcess[str]":
+    """In a process of its own: huggingface_hub reads its environment once, at import."""
+    script = f"from glance.core.hub import check_access; print(check_access({model!r}))"
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": offline},
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "error_code", "message"),
+    [
+        (401, "GatedRepo", "some/model is gated, and there is no token with a right to it"),
+        (404, "RepoNotFound", "the Hub has no model some/model"),
+    ],
+)
+def test_a_model_that_may_not_be_fetched_is_refused_early(
+    status: int, error_code: str, message: str
+) -> None:
+    hub = Hub(status, error_code)
+
+    done = ask_for_access(hub.url)
+
+    hub.close()
+    assert done.returncode == 1
+    assert message in done.stderr
+
+
+def test_a_model_that_may_be_fetched_is_accepted() -> None:
+    hub = Hub(200)
+
+    assert ask_for_access(hub.url).stdout == "None\n"
+    hub.close()
+
+
+def test_what_nobody_can_say_is_a_warning() -> None:
+    assert "the Hub does not answer" in ask_for_access("http://127.0.0.1:9").stdout
+    assert "HF_HUB_OFFLINE forbids" in ask_for_access("http://127.0.0.1:9", offline="1").stdout
+
+
+def test_a_model_in_the_cache_needs_no_hub() -> None:
+    assert ask_for_access("http://127.0.0.1:9", model="acme/tiny").stdout == "None\n"
+
+
+class TestFetching:
+    @pytest.fixture
+    def hub(self, tmp_path: Path) -> Iterator[FakeHub]:
+        folder = tmp_path / "remote"
+        for name in (
+            *("transformer/config.json", "transformer/w.safetensors", "transformer/w.bin"),
+            *("transformer/w.fp16.safetensors", "tokenizer/vocab.json", "vae/only.bin"),
+            "vae/config.json",
+            *("README.md", "flux1-dev.safetensors", "image.png", "other/file.json"),
+        ):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(name.encode() * 5000)
+        index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "X"]}
+        index |= {"tokenizer": ["transformers", "Y"], "vae": ["diffusers", "Z"], "odd": [None] * 2}
+        (folder / "model_index.json").write_text(json.dumps(index))
+        served = FakeHub("acme/big", folder)
+        yield served
+        served.close()
+
+    NEEDED: ClassVar[set[str]] = {
+        *("model_index.json", "transformer/config.json", "transformer/w.safetensors"),
+        *("tokenizer/vocab.json", "vae/only.bin", "vae/config.json"),
+    }
+
+    def fetch(
+        self, hub: FakeHub, home: Path, **environment: str
+    ) -> "subprocess.CompletedProcess[str]":
+        script = (
+            "from glance.core.hub import fetch_model; seen = []\n"
+            "print(fetch_model('acme/big', lambda *one: seen.append(one)), seen[-1:])"
+        )
+        own = {"HF_HOME": str(home), "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", **environment}
+        return subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **own},
+        )
+
+    def test_only_what_a_training_needs_is_fetched_and_told(
+        self, hub: FakeHub, tmp_path: Path
+    ) -> None:
+        done = self.fetch(hub, tmp_path / "home")
+
+        assert hub.fetched() == self.NEEDED, done.stderr
+        size = 5000 * sum(map(len, self.NEEDED - {"model_index.json"}))
+        told = done.stdout.removeprefix("True [(").removesuffix(")]\n").split(", ")
+        assert told[0] == told[1], done.stdout
+        assert size < int(told[1]) < size + 1000
+        assert done.stderr == ""
+
+    def test_what_is_there_is_not_fetched_again(self, hub: FakeHub, tmp_path: Path) -> None:
+        self.fetch(hub, tmp_path / "home")
+        hub.requests.clear()
+
+        assert self.fetch(hub, tmp_path / "home").stdout.startswith("True")
+
+        assert hub.requests == [], "what is whole is taken as it is"
+
+    @pytest.mark.parametrize("missing", ["transformer/w.safetensors", "vae/only.bin", "tokenizer"])
+    def test_what_is_missing_is_fetched(self, missing: str, hub: FakeHub, tmp_path: Path) -> None:
+        self.fetch(hub, tmp_path / "home")
+        hub.requests.clear()
+        (snapshot,) = (tmp_path / "home/hub/models--acme--big/snapshots").iterdir()
+        gone = snapshot / missing
+        shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+
+        assert self.fetch(hub, tmp_path / "home").stdout.startswith("True")
+
+        assert gone.exists()
+
+    def test_a_missing_shard_is_seen(self, hub: FakeHub, tmp_path: Path) -> None:
+        index = {"weight_map": {"a": "w.safetensors", "b": "w-2.safetensors"}}
+        hub.files["transformer/w.safetensors.index.json"] = json.dumps(index).encode()
+        self.fetch(hub, tmp_path / "home")
+        hub.files["transformer/w-2.safetensors"] = b"it was forgotten"
+        hub.requests.clear()
+
+        self.fetch(hub, tmp_path / "home")
+
+        assert hub.requests
+
+    def test_offline_nothing_is_asked(self, hub: FakeHub, tmp_path: Path) -> None:
+        assert self.fetch(hub, tmp_path / "home", HF_HUB_OFFLINE="1").stdout == "False []\n"
+        assert hub.requests == []
+
+    def test_a_hub_that_is_not_there_is_no_failure(self, hub: FakeHub, tmp_path: Path) -> None:
+        done = self.fetch(hub, tmp_path / "home", HF_ENDPOINT="http://127.0.0.1:9")
+
+        assert done.stdout == "False []\n", done.stderr
+
+    def test_what_broke_off_is_said_and_goes_on(self, hub: FakeHub, tmp_path: Path) -> None:
+        hub.dies_after = 120_000
+
+        broken = self.fetch(hub, tmp_path / "home")
+        hub.dies_after, hub.is_dead = None, False
+        whole = self.fetch(hub, tmp_path / "home")
+
+        assert broken.returncode == 1
+        assert "SetupError: fetching acme/big broke off" in broken.stderr
+        assert whole.stdout.startswith("True"), whole.stderr
+        again = hub.requests.count(f"GET /acme/big/resolve/{COMMIT}/transformer/w.safetensors")
+        assert again >= 2, (
+            "a file that broke off is begun again; how often it is tried is the library's"
+        )
+
+
+class TestOneFile:
+    """`owner/repo:file`: a LoRA on the Hub."""
+
+    @pytest.fixture
+    def hub(self, tmp_path: Path) -> Iterator[FakeHub]:
+        folder = tmp_path / "served"
+        folder.mkdir()
+        (folder / "slow.safetensors").write_bytes(b"a lora")
+        served = FakeHub("acme/pair", folder)
+        yield served
+        served.close()
+
+    def find(self, hub: FakeHub, home: Path, reference: str, **more: str) -> tuple[str, str]:
+        script = (
+            "import sys; from glance.core.hub import find_hub_file\n"
+            "from glance.core.errors import *\n"
+            "try:\n"
+            "    found = find_hub_file(sys.argv[1], default='none.safetensors')\n"
+            "    print(found.read_text() if found else None)\n"
+            "except SetupError as exc:\n    print(exc, file=sys.stderr)\n"
+        )
+        own = {"HF_HOME": str(home), "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", **more}
+        done = subprocess.run(
+            [sys.executable, "-c", script, reference],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, **own},
+        )
+        return done.stdout.strip(), done.stderr.strip()
+
+    def test_it_is_fetched_once_and_is_there_offline(self, hub: FakeHub, tmp_path: Path) -> None:
+        reference = "acme/pair:slow.safetensors"
+
+        assert self.find(hub, tmp_path / "home", reference)[0] == "a lora"
+        assert self.find(hub, tmp_path / "home", reference, HF_HUB_OFFLINE="1")[0] == "a lora"
+
+    @pytest.mark.parametrize(
+        ("reference", "reason"),
+        [
+            ("acme/pair:fast.safetensors", "has no file fast.safetensors"),
+            ("acme/pair", "has no file none.safetensors"),
+            ("acme/nobody:x.safetensors", "the Hub has no acme/nobody, or it is private"),
+        ],
+    )
+    def test_what_the_hub_lacks_is_said(
+        self, reference: str, reason: str, hub: FakeHub, tmp_path: Path
+    ) -> None:
+        assert reason in self.find(hub, tmp_path / "home", reference)[1]
+
+    @pytest.mark.parametrize(
+        "reference", ["x.safetensors", "loras/x.safetensors", "a/b/c", "./a/b"]
+    )
+    def test_a_path_is_no_name_on_the_hub(
+        self, reference: str, hub: FakeHub, tmp_path: Path
+    ) -> None:
+        assert self.find(hub, tmp_path / "home", reference)[0] == "None"
+        assert hub.requests == []

@@ -1,0 +1,244 @@
+"""Files that should hold tensors and do not: what they are and what to do, told alike by all."""
+
+import io
+import json
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fakes.pairs import write_lora, write_run
+from test_model import FLUX, make_model
+
+from glance.core.errors import GlanceError, ModelNotFound
+from glance.core.files import explain_tensors
+from glance.core.phase import Phase
+from glance.interop.importing.plan import plan_import
+from glance.interop.importing.request import ImportRequest
+from glance.interop.info.describe import describe
+from glance.interop.source import open_source
+from glance.models.base import locate_model
+from glance.models.checkpoint import read_checkpoint
+from glance.sampling.pair import find_pair
+from glance.sampling.request import InferRequest
+from glance.training.distillation.plan import plan_distillation
+from glance.training.distillation.request import DistillRequest
+
+FILE = Path("x.safetensors")
+POINTER = (
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:"
+    + b"4d7a" * 16
+    + b"\nsize 306425448\n"
+)
+
+
+def whole() -> bytes:
+    return write_lora(Path("whole/x.safetensors")).read_bytes()
+
+
+def zipped(name: str) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(name, b"content")
+    return stream.getvalue()
+
+
+KINDS: dict[str, tuple[Callable[[], bytes], str, str]] = {
+    "pointer": (
+        lambda: POINTER,
+        "it is a Git LFS pointer, which stands for a file of 306.4 MB",
+        "git lfs pull",
+    ),
+    "empty": (lambda: b"", "it is empty", "download or copy it again"),
+    "web page": (
+        lambda: b"\n<!DOCTYPE html>\n<html><head><title>Log in\n | Civitai</title>",
+        'it is a web page, "Log in | Civitai", which a server sent',
+        "`resolve` in place of `blob`",
+    ),
+    "latin-1 page": (
+        lambda: b"<HTML><body>Acc\xe8s refus\xe9",
+        "it is a web page which a server",
+        "token",
+    ),
+    "error": (
+        lambda: b'{"error":"Invalid username or password."}',
+        'it is JSON, no tensors: "{"error":"Invalid username or password."}"',
+        "download the file itself",
+    ),
+    "text": (
+        lambda: b"Entry not found",
+        'it is text, no tensors: "Entry not found"',
+        "download the",
+    ),
+    "XML": (
+        lambda: b"<?xml version='1.0'?><Error>AccessDenied",
+        "it is XML, no tensors",
+        "download",
+    ),
+    "torch.save": (
+        lambda: zipped("archive/data.pkl"),
+        "may run code when it is opened",
+        "convert it",
+    ),
+    "pickle": (lambda: pickle.dumps({"a": 1}), "may run code when it is opened", "convert it"),
+    "zip": (lambda: zipped("cat.safetensors"), "it is a zip archive", "give the cat.safetensors"),
+    "other zip": (lambda: zipped("cat.txt"), "a zip archive without a .safetensors", "again"),
+    "half a zip": (lambda: zipped("cat.safetensors")[:40], "it is a damaged zip archive", "again"),
+    "GGUF": (lambda: b"GGUF\3\0\0\0" + bytes(64), "it is a GGUF file", "get it as .safetensors"),
+    "gzip": (lambda: b"\x1f\x8b\x08" + bytes(64), "it is a gzip archive", "unpack it"),
+    "picture": (lambda: b"\x89PNG\r\n\x1a\n" + bytes(64), "it is a PNG picture", "download"),
+    "zeros": (lambda: bytes(5000), "it is zeros where its header should be", "again"),
+    "noise": (lambda: b"\xfe\xfd" * 500, "it is no safetensors file, by its first bytes", "again"),
+    "cut in its tensors": (lambda: whole()[:-9], "it is cut short: ", "again, whole"),
+    "cut in its header": (
+        lambda: whole()[:50],
+        "it is cut short within its header, after 50",
+        "again",
+    ),
+    "cut to nothing": (lambda: whole()[:5], "it is cut short within its header, after 5", "again"),
+    "too long": (
+        lambda: whole() + b"more",
+        "it is damaged: 4 bytes longer than its header",
+        "again",
+    ),
+    "bad header": (
+        lambda: struct.pack("<Q", 9) + b"{nothing}",
+        "its header cannot be read",
+        "again",
+    ),
+}
+
+
+def problem(ask: Callable[[], object]) -> tuple[str, str]:
+    with pytest.raises(GlanceError) as caught:
+        ask()
+    first = caught.value.problems[0]
+    return first.message, first.hint or ""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_lora_is_not_is_told_alike_by_all(kind: str) -> None:
+    content, message, remedy = KINDS[kind]
+    FILE.write_bytes(content())
+    both = {"slow_lora": str(FILE), "fast_lora": str(FILE)}
+
+    told = problem(lambda: describe(FILE))
+
+    assert told[0].startswith(f"{FILE}: not a whole safetensors file (")
+    assert message in told[0]
+    assert remedy in told[1]
+    assert problem(lambda: find_pair(InferRequest(**both))) == told
+    assert problem(lambda: plan_import(ImportRequest(**both))) == told
+    teacher = DistillRequest(teacher_loras=(str(FILE),), device="cpu")
+    assert problem(lambda: plan_distillation(teacher)) == told
+
+
+@pytest.mark.parametrize(
+    "kind", ["pointer", "empty", "web page", "torch.save", "cut in its header"]
+)
+def test_a_model_is_told_of_in_the_same_words(kind: str) -> None:
+    content, message, remedy = KINDS[kind]
+    FILE.write_bytes(content())
+
+    told = problem(lambda: read_checkpoint(FILE))
+
+    assert told[0].startswith(f"model {FILE} cannot be read: it is ")
+    assert message in told[0]
+    assert remedy in told[1]
+
+
+@pytest.mark.parametrize("kind", ["pointer", "empty", "cut in its tensors"])
+def test_the_weights_of_a_folder_are_looked_at(kind: str) -> None:
+    folder = make_model(Path("flux"))
+    content, message, remedy = KINDS[kind]
+    (folder / "vae/model.safetensors").write_bytes(content())
+
+    told = problem(lambda: locate_model("flux", family=FLUX, run=Path("runs/cat")))
+
+    assert told[0].startswith("model flux: vae/model.safetensors is ")
+    assert message.removeprefix("it ") in told[0]
+    assert remedy in told[1]
+
+
+def test_pickles_in_a_model_are_left_to_transformers() -> None:
+    folder = make_model(Path("flux"))
+    (folder / "vae/pytorch_model.bin").write_bytes(zipped("archive/data.pkl"))
+
+    assert locate_model("flux", family=FLUX, run=Path("run")) == "../flux"
+    (folder / "vae/pytorch_model.bin").write_bytes(POINTER)
+    with pytest.raises(ModelNotFound, match="is a Git LFS pointer"):
+        locate_model("flux", family=FLUX, run=Path("run"))
+
+
+def test_a_missing_shard_is_named() -> None:
+    folder = make_model(Path("flux"))
+    index = {"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}}
+    (folder / "transformer/m.safetensors.index.json").write_text(json.dumps(index))
+    write_lora(folder / "transformer/m-1.safetensors")
+
+    with pytest.raises(ModelNotFound, match=r"^model flux lacks transformer/m-2\.safetensors$"):
+        locate_model("flux", family=FLUX, run=Path("run"))
+
+
+@pytest.mark.parametrize("kind", ["pointer", "cut in its tensors"])
+def test_an_export_says_it_too(kind: str) -> None:
+    run = write_run(Path("runs/cat"))
+    run.lora(Phase.FAST).write_bytes(KINDS[kind][0]())
+
+    message, remedy = problem(lambda: open_source(run.path))
+
+    assert KINDS[kind][1] in message
+    assert KINDS[kind][2] in remedy
+
+
+def test_an_export_refuses_a_strength_that_others_would_miss() -> None:
+    run = write_run(Path("runs/cat"))
+    write_lora(run.lora(Phase.FAST), {"lora_alpha": "8"})
+
+    message, remedy = problem(lambda: open_source(run.path))
+
+    assert "was not finished by glance: its strength of 4 is not multiplied in" in message
+    assert "glance import" in remedy
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.pth", "x.ckpt", "x.bin"])
+@pytest.mark.parametrize("content", [b"I0\n.", b"\x80\x04.", b"\x8a\x0a\x6c\xfc" * 8])
+def test_what_a_pickle_is_called_says_it_where_its_bytes_do_not(name: str, content: bytes) -> None:
+    Path(name).write_bytes(content)
+
+    told = problem(lambda: describe(Path(name)))
+
+    assert "may run code when it is opened, so glance opens none" in told[0]
+    assert told[1] == "convert it to .safetensors, or get it as that"
+
+
+def test_safetensors_by_another_name_are_read() -> None:
+    write_lora(FILE).rename("x.bin")
+
+    assert explain_tensors(Path("x.bin")) is None
+    assert describe(Path("x.bin")).document["layers"] == 1
+
+
+def test_nothing_in_it_moves_the_terminal() -> None:
+    FILE.write_bytes("\x0c\u202eerror \u200b\t\r\n<title>\u2066</title>".encode())
+
+    message, _ = problem(
+        lambda: find_pair(InferRequest(slow_lora="x.safetensors", loras=(Phase.SLOW,)))
+    )
+
+    assert message.isprintable()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_what_is_no_file_is_not_waited_for(kind: str) -> None:
+    os.mkfifo(FILE) if kind == "pipe" else FILE.mkdir()
+
+    found = explain_tensors(FILE)
+    message, _ = problem(lambda: read_checkpoint(FILE))
+
+    assert found is not None
+    assert found[0] == {"pipe": "no regular file", "folder": "a folder"}[kind]
+    assert found[0] in message

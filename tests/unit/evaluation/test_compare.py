@@ -1,0 +1,566 @@
+"""Comparing without a model: what is planned, kept, told and drawn; painting is in tests/torch."""
+
+import json
+import os
+import re
+from html import unescape
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes.comparisons import (
+    fill_cache,
+    fill_worth,
+    make_cell,
+    make_comparison,
+    make_row,
+    write_caption,
+)
+from fakes.pairs import write_lora, write_run
+from PIL import Image
+from safetensors.numpy import save_file
+
+from glance.core.errors import RunError, SettingsError, SetupError, UsageError
+from glance.core.events import Event, Noted, Warned
+from glance.core.files import cache_folder
+from glance.evaluation.compare.cache import Cache, Kept
+from glance.evaluation.compare.execute import Comparer, compare_pair, run_comparison
+from glance.evaluation.compare.outputs import write_report
+from glance.evaluation.compare.page import save_page
+from glance.evaluation.compare.plan import plan_comparison
+from glance.evaluation.compare.request import CompareRequest, ComparisonPlan, Variant
+from glance.evaluation.compare.sheet import MOST_ROWS, save_sheet
+from glance.evaluation.compare.shelf import Shelf
+from glance.evaluation.compare.summary import describe, gain_of, mean_of, tabulate
+from glance.evaluation.compare.verdict import judge
+
+RUN = Path("runs/cat")
+LATENTS = np.arange(8, dtype=np.float16).reshape(1, 4, 2)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def keys(run: Path = RUN, **changes: object) -> dict[Variant, str]:
+    request = CompareRequest(**{"run": run, "prompts": ("a hill",), "device": "cpu", **changes})
+    paintings = plan_comparison(request).rows[0].paintings
+    return {variant: one.key for variant, one in paintings.items()}
+
+
+def guidance(**changes: object) -> dict[Variant, tuple[float, float]]:
+    request = CompareRequest(RUN, ("a",), device="cpu", **changes)
+    paintings = plan_comparison(request).rows[0].paintings
+    return {
+        variant: (one.settings.slow_guidance, one.settings.fast_guidance)
+        for variant, one in paintings.items()
+    }
+
+
+class TestPlan:
+    def test_the_newest_runs_caption_is_painted_if_nothing_is_said(self) -> None:
+        write_run(RUN)
+        write_caption(RUN, "a grey circle")
+
+        plan = plan_comparison(CompareRequest(device="cpu"))
+
+        assert [row.settings.prompt for row in plan.rows] == ["a grey circle"]
+        assert plan.sample == RUN / "data/x.png"
+        assert plan.folder == RUN / "images/compare"
+        assert plan.generation.notes[0] == "using the newest finished run, runs/cat"
+
+    def test_without_a_run_it_says_what_infer_says(self) -> None:
+        with pytest.raises(RunError, match=r"there is no finished run under \./runs"):
+            plan_comparison(CompareRequest(device="cpu"))
+
+    def test_a_caption_that_is_gone_is_said_with_the_remedy(self) -> None:
+        write_run(RUN)
+
+        with pytest.raises(RunError, match="caption cannot be read") as refused:
+            plan_comparison(CompareRequest(run=RUN, device="cpu"))
+
+        assert refused.value.problems[0].hint == 'say what to paint: --prompt "..."'
+
+    def test_prompts_seeds_and_counts_make_the_rows(self) -> None:
+        write_run(RUN)
+
+        plan = plan_comparison(CompareRequest(RUN, ("a", "b"), seeds=(3, 8), count=2, device="cpu"))
+
+        rows = [(row.settings.prompt, row.settings.seed) for row in plan.rows]
+        assert rows == [(p, seed) for p in "ab" for seed in (3, 4, 8, 9)]
+
+    def test_one_step_is_no_teacher(self) -> None:
+        with pytest.raises(SettingsError, match="--teacher-steps 1"):
+            plan_comparison(CompareRequest(run=RUN, teacher_steps=1))
+
+
+class TestKeys:
+    def test_every_variant_has_its_own(self) -> None:
+        write_run(RUN)
+
+        assert len(set(keys().values())) == len(Variant)
+
+    def test_pairs_of_one_model_share_what_no_lora_painted(self) -> None:
+        write_run(RUN)
+        other = write_run(Path("elsewhere/dog"))
+        for lora in other.path.rglob("*.safetensors"):
+            write_lora(lora, fill=2.0)
+
+        one, another = keys(), keys(other.path)
+
+        same = {variant for variant in Variant if one[variant] == another[variant]}
+        assert same == {Variant.TEACHER, Variant.BASE}
+
+    def test_a_lora_counts_only_where_it_works(self) -> None:
+        run = write_run(RUN)
+        before = keys()
+        write_lora(run.path / "output/glance-slow/pytorch_lora_weights.safetensors", fill=3.0)
+
+        after = keys()
+
+        changed = {variant for variant in Variant if before[variant] != after[variant]}
+        assert changed == {Variant.SLOW_ONLY, Variant.BOTH}
+
+    @pytest.mark.parametrize("change", [{"seeds": (1,)}, {"prompts": ("b",)}, {"quantize": "fp8"}])
+    def test_what_decides_pixels_changes_all(self, change: dict[str, object]) -> None:
+        write_run(RUN)
+        if "quantize" in change:
+            from glance.core.memory import Quantize
+
+            change = {"quantize": Quantize(change["quantize"])}
+
+        before, after = keys(), keys(**change)
+
+        assert not set(before.values()) & set(after.values())
+
+    def test_the_teachers_steps_are_its_own(self) -> None:
+        write_run(RUN)
+
+        before, after = keys(), keys(teacher_steps=20)
+
+        changed = {variant for variant in Variant if before[variant] != after[variant]}
+        assert changed == {Variant.TEACHER}
+
+    def test_guidance_of_the_base_and_of_the_teacher_is_their_own(self) -> None:
+        write_run(RUN)
+
+        before = keys()
+        base, teacher = keys(base_guidance=(4.0, 4.0)), keys(teacher_guidance=4.0)
+
+        assert {v for v in Variant if before[v] != base[v]} == {Variant.BASE}
+        assert {v for v in Variant if before[v] != teacher[v]} == {Variant.TEACHER}
+
+    def test_the_usual_guidance_is_the_pairs_and_the_slow_phases_throughout(self) -> None:
+        write_run(RUN)
+
+        found = guidance()
+
+        assert found[Variant.TEACHER] == (3.5, 3.5)
+        assert found[Variant.BASE] == found[Variant.BOTH] == (3.5, 1.0)
+
+    def test_the_base_of_a_distilled_pair_is_guided_as_its_teacher_was(self) -> None:
+        run = write_run(RUN)
+        manifest = json.loads(run.manifest.read_text())
+        manifest["settings"]["teacher"] = {
+            "prompts": ["a mill"], "noises": 1, "sizes": [[64, 64]], "steps": 50,
+            "guidance": 5.0, "slow_guidance": 1.0, "fast_guidance": 1.0,
+        }  # fmt: skip
+        run.manifest.write_text(json.dumps(manifest))
+
+        found, asked = guidance(), guidance(base_guidance=(2.0, 3.0))
+
+        assert found[Variant.TEACHER] == found[Variant.BASE] == (5.0, 5.0)
+        assert found[Variant.BOTH] == (1.0, 1.0)
+        assert asked[Variant.BASE] == (2.0, 3.0)
+
+    def test_weights_that_changed_in_place_are_another_model(self, tiny_weights: Path) -> None:
+        write_run(RUN, model=os.path.relpath(tiny_weights.parents[3], RUN))
+        before = keys()
+        status = tiny_weights.stat()
+        content = bytearray(tiny_weights.read_bytes())
+        content[-1] ^= 1
+        tiny_weights.write_bytes(content)
+        os.utime(tiny_weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+        assert not set(before.values()) & set(keys().values())
+
+
+@pytest.fixture
+def tiny_weights() -> Path:
+    """The transformer's file of a model that is nothing but files."""
+    model = Path("model")
+    for name in ("transformer", "vae", "scheduler"):
+        (model / name).mkdir(parents=True)
+    parts = '"transformer": ["diffusers", "FluxTransformer2DModel"], "vae": ["diffusers", "V"]'
+    (model / "model_index.json").write_text(f'{{"_class_name": "FluxPipeline", {parts}}}')
+    weights = model / "transformer/diffusion_pytorch_model.safetensors"
+    save_file({"weight": np.zeros(75_000, np.float32)}, weights)
+    return weights
+
+
+class TestCache:
+    def test_it_lies_where_caches_of_this_user_lie(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+        named = cache_folder()
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setenv("HOME", "/home/her")
+
+        assert named == Path("/elsewhere/glance")
+        assert cache_folder() == Path("/home/her/.cache/glance")
+
+    def test_it_gives_back_what_was_kept(self) -> None:
+        cache, image = Cache.of_user(), Image.radial_gradient("L").convert("RGB")
+
+        cache.keep("a" * 64, Kept(image, LATENTS))
+        found = cache.find("a" * 64)
+
+        assert found is not None
+        assert found.tobytes() == image.tobytes()
+        assert np.array_equal(cache.find_latents("a" * 64), LATENTS)
+        assert cache.find("b" * 64) is cache.find_latents("b" * 64) is None
+
+    @pytest.mark.parametrize("folder", ["pictures", "latents"])
+    @pytest.mark.parametrize("damage", ["cut", "flipped", "other", "empty"])
+    def test_a_damaged_picture_counts_as_none(self, folder: str, damage: str) -> None:
+        cache = Cache.of_user()
+        cache.keep("a", Kept(Image.radial_gradient("L").convert("RGB"), LATENTS))
+        (path,) = cache.folder.glob(f"{folder}/*")
+        content = path.read_bytes()
+        half = len(content) // 2
+        flipped = content[:half] + bytes([content[half] ^ 4]) + content[half + 1 :]
+        path.write_bytes({"cut": content[:half], "flipped": flipped}.get(damage, b""))
+        if damage == "other":
+            Image.new("RGB", (4, 4)).save(path, format="PNG")
+
+        assert cache.find("a") is None
+
+    def test_a_picture_without_its_latents_counts_as_none(self) -> None:
+        cache = Cache.of_user()
+        cache.keep("a", Kept(Image.new("RGB", (8, 8)), LATENTS))
+        (path,) = cache.folder.glob("latents/*")
+        path.unlink()
+
+        assert cache.find("a") is None
+
+    @pytest.mark.parametrize("text", ["", "[1]", '{"ssim": "x"}', '{"ssim": null}', "[" * 9999])
+    def test_damaged_figures_count_as_none(self, text: str) -> None:
+        cache = Cache.of_user()
+        cache.keep_figures("a", "b", {"ssim": 0.5})
+        (path,) = cache.folder.glob("figures/*")
+        assert cache.find_figures("a", "b") == {"ssim": 0.5}
+        path.write_text(text)
+
+        assert cache.find_figures("a", "b") == {}
+
+    def test_what_was_used_longest_ago_goes_first(self) -> None:
+        cache = Cache.of_user()
+        for age, key in enumerate("abc"):
+            cache.keep(key, Kept(Image.new("RGB", (8, 8)), LATENTS))
+            paths = list(cache.folder.glob(f"*/{key}.*"))
+            for path in paths:
+                os.utime(path, (1000 - age, 1000 - age))
+        cache.find("c")
+
+        cache.trim(limit=2 * sum(path.stat().st_size for path in paths))
+
+        left = sorted(path.name for path in cache.folder.glob("*/*"))
+        assert left == ["a.npy", "a.png", "c.npy", "c.png"]
+
+    def test_a_cache_that_cannot_be_written_is_said_once_and_stops_nothing(self) -> None:
+        events: list[Event] = []
+        cache_folder().parent.mkdir()
+        cache_folder().write_text("a file is in the way")
+        shelf = Shelf(Cache.of_user(), events.append)
+
+        for key in "ab":
+            shelf.keep(key, Kept(Image.new("RGB", (8, 8)), LATENTS))
+
+        assert shelf.find("a") is None
+        assert np.array_equal(shelf.read_latents("a"), LATENTS)
+        assert len(events) == 1
+        assert isinstance(events[0], Warned)
+        assert "set XDG_CACHE_HOME" in str(events[0].hint)
+
+    def test_a_run_from_the_cache_paints_nothing(self) -> None:
+        write_run(RUN)
+        plan = plan_comparison(CompareRequest(RUN, ("a hill",), device="cpu"))
+        fill_cache(plan)
+
+        comparison = run_comparison(plan, lambda _: None)
+
+        cells = comparison.rows[0].cells
+        assert [cell.was_cached for cell in cells.values()] == [True] * len(Variant)
+        assert [cell.seconds for cell in cells.values()] == [None] * len(Variant)
+        assert [cell.steps for cell in cells.values()] == [50, 10, 10, 10, 10]
+        assert (cells[Variant.BOTH].ssim, cells[Variant.TEACHER].ssim) == (0.8, None)
+
+
+class TestVerdictOfACachedRun:
+    def fill(self, seeds: tuple[int, ...], **changes: object) -> ComparisonPlan:
+        write_run(RUN)
+        request = CompareRequest(RUN, ("a", "b"), seeds=seeds, device="cpu", **changes)
+        plan = plan_comparison(request)
+        fill_cache(plan)
+        return plan
+
+    def test_it_is_written_down_with_all_its_figures(self) -> None:
+        plan = self.fill((0, 1, 2, 3))
+        fill_worth(plan)
+
+        report = compare_pair(plan, lambda _: None)
+
+        assert list(report.document)[-1] == "verdict"
+        verdict = report.document["verdict"]
+        assert verdict["variety"] == {"base": 1.6667, "pair": 1.25}
+        assert verdict["worth_steps"] == 5  # the first n with 0.99 / n <= 0.2
+        assert verdict["images"] == 8
+        page = unescape((plan.folder / "index.html").read_text())
+        assert f"<strong>{report.verdict.sentence}</strong>" in page
+
+    @pytest.mark.parametrize(("distance", "steps"), [(0.6, 2), (1 / 12, 12), (0.05, 20), (0, 50)])
+    def test_worth_is_the_fewest_steps_that_come_as_near(self, distance: float, steps: int) -> None:
+        plan = self.fill((0, 1, 2, 3))
+        fill_worth(plan)
+        rows = [make_row(both=1 - distance)] * 8
+
+        assert Comparer(plan, lambda _: None).find_worth(make_comparison(*rows)) == steps
+
+    def test_worth_is_not_looked_for_below_eight_pictures_nor_unasked(self) -> None:
+        assert not self.fill((0, 1, 2)).finds_worth
+        assert not self.fill((0, 1, 2, 3), finds_worth=False).finds_worth
+
+    def test_pictures_of_different_prompts_have_no_variety(self) -> None:
+        assert compare_pair(self.fill((7,)), lambda _: None).verdict.variety is None
+
+    def test_variants_that_it_needs_must_be_there(self) -> None:
+        plan = self.fill((0,), variants=(Variant.TEACHER, Variant.BOTH))
+
+        with pytest.raises(UsageError, match="no verdict without base"):
+            compare_pair(plan, lambda _: None)
+
+
+class TestSummary:
+    @pytest.mark.parametrize("count", [1, 7])
+    def test_fewer_than_eight_pictures_have_no_interval(self, count: int) -> None:
+        found = describe(make_comparison(*[make_row(str(number)) for number in range(count)]))
+
+        assert found["means"]["both"]["ssim"] == {"mean": 0.8, "low": None, "high": None}
+        assert found["both_minus_base"]["ssim"] == {"mean": 0.3, "low": None, "high": None}
+
+    def test_the_teacher_is_not_compared_with_itself(self) -> None:
+        assert list(describe(make_comparison())["means"]["teacher"]) == ["seconds"]
+
+    def test_several_pictures_have_one_that_holds_the_mean(self) -> None:
+        rows = [make_row(p, s, both=0.5 + 0.1 * s) for p in "abc" for s in range(4)]
+
+        found = mean_of(make_comparison(*rows), Variant.BOTH, "ssim")
+
+        assert found is not None
+        assert found.interval is not None
+        assert found.value == pytest.approx(0.65)
+        assert found.interval[0] < 0.65 < found.interval[1]
+
+    def test_a_gain_is_paired(self) -> None:
+        values = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+        rows = [make_row("a", s, base=v, both=v + 0.05) for s, v in enumerate(values)]
+
+        found = gain_of(make_comparison(*rows), "ssim")
+
+        assert found is not None
+        assert found.interval == pytest.approx((0.05, 0.05))
+
+    def test_prompts_with_seeds_of_their_own_count_too(self) -> None:
+        rows = (make_row("a", 1, both=0.2), make_row("b", 2, both=0.4))
+
+        found = mean_of(make_comparison(*rows), Variant.BOTH, "ssim")
+
+        assert found is not None
+        assert found.value == pytest.approx(0.3)
+
+    def test_the_table_has_a_line_a_variant_and_no_empty_column(self) -> None:
+        header, rows = tabulate(make_comparison())
+
+        assert header == ("picture", "seconds", "latents", "SSIM", "PSNR dB")
+        assert rows[0] == ("base, 50 steps", "2.00", "-", "-", "-")
+        assert rows[-1] == ("both, 10 steps", "2.00", "0.200", "0.800", "32.0")
+
+    @pytest.mark.parametrize("cached", [Variant.BASE, Variant.BOTH])
+    def test_seconds_of_the_pair_and_of_the_base_go_together(self, cached: Variant) -> None:
+        row = make_row("b")
+        cells = {**row.cells, cached: make_cell(cached, seconds=None, was_cached=True)}
+        comparison = make_comparison(make_row(), type(row)("b", 0, cells))
+
+        assert tabulate(comparison)[0] == ("picture", "latents", "SSIM", "PSNR dB")
+        assert not any("seconds" in means for means in describe(comparison)["means"].values())
+
+
+def size_of(path: str) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
+class TestSheet:
+    def test_it_shows_all_of_it(self, pair: Path) -> None:
+        save_sheet(make_comparison(make_row("a"), make_row("b")), pair, Path("sheet.png"))
+
+        assert size_of("sheet.png") == (6 * 168 + 8, 2 * (34 + 160 + 75 + 8))
+
+    def test_without_a_sample_its_column_is_left_out(self) -> None:
+        save_sheet(make_comparison(), None, Path("sheet.png"))
+
+        assert size_of("sheet.png")[0] == 5 * 168 + 8
+
+    def test_a_wide_picture_keeps_its_shape(self) -> None:
+        cell = make_cell(Variant.BASE, image=Image.new("RGB", (64, 32), "red"))
+        row = make_row()
+        row = type(row)(row.prompt, row.seed, {Variant.BASE: cell})
+
+        save_sheet(make_comparison(row), None, Path("sheet.png"))
+
+        with Image.open("sheet.png") as sheet:
+            column = [sheet.getpixel((88, 34 + y)) for y in range(160)]
+        assert column.count((255, 0, 0)) == 80
+
+    def test_it_ends_somewhere(self) -> None:
+        save_sheet(make_comparison(*[make_row()] * (MOST_ROWS + 5)), None, Path("sheet.png"))
+
+        assert size_of("sheet.png")[1] == MOST_ROWS * (34 + 160 + 75 + 8)
+
+    def test_a_headline_stands_above_the_rows(self) -> None:
+        save_sheet(make_comparison(), None, Path("sheet.png"), headline="it helps, " * 20)
+
+        assert size_of("sheet.png")[1] == 2 * 18 + 34 + 160 + 75 + 8
+
+
+class TestPage:
+    def test_prompts_are_escaped_everywhere(self, pair: Path) -> None:
+        save_page(make_comparison(make_row('<script>"x"&')), pair, Path("index.html"))
+
+        page = Path("index.html").read_text()
+        assert "<script" not in page
+        assert page.count("&lt;script&gt;&quot;x&quot;&amp;") == 1 + len(Variant)
+
+    def test_it_stands_alone(self, pair: Path) -> None:
+        save_page(make_comparison(), pair, Path("index.html"))
+
+        page = Path("index.html").read_text()
+        sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+        assert len(sources) == 1 + len(Variant)
+        assert all(source.startswith("data:image/png;base64,") for source in sources)
+        assert not re.search(r"https?:|url\(|@import", page)
+
+    def test_every_picture_has_an_alternative_text(self, pair: Path) -> None:
+        save_page(make_comparison(), pair, Path("index.html"))
+
+        page = Path("index.html").read_text()
+        texts = re.findall(r'<img [^>]*alt="([^"]+)"', page)
+        assert len(texts) == page.count("<img ") == 1 + len(Variant)
+        assert "both, 10 steps, seed 0: a hill" in texts
+
+    def test_large_pictures_are_made_smaller(self) -> None:
+        noise = Image.effect_noise((1024, 1024), 90).convert("RGB")
+        row = make_row()
+        cells = {Variant.BASE: make_cell(Variant.BASE, image=noise)}
+
+        save_page(make_comparison(type(row)("x", 0, cells)), None, Path("index.html"))
+
+        assert Path("index.html").stat().st_size < 1_500_000 < len(noise.tobytes())
+
+
+def test_a_folder_that_cannot_be_written_is_said() -> None:
+    write_run(RUN)
+    plan = plan_comparison(CompareRequest(RUN, ("a",), device="cpu", output=Path("out")))
+    Path("out").write_text("a file is in the way")
+
+    with pytest.raises(SetupError, match="cannot write") as refused:
+        write_report(plan, make_comparison(), judge(make_comparison()))
+
+    assert str(refused.value.problems[0].hint).startswith("give --output a folder")
+
+
+class TestLookingAgain:
+    """A comparison never takes the pictures of another one away."""
+
+    def compare(self, *prompts: str, **changes: object) -> tuple[Path, list[str]]:
+        if not RUN.exists():
+            write_run(RUN)
+        plan = plan_comparison(CompareRequest(RUN, prompts, device="cpu", **changes))
+        fill_cache(plan)
+        events: list[Event] = []
+        report = compare_pair(plan, events.append)
+        return report.folder, [one.message for one in events if isinstance(one, Noted)]
+
+    def prompts(self, folder: Path) -> list[str]:
+        figures = json.loads((folder / "compare.json").read_text())
+        return [row["prompt"] for row in figures["rows"]]
+
+    def test_fewer_prompts_leave_the_earlier_pictures_in_a_folder_of_their_own(self) -> None:
+        folder, _ = self.compare("a", "b")
+        before = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+        _, said = self.compare("b")
+
+        kept = folder / "earlier-1"
+        assert {
+            path.name: path.read_bytes() for path in kept.rglob("*") if path.is_file()
+        } == before
+        assert said == [f"the comparison that was there before is kept in {kept}"]
+        assert (self.prompts(folder), self.prompts(kept)) == (["b"], ["a", "b"])
+        assert len(list(folder.glob("pictures/*.png"))) == len(Variant)
+
+    def test_the_same_or_more_of_it_take_its_place(self) -> None:
+        folder, _ = self.compare("a")
+
+        _, again = self.compare("a")
+        _, more = self.compare("b", "a")
+
+        assert (again, more) == ([], [])
+        assert self.prompts(folder) == ["b", "a"]
+        assert not list(folder.glob("earlier-*"))
+
+    def test_each_further_one_has_its_number(self) -> None:
+        for prompt in "abc":
+            folder, _ = self.compare(prompt)
+
+        assert [self.prompts(folder / f"earlier-{n}") for n in (1, 2)] == [["a"], ["b"]]
+
+    @pytest.mark.parametrize("damage", ["pixels", "figures", "no figures"])
+    def test_what_cannot_be_told_to_be_the_same_is_kept(self, damage: str) -> None:
+        folder, _ = self.compare("a")
+        if damage == "pixels":  # painted with another guidance, of which compare.json says nothing
+            Image.new("RGB", (64, 64), "red").save(folder / "pictures/1-both.png")
+        elif damage == "figures":
+            (folder / "compare.json").write_text("{}")
+        else:
+            (folder / "compare.json").unlink()
+
+        self.compare("a")
+
+        assert (folder / "earlier-1/pictures/1-both.png").is_file()
+
+    def test_what_is_not_ours_stays_where_it_is(self) -> None:
+        folder, _ = self.compare("a")
+        (folder / "pictures/holiday.png").write_bytes(b"theirs")
+        (folder / "notes.txt").write_text("theirs")
+
+        self.compare("b")
+
+        assert (folder / "pictures/holiday.png").read_bytes() == b"theirs"
+        assert (folder / "notes.txt").is_file()
+        assert not (folder / "earlier-1/pictures/holiday.png").exists()
+
+
+class TestBounds:
+    def test_more_pictures_than_a_comparison_holds_are_refused(self) -> None:
+        write_run(RUN)
+
+        with pytest.raises(SettingsError, match="2,001 prompts and noises, each painted in 5 ways"):
+            plan_comparison(CompareRequest(RUN, ("a",), count=2001, device="cpu"))
+        with pytest.raises(SettingsError, match="--count 100000000: 100,000,000 pictures in all"):
+            plan_comparison(CompareRequest(RUN, ("a",), count=100_000_000, device="cpu"))
+
+    @pytest.mark.parametrize("steps", [1, 1001, 100_000_000])
+    def test_a_teacher_has_as_many_steps_as_there_are_noise_levels(self, steps: int) -> None:
+        with pytest.raises(SettingsError, match=f"--teacher-steps {steps}: .* from 2 to 1,000"):
+            plan_comparison(CompareRequest(run=RUN, teacher_steps=steps))

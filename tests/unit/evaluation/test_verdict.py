@@ -1,0 +1,137 @@
+"""The verdict on made-up rows: what helps, what does not, and what cannot be said."""
+
+from dataclasses import replace
+
+import pytest
+from fakes.comparisons import make_cell, make_comparison, make_row
+
+from glance.core.errors import UsageError
+from glance.evaluation.compare.request import Variant
+from glance.evaluation.compare.result import Comparison
+from glance.evaluation.compare.verdict import judge
+
+
+def compare(base: float, both: float, *, count: int = 8, spread: float = 0.01) -> Comparison:
+    """Rows of an SSIM and, as latents, 1 - SSIM; the pair's differ by `spread` more or less."""
+    return make_comparison(
+        *(
+            make_row(str(number), base=base, both=both + spread * (-1) ** number)
+            for number in range(count)
+        )
+    )
+
+
+def test_a_pair_that_is_wholly_nearer_helps() -> None:
+    verdict = judge(compare(0.73, 0.84, spread=0.02))
+
+    assert verdict.sentence == (
+        "it helps: in 10 steps the pair ends 41 % nearer to the base's 50 than the base itself "
+        "along the same sigmas (latents 0.160 against 0.270, difference -0.110, 95 % -0.125 to "
+        "-0.095; 1 - SSIM 0.160 against 0.270, difference -0.110, 95 % -0.125 to -0.095)"
+    )
+
+
+def test_a_pair_that_is_wholly_further_does_not_help() -> None:
+    verdict = judge(compare(0.84, 0.73))
+
+    assert verdict.sentence.startswith("it does not help: in 10 steps the pair ends 69 % further ")
+    assert verdict.distance.interval is not None
+    assert verdict.distance.interval[0] > 0
+
+
+@pytest.mark.parametrize(("both", "spread"), [(0.84, 0.05), (0.845, 0.05), (0.84, 0.0)])
+def test_an_interval_that_holds_nought_is_too_close_to_call(both: float, spread: float) -> None:
+    verdict = judge(compare(0.84, both, spread=spread))
+
+    assert verdict.sentence.startswith(
+        "too close to call: in 10 steps the pair ends about as near to the base's 50 as the base "
+        "itself along the same sigmas (latents "
+    )
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "one picture proves"), (7, "7 pictures prove")])
+def test_fewer_than_eight_pictures_prove_little(count: int, words: str) -> None:
+    verdict = judge(compare(0.5, 0.8, count=count, spread=0))
+
+    assert verdict.sentence == (
+        f"{words} little (from 8 on there is a verdict): in 10 steps the pair ends 60 % nearer to "
+        "the base's 50 than the base itself along the same sigmas (latents 0.200 against 0.500, "
+        "difference -0.300; 1 - SSIM 0.200 against 0.500, difference -0.300)"
+    )
+    assert verdict.distance.interval is verdict.perceptual.interval is None
+
+
+def test_a_hair_is_said_to_be_one() -> None:
+    verdict = judge(compare(0.5, 0.501, spread=0))
+
+    assert "ends less than 1 % nearer to" in verdict.sentence
+    assert "difference -0.0010, 95 % -0.0010 to -0.0010" in verdict.sentence
+
+
+def test_pictures_that_say_the_opposite_of_the_latents_are_pointed_out() -> None:
+    rows = [make_row(str(number)) for number in range(8)]
+    worse = make_cell(Variant.BOTH, figures={"latents": 0.2, "psnr": 10.0, "ssim": 0.3})
+    comparison = make_comparison(
+        *(replace(row, cells={**row.cells, Variant.BOTH: worse}) for row in rows)
+    )
+
+    verdict = judge(comparison)
+
+    assert verdict.sentence.startswith("it helps: ")
+    assert "; but 1 - SSIM 0.700 against 0.500, difference +0.200" in verdict.sentence
+
+
+def test_lpips_takes_the_place_of_ssim_where_it_was_measured() -> None:
+    row = make_row()
+    cells = {
+        variant: replace(cell, figures={**cell.figures, "lpips": 0.4 - 0.1 * number})
+        for number, (variant, cell) in enumerate(row.cells.items())
+    }
+
+    verdict = judge(make_comparison(replace(row, cells=cells)))
+
+    assert verdict.to_json()["perceptual"] == {
+        "base": 0.3, "pair": 0.0, "difference": -0.3, "interval": None, "metric": "lpips",
+    }  # fmt: skip
+    assert "; LPIPS 0.000 against 0.300" in verdict.sentence
+
+
+def test_variety_and_worth_are_told_where_they_are_known() -> None:
+    variety = {Variant.TEACHER: 1.2, Variant.BOTH: 1.164}
+    comparison = replace(compare(0.73, 0.84), variety=variety)
+
+    verdict = judge(comparison, worth_steps=7)
+
+    assert verdict.sentence.endswith(
+        "); worth about 7 of the base's own steps; variety 97 % of the base's"
+    )
+
+
+def test_json_has_every_figure_to_four_decimals() -> None:
+    variety = {Variant.TEACHER: 1.23456, Variant.BOTH: 1.0}
+    comparison = replace(compare(0.73, 0.84, spread=0), variety=variety)
+
+    told = judge(comparison, worth_steps=7).to_json()
+
+    figures = {"base": 0.27, "pair": 0.16, "difference": -0.11, "interval": [-0.11, -0.11]}
+    assert told == {
+        "distance": figures,
+        "perceptual": {**figures, "metric": "1 - ssim"},
+        "variety": {"base": 1.2346, "pair": 1.0},
+        "worth_steps": 7,
+        "images": 8,
+    }
+
+
+def test_what_nobody_looked_for_is_null() -> None:
+    told = judge(compare(0.73, 0.84)).to_json()
+
+    assert (told["variety"], told["worth_steps"]) == (None, None)
+
+
+def test_there_is_none_without_the_base() -> None:
+    row = make_row()
+    alone = {v: cell for v, cell in row.cells.items() if v is not Variant.BASE}
+
+    with pytest.raises(UsageError, match="there is no verdict without base"):
+        judge(make_comparison(replace(row, cells=alone)))

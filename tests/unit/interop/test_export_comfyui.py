@@ -1,0 +1,474 @@
+"""What `glance export comfyui` writes, and what it leaves alone; no ComfyUI is needed."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.pairs import LAYER, write_lora, write_run
+from PIL import Image
+
+from glance.core.errors import GlanceError, InputError, LoraError, RunError, SetupError
+from glance.core.phase import Phase
+from glance.interop.comfyui.write import export_comfyui, plan_comfyui
+from glance.interop.folder import Exported
+from glance.interop.hub.extra import find_extra
+from glance.interop.importing.execute import run_import
+from glance.interop.importing.plan import plan_import
+from glance.interop.importing.request import ImportRequest
+from glance.interop.source import Source, open_source
+from glance.models.lora.file import read_lora
+from glance.models.lora.header import hash_data, read_header
+from glance.runs.folder import RunFolder
+from glance.runs.manifest import load_manifest, record_schedule
+from glance.schedule.lists import Schedule
+
+OUT = Path("out")
+CAPTION = "a grey circle"
+DEV = "black-forest-labs/FLUX.1-dev"
+EDIT = "qwen_image_edit_2509"
+
+
+def make_run(path: Path = Path("runs/cat"), **settings: Any) -> RunFolder:
+    """A finished run with its caption, and a picture to edit if its family does that."""
+    run = write_run(path, **{"model": DEV, **settings})
+    run.data.mkdir()
+    (run.data / "x.txt").write_text(CAPTION + "\n", encoding="utf-8")
+    if settings.get("family") == EDIT:
+        run.references.mkdir()
+        Image.radial_gradient("L").resize((128, 64)).save(run.references / "x.png")
+        sample = load_manifest(run).sample
+        assert sample is not None
+        record(run, sample=sample.model_copy(update={"reference": "reference/x.png"}))
+    return run
+
+
+def record(run: RunFolder, **changes: Any) -> None:
+    load_manifest(run).model_copy(update=changes).save(run)
+
+
+def import_pair(family: str = "flux") -> Source:
+    """Return a pair from elsewhere, whose picture nobody knows."""
+    for number, phase in enumerate(Phase, 1):
+        write_lora(Path(f"{phase}.safetensors"), fill=float(number))
+    names = {f"{phase}_lora": f"{phase}.safetensors" for phase in Phase}
+    request = ImportRequest(**names, model="acme/tiny", schedule="seed", alpha=2)
+    run_import(plan_import(request))
+    run = RunFolder(Path("runs/imported"))
+    settings = load_manifest(run).settings.model_copy(update={"family": family})
+    record(run, settings=settings)
+    return open_source(run.path)
+
+
+def export(
+    run: RunFolder | Path, out: Path = OUT, *, force: bool = False, **asked: Any
+) -> Exported:
+    source = open_source(run if isinstance(run, Path) else run.path)
+    return export_comfyui(plan_comfyui(source, **asked), out, force=force)
+
+
+def content(folder: Path = OUT) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def nodes(kind: str, file: str = "workflow-api.json") -> list[dict[str, Any]]:
+    api = json.loads((OUT / file).read_text(encoding="utf-8"))
+    return [node["inputs"] for node in api.values() if node["class_type"] == kind]
+
+
+def break_at(name: str, failure: BaseException, patch: pytest.MonkeyPatch) -> None:
+    """Let writing one file fail after a part of it."""
+    write = Path.write_bytes
+
+    def fail(self: Path, data: bytes) -> int:
+        if self.name == name:
+            write(self, data[: len(data) // 2])
+            raise failure
+        return write(self, data)
+
+    patch.setattr(Path, "write_bytes", fail)
+
+
+# --- the files ------------------------------------------------------------------------------------
+
+
+def test_the_folder_holds_both_loras_and_the_workflow_twice() -> None:
+    run = make_run()
+
+    done = export(run)
+
+    pair = open_source(run.path).name
+    names = {"README.md", "workflow.json", "workflow-api.json"}
+    names |= {f"{pair}-slow.safetensors", f"{pair}-fast.safetensors"}
+    assert {path.as_posix() for path in done.files} == names == set(content())
+    assert done.folder == OUT
+    assert pair.startswith("x-")  # the picture's name, and the pair's id
+
+
+def test_the_workflow_opens_the_loras_that_lie_beside_it() -> None:
+    export(make_run())
+
+    opened = {node["lora_name"] for node in nodes("LoraLoaderModelOnly")}
+    assert opened == {name for name in content() if name.endswith(".safetensors")}
+
+
+def test_page_and_api_are_the_same_workflow() -> None:
+    export(make_run(), prompt="a hill", seed=5)
+
+    page = json.loads((OUT / "workflow.json").read_text())
+    typed = [value for node in page["nodes"] for value in node["widgets_values"]]
+    assert nodes("CLIPTextEncode")[0]["text"] == "a hill"
+    assert nodes("RandomNoise") == [{"noise_seed": 5}]
+    assert {"a hill", 5} <= set(typed)
+
+
+def test_the_caption_is_the_usual_prompt_and_the_size_the_trained_one() -> None:
+    export(make_run(resolution=512))
+
+    assert nodes("CLIPTextEncode")[0]["text"] == CAPTION
+    assert nodes("EmptySD3LatentImage") == [{"width": 512, "height": 512, "batch_size": 1}]
+
+
+@pytest.mark.parametrize("prompt", ['say "hi"', "back\\slash\nand line", "ein Größenwahn 猫\u2028"])
+def test_any_prompt_comes_through(prompt: str) -> None:
+    export(make_run(), prompt=prompt)
+
+    assert nodes("CLIPTextEncode")[0]["text"] == prompt
+
+
+def test_the_loras_keep_their_weights_and_gain_alpha() -> None:
+    run = make_run()
+
+    export(run)
+
+    for phase in Phase:
+        (path,) = OUT.glob(f"*-{phase}.safetensors")
+        exported, own = read_lora(path).tensors, read_lora(run.lora(phase)).tensors
+        assert own.items() <= exported.items()
+        assert set(exported) - set(own) == {f"{LAYER}.alpha"}
+
+
+def test_the_header_of_an_old_run_is_completed_and_the_run_stays_as_it_is() -> None:
+    run = make_run()
+    before = run.lora(Phase.SLOW).read_bytes()
+
+    export(run)
+
+    (path,) = OUT.glob("*-slow.safetensors")
+    header = read_header(path)
+    assert header.metadata["modelspec.architecture"] == "flux-1-dev/lora"
+    assert header.metadata["ss_network_dim"] == "2"
+    assert header.metadata["glance.pair_id"] == load_manifest(run).pair_id
+    assert header.metadata["modelspec.hash_sha256"] == f"0x{hash_data(header)}"
+    assert run.lora(Phase.SLOW).read_bytes() == before
+
+
+def test_the_readme_says_what_goes_where() -> None:
+    run = make_run()
+
+    export(run)
+
+    readme = (OUT / "README.md").read_text()
+    assert readme.startswith(f"# {open_source(run.path).name}: FLUX.1 in 10 steps, in ComfyUI\n")
+    for name in content():
+        assert name in readme or name == "README.md"
+    address = "https://huggingface.co/Comfy-Org/flux1-dev/resolve/main/flux1-dev.safetensors"
+    assert f"| `models/diffusion_models/` | [flux1-dev.safetensors]({address}) |" in readme
+
+
+def test_layers_that_comfyui_has_not_got_are_refused() -> None:
+    run = make_run(family="lumina2", model="acme/tiny")
+
+    with pytest.raises(LoraError, match="Lumina-Image 2 has no layer"):
+        export(run)
+
+    assert [path.name for path in Path.cwd().iterdir()] == ["runs"]
+
+
+# --- nothing depends on where -------------------------------------------------------------------
+
+
+def test_a_run_that_was_moved_and_renamed_gives_the_same_bytes(tmp_path: Path) -> None:
+    run = make_run()
+    export(run)
+    moved = Path(shutil.move(run.path, tmp_path / "elsewhere"))
+
+    export(moved, Path("again"))
+
+    assert content(Path("again")) == content()
+
+
+def test_an_export_from_another_folder_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(make_run().path.resolve())
+    export(run)
+    before = content()
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+
+    export(run, Path("deep/out"))
+
+    assert content(Path("deep/out")) == before
+
+
+@pytest.mark.parametrize("model", ["model", "../../bases/mine", "/srv/bases/mine", "acme/tiny"])
+def test_nothing_says_where_the_run_or_the_model_lay(model: str) -> None:
+    run = make_run(Path("runs/secret").resolve(), model=model)
+
+    export(run)
+
+    written = b"".join(content().values())
+    for told in (str(Path.cwd()), "secret", "bases", "/srv"):
+        assert told.encode() not in written
+
+
+def test_the_newest_run_is_told_and_not_written_down() -> None:
+    make_run(Path("runs/secret"))
+
+    source = open_source(None)
+    done = export_comfyui(plan_comfyui(source), OUT)
+
+    assert done.notes == ("using the newest finished run, runs/secret",)
+    assert b"secret" not in b"".join(content().values())
+
+
+# --- what is there already ----------------------------------------------------------------------
+
+
+def test_a_second_export_is_refused() -> None:
+    run = make_run()
+    export(run)
+    before = content()
+
+    with pytest.raises(InputError, match="out holds files already"):
+        export(run, prompt="a hill")
+
+    assert content() == before
+
+
+def test_force_replaces_an_export_of_the_pair() -> None:
+    run = make_run()
+    export(run)
+
+    export(run, force=True, prompt="a hill")
+
+    assert nodes("CLIPTextEncode")[0]["text"] == "a hill"
+
+
+def test_force_takes_no_pictures_away() -> None:
+    run = make_run()
+    export(run)
+    (OUT / "image.png").write_bytes(b"mine")
+    before = content()
+
+    with pytest.raises(InputError, match=r"image\.png"):
+        export(run, force=True, prompt="a hill")
+
+    assert content() == before
+
+
+def test_force_takes_no_other_pair_away() -> None:
+    export(make_run())
+    before = content()
+
+    with pytest.raises(InputError, match="holds what this export would not write"):
+        export(make_run(Path("runs/other"), seed=9), force=True)
+
+    assert content() == before
+
+
+@pytest.mark.parametrize("name", ["workflow.json", "README.md"])
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failure_midway_leaves_nothing(
+    name: str, failure: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run()
+    break_at(name, failure, monkeypatch)
+
+    with pytest.raises((SetupError, KeyboardInterrupt)):
+        export(run)
+
+    assert [path.name for path in Path.cwd().iterdir()] == ["runs"]
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failure_midway_leaves_the_export_before(
+    failure: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run()
+    export(run)
+    before = content()
+    break_at("workflow.json", failure, monkeypatch)
+
+    with pytest.raises((SetupError, KeyboardInterrupt)):
+        export(run, force=True, prompt="a hill")
+
+    assert content() == before
+    assert {path.name for path in Path.cwd().iterdir()} == {"runs", "out"}
+
+
+# --- prompts and references ---------------------------------------------------------------------
+
+
+def test_a_pair_without_a_picture_needs_a_prompt() -> None:
+    source = import_pair()
+
+    with pytest.raises(RunError, match="imported without its picture") as caught:
+        plan_comfyui(source)
+
+    assert caught.value.problems[0].hint == 'say what to paint: --prompt "..."'
+
+
+def test_a_pair_without_a_picture_is_exported_with_a_prompt() -> None:
+    source = import_pair()
+
+    done = export_comfyui(plan_comfyui(source, prompt="a hill"), OUT)
+
+    assert len(done.files) == 5
+    assert source.name.startswith("flux-")
+    assert nodes("CLIPTextEncode")[0]["text"] == "a hill"
+
+
+def test_a_caption_that_is_gone_is_no_bug() -> None:
+    run = make_run()
+    (run.data / "x.txt").unlink()
+
+    with pytest.raises(GlanceError, match=r"x\.txt"):
+        export(run)
+
+
+def test_what_is_edited_is_written_and_opened() -> None:
+    run = make_run(family=EDIT, model="Qwen/Qwen-Image-Edit-2509")
+
+    export(run)
+
+    (node,) = nodes("LoadImage")
+    assert node["image"] == f"{open_source(run.path).name}-reference.png"
+    assert content()[node["image"]] == (run.references / "x.png").read_bytes()
+    assert f"`{node['image']}` goes to `input/`" in (OUT / "README.md").read_text()
+
+
+def test_what_is_made_has_the_shape_of_what_is_edited() -> None:
+    export(make_run(family=EDIT, resolution=1024))  # the picture is twice as wide as high
+
+    (size,) = nodes("EmptySD3LatentImage")
+    assert size["width"] / size["height"] == pytest.approx(2, rel=0.05)
+    assert size["width"] * size["height"] == pytest.approx(1024 * 1024, rel=0.05)
+
+
+def test_a_pair_that_edits_without_a_picture_says_that_one_is_needed() -> None:
+    planned = plan_comfyui(import_pair(EDIT), prompt="a hill")
+
+    done = export_comfyui(planned, OUT)
+
+    (node,) = nodes("LoadImage")
+    assert node["image"] not in content()
+    assert any(node["image"] in note for note in done.notes)
+    assert node["image"] in (OUT / "README.md").read_text()
+
+
+# --- notes ----------------------------------------------------------------------------------------
+
+
+def notes(run: RunFolder, **asked: Any) -> tuple[str, ...]:
+    return plan_comfyui(open_source(run.path), **asked).notes
+
+
+def test_of_a_known_model_there_is_nothing_to_say() -> None:
+    assert notes(make_run()) == ()
+
+
+def test_an_unknown_model_is_told_by_the_name_that_the_workflow_has_for_it() -> None:
+    run = make_run(model="acme/tiny")
+
+    (note,) = export(run).notes
+
+    assert "the base model as tiny.safetensors" in note
+    assert "--model-file" in note
+    assert nodes("UNETLoader")[0]["unet_name"] == "tiny.safetensors"
+    assert note in (OUT / "README.md").read_text()
+
+
+def test_the_users_own_name_of_the_model_is_taken() -> None:
+    done = export(make_run(model="acme/tiny"), model_file="my-flux.safetensors")
+
+    assert nodes("UNETLoader")[0]["unet_name"] == "my-flux.safetensors"
+    assert "my-flux.safetensors (yours)" in (OUT / "README.md").read_text()
+    assert not any("--model-file" in note for note in done.notes)  # it has been said
+
+
+def test_a_schedule_that_begins_later_is_told() -> None:
+    run = make_run()
+    own = Schedule("own", (980.0, 900.0), (500.0,))
+    record(run, schedule=record_schedule(own))
+
+    (note,) = notes(run)
+
+    assert note.startswith("the schedule begins at sigma 0.98: ComfyUI scales the noise")
+
+
+@pytest.mark.parametrize(("guidance", "count"), [(4.0, 1), (1.0, 0)])
+def test_rescaled_guidance_is_told_where_anything_is_guided(guidance: float, count: int) -> None:
+    run = make_run(family="qwen_image", model="Qwen/Qwen-Image")
+
+    found = notes(run, slow_guidance=guidance)
+
+    assert len([note for note in found if "the length of the unguided one" in note]) == count
+
+
+@pytest.mark.parametrize(("resolution", "count"), [(1024, 0), (512, 1)])
+def test_a_reference_that_comfyui_sees_larger_is_told(resolution: int, count: int) -> None:
+    """TextEncodeQwenImageEditPlus scales it to 1024 x 1024 pixels, whatever was trained."""
+    run = make_run(family=EDIT, model="Qwen/Qwen-Image-Edit-2509", resolution=resolution)
+
+    found = notes(run, slow_guidance=1.0)
+
+    assert len([note for note in found if "1024" in note]) == count
+
+
+# --- torch ----------------------------------------------------------------------------------------
+
+
+def test_an_export_does_not_import_torch() -> None:
+    run = make_run()
+    script = (
+        "import sys\nfrom pathlib import Path\n"
+        "from glance.interop.comfyui.write import export_comfyui, plan_comfyui\n"
+        "from glance.interop.source import open_source\n"
+        f"export_comfyui(plan_comfyui(open_source(Path({str(run.path)!r}))), Path('out'))\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'peft', 'accelerate'} & set(sys.modules)\n"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (OUT / "workflow.json").is_file()
+
+
+def test_a_repository_holds_the_workflow_and_not_the_picture_that_is_edited() -> None:
+    run = make_run(family=EDIT, model="Qwen/Qwen-Image-Edit-2509")
+
+    extra = find_extra(open_source(run.path))
+
+    readme = extra.files["comfyui/README.md"].decode()
+    assert "comfyui/workflow.json" in extra.files
+    assert not any(name.endswith(".png") for name in extra.files)
+    assert "put the picture that is edited into ComfyUI's input/" in readme
+    assert CAPTION not in str(extra.files)
+
+
+def test_a_repository_goes_without_a_workflow_where_there_can_be_none() -> None:
+    run = make_run(family=EDIT, model="Qwen/Qwen-Image-Edit-2509")
+    (run.references / "x.png").unlink()
+
+    extra = find_extra(open_source(run.path))
+
+    assert not any(name.startswith("comfyui/") for name in extra.files)
+    assert any("no workflow for ComfyUI" in note for note in extra.notes)

@@ -1,0 +1,237 @@
+"""What `glance export diffusers` writes, and what it leaves alone; its script is read, not run."""
+
+import ast
+import importlib.metadata
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.pairs import write_run
+
+from glance.core.errors import GlanceError, InputError, SettingsError
+from glance.core.phase import Phase
+from glance.interop.diffusers.script import render_script
+from glance.interop.diffusers.write import DIFFUSERS, export_diffusers
+from glance.interop.source import Source, open_source
+from glance.models.families import FAMILIES, find_family
+from glance.models.lora.file import read_lora
+from glance.sampling.settings import resolve_sample_settings
+from glance.schedule.file import read_schedule_file
+
+OUT = Path("out")
+FILES = {"README.md", "fast.safetensors", "generate.py", "schedule.json", "slow.safetensors"}
+
+
+@pytest.fixture
+def source() -> Source:
+    """A finished run that was trained on acme/tiny."""
+    return open_source(write_run(Path("runs/cat")).path)
+
+
+def script_of(**settings: Any) -> str:
+    run = write_run(Path("runs/one"), **settings)
+    export_diffusers(open_source(run.path), OUT)
+    return (OUT / "generate.py").read_text()
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def options(script: str) -> dict[str, dict[str, Any]]:
+    """Return what each add_argument call says in plain values, by its flag."""
+    calls = [node for node in ast.walk(ast.parse(script)) if isinstance(node, ast.Call)]
+    return {
+        call.args[0].value: {
+            word.arg: word.value.value
+            for word in call.keywords
+            if isinstance(word.value, ast.Constant)
+        }
+        for call in calls
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "add_argument"
+    }
+
+
+def render(name: str) -> str:
+    family = find_family(name)
+    settings = resolve_sample_settings(family, prompt="x")
+    return render_script(family, settings, model=family.default_model, prompt=None)
+
+
+def test_the_folder_holds_both_loras_the_schedule_and_the_script(source: Source) -> None:
+    done = export_diffusers(source, OUT)
+
+    assert {path.as_posix() for path in done.files} == FILES == set(content(OUT))
+    for phase in Phase:
+        exported = read_lora(OUT / f"{phase}.safetensors")
+        assert exported.tensors == read_lora(source.run.lora(phase)).tensors
+
+
+def test_the_schedule_is_read_back_as_the_runs_own(source: Source) -> None:
+    export_diffusers(source, OUT)
+
+    assert read_schedule_file(OUT / "schedule.json").resolve() == source.schedule
+
+
+def test_a_moved_run_gives_the_same_bytes(source: Source, tmp_path: Path) -> None:
+    export_diffusers(source, OUT, prompt="a hill")
+    moved = Path(shutil.move(source.run.path, tmp_path / "elsewhere"))
+
+    export_diffusers(open_source(moved), Path("again"), prompt="a hill")
+
+    assert content(Path("again")) == content(OUT)
+
+
+@pytest.mark.parametrize("model", ["model", "../../bases/flux", "acme/tiny"])
+def test_nothing_says_where_the_run_lay(model: str) -> None:
+    run = write_run(Path("runs/cat").resolve(), model=model)
+
+    export_diffusers(open_source(run.path), OUT)
+
+    written = b"".join(content(OUT).values())
+    assert str(run.path).encode() not in written
+    assert b"bases" not in written
+
+
+def test_a_second_export_is_refused(source: Source) -> None:
+    export_diffusers(source, OUT)
+    before = content(OUT)
+
+    with pytest.raises(InputError, match="out holds files already"):
+        export_diffusers(source, OUT, prompt="a hill")
+
+    assert content(OUT) == before
+
+
+def test_force_replaces_an_export(source: Source) -> None:
+    export_diffusers(source, OUT)
+
+    export_diffusers(source, OUT, prompt="a hill", force=True)
+
+    assert options((OUT / "generate.py").read_text())["--prompt"] == {"default": "a hill"}
+
+
+def test_force_takes_no_pictures_away(source: Source) -> None:
+    export_diffusers(source, OUT)
+    (OUT / "image.png").write_bytes(b"mine")
+
+    with pytest.raises(InputError, match=r"image\.png"):
+        export_diffusers(source, OUT, force=True)
+
+    assert set(content(OUT)) == {*FILES, "image.png"}
+
+
+def test_a_failure_midway_leaves_nothing(source: Source) -> None:
+    source.run.lora(Phase.FAST).unlink()
+
+    with pytest.raises(GlanceError):
+        export_diffusers(source, OUT)
+
+    assert [path.name for path in Path.cwd().iterdir()] == ["runs"]
+
+
+def test_a_failure_midway_leaves_the_export_before(source: Source) -> None:
+    export_diffusers(source, OUT)
+    before = content(OUT)
+    source.run.lora(Phase.FAST).unlink()
+
+    with pytest.raises(GlanceError):
+        export_diffusers(source, OUT, force=True)
+
+    assert content(OUT) == before
+    assert {path.name for path in Path.cwd().iterdir()} == {"runs", "out"}
+
+
+def test_a_hub_model_is_the_scripts_default(source: Source) -> None:
+    done = export_diffusers(source, OUT)
+
+    assert options((OUT / "generate.py").read_text())["--model"] == {"default": "acme/tiny"}
+    assert "[acme/tiny](https://huggingface.co/acme/tiny)" in (OUT / "README.md").read_text()
+    assert done.notes == ()
+
+
+@pytest.mark.parametrize("model", ["model", "../../bases/flux", "parts/base"])
+def test_a_base_model_in_a_folder_has_to_be_named(model: str) -> None:
+    run = write_run(Path("runs/cat"), model=model)
+    (run.path / model).mkdir(parents=True)
+
+    done = export_diffusers(open_source(run.path), OUT)
+
+    assert options((OUT / "generate.py").read_text())["--model"] == {"required": True}
+    assert "--model path/to/the/base" in (OUT / "README.md").read_text()
+    assert done.notes == (
+        "the base model is a folder and no part of the export: generate.py needs --model",
+    )
+
+
+def test_a_single_file_is_refused() -> None:
+    run = write_run(Path("runs/cat"))
+    text = run.manifest.read_text()
+    run.manifest.write_text(
+        text.replace('"transformer": null', '"transformer": "../../x.safetensors"')
+    )
+
+    with pytest.raises(InputError, match=r"the single file x\.safetensors"):
+        export_diffusers(open_source(run.path), OUT)
+
+    assert not OUT.exists()
+
+
+@pytest.mark.parametrize("prompt", ['say "hi"', "back\\slash\nand line", "ein Größenwahn\u2028%s"])
+def test_any_prompt_becomes_the_default(source: Source, prompt: str) -> None:
+    export_diffusers(source, OUT, prompt=prompt)
+
+    script = (OUT / "generate.py").read_text(encoding="utf-8")
+    assert options(script)["--prompt"] == {"default": prompt}
+
+
+def test_an_empty_prompt_is_refused(source: Source) -> None:
+    with pytest.raises(SettingsError, match="prompt: it is empty"):
+        export_diffusers(source, OUT, prompt=" ")
+
+    assert not OUT.exists()
+
+
+def test_the_size_is_the_one_that_was_trained() -> None:
+    found = options(script_of(resolution=512))
+
+    assert (found["--width"]["default"], found["--height"]["default"]) == (512, 512)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_familys_script_needs_diffusers_alone(name: str) -> None:
+    script = render(name)
+
+    nodes = list(ast.walk(ast.parse(script)))
+    named = {item.name for node in nodes if isinstance(node, ast.Import) for item in node.names}
+    named |= {node.module.split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert named <= {"argparse", "json", "pathlib", "sys", "torch", "diffusers", "transformers"}
+    assert f"{find_family(name).pipeline}.from_pretrained" in script
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_familys_script_is_easy_to_look_at(name: str) -> None:
+    lines = render(name).splitlines()
+
+    assert len(lines) <= 110
+    assert max(map(len, lines)) <= 100
+    assert [line for line in lines if line != line.rstrip()] == []
+
+
+@pytest.mark.parametrize("name", [name for name, row in FAMILIES.items() if row.edits])
+def test_what_edits_asks_for_a_reference_and_takes_its_shape(name: str) -> None:
+    found = options(render(name))
+
+    assert found["--reference"] == {"required": True}
+    assert "default" not in found["--width"]
+
+
+def test_the_proven_version_is_the_installed_one() -> None:
+    assert importlib.metadata.version("diffusers") == DIFFUSERS
+
+
+def test_the_readme_says_what_the_pair_is(source: Source) -> None:
+    export_diffusers(source, OUT)
+
+    assert (OUT / "README.md").read_text().startswith(f"# {source.name}: FLUX.1 in 10 steps\n")

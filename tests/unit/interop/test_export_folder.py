@@ -1,0 +1,237 @@
+"""Folders that appear whole or not at all, and that never take another's files away."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from glance.core.errors import InputError, SetupError
+from glance.interop.folder import Exported, list_files, whole_folder
+
+OUT = Path("out")
+ONE, TWO = {"a.txt": "1", "b/c.txt": "2"}, {"a.txt": "3", "b/c.txt": "4", "d.txt": "5"}
+
+
+def write(files: dict[str, str], folder: Path = OUT, *, force: bool = False) -> None:
+    with whole_folder(folder, force=force) as made:
+        fill(made, files)
+
+
+def write_half(failure: BaseException, *, force: bool = False) -> None:
+    with whole_folder(OUT, force=force) as made:
+        fill(made, {"a.txt": "half"})
+        raise failure
+
+
+def write_while_another_does() -> None:
+    with whole_folder(OUT, force=False) as made:
+        fill(made, ONE)
+        fill(OUT, {"late.txt": "mine"})
+
+
+def fill(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def content(folder: Path = OUT) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in files}
+
+
+def beside() -> set[str]:
+    """Return what lies here: nothing temporary may stay."""
+    return {path.name for path in Path.cwd().iterdir()}
+
+
+def test_the_folder_appears_with_those_above_it() -> None:
+    write(ONE, Path("far/away/out"))
+
+    assert content(Path("far/away/out")) == ONE
+    assert beside() == {"far"}
+
+
+def test_nothing_is_there_before_all_is() -> None:
+    with whole_folder(OUT, force=False) as made:
+        fill(made, ONE)
+        assert not OUT.exists()
+        assert made.parent.samefile(Path.cwd())  # else it could not be moved in one step
+
+    assert content() == ONE
+
+
+def test_others_may_read_it_as_usual() -> None:
+    before = os.umask(0o027)
+    try:
+        write(ONE)
+        mode = OUT.stat().st_mode & 0o777
+    finally:
+        os.umask(before)
+
+    assert mode == 0o750
+
+
+def test_an_empty_folder_is_filled() -> None:
+    OUT.mkdir()
+
+    write(ONE)
+
+    assert content() == ONE
+    assert beside() == {"out"}
+
+
+def test_files_that_are_there_are_refused_before_any_work() -> None:
+    fill(OUT, {"a.txt": "mine"})
+
+    with pytest.raises(InputError, match="out holds files already") as caught:
+        write(ONE)
+
+    assert "--force would replace" in str(caught.value.problems[0].hint)
+    assert (content(), beside()) == ({"a.txt": "mine"}, {"out"})
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_file_in_its_place_is_refused(force: bool) -> None:
+    OUT.write_text("mine")
+
+    with pytest.raises(InputError, match="out is a file") as caught:
+        write(ONE, force=force)
+
+    assert caught.value.problems[0].hint == "give another --output"
+    assert (OUT.read_text(), beside()) == ("mine", {"out"})
+
+
+def test_force_replaces_an_export_with_one_that_holds_as_much() -> None:
+    write(ONE)
+
+    write(TWO, force=True)
+
+    assert (content(), beside()) == (TWO, {"out"})
+
+
+def test_force_takes_nobodys_files_away() -> None:
+    write(TWO)
+
+    with pytest.raises(InputError, match=r"would not write: d\.txt") as caught:
+        write(ONE, force=True)
+
+    assert "another --output" in str(caught.value.problems[0].hint)
+    assert (content(), beside()) == (TWO, {"out"})
+
+
+def test_force_takes_nobodys_readme_away() -> None:
+    """Everybody has a README.md: it makes no export of a folder."""
+    fill(OUT, {"README.md": "mine"})
+
+    with pytest.raises(InputError, match=r"README\.md"):
+        write({"README.md": "new", "a.txt": "a"}, force=True)
+
+    assert content() == {"README.md": "mine"}
+
+
+def test_force_takes_nobodys_links_away() -> None:
+    """A folder that is linked is as much another's as a file."""
+    fill(Path("pictures"), {"cat.png": "mine"})
+    write(ONE)
+    (OUT / "pictures").symlink_to(Path("pictures").absolute())
+
+    with pytest.raises(InputError, match="would not write: pictures"):
+        write(ONE, force=True)
+
+    assert (OUT / "pictures/cat.png").read_text() == "mine"
+
+
+def test_what_comes_in_meanwhile_is_kept() -> None:
+    with pytest.raises(InputError, match=r"would not write: late\.txt"):
+        write_while_another_does()
+
+    assert (content(), beside()) == ({"late.txt": "mine"}, {"out"})
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, ValueError, SystemExit])
+def test_a_failure_midway_leaves_what_was_there(failure: type[BaseException]) -> None:
+    write(ONE)
+
+    with pytest.raises(failure):
+        write_half(failure(), force=True)
+
+    assert (content(), beside()) == (ONE, {"out"})
+
+
+def test_a_full_disk_is_no_bug() -> None:
+    with pytest.raises(SetupError, match=r"cannot write .*out: No space left") as caught:
+        write_half(OSError(28, "No space left on device"))
+
+    assert caught.value.problems[0].hint == "give --output another place"
+    assert beside() == set()
+
+
+@pytest.mark.parametrize("failure", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_a_failure_in_the_last_step_puts_the_old_one_back(
+    failure: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(ONE)
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if target == OUT.absolute() and self.name != "old":
+            raise failure
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises((SetupError, KeyboardInterrupt)):
+        write(TWO, force=True)
+
+    assert (content(), beside()) == (ONE, {"out"})
+
+
+@pytest.mark.parametrize("folder", ["file/out", "file"])
+def test_a_place_that_is_none_is_told(folder: str) -> None:
+    Path("file").write_text("mine")
+
+    with pytest.raises((SetupError, InputError), match="file"):
+        write(ONE, Path(folder))
+
+    assert (Path("file").read_text(), beside()) == ("mine", {"file"})
+
+
+def test_a_folder_with_a_name_as_long_as_any_is_written() -> None:
+    longest = Path("x" * 255)
+
+    write(ONE, longest)
+
+    assert content(longest) == ONE
+
+
+def test_the_folder_that_one_stands_in_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its shell would stand in a folder that is gone, and every later command would fail."""
+    Path("here").mkdir()
+    monkeypatch.chdir("here")
+
+    with pytest.raises(InputError, match="here") as caught:
+        write(ONE, Path())
+
+    assert "--output" in str(caught.value.problems[0].hint)
+    assert beside() == set()
+
+
+def test_a_link_to_an_empty_folder_stays_a_link() -> None:
+    """Somebody means the files to lie on that other disk."""
+    disk = Path("disk")
+    disk.mkdir()
+    OUT.symlink_to(disk.absolute())
+
+    write(ONE)
+
+    assert OUT.is_symlink()
+    assert content(disk) == ONE
+    assert beside() == {"disk", "out"}
+
+
+def test_json_names_files_with_slashes_relative_to_the_folder() -> None:
+    write(ONE)
+
+    told = Exported(OUT, tuple(sorted(list_files(OUT))), ("a note",)).to_json()
+
+    assert told == {"folder": "out", "files": ["a.txt", "b/c.txt"], "notes": ["a note"]}

@@ -1,0 +1,705 @@
+"""A pair on the Hub: what the card says, what is sent, and what is refused."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from fakes.comparisons import make_comparison, make_row, write_caption
+from fakes.hub_repos import TOKEN, Repo, RepoHub
+from fakes.pairs import write_run
+from PIL import Image
+
+from glance.core.errors import InputError, RunError, SettingsError, SetupError, UsageError
+from glance.core.events import Event, Warned
+from glance.core.phase import Phase
+from glance.evaluation.compare.outputs import write_report
+from glance.evaluation.compare.plan import plan_comparison
+from glance.evaluation.compare.request import CompareRequest
+from glance.evaluation.compare.verdict import judge
+from glance.interop.hub.pictures import MOST_ROWS
+from glance.interop.hub.plan import HubFile, HubPlan, HubRequest, plan_hub
+from glance.interop.hub.send import send_hub
+from glance.interop.source import open_source
+from glance.models.lora.file import hash_file
+from glance.runs.folder import RunFolder
+from glance.runs.manifest import ImportRecord, LoraRecord, load_manifest
+from glance.sampling.provenance.picture import write_picture
+from glance.sampling.provenance.record import LoraUse, Record, ScheduleUse
+from glance.sampling.settings import resolve_sample_settings
+
+RUN = Path("runs/cat")
+FLUX = "black-forest-labs/FLUX.1-dev"
+CAPTION = "my sister at the lake"
+
+
+def make_run(path: Path = RUN, *, model: str = FLUX, **settings: Any) -> RunFolder:
+    """A finished run with a sample, as `glance train` leaves it."""
+    run = write_run(path, model=model, **settings)
+    write_caption(path, CAPTION)
+    manifest = load_manifest(run).model_copy(update={"base_model": model})
+    for phase in Phase:
+        file = run.lora(phase)
+        record = LoraRecord(path=str(file), sha256=hash_file(file), bytes=1, rank=2)
+        manifest = manifest.with_phase(phase, lora=record)
+    manifest.save(run)
+    return run
+
+
+def compare(run: RunFolder, *rows: Any) -> None:
+    """Leave a comparison in the run, of plain colours."""
+    plan = plan_comparison(CompareRequest(run=run.path, prompts=("a hill",), device="cpu"))
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    comparison = make_comparison(*rows)
+    write_report(plan, comparison, judge(comparison))
+
+
+def paint(run: RunFolder, name: str, *, prompt: str = "a mill", **changes: Any) -> None:
+    """Leave a picture in the run's images/ that records its making."""
+    source = open_source(run.path)
+    uses = [
+        LoraUse(phase=phase, file="x", sha256=hash_file(run.lora(phase)), scale=1.0)
+        for phase in Phase
+    ]
+    usual: dict[str, Any] = {
+        "versions": {},
+        "family": "flux",
+        "model": "/home/anna/models/flux",
+        "base_revision": "1",
+        "device": "cpu",
+        "dtype": "fp32",
+        "schedule": ScheduleUse.of(source.schedule),
+        "loras": tuple(uses),
+        "settings": resolve_sample_settings(source.family, prompt=prompt, seed=4),
+    }
+    record = Record(**{**usual, **changes})
+    write_picture(Image.new("RGB", (32, 32), "blue"), run.images / name, record)
+
+
+def make_plan(run: Path = RUN, **changes: Any) -> HubPlan:
+    return plan_hub(HubRequest(**{"source": open_source(run), "repo": "anna/cat", **changes}))
+
+
+def metadata(plan: HubPlan) -> Any:
+    return yaml.safe_load(plan.card_text.split("---\n")[1])
+
+
+def body(plan: HubPlan) -> str:
+    return plan.card_text.split("---\n", 2)[2]
+
+
+def contents(plan: HubPlan) -> dict[str, bytes]:
+    return {file.path: read(plan, file) for file in plan.files}
+
+
+def read(plan: HubPlan, file: HubFile) -> bytes:
+    if isinstance(file.content, bytes):
+        return file.content
+    if isinstance(file.content, Path):
+        return file.content.read_bytes()
+    plan.card.source.copy_lora(file.content, Path("copied"))
+    return Path("copied").read_bytes()
+
+
+class TestMetadata:
+    def test_it_links_the_base_model_as_an_adapter(self) -> None:
+        make_run()
+
+        said = metadata(make_plan())
+
+        assert said["base_model"] == FLUX
+        assert said["base_model_relation"] == "adapter"
+        assert (said["library_name"], said["pipeline_tag"]) == ("diffusers", "text-to-image")
+        assert {"lora", "diffusers", "text-to-image", "template:sd-lora", "flux"} < set(
+            said["tags"]
+        )
+        assert "instance_prompt" not in said
+
+    def test_a_family_that_edits_is_image_to_image(self) -> None:
+        make_run(model="Qwen/Qwen-Image-Edit-2509", family="qwen_image_edit_2509")
+
+        plan = make_plan()
+
+        assert metadata(plan)["pipeline_tag"] == "image-to-image"
+        assert "--reference before.png" in body(plan)
+
+    def test_a_base_model_in_a_folder_is_not_named(self) -> None:
+        run = make_run(model="../../home/anna/flux")
+        manifest = load_manifest(run).model_copy(update={"base_model": "ab" * 32})
+        manifest.save(run)
+
+        plan = make_plan()
+
+        assert "base_model" not in metadata(plan)
+        assert "anna/flux" not in plan.card_text
+        assert any("not on the Hub" in note for note in plan.notes)
+
+    def test_a_single_file_of_a_transformer_has_no_base_model_on_the_hub(self) -> None:
+        run = make_run()
+        settings = load_manifest(run).settings.model_copy(
+            update={"transformer": "../x.safetensors"}
+        )
+        load_manifest(run).model_copy(update={"settings": settings}).save(run)
+
+        assert "base_model" not in metadata(make_plan())
+
+
+class TestLicence:
+    def test_what_the_base_models_licence_imposes_is_said(self) -> None:
+        make_run()
+
+        said = metadata(make_plan())
+
+        assert (said["license"], said["license_name"]) == (
+            "other",
+            "flux-1-dev-non-commercial-license",
+        )
+        assert said["license_link"].startswith("https://huggingface.co/black-forest-labs/")
+
+    def test_of_another_base_model_none_is_invented(self) -> None:
+        make_run(model="Qwen/Qwen-Image", family="qwen_image")
+
+        plan = make_plan()
+
+        assert "license" not in metadata(plan)
+        assert "the card names no licence: say yours with --licence" in plan.notes
+
+    def test_the_one_that_is_given_is_taken(self) -> None:
+        make_run()
+
+        said = metadata(make_plan(licence="apache-2.0"))
+
+        assert said["license"] == "apache-2.0"
+        assert "license_name" not in said
+
+    def test_all_that_is_wrong_with_one_is_said_at_once(self) -> None:
+        make_run()
+
+        with pytest.raises(SettingsError) as refused:
+            make_plan(licence="other", licence_name="My Own", licence_link="javascript:x")
+
+        messages = [problem.message.split(":")[0] for problem in refused.value.problems]
+        assert messages == ["--licence-name 'My Own'", "--licence-link 'javascript"]
+
+    @pytest.mark.parametrize("given", [{"licence": "other"}, {"licence_name": "mine"}])
+    def test_other_goes_with_a_name_and_a_link(self, given: dict[str, str]) -> None:
+        make_run()
+
+        with pytest.raises(UsageError, match="--licence"):
+            make_plan(**given)
+
+
+class TestSample:
+    def test_neither_the_picture_nor_the_caption_is_sent_unasked(self) -> None:
+        run = make_run()
+        compare(run, make_row(prompt=CAPTION))
+
+        plan = make_plan()
+
+        sent = contents(plan)
+        assert not any(name.startswith("sample") for name in sent)
+        assert not any(CAPTION.encode() in content for content in sent.values())
+        assert "Neither is part of this repository" in body(plan)
+
+    def test_its_licence_sends_both(self) -> None:
+        make_run()
+
+        plan = make_plan(sample_licence="cc0-1.0")
+
+        assert contents(plan)["sample/sample.txt"] == f"{CAPTION}\n".encode()
+        assert "sample/sample.png" in contents(plan)
+        assert "licence `cc0-1.0`" in body(plan)
+        assert CAPTION in body(plan)
+
+    def test_a_prompt_with_the_caption_in_it_is_hidden_as_well(self) -> None:
+        run = make_run()
+        compare(run, make_row(prompt=f"{CAPTION.upper()}, at night"))
+
+        plan = make_plan()
+
+        assert "at night" not in plan.card_text
+        assert [one["text"] for one in metadata(plan)["widget"]] == ["-"]
+
+    def test_without_the_caption_no_prompt_can_be_told_from_it(self) -> None:
+        run = make_run()
+        compare(run, make_row(prompt="a hill"))
+        (run.path / "data/x.txt").unlink()
+
+        assert "a hill" not in make_plan().card_text
+
+    def test_what_is_gone_is_named_at_once(self) -> None:
+        run = make_run()
+        shutil.rmtree(run.data)
+
+        with pytest.raises(RunError) as refused:
+            make_plan(sample_licence="cc0-1.0")
+
+        assert [problem.message for problem in refused.value.problems] == [
+            "the run's sample cannot be read: data/x.png",
+            "the run's caption cannot be read: data/x.txt",
+        ]
+
+    def test_a_manifest_cannot_name_a_picture_outside_of_the_run(self) -> None:
+        run = make_run()
+        Image.new("RGB", (8, 8)).save("private.png")
+        sample = load_manifest(run).sample.model_copy(update={"image": "../../private.png"})
+        load_manifest(run).model_copy(update={"sample": sample}).save(run)
+
+        with pytest.raises(RunError, match="sample cannot be read"):
+            make_plan(sample_licence="cc0-1.0")
+
+
+class TestPictures:
+    def test_those_of_the_comparison_are_shown_beside_the_base(self) -> None:
+        run = make_run()
+        compare(run, make_row(prompt="a hill"), make_row(prompt="a mill", seed=3))
+
+        plan = make_plan()
+
+        assert {"pictures/1-teacher.png", "pictures/2-both.png"} < set(contents(plan))
+        assert "| a mill, seed 3 | ![base, 50 steps](pictures/2-teacher.png) |" in body(plan)
+        assert metadata(plan)["widget"] == [
+            {"text": "a hill", "output": {"url": "pictures/1-both.png"}},
+            {"text": "a mill", "output": {"url": "pictures/2-both.png"}},
+        ]
+        assert "| both, 10 steps | 2.00 | 0.800 | 32.0 |" in body(plan)
+
+    def test_they_are_the_pictures_that_were_compared(self) -> None:
+        run = make_run()
+        compare(run, make_row())
+        Path("x.png").write_bytes(contents(make_plan())["pictures/1-both.png"])
+
+        with Image.open("x.png") as shown:
+            colours = shown.convert("RGB").getcolors()
+
+        assert colours == [(64 * 64, (160, 90, 160))]
+
+    def test_the_training_sample_is_not_among_them(self) -> None:
+        run = make_run()
+        compare(run, make_row())
+
+        pictures = [name for name in contents(make_plan()) if name.startswith("pictures/")]
+
+        assert len(pictures) == 5
+        assert (255, 0, 0) not in {  # the sample is red
+            tuple(np.asarray(Image.open(_write(contents(make_plan())[name])))[0, 0])
+            for name in pictures
+        }
+
+    def test_no_more_than_a_card_can_show(self) -> None:
+        run = make_run()
+        compare(run, *(make_row(seed=seed) for seed in range(MOST_ROWS + 2)))
+
+        plan = make_plan()
+
+        assert len(metadata(plan)["widget"]) == MOST_ROWS
+        assert f"the card shows {MOST_ROWS} of the comparison's {MOST_ROWS + 2} rows" in plan.notes
+
+    def test_those_of_an_earlier_larger_comparison_lie_elsewhere(self) -> None:
+        run = make_run()
+        compare(run, make_row(), make_row(seed=1))
+        mine = run.images / "compare/pictures/mine.png"
+        Image.new("RGB", (8, 8)).save(mine)
+
+        compare(run, make_row())
+
+        left = {path.name for path in mine.parent.iterdir()}
+        assert len(left) == 6
+        assert {"1-both.png", "mine.png"} < left
+        assert (run.images / "compare/earlier-1/pictures/2-both.png").is_file()
+
+    @pytest.mark.parametrize("cached", [False, True])
+    def test_seconds_of_another_day_are_not_shown(self, *, cached: bool) -> None:
+        run = make_run()
+        compare(run, make_row())
+        figures = run.images / "compare/compare.json"
+        document = json.loads(figures.read_text())
+        document["rows"][0]["variants"]["base"]["was_cached"] = cached  # as an older glance wrote
+        figures.write_text(json.dumps(document))
+
+        card = contents(make_plan())["README.md"].decode()
+
+        assert ("| both, 10 steps | 2.00 |" in card) is not cached
+        assert "| both, 10 steps |" in card
+
+    def test_a_comparison_of_another_pair_is_not_shown(self) -> None:
+        run = make_run()
+        compare(run, make_row())
+        figures = run.images / "compare/compare.json"
+        figures.write_text(figures.read_text().replace(hash_file(run.lora(Phase.SLOW)), "0" * 64))
+
+        assert "widget" not in metadata(make_plan())
+
+    @pytest.mark.parametrize("name", ["compare.json", "pictures/1-both.png"])
+    def test_a_damaged_comparison_is_none(self, name: str) -> None:
+        run = make_run()
+        compare(run, make_row())
+        path = run.images / "compare" / name
+        path.write_bytes(path.read_bytes()[:60])
+
+        plan = make_plan()
+
+        assert "widget" not in metadata(plan)
+        assert any("glance compare --run runs/cat" in note for note in plan.notes)
+
+    def test_without_a_comparison_the_pairs_own_pictures_are_taken(self) -> None:
+        run = make_run()
+        paint(run, "b.png", prompt="a mill")
+        paint(run, "a.jpg", prompt="a harbour")
+
+        assert [one["text"] for one in metadata(make_plan())["widget"]] == ["a harbour", "a mill"]
+
+    def test_they_lose_what_says_where_they_were_made(self) -> None:
+        paint(make_run(), "b.png")
+
+        assert b"/home/anna" not in contents(make_plan())["pictures/1.png"]
+
+    def test_what_another_pair_painted_or_nobody_knows_is_left_out(self) -> None:
+        run = make_run()
+        paint(run, "b.png", loras=())
+        Image.new("RGB", (8, 8)).save(run.images / "c.png")
+
+        plan = make_plan()
+
+        assert "widget" not in metadata(plan)
+        assert any("there are no pictures of this pair" in note for note in plan.notes)
+
+    def test_a_link_that_leads_out_of_the_run_is_not_followed(self) -> None:
+        run = make_run()
+        paint(run, "b.png")
+        (run.images / "b.png").rename("outside.png")
+        (run.images / "b.png").symlink_to(Path("outside.png").resolve())
+
+        assert "widget" not in metadata(make_plan())
+
+
+class TestText:
+    HOSTILE = '"\n---\nlicense: mit\n- [x](http://evil) <script> | `$$a$$` :smile: \x1b[31m\ud800'
+
+    def test_a_prompt_can_be_no_markup_and_no_metadata(self) -> None:
+        run = make_run()
+        compare(run, make_row(prompt=self.HOSTILE.replace("\ud800", "")))
+
+        plan = make_plan()
+
+        assert metadata(plan)["license"] == "other"
+        assert plan.card_text.count("\n---\n") == 1
+        table = next(line for line in body(plan).splitlines() if "evil" in line)
+        assert table.count("|") == 7
+        assert not set("<>`$*\\\x1b") & set(table)
+        assert "](http" not in table
+
+    def test_nor_can_the_manifest_of_a_stranger(self) -> None:
+        run = make_run()
+        document = json.loads(run.manifest.read_text())
+        document["schedule"]["name"] = document["glance"] = "<b>|x"
+        document["settings"]["overrides"] = {"tracker`": "/home/anna/x"}
+        document["versions"] = {"<torch>": "2"}
+        run.manifest.write_text(json.dumps(document))
+
+        text = body(make_plan())
+
+        assert "<b>" not in text
+        assert "<torch>" not in text
+        assert "/home/anna" not in text
+
+    def test_settings_and_schedule_are_the_runs(self) -> None:
+        make_run(steps=37, seed=11)
+
+        text = body(make_plan())
+
+        assert "| steps a phase | 37 |" in text
+        assert "| seed | 11 |" in text
+        assert "| slow | 979.1915 | 0.9791915 |" in text
+        assert "| fast | 20 | 0.02 |" in text
+
+    def test_the_usage_names_both_files_of_the_repository(self) -> None:
+        make_run()
+
+        text = body(make_plan(extra={"generate.py": b"", "comfyui/workflow.json": b"{}"}))
+
+        assert "--slow-lora anna/cat:slow.safetensors" in text
+        assert "--fast-lora anna/cat:fast.safetensors" in text
+        assert "hf download anna/cat --local-dir pair && cd pair\npython generate.py" in text
+        assert "put the LoRAs of `comfyui/` into `models/loras` and open" in text
+
+    def test_every_flag_that_it_names_exists(self) -> None:
+        make_run(model="Qwen/Qwen-Image-Edit-2509", family="qwen_image_edit_2509")
+        flags = re.findall(r"--[a-z-]+", body(make_plan()).split("```")[1])
+
+        reference = (Path(__file__).parents[3] / "docs/cli.md").read_text()
+
+        assert len(flags) == 6
+        assert [flag for flag in flags if f"{flag} " not in reference] == []
+
+    def test_of_an_imported_pair_only_what_is_known_is_said(self) -> None:
+        run = make_run()
+        digests = dict.fromkeys(Phase, "0" * 64)
+        unknown = ("steps", "learning_rate", "seed", "device")
+        record = ImportRecord(sources=digests, sha256=digests, folded=digests, unknown=unknown)
+        manifest = load_manifest(run)
+        manifest.model_copy(update={"imported": record, "sample": None}).save(run)
+        compare(run, make_row(prompt=CAPTION))
+
+        plan = make_plan()
+
+        assert "has not trained them" in body(plan)
+        assert "| rank | 2 |" in body(plan)
+        hidden = ("| steps a phase", "| seed | 1", "| alpha", "| device", "| learning rate")
+        assert [text for text in hidden if text in body(plan)] == []
+        assert "The sample" not in body(plan)
+        assert metadata(plan)["widget"][0]["text"] == CAPTION
+
+    def test_what_is_not_sent_is_not_explained(self) -> None:
+        make_run()
+
+        text = body(make_plan())
+
+        assert "generate.py" not in text
+        assert "ComfyUI" not in text
+
+
+class TestPlan:
+    def test_it_lists_every_file_with_size_and_hash(self) -> None:
+        run = make_run()
+
+        document = make_plan(extra={"schedule.json": b"{}"}).to_json()
+
+        files = {file["path"]: file for file in document["files"]}
+        assert list(files) == [
+            "README.md",
+            "fast.safetensors",
+            "schedule.json",
+            "slow.safetensors",
+        ]
+        open_source(run.path).copy_lora(Phase.SLOW, Path("copied"))
+        assert files["slow.safetensors"]["sha256"] == hash_file(Path("copied"))
+        assert files["slow.safetensors"]["bytes"] == Path("copied").stat().st_size
+        assert files["schedule.json"]["bytes"] == 2
+        assert document["private"] is True
+
+    def test_the_card_and_the_loras_are_not_those_of_anybody_else(self) -> None:
+        make_run()
+
+        sent = contents(make_plan(extra={"README.md": b"no", "slow.safetensors": b"no"}))
+
+        assert len(sent["slow.safetensors"]) > 100
+        assert sent["README.md"].startswith(b"---\n")
+
+    def test_a_run_that_was_moved_gives_the_same_bytes(self) -> None:
+        run = make_run()
+        compare(run, make_row())
+        before = contents(make_plan(sample_licence="cc0-1.0"))
+        shutil.copytree(RUN, "elsewhere/x")
+        shutil.rmtree(RUN)
+
+        assert contents(make_plan(Path("elsewhere/x"), sample_licence="cc0-1.0")) == before
+
+    def test_it_touches_no_disk(self) -> None:
+        make_run()
+        before = sorted(Path().rglob("*"))
+
+        make_plan()
+
+        assert sorted(Path().rglob("*")) == before
+
+    @pytest.mark.parametrize("repo", ["", "a/b/c", "a b", "-x", "x.git", "../x"])
+    def test_a_name_that_the_hub_cannot_have_is_refused(self, repo: str) -> None:
+        make_run()
+
+        with pytest.raises(InputError, match="--repo"):
+            make_plan(repo=repo)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[RepoHub]:
+    """A Hub that huggingface_hub talks to; it read its environment long ago, in another test."""
+    from huggingface_hub import constants
+
+    hub = RepoHub()
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    yield hub
+    hub.close()
+
+
+def ignore(_: Event) -> None:
+    pass
+
+
+class TestSending:
+    def test_everything_arrives_in_one_commit_in_a_private_repository(self, hub: RepoHub) -> None:
+        run = make_run()
+        compare(run, make_row())
+        plan = make_plan(extra={"schedule.json": b"{}"})
+
+        result = send_hub(plan, ignore)
+
+        there = hub.repos["anna/cat"]
+        assert {n: c for n, c in there.files.items() if n != ".gitattributes"} == contents(plan)
+        assert len(there.commits) == 1
+        assert there.private
+        assert result.to_json()["url"] == f"{hub.url}/anna/cat"
+        assert (result.commit, result.public) == (there.sha, False)
+
+    def test_a_name_alone_goes_to_the_tokens_owner(self, hub: RepoHub) -> None:
+        make_run()
+        plan = make_plan(repo="cat")
+
+        result = send_hub(plan, ignore)
+
+        assert "OWNER/cat:slow" in plan.card_text
+        assert result.repo == "anna/cat"
+        assert b"anna/cat:slow" in hub.repos["anna/cat"].files["README.md"]
+        assert b"OWNER" not in hub.repos["anna/cat"].files["README.md"]
+
+    def test_public_is_what_is_whole(self, hub: RepoHub) -> None:
+        make_run()
+
+        send_hub(make_plan(public=True), ignore)
+
+        assert not hub.repos["anna/cat"].private
+        settings, commit = (
+            next(n for n, line in enumerate(hub.requests) if what in line)
+            for what in ("/settings", "/commit/")
+        )
+        assert commit < settings
+
+    def test_what_fails_leaves_nothing_but_an_empty_repository(self, hub: RepoHub) -> None:
+        make_run()
+        hub.fails = {"/commit/": 403}
+
+        with pytest.raises(SetupError, match="no right to write to anna/cat"):
+            send_hub(make_plan(public=True), ignore)
+
+        assert set(hub.repos["anna/cat"].files) == {".gitattributes"}
+        assert hub.repos["anna/cat"].private
+
+    def test_and_the_same_command_goes_on_from_there(self, hub: RepoHub) -> None:
+        make_run()
+        hub.repos["anna/cat"] = Repo(private=True)
+
+        send_hub(make_plan(), ignore)
+
+        assert "slow.safetensors" in hub.repos["anna/cat"].files
+
+    def test_an_export_that_is_there_is_not_overwritten(self, hub: RepoHub) -> None:
+        make_run()
+        send_hub(make_plan(), ignore)
+
+        with pytest.raises(InputError, match="holds files already") as refused:
+            send_hub(make_plan(), ignore)
+
+        assert refused.value.problems[0].hint == "give another --repo; --force would replace them"
+        assert len(hub.repos["anna/cat"].commits) == 1
+
+    def test_by_force_it_is_and_what_it_had_more_goes(self, hub: RepoHub) -> None:
+        run = make_run()
+        compare(run, make_row())
+        send_hub(make_plan(sample_licence="cc0-1.0"), ignore)
+        shutil.rmtree(run.images)
+
+        send_hub(make_plan(force=True), ignore)
+
+        there = hub.repos["anna/cat"]
+        assert set(there.files) == {
+            ".gitattributes",
+            "README.md",
+            "fast.safetensors",
+            "slow.safetensors",
+        }
+        assert len(there.commits) == 2
+
+    def test_not_even_force_touches_something_else(self, hub: RepoHub) -> None:
+        make_run()
+        hub.repos["anna/cat"] = Repo(private=True, files={"model.safetensors": b"mine"})
+
+        with pytest.raises(InputError, match=r"would not write: model\.safetensors"):
+            send_hub(make_plan(force=True), ignore)
+
+        assert hub.repos["anna/cat"].commits == []
+
+    def test_what_is_public_already_is_not_filled_unasked(self, hub: RepoHub) -> None:
+        make_run()
+        hub.repos["anna/cat"] = Repo(private=False)
+
+        with pytest.raises(InputError, match="anna/cat is public"):
+            send_hub(make_plan(), ignore)
+
+        assert hub.repos["anna/cat"].commits == []
+
+    @pytest.mark.parametrize(
+        ("fails", "message"),
+        [
+            ({"whoami": 401}, "the Hub does not know the token"),
+            ({"repos/create": 403}, "no right to write to anna/cat"),
+            ({"whoami": 429}, "fewer requests"),
+            ({"/commit/": 412}, "changed in the meantime"),
+            ({"validate-yaml": 400}, "the Hub did not take anna/cat"),
+        ],
+        ids=["unknown", "forbidden", "too often", "changed", "card"],
+    )
+    def test_every_refusal_of_the_hub_is_explained(
+        self, hub: RepoHub, fails: dict[str, int], message: str
+    ) -> None:
+        make_run()
+        hub.fails = fails
+
+        with pytest.raises(SetupError, match=message) as refused:
+            send_hub(make_plan(), ignore)
+
+        assert refused.value.exit_code == 3
+        assert TOKEN not in str(refused.value)
+
+    def test_what_the_hub_thinks_of_the_card_is_told(self, hub: RepoHub) -> None:
+        make_run()
+        hub.warns = ["no such tag"]
+        events: list[Event] = []
+
+        send_hub(make_plan(), events.append)
+
+        assert "no such tag" in next(e.message for e in events if isinstance(e, Warned))
+
+    def test_no_token(self, hub: RepoHub, monkeypatch: pytest.MonkeyPatch) -> None:
+        make_run()
+        monkeypatch.delenv("HF_TOKEN")
+
+        with pytest.raises(SetupError, match="there is no token of the Hub"):
+            send_hub(make_plan(), ignore)
+
+        assert hub.requests == []
+
+    def test_nobody_answers(self, hub: RepoHub) -> None:
+        make_run()
+        hub.close()
+
+        with pytest.raises(SetupError, match="the Hub does not answer"):
+            send_hub(make_plan(), ignore)
+
+    def test_offline_nothing_is_tried(self) -> None:
+        make_run()
+
+        with pytest.raises(SetupError, match="HF_HUB_OFFLINE forbids sending"):
+            send_hub(make_plan(), ignore)
+
+    def test_nothing_is_written_to_the_terminal(
+        self, hub: RepoHub, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        make_run()
+
+        send_hub(make_plan(), ignore)
+
+        assert capfd.readouterr() == ("", "")
+
+
+def _write(content: bytes) -> Path:
+    path = Path("picture")
+    path.write_bytes(content)
+    return path

@@ -1,0 +1,322 @@
+"""Anybody's LoRA file: every spelling of a pair is understood, every reason to refuse is named."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from glance.core.errors import LoraError
+from glance.core.phase import Phase
+from glance.models.lora.examine import examine_lora
+from glance.models.lora.file import hash_file
+from glance.models.lora.pairs import adapter_config, read_scaling, sort_keys
+
+LAYER = "transformer_blocks.0.attn.to_q"
+KOHYA = LAYER.replace(".", "_")
+
+type Tensors = dict[str, np.ndarray[Any, Any]]
+
+
+def pair(stem: str, *, rank: int = 4, down: str = "lora_A", up: str = "lora_B") -> Tensors:
+    random = np.random.default_rng(0)
+    return {
+        f"{stem}.{down}.weight": random.normal(size=(rank, 6)).astype(np.float32),
+        f"{stem}.{up}.weight": random.normal(size=(5, rank)).astype(np.float32),
+    }
+
+
+def kohya(stem: str, *, rank: int = 4) -> Tensors:
+    return pair(stem, rank=rank, down="lora_down", up="lora_up")
+
+
+def write(tensors: Tensors, metadata: dict[str, str] | None = None) -> Path:
+    path = Path("x.safetensors")
+    save_file(tensors, path, metadata)
+    return path
+
+
+def problems(tensors: Tensors, metadata: dict[str, str] | None = None) -> list[str]:
+    with pytest.raises(LoraError) as caught:
+        examine_lora(write(tensors, metadata))
+    assert all(item.message.startswith("x.safetensors: ") for item in caught.value.problems)
+    return [item.message.removeprefix("x.safetensors: ") for item in caught.value.problems]
+
+
+# --- what is understood --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        pair(LAYER),
+        pair(f"transformer.{LAYER}"),
+        pair(f"diffusion_model.{LAYER}"),
+        pair(f"model.diffusion_model.{LAYER}"),
+        pair(f"base_model.model.{LAYER}", down="lora_A.default", up="lora_B.default"),
+        pair(f"base_model.model.transformer.{LAYER}"),
+        pair(f"base_model.model.diffusion_model.{LAYER}"),
+        pair(f"transformer.{LAYER}", down="lora.down", up="lora.up"),
+        kohya(f"transformer.{LAYER}"),
+    ],
+    ids=lambda tensors: next(iter(tensors)),
+)
+def test_every_spelling_is_the_same_layer(tensors: Tensors) -> None:
+    keys = sort_keys(tensors)
+
+    assert [pair.layer for pair in keys.pairs] == [LAYER]
+    assert [keys.pairs[0].down, keys.pairs[0].up] == list(tensors)
+    assert examine_lora(write(tensors)).modules == 1
+
+
+@pytest.mark.parametrize("prefix", ["lora_unet_", "lora_transformer_"])
+def test_kohyas_names_keep_their_underscores(prefix: str) -> None:
+    keys = sort_keys([*kohya(prefix + KOHYA), f"{prefix}{KOHYA}.alpha"])
+
+    assert keys.problems == ()
+    assert keys.pairs[0].layer == KOHYA
+    assert keys.pairs[0].alpha == f"{prefix}{KOHYA}.alpha"
+
+
+def test_facts_of_a_foreign_file() -> None:
+    path = write(pair("transformer.a", rank=2) | pair("transformer.b", rank=8))
+
+    facts = examine_lora(path)
+
+    assert (facts.path, facts.sha256) == (path, hash_file(path))
+    assert (facts.rank, facts.modules) == (8, 2)
+    assert (facts.phase, facts.family, facts.timesteps) == (None, None, None)
+
+
+def test_facts_that_glance_wrote_itself() -> None:
+    header = {
+        "glance.phase": "fast",
+        "glance.family": "flux",
+        "glance.timesteps": "[886.7, 562.95]",
+        "glance.folded_scale": "4.0",
+    }
+
+    facts = examine_lora(write(pair("transformer.a"), header))
+
+    assert (facts.phase, facts.family) == (Phase.FAST, "flux")
+    assert (facts.timesteps, facts.scale_is_known) == ((886.7, 562.95), True)
+
+
+@pytest.mark.parametrize(
+    ("more", "metadata", "known"),
+    [
+        ({}, {}, False),
+        ({}, {"ss_network_alpha": "8"}, True),
+        ({}, {"lora_adapter_metadata": '{"transformer.r": 4}'}, False),
+        ({}, {"lora_adapter_metadata": '{"transformer.lora_alpha": 8}'}, True),
+        ({"a.alpha": np.float32(8)}, {}, True),
+        ({"a.alpha": np.array([8], dtype=np.int64)}, {"ss_network_alpha": "8"}, True),
+    ],
+    ids=["nothing", "kohya's header", "no alpha", "diffusers", "tensor", "integer"],
+)
+def test_scale_is_known_by_what_others_read_too(
+    more: Tensors, metadata: dict[str, str], known: bool
+) -> None:
+    tensors = pair("a") | {key: np.asarray(value) for key, value in more.items()}
+
+    assert examine_lora(write(tensors, metadata)).scale_is_known is known
+
+
+# --- scale ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "factor"),
+    [
+        ({}, 2.0),
+        ({"use_rslora": True}, 4.0),
+        ({"alpha_pattern": {"to_q": 2}}, 0.5),
+        ({"alpha_pattern": {"o_q": 2}}, 2.0),
+        ({"alpha_pattern": {r"^blocks\.\d+\.to_q": 1}}, 0.25),
+        ({"alpha_pattern": {"^to_q": 1}}, 2.0),
+    ],
+    ids=["plain", "rsLoRA", "suffix", "part of a name", "regular expression", "from the start"],
+)
+def test_factor_is_pefts(more: dict[str, Any], factor: float) -> None:
+    config = {f"transformer.{key}": value for key, value in {"lora_alpha": 8, **more}.items()}
+
+    scaling = read_scaling({"lora_adapter_metadata": json.dumps(config)})
+
+    assert scaling is not None
+    assert scaling.factor("blocks.0.to_q", 4) == factor
+
+
+def test_config_has_a_pattern_for_every_rarer_rank() -> None:
+    config = adapter_config({"b": 4, "a": 4, "c.0": 8, "d": 8, "e": 2})
+
+    assert config["transformer.target_modules"] == ["a", "b", "c.0", "d", "e"]
+    assert (config["transformer.r"], config["transformer.lora_alpha"]) == (4, 4)
+    assert config["transformer.rank_pattern"] == {"^(?:e)": 2, r"^(?:c\.0|d)": 8}
+    assert config["transformer.alpha_pattern"] == config["transformer.rank_pattern"]
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".bin"])
+def test_pickle_is_not_opened(suffix: str) -> None:
+    path = Path("x").with_suffix(suffix)
+    path.write_bytes(pickle.dumps(0))
+
+    with pytest.raises(LoraError, match="may run code when it is opened") as caught:
+        examine_lora(path)
+
+    assert "safetensors" in (caught.value.problems[0].hint or "")
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.pt"])
+def test_missing_file_is_named(name: str) -> None:
+    with pytest.raises(LoraError, match=rf"^LoRA not found: {name}$"):
+        examine_lora(Path(name))
+
+
+@pytest.mark.parametrize("kept", [0, 20, -1])
+def test_truncated_file_is_refused(kept: int) -> None:
+    path = write(pair("a"))
+    path.write_bytes(path.read_bytes()[:kept])
+
+    with pytest.raises(LoraError, match="not a whole safetensors file"):
+        examine_lora(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("lora_unet_a.hada_w1_a", "LoHa"),
+        ("a.lokr_w1", "LoKr"),
+        ("a.oft_blocks", "OFT"),
+        ("a.boft_R", "OFT"),
+        ("a.dora_scale", "DoRA"),
+        ("a.lora_magnitude_vector.weight", "DoRA"),
+        ("a.diff", "differences of whole weights"),
+        ("a.diff_b", "differences of whole weights"),
+    ],
+)
+def test_other_adapters_are_called_by_their_names(key: str, kind: str) -> None:
+    assert problems({key: np.ones(1), "lora_unet_a.alpha": np.ones(1)}) == [
+        f"1 of its keys are {kind}, first {key}: glance loads only LoRA pairs"
+    ]
+
+
+@pytest.mark.parametrize(
+    "stem", ["lora_te_x", "lora_te1_x", "text_encoder.x", "text_encoder_2.x", "text_encoders.x"]
+)
+def test_text_encoder_is_refused(stem: str) -> None:
+    assert problems(pair("transformer.a") | pair(stem)) == [
+        f"2 of its keys are a text encoder's, first {stem}.lora_A.weight: "
+        "glance loads only the transformer's"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({}, "it holds no LoRA pair"),
+        ({"a.alpha": np.ones(1)}, "no pair belongs to a.alpha"),
+        (
+            {"proj.weight": np.ones(1), "a.lora_B.bias": np.ones(1)},
+            "2 of its keys are no half of a LoRA pair: a.lora_B.bias, proj.weight",
+        ),
+        (
+            {"a.lora_A.weight": pair("a")["a.lora_A.weight"]},
+            "no lora_B (up) belongs to a.lora_A.weight",
+        ),
+        (
+            {"a.lora_up.weight": kohya("a")["a.lora_up.weight"]},
+            "no lora_A (down) belongs to a.lora_up.weight",
+        ),
+        (
+            {"a.lora_A.weight": np.ones((4, 6)), "a.lora_B.weight": np.ones((5, 2))},
+            "a.lora_A.weight has rank 4, a.lora_B.weight has rank 2",
+        ),
+        (
+            {"a.lora_A.weight": np.ones((0, 6)), "a.lora_B.weight": np.ones((5, 0))},
+            "a.lora_A.weight has rank 0, a.lora_B.weight has rank 0",
+        ),
+        (
+            {"a.lora_A.weight": np.ones((4, 6, 1, 1)), "a.lora_B.weight": np.ones((5, 4, 1, 1))},
+            "a has shapes (4, 6, 1, 1) and (5, 4, 1, 1), not of two dimensions each",
+        ),
+        (
+            {key: value.astype(np.int8) for key, value in pair("a").items()},
+            "glance reads F64, F32, F16, BF16, not a.lora_A.weight (I8), a.lora_B.weight (I8)",
+        ),
+        (
+            pair("a") | {"a.lora_B.weight": np.zeros((5, 4))},
+            "every lora_B (up) is zero: it changes nothing",
+        ),
+        (pair("transformer.a") | kohya("lora_unet_a"), "it has more than one pair for a"),
+    ],
+    ids=["empty", "alpha", "unknown", "no B", "no A", "ranks", "rank 0", "convolution", "integers",
+         "zero", "twice"],
+)  # fmt: skip
+def test_what_is_no_lora_is_refused(tensors: Tensors, message: str) -> None:
+    assert problems(tensors) == [message]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("key", ["a.lora_A.weight", "a.lora_B.weight", "a.alpha"])
+def test_value_that_is_not_finite_is_named(key: str, value: float) -> None:
+    tensors = pair("a") | {"a.alpha": np.ones(1)}
+    tensors[key].flat[0] = value
+
+    assert problems(tensors) == [f"NaN, infinity or no number is in {key}"]
+
+
+def test_alpha_of_several_numbers_is_refused() -> None:
+    tensors = pair("a") | {"a.alpha": np.ones(2)}
+
+    assert problems(tensors) == ["NaN, infinity or no number is in a.alpha"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"lora_adapter_metadata": "{"}, "its lora_adapter_metadata cannot be read: Expecting"),
+        ({"lora_adapter_metadata": "[]"}, "its lora_adapter_metadata cannot be read: "),
+        ({"lora_adapter_metadata": '{"lora_alpha": "x"}'}, "its lora_adapter_metadata cannot be"),
+        (
+            {"lora_adapter_metadata": '{"lora_alpha": 1, "alpha_pattern": {"(": 1}}'},
+            "its lora_adapter_metadata cannot be read: ",
+        ),
+        (
+            {"lora_adapter_metadata": '{"transformer.use_dora": true}'},
+            "it is a DoRA: glance loads only LoRA pairs",
+        ),
+        ({"glance.phase": "third"}, "its header says phase third: slow, fast exist"),
+        ({"glance.timesteps": "soon"}, "its header holds no list of timesteps: soon"),
+        ({"glance.timesteps": "5"}, "its header holds no list of timesteps: 5"),
+        ({"glance.guidance": "high"}, "its header holds no guidance: high"),
+        ({"glance.guidance": "nan"}, "its header holds no guidance: nan"),
+    ],
+)
+def test_header_that_cannot_be_understood_is_refused(
+    metadata: dict[str, str], message: str
+) -> None:
+    (found,) = problems(pair("a"), metadata)
+
+    assert found.startswith(message)
+
+
+def test_all_problems_come_at_once() -> None:
+    tensors = pair("a") | {"a.lora_B.weight": np.full((5, 2), np.nan), "b.hada_w1_a": np.ones(1)}
+
+    found = problems(tensors | pair("text_encoder.c"), {"glance.phase": "third"})
+
+    assert [message.split()[-1] for message in found] == ["transformer's", "pairs", "2",
+                                                           "a.lora_B.weight", "exist"]  # fmt: skip
+
+
+def test_long_lists_are_cut_and_counted() -> None:
+    (found,) = problems({f"key{number:02}": np.ones(1) for number in range(25)})
+
+    assert found.startswith("25 of its keys are no half of a LoRA pair: key00, key01")
+    assert found.endswith("key19 and 5 more")

@@ -1,0 +1,330 @@
+"""LoRA files: exact folding, whole headers, and every way in which a file is not a LoRA."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes.pairs import make_origin
+from safetensors import safe_open
+
+from glance.core.errors import LoraError
+from glance.core.phase import Phase
+from glance.models.lora.file import Lora, Tensor, hash_file, read_lora, read_metadata
+from glance.runs.final import finalise_lora, is_final, verify_lora
+from glance.schedule.lists import resolve_schedule
+
+RANK = 4
+MODULE = "transformer.blocks.0.attn.to_q"
+A, B = f"{MODULE}.lora_A.weight", f"{MODULE}.lora_B.weight"
+
+type Tensors = dict[str, Tensor]
+
+
+def tensor(values: Any, dtype: str = "F32") -> Tensor:
+    array = np.asarray(values, dtype=np.float32)
+    match dtype:
+        case "F64":
+            data = array.astype("<f8").tobytes()
+        case "F32":
+            data = array.tobytes()
+        case "F16":
+            data = array.astype("<f2").tobytes()
+        case _:  # as many bytes as the type needs; for BF16 the upper halves
+            data = (array.view(np.uint32) >> 16).astype("<u2").tobytes()
+    return Tensor(dtype, array.shape, data)
+
+
+def pair(module: str = MODULE, *, rank: int = RANK, dtype: str = "F32", seed: int = 0) -> Tensors:
+    random = np.random.default_rng(seed)
+    return {
+        f"{module}.lora_A.weight": tensor(random.normal(size=(rank, 6)), dtype),
+        f"{module}.lora_B.weight": tensor(random.normal(size=(5, rank)), dtype),
+    }
+
+
+def write(path: Path, tensors: Tensors, metadata: dict[str, str] | None = None) -> Path:
+    """Write safetensors by hand: the library's own writer knows no bf16 without torch."""
+    header: dict[str, Any] = {"__metadata__": metadata or {"format": "pt"}}
+    end = 0
+    for key, item in tensors.items():
+        start, end = end, end + len(item.data)
+        shape = list(item.shape)
+        header[key] = {"dtype": item.dtype, "shape": shape, "data_offsets": [start, end]}
+    encoded = json.dumps(header).encode()
+    data = b"".join(item.data for item in tensors.values())
+    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + data)
+    return path
+
+
+def finalise(path: Path, *, rank: int = RANK, alpha: float = 16, phase: Phase = Phase.SLOW) -> None:
+    finalise_lora(path, rank=rank, alpha=alpha, origin=make_origin(phase))
+
+
+def refusal(path: Path) -> str:
+    before = path.read_bytes()
+    with pytest.raises(LoraError) as caught:
+        finalise(path)
+    assert path.read_bytes() == before
+    assert [item.name for item in path.parent.iterdir()] == [path.name]
+    return str(caught.value)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    folder = tmp_path / "lora"
+    folder.mkdir()
+    return folder / "x.safetensors"
+
+
+# --- folding -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
+def test_folding_by_four_is_exact_and_leaves_lora_a(file: Path, dtype: str) -> None:
+    tensors = pair(dtype=dtype)
+    finalise(write(file, tensors), alpha=4 * RANK)
+    final = read_lora(file).tensors
+    assert (final[B].to_float() == 4 * tensors[B].to_float()).all()
+    assert (final[A], final[B].dtype) == (tensors[A], dtype)
+
+
+def test_bf16_times_three_is_rounded_to_the_nearest_even() -> None:
+    bits = np.arange(2**16, dtype=np.uint32)
+    bits = bits[(bits >> 7 & 0xFF) < 0xFD]  # three times it is still a finite number
+    exact = (bits << 16).view(np.float32) * np.float32(3)
+    below = exact.view(np.uint32) & 0xFFFF0000
+    above = below + 0x10000
+    to_below, to_above = (np.abs(end.view(np.float32) - exact) for end in (below, above))
+    is_odd = below >> 16 & 1 == 1
+    expected = np.where((to_above < to_below) | (to_above == to_below) & is_odd, above, below)
+    scaled = Tensor("BF16", bits.shape, bits.astype("<u2").tobytes()).scaled(3.0)
+    assert (scaled.to_float().view(np.uint32) == expected).all()
+
+
+def test_f16_times_three_is_rounded_as_the_exact_product() -> None:
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    values = every[np.abs(every) < 20000]
+    expected = (values.astype(np.float32) * np.float32(3)).astype(np.float16)
+    scaled = Tensor("F16", values.shape, values.tobytes()).scaled(3.0)
+    assert (scaled.to_float() == expected).all()
+
+
+def test_alpha_equal_to_rank_changes_no_value(file: Path) -> None:
+    tensors = pair(dtype="BF16")
+    finalise(write(file, tensors), alpha=RANK)
+    assert read_lora(file).tensors == tensors
+    assert is_final(file)
+
+
+# --- the final file ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("phase", "end_sigma"), [(Phase.SLOW, 886.7053 / 1000), (Phase.FAST, 0.0)])
+def test_header_says_everything_that_sampling_needs(
+    file: Path, phase: Phase, end_sigma: float
+) -> None:
+    tensors = pair() | pair("transformer.blocks.1.ff")
+    finalise(write(file, tensors), phase=phase)
+    metadata = read_metadata(file)
+    adapter = json.loads(metadata.pop("lora_adapter_metadata"))
+    assert adapter == {
+        "transformer.r": 4,
+        "transformer.lora_alpha": 4,
+        "transformer.target_modules": ["blocks.0.attn.to_q", "blocks.1.ff"],
+        "transformer.rank_pattern": {},
+        "transformer.alpha_pattern": {},
+        "transformer.use_dora": False,
+        "transformer.lora_bias": False,
+    }
+    timesteps = resolve_schedule("seed").phase(phase).timesteps
+    sigmas = resolve_schedule("seed").phase(phase).sigmas
+    others = ("modelspec.", "ss_")
+    assert {key: text for key, text in metadata.items() if not key.startswith(others)} == {
+        "format": "pt",
+        "glance.version": "1.2.3",
+        "glance.family": "flux",
+        "glance.pair_id": "0123456789abcdef",
+        "glance.base_model": "black-forest-labs/FLUX.1-dev",
+        "glance.boundary": json.dumps(886.7053 / 1000),
+        "glance.phase": phase,
+        "glance.timesteps": json.dumps(timesteps),
+        "glance.sigmas": json.dumps(sigmas),
+        "glance.end_sigma": json.dumps(end_sigma),
+        "glance.folded_scale": "4.0",
+    }
+
+
+def test_final_file_is_read_by_others(file: Path) -> None:
+    tensors = pair()
+    finalise(write(file, tensors))
+    with safe_open(file, framework="numpy") as opened:
+        assert sorted(opened.keys()) == [A, B]
+        assert (opened.get_tensor(A) == tensors[A].to_float()).all()
+        assert (opened.get_tensor(B) == 4 * tensors[B].to_float()).all()
+
+
+def test_finalising_again_changes_nothing(file: Path) -> None:
+    finalise(write(file, pair()))
+    before = (file.read_bytes(), file.stat().st_mtime_ns)
+    finalise(file)
+    assert (file.read_bytes(), file.stat().st_mtime_ns) == before
+
+
+def test_equal_loras_become_equal_files(file: Path) -> None:
+    tensors = {key: item for n in range(12) for key, item in pair(f"transformer.b.{n}").items()}
+    copies = [file.with_name(f"{number}.safetensors") for number in range(3)]
+    for copy, reverse in zip(copies, (False, True, False), strict=True):
+        own = dict.fromkeys("abcdefgh", "kept")
+        write(copy, dict(sorted(tensors.items(), reverse=reverse)), own)
+        finalise(copy)
+    assert len({hash_file(copy) for copy in copies}) == 1
+
+
+def test_tensors_of_mixed_types_stay_aligned(file: Path) -> None:
+    odd = {"transformer.a.lora_A.weight": tensor(np.ones((1, 3)), "BF16")}
+    odd |= {"transformer.a.lora_B.weight": tensor(np.ones((3, 1)), "F32")}
+    finalise(write(file, odd), rank=1, alpha=4)
+    content = file.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    entries = json.loads(content[8 : 8 + size])
+    assert size % 8 == 0
+    assert entries["transformer.a.lora_A.weight"]["data_offsets"] == [12, 18]
+    assert entries["transformer.a.lora_B.weight"]["data_offsets"] == [0, 12]
+
+
+def test_final_file_knows_its_modules_and_rank(file: Path) -> None:
+    finalise(write(file, pair("transformer.b") | pair("transformer.a")))
+    lora = read_lora(file)
+    assert (lora.modules, lora.rank) == (("a", "b"), RANK)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no LoRA"])
+def test_what_is_no_lora_is_not_final(file: Path, content: bytes | None) -> None:
+    if content is not None:
+        file.write_bytes(content)
+    assert not is_final(file)
+
+
+def test_trainers_own_file_is_not_final(file: Path) -> None:
+    assert not is_final(write(file, pair()))
+
+
+# --- files that are refused ----------------------------------------------------------------------
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(LoraError, match=f"^LoRA not found: {path}$"):
+        finalise(path)
+    with pytest.raises(LoraError, match=f"^LoRA not found: {path}$"):
+        read_metadata(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"a caption, not a LoRA\n" * 9, b"\xff" * 64, b"{}"])
+def test_what_is_no_safetensors_file_is_refused(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    assert refusal(file).startswith(f"{file}: not a whole safetensors file (")
+
+
+@pytest.mark.parametrize("kept", [4, 100, -1])
+def test_truncated_file_is_refused(file: Path, kept: int) -> None:
+    write(file, pair())
+    file.write_bytes(file.read_bytes()[:kept])
+    assert refusal(file).startswith(f"{file}: not a whole safetensors file (")
+
+
+def test_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LoraError, match=r"not a whole safetensors file"):
+        read_lora(tmp_path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("key", [A, B])
+def test_value_that_is_not_finite_is_refused(
+    file: Path, value: float, dtype: str, key: str
+) -> None:
+    tensors = pair(dtype=dtype)
+    array = tensors[key].to_float().astype(np.float32)
+    array[1, 2] = value
+    write(file, {**tensors, key: tensor(array, dtype)})
+    assert refusal(file) == f"x.safetensors: {key} holds NaN or infinity"
+
+
+def test_remedy_for_nan_is_a_smaller_learning_rate(file: Path) -> None:
+    write(file, {**pair(), B: tensor(np.full((5, RANK), np.nan))})
+    with pytest.raises(LoraError) as caught:
+        finalise(file)
+    assert caught.value.problems[0].hint == "train in another --run with a smaller --learning-rate"
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_lora_that_learnt_nothing_is_refused(file: Path, dtype: str) -> None:
+    write(file, {**pair(dtype=dtype), B: tensor(np.full((5, RANK), -0.0), dtype)})
+    assert refusal(file) == "x.safetensors: every lora_B is zero: nothing was learnt"
+
+
+def test_one_lora_b_that_moved_is_enough(file: Path) -> None:
+    write(file, {**pair(), B: tensor(np.zeros((5, RANK))), **pair("transformer.other")})
+    finalise(file)
+    assert is_final(file)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({}, "it holds no tensors"),
+        ({A: pair()[A]}, f"{MODULE} lacks its lora_A or lora_B"),
+        ({B: pair()[B]}, f"{MODULE} lacks its lora_A or lora_B"),
+        (
+            pair() | pair("text_encoder.b") | pair("unet.a"),
+            "4 of its keys are no LoRA pair of the transformer, first text_encoder.b.lora_A.weight",
+        ),
+        (
+            {**pair(), f"{MODULE}.alpha": tensor([[4.0]])},
+            f"1 of its keys are no LoRA pair of the transformer, first {MODULE}.alpha",
+        ),
+        (
+            pair(rank=8),
+            f"{A} has rank 8, not 4; x.safetensors: {B} has rank 8, not 4",
+        ),
+        ({**pair(), A: tensor(np.ones((4, 6, 1)))}, f"{A} has shape (4, 6, 1), not two dimensions"),
+        ({**pair(), A: tensor(np.ones((4, 6)), "I16")}, f"{A} is I16, not floating point"),
+    ],
+    ids=["empty", "no B", "no A", "other models", "alpha", "rank", "convolution", "integers"],
+)
+def test_what_is_no_lora_of_the_transformer_is_refused(
+    file: Path, tensors: Tensors, message: str
+) -> None:
+    assert refusal(write(file, tensors)) == f"x.safetensors: {message}"
+
+
+def test_any_rank_is_accepted_when_none_is_asked_for() -> None:
+    verify_lora(Lora(pair(rank=8), {}), path=Path("x.safetensors"))
+    with pytest.raises(LoraError, match="has rank 8, not 4"):
+        verify_lora(Lora(pair(rank=8), {}), path=Path("x.safetensors"), rank=4)
+
+
+def test_failing_switch_leaves_the_trainers_file(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = write(file, pair()).read_bytes()
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="No space left"):
+        finalise(file)
+    assert file.read_bytes() == before
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_hash_is_of_the_whole_file(file: Path) -> None:
+    write(file, pair())
+    copy = Path(shutil.copy(file, file.with_name("copy")))
+    assert hash_file(file) == hash_file(copy)
+    copy.write_bytes(copy.read_bytes() + b"\0")
+    assert hash_file(file) != hash_file(copy)

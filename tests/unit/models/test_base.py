@@ -1,0 +1,314 @@
+"""Where a base model is: on the Hub, in a folder, or not where it was."""
+
+import json
+import shutil
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glance.core.errors import ModelNotFound, SettingsError
+from glance.models.base import (
+    check_folder,
+    detect_family,
+    fingerprint,
+    hub_models,
+    is_small_model,
+    locate_base,
+    locate_model,
+    recorded_model,
+    resolve_family,
+)
+from glance.models.families import FAMILIES, Family, find_family
+
+FLUX = find_family("flux")
+PARTS = ("scheduler", "transformer", "vae")
+HINT = "give --model a folder that holds model_index.json, or a Hub id such as " + (
+    FLUX.default_model
+)
+
+
+def make_model(folder: Path, **index: Any) -> Path:
+    parts = {name: ["diffusers", name.title()] for name in PARTS}
+    optional = {"image_encoder": [None, None], "force_zeros": True, "odd": [], "layers": [2, 5]}
+    folder.mkdir(parents=True)
+    content = {"_class_name": "FluxPipeline", **parts, **optional, **index}
+    (folder / "model_index.json").write_text(json.dumps(content))
+    for name in PARTS:
+        (folder / name).mkdir()
+    return folder
+
+
+def locate(model: str, run: Path = Path("runs/cat")) -> str:
+    return locate_model(model, family=FLUX, run=run)
+
+
+# --- what the user gives -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["black-forest-labs/FLUX.1-dev", "me/my_model-2.0"])
+def test_hub_id_is_recorded_as_it_is(model: str) -> None:
+    assert locate(model) == model
+
+
+@pytest.mark.parametrize("given", ["model", "./model", "../work/model"])
+def test_folder_is_recorded_relative_to_the_run(given: str) -> None:
+    make_model(Path("model"))
+    assert locate(given) == "../../model"
+
+
+def test_folder_within_the_run_is_recorded_without_leaving_it() -> None:
+    make_model(Path("runs/cat/model"))
+    assert locate("runs/cat/model") == "model"
+
+
+def test_folder_in_the_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make_model(tmp_path / "flux")
+    assert locate("~/flux", Path("run")) == "../../flux"
+
+
+def test_folder_goes_before_a_hub_id_of_the_same_name() -> None:
+    make_model(Path("me/mine"))
+    found = locate("me/mine")
+    assert recorded_model(found, family=FLUX, run=Path("runs/cat")) == str(
+        Path("me/mine").resolve()
+    )
+
+
+@pytest.mark.parametrize("model", ["./flux", "/no/flux", "~/flux", "a/b/c", "..\\flux"])
+def test_missing_folder_is_not_taken_for_a_hub_id(model: str) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        locate(model)
+    [problem] = caught.value.problems
+    assert (problem.message, problem.hint) == (f"model {model}: not found", HINT)
+
+
+def test_an_address_of_the_hub_is_told_by_its_name() -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        locate("https://huggingface.co/me/flux/tree/main")
+    assert caught.value.problems[0].hint == "of the Hub: --model me/flux"
+
+
+def test_the_one_file_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "flux1-dev.safetensors").touch()
+    with pytest.raises(ModelNotFound) as caught:
+        check_folder(tmp_path, FLUX)
+    hint = f"of a single file: --model {tmp_path / 'flux1-dev.safetensors'}"
+    assert caught.value.problems[0].hint == hint
+
+
+@pytest.mark.parametrize("model", ["flux.safetensors", "me/flux.safetensors"])
+def test_single_file_is_refused(model: str) -> None:
+    Path("me").mkdir()
+    Path(model).touch()
+    with pytest.raises(ModelNotFound, match=f"^model {model}: is a file, not a folder in"):
+        locate(model)
+
+
+@pytest.mark.parametrize("model", ["flux", "flux dev", "me/", "-me/x", "a\0b"])
+def test_what_is_neither_folder_nor_hub_id_is_refused(model: str) -> None:
+    with pytest.raises(ModelNotFound, match="is neither a folder nor a Hub id") as caught:
+        locate(model)
+    assert caught.value.problems[0].hint == f"a Hub id looks like {FLUX.default_model}"
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("~nobody-here/flux", "Could not determine home directory."),
+        ("x" * 300, "File name too long"),
+    ],
+)
+def test_path_that_the_system_refuses_is_refused_with_its_reason(model: str, reason: str) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        locate(model)
+    assert caught.value.problems[0].message == f"model {model}: {reason}"
+
+
+# --- what is in the folder -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["", " "])
+def test_an_empty_name_is_neither_the_default_nor_the_folder_that_one_is_in(model: str) -> None:
+    with pytest.raises(SettingsError, match="the model's name is empty"):
+        locate_base(model, None, family=FLUX, run=Path("runs/fox"))
+
+
+def test_whole_model_is_accepted(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "flux")
+    check_folder(folder, FLUX)
+    (folder / "vae").rmdir()
+    with pytest.raises(ModelNotFound, match=f"^model {folder} lacks vae$"):
+        check_folder(folder, FLUX)
+
+
+def test_all_missing_parts_are_named(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "flux", text_encoder=["transformers", "CLIPTextModel"])
+    (folder / "transformer").rmdir()
+    with pytest.raises(ModelNotFound, match=r"lacks transformer, text_encoder$"):
+        check_folder(folder, FLUX)
+
+
+def test_model_of_another_family_is_refused(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "sd", _class_name="StableDiffusionPipeline")
+    with pytest.raises(SettingsError, match=r"is a StableDiffusionPipeline, FLUX\.1 needs a Flux"):
+        check_folder(folder, FLUX)
+
+
+@pytest.mark.parametrize("index", [None, b"", b"\xff", b"{}", b"[]", b'"flux"', b"[" * 10_000])
+def test_folder_without_readable_index_is_refused(tmp_path: Path, index: bytes | None) -> None:
+    if index is not None:
+        (tmp_path / "model_index.json").write_bytes(index)
+    with pytest.raises(ModelNotFound, match=r"there is no readable model_index\.json in it$"):
+        check_folder(tmp_path, FLUX)
+
+
+# --- what a run recorded -------------------------------------------------------------------------
+
+
+def test_recorded_folder_is_found_again_from_the_run(tmp_path: Path) -> None:
+    make_model(tmp_path / "flux")
+    run = tmp_path / "moved" / "cat"
+    run.mkdir(parents=True)
+    assert recorded_model("../../flux", family=FLUX, run=run) == str(tmp_path / "flux")
+    assert hub_models("../../flux", family=FLUX, run=run) == ()
+
+
+def test_recorded_folder_is_found_again_through_a_link(tmp_path: Path) -> None:
+    make_model(Path("flux"))
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    Path("runs").symlink_to(tmp_path / "disk" / "deep")
+    run = Path("runs/cat")
+    recorded = locate("flux", run)
+    run.mkdir()
+    assert Path(recorded_model(recorded, family=FLUX, run=run)).samefile("flux")
+
+
+def test_recorded_hub_id_stays_one(tmp_path: Path) -> None:
+    assert recorded_model(FLUX.default_model, family=FLUX, run=tmp_path) == FLUX.default_model
+    assert hub_models(FLUX.default_model, family=FLUX, run=tmp_path) == (FLUX.default_model,)
+
+
+def test_what_a_family_borrows_comes_from_the_hub_too(tmp_path: Path) -> None:
+    hidream, auraflow = find_family("hidream"), find_family("auraflow")
+    assert hidream.borrowed is not None
+    make_model(tmp_path / "hidream")
+    assert hub_models("hidream", family=hidream, run=tmp_path) == (hidream.borrowed.model,)
+    assert hub_models(auraflow.default_model, family=auraflow, run=tmp_path) == (
+        auraflow.default_model,
+    ), "its text encoder's own model, once"
+
+
+def test_recorded_folder_that_is_gone_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match=r"^the run's base model is not at") as caught:
+        recorded_model("../../flux", family=FLUX, run=tmp_path)
+    assert "--model" in (caught.value.problems[0].hint or "")
+
+
+def test_a_fingerprint_moves_with_the_folder_and_changes_with_it(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model")
+    before = fingerprint("model", run=tmp_path)
+    moved = model.rename(model.with_name("moved"))
+    assert fingerprint(moved.name, run=moved.parent) == before
+
+    (moved / "model_index.json").write_text("{}")
+
+    assert fingerprint(moved.name, run=moved.parent) != before
+
+
+class TestDetection:
+    def test_a_folder_says_its_own(self, tmp_path: Path) -> None:
+        for name, pipeline in (("sd3", "StableDiffusion3Pipeline"), ("flux", "FluxPipeline")):
+            folder = tmp_path / name
+            folder.mkdir()
+            (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+
+            assert detect_family(str(folder)) is find_family(name)
+
+    def test_a_cached_hub_model_says_its_own(self) -> None:
+        assert detect_family("acme/tiny") is FLUX  # in the tests' own cache
+
+    @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+    def test_the_default_models_are_known_without_looking(self, family: Family) -> None:
+        assert detect_family(family.default_model) is family
+
+    @pytest.mark.parametrize(
+        ("transformer", "name"),
+        [
+            ({"zero_cond_t": True}, "qwen_image_edit_2511"),
+            ({"zero_cond_t": False}, "qwen_image_edit_2509"),
+            ({"num_layers": 60}, "qwen_image_edit_2509"),
+        ],
+    )
+    def test_families_of_one_pipeline_are_told_by_the_transformer(
+        self, transformer: dict[str, Any], name: str, tmp_path: Path
+    ) -> None:
+        folder = make_model(tmp_path / "edit", _class_name="QwenImageEditPlusPipeline")
+        (folder / "transformer/config.json").write_text(json.dumps(transformer))
+
+        assert detect_family(str(folder)) is find_family(name)
+        check_folder(folder, find_family(name))
+        (other,) = {"qwen_image_edit_2509", "qwen_image_edit_2511"} - {name}
+        with pytest.raises(SettingsError) as caught:
+            check_folder(folder, find_family(other))
+        (problem,) = caught.value.problems
+        titles = find_family(name).title, find_family(other).title
+        assert problem.message == f"model {folder} is {titles[0]}, not {titles[1]}"
+        assert problem.hint == f"leave out --family, or say --family {name}"
+
+    @pytest.mark.parametrize("config", [None, "[]", '{"zero_cond_t": 7}'])
+    def test_without_its_config_the_word_of_the_user_is_taken(
+        self, config: str | None, tmp_path: Path
+    ) -> None:
+        folder = make_model(tmp_path / "edit", _class_name="QwenImageEditPlusPipeline")
+        if config is not None:
+            (folder / "transformer/config.json").write_text(config)
+
+        assert detect_family(str(folder)) is None
+        check_folder(folder, find_family("qwen_image_edit_2509"))
+        check_folder(folder, find_family("qwen_image_edit_2511"))
+
+    def test_nobody_can_say_offline(self) -> None:
+        assert detect_family("acme/unseen") is None
+
+    @pytest.mark.parametrize(
+        ("pipeline", "words"),
+        [
+            ("StableDiffusionXLPipeline", "SDXL .* is no flow model: it predicts noise"),
+            ("StableDiffusionPipeline", "Stable Diffusion 1.5 and 2 .* is no flow model"),
+            ("WanPipeline", "family .WanPipeline. is not supported"),
+        ],
+    )
+    def test_what_cannot_work_is_refused_with_the_reason(
+        self, pipeline: str, words: str, tmp_path: Path
+    ) -> None:
+        (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+
+        with pytest.raises(SettingsError, match=words):
+            detect_family(str(tmp_path))
+
+    @pytest.mark.parametrize("text", ["", "[]", '{"_class_name": 3}', "\x00"])
+    def test_a_broken_index_is_no_answer(self, text: str, tmp_path: Path) -> None:
+        (tmp_path / "model_index.json").write_text(text)
+
+        assert detect_family(str(tmp_path)) is None
+        assert resolve_family(None, str(tmp_path)).name == "flux"
+
+    def test_a_name_goes_before_the_model(self, tmp_path: Path) -> None:
+        assert resolve_family("sd3", "acme/tiny").name == "sd3"
+        assert resolve_family(None, "acme/tiny").name == "flux"
+        assert resolve_family(None, None).name == "flux"
+
+
+def test_the_small_model_is_known_by_what_is_in_it() -> None:
+    ours = Path(str(files("glance") / "assets/small-flux"))
+    shutil.copytree(ours, "copy")
+    shutil.copytree(ours, "other")
+    (Path("other") / "scheduler/scheduler_config.json").write_text("{}")
+
+    assert is_small_model(str(ours))
+    assert is_small_model("copy")
+    assert not is_small_model("other")
+    assert not is_small_model(FLUX.default_model)

@@ -1,0 +1,167 @@
+"""Whose a single file is, by the names in its header."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from glance.core.errors import ModelNotFound, SettingsError
+from glance.models.base import detect_family, fingerprint, locate_base, recorded_transformer
+from glance.models.checkpoint import is_checkpoint, read_checkpoint
+from glance.models.families import FAMILIES, Family
+
+LAYOUTS = [
+    pytest.param(family, marks, id=f"{family.name}-{layout}")
+    for family in FAMILIES.values()
+    for layout, marks in (
+        ("diffusers", family.marks.diffusers),
+        ("original", family.marks.original),
+    )
+    if marks
+]
+
+
+def write(
+    *names: str, prefix: str = "", dtype: type = np.float16, to: str = "x.safetensors"
+) -> Path:
+    path = Path(to)
+    save_file({f"{prefix}{name}": np.zeros(2, dtype) for name in names}, path)
+    return path
+
+
+def names_of(families: tuple[Family, ...]) -> list[str]:
+    return [family.name for family in families]
+
+
+@pytest.mark.parametrize(
+    ("model", "is_file"),
+    [
+        ("x.safetensors", True),
+        ("/models/X.SAFETENSORS", True),
+        ("flux.gguf", True),
+        ("black-forest-labs/FLUX.1-dev", False),
+        ("models/flux", False),
+    ],
+)
+def test_a_file_is_told_by_its_ending(model: str, is_file: bool) -> None:
+    assert is_checkpoint(model) is is_file
+
+
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "diffusion_model."])
+@pytest.mark.parametrize(("family", "marks"), LAYOUTS)
+def test_every_family_is_recognised_in_every_layout(
+    family: Family, marks: tuple[str, ...], prefix: str
+) -> None:
+    found = read_checkpoint(write(*marks, "and.more.weight", prefix=prefix))
+
+    assert family in found.families
+    assert found.prefix == prefix
+    assert detect_family("x.safetensors") is found.families[0]
+
+
+def test_other_parts_of_a_whole_checkpoint_do_not_disturb() -> None:
+    marks = FAMILIES["sd3"].marks.original
+    tensors = {f"model.diffusion_model.{name}": np.zeros(1) for name in marks}
+    save_file({**tensors, "first_stage_model.down_blocks.0": np.zeros(1)}, "x.safetensors")
+
+    assert names_of(read_checkpoint(Path("x.safetensors")).families) == ["sd3"]
+
+
+def test_families_whose_tensors_have_the_same_names_are_all_told() -> None:
+    found = read_checkpoint(write(*FAMILIES["qwen_image"].marks.diffusers))
+
+    assert names_of(found.families) == [
+        *("qwen_image", "qwen_image_edit_2509", "qwen_image_edit_2511")
+    ]
+    for family in found.families:
+        base, file = locate_base("x.safetensors", None, family=family, run=Path("runs/cat"))
+        assert (base, file) == (family.default_model, "../../x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["transformer.a.lora_A.weight"], "is a LoRA, not a model"),
+        (["lora_unet_a.lora_down.weight"], "is a LoRA, not a model"),
+        (["controlnet_x_embedder.weight"], "is a ControlNet"),
+        (["input_blocks.0.weight"], r"is a UNet \(SD 1.5, SD 2, SDXL\), which is no flow model"),
+        (["something.else"], "is of no supported family, by the names of its tensors"),
+    ],
+)
+def test_what_is_no_transformer_of_ours_is_refused(names: list[str], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        read_checkpoint(write(*names))
+
+
+def test_codes_that_only_comfyui_reads_are_refused() -> None:
+    with pytest.raises(SettingsError, match="is quantised to U8, which diffusers cannot read"):
+        read_checkpoint(write(*FAMILIES["flux"].marks.original, dtype=np.uint8))
+
+
+@pytest.mark.parametrize("name", ["flux.gguf", "flux.ckpt"])
+def test_other_formats_are_refused(name: str) -> None:
+    Path(name).write_bytes(b"GGUF")
+
+    with pytest.raises(SettingsError, match=r"SimpleTuner does not train on \.(gguf|ckpt) files"):
+        read_checkpoint(Path(name))
+
+
+@pytest.mark.parametrize("content", [b"", b"no header at all", b"\xff" * 64])
+def test_a_damaged_file_is_refused(content: bytes) -> None:
+    Path("x.safetensors").write_bytes(content)
+
+    with pytest.raises(ModelNotFound, match=r"^model x\.safetensors cannot be read"):
+        read_checkpoint(Path("x.safetensors"))
+
+
+def test_a_missing_file_is_not_found() -> None:
+    with pytest.raises(ModelNotFound, match=r"^model x\.safetensors: not found$"):
+        read_checkpoint(Path("x.safetensors"))
+
+
+class TestWithItsBase:
+    family = FAMILIES["flux"]
+
+    @pytest.fixture(autouse=True)
+    def _file(self) -> None:
+        Path("files").mkdir()
+        write(*self.family.marks.original, to="files/mine.safetensors")
+
+    def locate(self, model: str | None, base: str | None = None) -> tuple[str, str | None]:
+        return locate_base(model, base, family=self.family, run=Path("runs/cat"))
+
+    def test_the_rest_comes_from_the_familys_default(self) -> None:
+        located = self.locate("files/mine.safetensors")
+
+        assert located == (self.family.default_model, "../../~3d7d/mine.safetensors")
+
+    def test_or_from_the_base_that_is_given(self) -> None:
+        assert self.locate("files/mine.safetensors", "acme/flux")[0] == "acme/flux"
+
+    def test_a_base_without_a_file_is_refused(self) -> None:
+        with pytest.raises(SettingsError, match="--base goes with a single file in --model"):
+            self.locate("acme/flux", "acme/other")
+
+    def test_a_file_of_another_family_is_refused(self) -> None:
+        write(*FAMILIES["sd3"].marks.original, to="files/mine.safetensors")
+
+        with pytest.raises(
+            SettingsError, match=r"is a file of Stable Diffusion 3.5, not of FLUX.1"
+        ):
+            self.locate("files/mine.safetensors")
+
+    def test_the_run_finds_it_again_and_knows_it_from_another(self) -> None:
+        run = Path("runs/cat")
+        recorded = "../../files/mine.safetensors"
+        path = recorded_transformer(recorded, run=run)
+        assert path is not None
+        assert path.samefile("files/mine.safetensors")
+        before = fingerprint("acme/flux", run=run, transformer=recorded)
+
+        write("another", to="files/mine.safetensors")
+
+        assert fingerprint("acme/flux", run=run, transformer=recorded) != before
+        path.unlink()
+        with pytest.raises(ModelNotFound, match="the run's transformer is not at"):
+            recorded_transformer(recorded, run=run)

@@ -1,0 +1,141 @@
+"""Which schedule a name stands for, for a model and a size."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glance.core.errors import ScheduleError, UsageError
+from glance.models.families import find_family
+from glance.models.schedules import LevelsRequest, Subject, find_shift, resolve_levels
+from glance.schedule.derive import derive_schedule
+from glance.schedule.lists import PRESETS, Schedule
+from glance.schedule.shift import DynamicShift, EmpiricalShift, StaticShift
+
+FLUX = find_family("flux")
+
+
+def write_model(**config: Any) -> str:
+    """Write as much of a model as says how its scheduler shifts."""
+    folder = Path("model/scheduler")
+    folder.mkdir(parents=True)
+    whole = {"_class_name": "FlowMatchEulerDiscreteScheduler", **config}
+    (folder / "scheduler_config.json").write_text(json.dumps(whole))
+    return "model"
+
+
+def auto(model: str, size: tuple[int, int] = (512, 512), **request: Any) -> Any:
+    return resolve_levels(LevelsRequest(name="auto", **request), Subject(FLUX, model, size))
+
+
+def own(model: str, family: str = "flux", **request: Any) -> Any:
+    subject = Subject(find_family(family), model, (512, 512))
+    return resolve_levels(LevelsRequest(name="own", **request), subject)
+
+
+def test_a_models_own_config_goes_before_its_familys_usual_shift() -> None:
+    found = auto(write_model(shift=3.0))
+
+    assert found.schedule == derive_schedule(StaticShift(3.0), (512, 512))
+    assert found.source == "of 50 steps of FLUX.1 at any size, by the model's scheduler config"
+    assert found.doubts == ()
+
+
+def test_the_default_model_is_known_without_reading_anything() -> None:
+    found = auto(FLUX.default_model)
+
+    assert found.schedule == derive_schedule(DynamicShift(), (512, 512))
+    assert (find_shift(FLUX, FLUX.default_model).doubts, found.doubts) == ((), ())
+
+
+def test_another_kind_of_scheduler_is_doubted() -> None:
+    known = find_shift(FLUX, write_model(_class_name="UniPCMultistepScheduler"))
+
+    assert known.shift == DynamicShift()
+    assert "is not of a flow-matching Euler scheduler" in known.doubts[0].message
+
+
+def test_what_a_pipeline_computes_itself_is_not_read_from_a_config() -> None:
+    family = find_family("flux2")
+
+    assert find_shift(family, write_model(shift=3.0)).shift == EmpiricalShift()
+
+
+def test_nobody_knows_the_schedule_of_a_family_that_nobody_has_seen() -> None:
+    unseen = replace(FLUX, shift=None)
+
+    with pytest.raises(ScheduleError, match="nobody here has seen the schedule of"):
+        find_shift(unseen, "nowhere")
+    assert find_shift(unseen, write_model(shift=2.0)).shift == StaticShift(2.0)
+
+
+def test_own_lists_go_over_derived_ones() -> None:
+    found = auto(write_model(shift=3.0), fast_timesteps="500,100")
+
+    assert found.schedule.fast_timesteps == (500, 100)
+    assert (found.schedule.name, found.source) == ("custom", "yours")
+
+
+@pytest.mark.parametrize("steps", [0, -1, 11])
+def test_numbers_of_steps_that_cannot_be_are_refused(steps: int) -> None:
+    with pytest.raises(ScheduleError, match=f"--slow-steps {steps}"):
+        auto(write_model(shift=3.0), slow_steps=steps)
+
+
+def test_own_is_two_and_two_of_the_steps_that_the_pipeline_spaces() -> None:
+    found = own(write_model(shift=3.0))
+
+    assert found.schedule == Schedule("own", (1000, 900), (750, 500))
+    assert found.source == (
+        "what diffusers steps when asked for 4 steps of FLUX.1 at any size, "
+        "by the model's scheduler config"
+    )
+
+
+def test_own_is_spaced_by_the_scheduler_where_the_pipeline_leaves_it_that() -> None:
+    found = own(write_model(shift=3.0), "sd3", slow_steps=1, fast_steps=1).schedule
+
+    twice = 9 / 1008  # a thousandth of noise, shifted by 3 and by 3 again
+    assert (found.slow_timesteps, found.fast_timesteps) == ((1000,), (round(twice * 1000, 4),))
+
+
+def test_the_number_of_own_steps_decides_a_shift_that_depends_on_it() -> None:
+    two = own("nowhere", "flux2", slow_steps=1, fast_steps=1).schedule
+    four = own("nowhere", "flux2").schedule
+
+    assert two.fast_timesteps[0] != four.fast_timesteps[0], "both are the middle of the way"
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [({"slow_steps": 0}, "at least one step"), ({"fast_steps": 999}, "1000 noise levels")],
+)
+def test_own_steps_that_cannot_be_are_refused(steps: dict[str, int], message: str) -> None:
+    with pytest.raises(ScheduleError, match=message):
+        own(write_model(shift=3.0), **steps)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("seed", {"slow_steps": 0}),
+        ("x.json", {"fast_steps": 3}),
+        ("optimal", {"teacher_steps": 9}),
+        ("own", {"teacher_steps": 9}),
+    ],
+)
+def test_numbers_of_steps_go_with_nothing_that_decides_them(
+    name: str, steps: dict[str, int]
+) -> None:
+    request = LevelsRequest(name=name, **steps)
+
+    with pytest.raises(UsageError, match="does not go with --schedule"):
+        resolve_levels(request, Subject(FLUX, FLUX.default_model, (512, 512)))
+
+
+def test_a_preset_needs_no_model() -> None:
+    found = resolve_levels(LevelsRequest(name="paper"), Subject(FLUX, "nowhere", (64, 64)))
+
+    assert found.schedule is PRESETS["paper"].schedule

@@ -1,0 +1,299 @@
+"""glance.json: written and read back, refused when damaged; and which run is the newest."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from glance.core.device import Device
+from glance.core.errors import RunError
+from glance.core.phase import Phase
+from glance.runs.folder import RunFolder, environment
+from glance.runs.manifest import (
+    Attempt,
+    LoraRecord,
+    Manifest,
+    PhaseState,
+    SampleRecord,
+    find_newest_run,
+    load_manifest,
+    record_schedule,
+)
+from glance.runs.settings import TrainSettings, resolve_train_settings
+from glance.schedule.lists import resolve_schedule
+
+RESTART = "train again in another --run folder, or remove this one"
+TEN, ELEVEN, NOON = (datetime(2026, 5, 1, hour, tzinfo=UTC) for hour in (10, 11, 12))
+
+
+def make_manifest(**overrides: Any) -> Manifest:
+    return Manifest(
+        created=TEN,
+        sample=SampleRecord(
+            image="data/cat.png", caption="data/cat.txt", width=64, height=64, sha256="0" * 64
+        ),
+        settings=resolve_train_settings(device=Device.CPU, overrides=overrides),
+        base_model="acme/tiny",
+        schedule=record_schedule(resolve_schedule("seed")),
+        versions={"simpletuner": "4.10.1"},
+    )
+
+
+def finished(ended: datetime | None) -> Manifest:
+    manifest = make_manifest()
+    lora = LoraRecord(path="output/x.safetensors", sha256="0" * 64, bytes=8, rank=32)
+    attempts = (Attempt(started=TEN, ended=ended, returncode=0),)
+    for phase in Phase:
+        manifest = manifest.with_phase(phase, state=PhaseState.DONE, attempts=attempts, lora=lora)
+    return manifest.with_pair_id(dict.fromkeys(Phase, "0"))
+
+
+def save(manifest: Manifest, name: str = "cat") -> RunFolder:
+    run = RunFolder(Path("runs") / name)
+    manifest.save(run)
+    return run
+
+
+def refusal(run: RunFolder) -> tuple[str, str | None]:
+    with pytest.raises(RunError) as caught:
+        load_manifest(run)
+    [problem] = caught.value.problems
+    return problem.message, problem.hint
+
+
+# --- layout --------------------------------------------------------------------------------------
+
+
+def test_run_folder_has_the_documented_layout() -> None:
+    run = RunFolder(Path("runs/cat"))
+    places = [run.manifest, run.data, run.images, run.model, run.lora(Phase.SLOW)]
+    assert [str(path) for path in [*places, run.output(Phase.FAST), run.log(Phase.FAST)]] == [
+        "runs/cat/glance.json",
+        "runs/cat/data",
+        "runs/cat/images",
+        "runs/cat/model",
+        "runs/cat/output/glance-slow/pytorch_lora_weights.safetensors",
+        "runs/cat/output/glance-fast",
+        "runs/cat/logs/glance-fast.log",
+    ]
+    assert not Path("runs").exists()
+
+
+def test_environments_have_the_guides_names() -> None:
+    assert [environment(phase) for phase in Phase] == ["glance-slow", "glance-fast"]
+
+
+# --- reading and writing -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        make_manifest(),
+        make_manifest(noise_offset=0.5, validation_disable=False, optimizer="füchsin"),
+        finished(NOON),
+        finished(None),
+    ],
+    ids=["new", "overrides", "finished", "no end"],
+)
+def test_manifest_survives_writing_and_reading(manifest: Manifest) -> None:
+    assert load_manifest(save(manifest)) == manifest
+
+
+def test_manifest_is_readable_json_with_both_units() -> None:
+    document = json.loads(save(make_manifest()).manifest.read_text(encoding="utf-8"))
+    assert document["schema_version"] == 1
+    assert document["created"] == "2026-05-01T10:00:00Z"
+    assert document["phases"]["slow"] == {"state": "pending", "attempts": [], "lora": None}
+    assert document["schedule"]["fast"]["timesteps"][-1] == 20.0
+    assert document["schedule"]["fast"]["sigmas"][-1] == 0.02
+
+
+def test_recorded_schedule_becomes_the_schedule_again() -> None:
+    schedule = resolve_schedule("seed", fast_timesteps="500,20")
+    manifest = make_manifest().model_copy(update={"schedule": record_schedule(schedule)})
+    assert load_manifest(save(manifest)).resolve_schedule() == schedule
+
+
+def test_changing_one_phase_leaves_the_other_and_the_original() -> None:
+    manifest = make_manifest()
+    changed = manifest.with_phase(Phase.SLOW, state=PhaseState.FAILED)
+    assert [changed.phases[phase].state for phase in Phase] == ["failed", "pending"]
+    assert manifest == make_manifest()
+
+
+def test_run_is_finished_when_both_phases_are() -> None:
+    half = make_manifest().with_phase(Phase.SLOW, state=PhaseState.DONE)
+    assert [item.is_finished for item in (make_manifest(), half, finished(NOON))] == [
+        False,
+        False,
+        True,
+    ]
+
+
+_OLD = """
+{
+  "schema_version": 1, "glance": "0.1.0", "created": "2026-05-01T10:00:00Z", "origin": "",
+  "sample": {
+    "image": "data/cat.png", "caption": "data/cat.txt", "width": 64, "height": 64,
+    "sha256": "0000000000000000000000000000000000000000000000000000000000000000",
+    "reference": null
+  },
+  "settings": {
+    "family": "flux", "model": "black-forest-labs/FLUX.1-dev", "transformer": null,
+    "device": "cpu", "preset": "24gb",
+    "weights": {"transformer": 11.89, "text_encoders": [0.12, 4.76], "known": false},
+    "steps": 60, "rank": 32, "learning_rate": 0.0005, "resolution": 1024,
+    "also_resolutions": [], "crops": ["whole"], "seed": 1,
+    "sample_every": null, "sample_prompt": null, "overrides": {"lora_dropout": 0.1}
+  },
+  "base_model": "acme/tiny",
+  "schedule": {
+    "name": "seed",
+    "slow": {
+      "timesteps": [1000.0, 979.1915, 957.5157, 934.9171, 911.3354],
+      "sigmas": [1.0, 0.9791915, 0.9575157000000001, 0.9349171000000001, 0.9113354]
+    },
+    "fast": {
+      "timesteps": [886.7053, 745.0728, 562.9505, 320.0802, 20.0],
+      "sigmas": [0.8867052999999999, 0.7450728, 0.5629505, 0.3200802, 0.02]
+    }
+  },
+  "versions": {"simpletuner": "4.10.1"},
+  "phases": {
+    "slow": {"state": "done", "attempts": [], "lora": null},
+    "fast": {"state": "done", "attempts": [], "lora": null}
+  },
+  "imported": null
+}
+"""
+
+
+def test_a_run_from_before_distillation_is_read_and_its_pair_keeps_its_id() -> None:
+    run = RunFolder(Path("runs/cat"))
+    run.path.mkdir(parents=True)
+    run.manifest.write_text(_OLD)
+
+    manifest = load_manifest(run)
+
+    assert (manifest.settings.teacher, manifest.settings.alpha) == (None, 128)
+    assert manifest.pair_id == "5fe2145d8e706ace"  # as the glance that wrote it said
+
+
+@pytest.mark.parametrize("changes", [{}, {"batch_size": 4}, {"layers": "blocks"}, {"seed": 2}])
+def test_a_pairs_id_is_that_of_its_tensors(changes: dict[str, Any]) -> None:
+    manifest = make_manifest()
+    settings = TrainSettings.model_validate({**manifest.settings.model_dump(), **changes})
+    other = manifest.model_copy(update={"settings": settings})
+    same, another = ({Phase.SLOW: "a", Phase.FAST: end} for end in "bc")
+
+    assert manifest.with_pair_id(same).pair_id == other.with_pair_id(same).pair_id
+    assert manifest.with_pair_id(same).pair_id != manifest.with_pair_id(another).pair_id
+
+
+def test_the_same_tensors_for_other_steps_are_another_pair() -> None:
+    schedule = record_schedule(resolve_schedule("paper"))
+    manifest, data = make_manifest(), dict.fromkeys(Phase, "a")
+
+    other = manifest.model_copy(update={"schedule": schedule})
+
+    assert manifest.with_pair_id(data).pair_id != other.with_pair_id(data).pair_id
+
+
+def test_a_pair_that_is_trained_further_has_no_id() -> None:
+    manifest = finished(NOON)
+
+    assert manifest.pair_id is not None
+    assert manifest.with_phase(Phase.FAST, state=PhaseState.TRAINING).pair_id is None
+
+
+# --- refusing ------------------------------------------------------------------------------------
+
+
+def test_missing_manifest_is_no_run() -> None:
+    message, hint = refusal(RunFolder(Path("runs/dog")))
+    assert message == "not a run folder: runs/dog (No such file or directory at glance.json)"
+    assert hint == "give the folder that `glance train` named"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 10_000])
+def test_manifest_that_is_no_json_is_damaged(content: bytes) -> None:
+    run = save(make_manifest())
+    run.manifest.write_bytes(content)
+    message, hint = refusal(run)
+    assert message.startswith("runs/cat/glance.json: it is damaged (")
+    assert hint == RESTART
+
+
+@pytest.mark.parametrize(
+    ("content", "version"), [("{}", None), ("[]", None), ('{"schema_version": 2}', 2)]
+)
+def test_manifest_of_another_version_is_refused(content: str, version: int | None) -> None:
+    run = save(make_manifest())
+    run.manifest.write_text(content)
+    assert refusal(run) == (
+        f"runs/cat/glance.json: schema version {version}, this glance reads 1",
+        "use the glance that wrote it, or train again in another --run folder",
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "reason"),
+    [
+        ("sample", None, "imported: null: there is no sample"),
+        ("colour", "red", 'colour: "red": nothing of that name is known here'),
+        ("created", "2026-05-01T10:00:00", 'created: "2026-05-01T10:00:00": it cannot be used'),
+        ("phases", {}, "phases: it must hold at least 2"),
+        ("settings.rank", 0, "settings.rank: 0: it must be at least 1"),
+        ("schedule.slow", {}, "'timesteps'"),
+        ("schedule.slow.timesteps", [5.0], "fast[0]: 886.7053 is not below slow[0] = 5"),
+        ("schedule.fast.timesteps", [], "fast: the list is empty"),
+    ],
+)
+def test_manifest_with_a_damaged_value_is_refused(place: str, value: Any, reason: str) -> None:
+    run = save(make_manifest())
+    document = json.loads(run.manifest.read_text(encoding="utf-8"))
+    *path, last = place.split(".")
+    inner = document
+    for key in path:
+        inner = inner[key]
+    inner[last] = value
+    run.manifest.write_text(json.dumps(document))
+    message, hint = refusal(run)
+    assert message.startswith(f"runs/cat/glance.json: it is damaged ({reason}")
+    assert hint == RESTART
+
+
+# --- the newest run ------------------------------------------------------------------------------
+
+
+def test_no_runs_have_no_newest() -> None:
+    assert find_newest_run() is None
+
+
+def test_newest_run_is_the_finished_one_that_ended_last() -> None:
+    save(finished(NOON), "b-noon")
+    save(finished(TEN), "a-ten")
+    save(finished(ELEVEN), "c-eleven")
+    assert find_newest_run() == RunFolder(Path("runs/b-noon"))
+
+
+def test_run_without_recorded_end_counts_from_its_creation() -> None:
+    save(finished(None), "created-at-ten")
+    save(finished(ELEVEN), "at-eleven")
+    assert find_newest_run() == RunFolder(Path("runs/at-eleven"))
+
+
+@pytest.mark.parametrize("state", [state for state in PhaseState if state != "done"])
+def test_unfinished_run_is_never_the_newest(state: PhaseState) -> None:
+    save(finished(NOON).with_phase(Phase.FAST, state=state))
+    assert find_newest_run() is None
+
+
+@pytest.mark.parametrize("damage", ["", "{}", '{"schema_version": 1, "phases": {}}'])
+def test_damaged_neighbour_does_not_hide_a_sound_run(damage: str) -> None:
+    save(finished(NOON), "damaged").manifest.write_text(damage)
+    sound = save(finished(TEN), "sound")
+    assert find_newest_run() == sound

@@ -1,0 +1,219 @@
+"""What a finished LoRA says of itself: ModelSpec, kohya's keys, and runs from before all that."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.pairs import make_origin, write_run
+from fakes.runs import RUN
+from safetensors.numpy import load_file
+
+from glance.core.phase import Phase
+from glance.models.families import FAMILIES, find_family
+from glance.models.lora.file import hash_file, read_metadata
+from glance.models.lora.header import hash_data, read_header, rewrite_metadata
+from glance.runs.folder import RunFolder
+from glance.runs.manifest import ImportRecord, Manifest, load_manifest
+from glance.runs.modelspec import complete_metadata, copy_completed, describe_origin, find_origin
+from glance.schedule.lists import Schedule
+
+pytest_plugins = ["fakes.plugin"]
+SLOW, FAST = Phase
+COPY = Path("copy.safetensors")
+
+
+def spec(phase: Phase = SLOW, **changes: Any) -> dict[str, str]:
+    found = describe_origin(make_origin(phase, **changes), rank=4, data_sha256="ab")
+    return {key.split(".", 1)[1]: text for key, text in found.items() if "modelspec." in key}
+
+
+def record(run: RunFolder, **changes: Any) -> Manifest:
+    manifest = load_manifest(run).model_copy(update=changes)
+    manifest.save(run)
+    return manifest
+
+
+# --- the keys ------------------------------------------------------------------------------------
+
+
+def test_all_that_modelspec_must_and_should_have_is_there() -> None:
+    assert spec(SLOW) == {
+        "sai_model_spec": "1.0.1",
+        "architecture": "flux-1-dev/lora",
+        "implementation": "diffusers",
+        "title": "cat-01234567 (slow)",
+        "description": "The slow half of a pair of LoRAs for FLUX.1 that paint in 10 steps, "
+        "trained by glance from one picture. This one is for the early, noisy steps; its other "
+        "half has the same glance.pair_id, 0123456789abcdef.",
+        "usage_hint": "Strength 1, from sigma 1 to 0.8867, in steps from timesteps 1000, 979.192, "
+        "957.516, 934.917, 911.335; then the fast half.",
+        "timestep_range": "887,1000",
+        "hash_sha256": "0xab",
+        "resolution": "1024x1024",
+    }
+
+
+def test_the_fast_half_takes_what_is_left() -> None:
+    assert spec(FAST)["timestep_range"] == "0,887"
+    assert spec(FAST)["usage_hint"].startswith("Strength 1, from sigma 0.8867 to 0, in steps from")
+
+
+@pytest.mark.parametrize(
+    ("boundary", "slow", "fast"), [(500.4, "500,1000", "0,500"), (1.0, "1,1000", "0,1")]
+)
+def test_range_is_rounded_to_the_nearest(boundary: float, slow: str, fast: str) -> None:
+    schedule = Schedule("own", (1000.0, 900.5), (boundary,))
+
+    assert spec(SLOW, schedule=schedule)["timestep_range"] == slow
+    assert spec(FAST, schedule=schedule)["timestep_range"] == fast
+
+
+def test_kohyas_keys_say_that_alpha_is_the_rank() -> None:
+    found = describe_origin(make_origin(FAST), rank=16, data_sha256="")
+
+    assert {key: text for key, text in found.items() if key.startswith("ss_")} == {
+        "ss_network_dim": "16",
+        "ss_network_alpha": "16",
+        "ss_output_name": "cat-01234567-fast",
+        "ss_sd_model_name": "black-forest-labs/FLUX.1-dev",
+        "ss_base_model_version": "flux1",
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
+def test_every_family_has_an_architecture_of_its_own(family: Any) -> None:
+    others = [row.architecture.modelspec for row in FAMILIES.values() if row is not family]
+
+    assert family.architecture.modelspec not in others
+    assert " " not in family.architecture.modelspec
+
+
+@pytest.mark.parametrize(
+    ("family", "model", "architecture"),
+    [
+        ("flux2_klein", "black-forest-labs/FLUX.2-klein-base-9B", "Flux.2-klein-9b/lora"),
+        ("flux2_klein", "black-forest-labs/FLUX.2-klein-base-4B", "Flux.2-klein-4b/lora"),
+        ("sd3", "stabilityai/stable-diffusion-3.5-large", "stable-diffusion-v3.5-large/lora"),
+        ("flux", "black-forest-labs/FLUX.1-schnell", "flux-1-schnell/lora"),
+        ("flux", "anything", "flux-1-dev/lora"),
+    ],
+)
+def test_larger_models_are_told_apart(family: str, model: str, architecture: str) -> None:
+    assert spec(family=find_family(family), model=model)["architecture"] == architecture
+
+
+def test_what_is_not_known_is_not_said() -> None:
+    found = spec(resolution=None, is_imported=True)
+
+    assert "resolution" not in found
+    assert "trained by glance" not in found["description"]
+
+
+# --- where it comes from -------------------------------------------------------------------------
+
+
+def test_a_run_tells_where_its_loras_come_from() -> None:
+    run = write_run(Path("x"), model="acme/tiny")
+    manifest = record(run, base_model="acme/tiny")
+
+    origin = find_origin(manifest, FAST)
+
+    assert (origin.phase, origin.family.name, origin.model) == (FAST, "flux", "acme/tiny")
+    assert (origin.pair_id, origin.pair) == (manifest.pair_id, f"x-{manifest.pair_id[:8]}")
+    assert origin.resolution == 64
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"model": "../models/my-flux", "transformer": None}, "my-flux"),
+        ({"model": "acme/base", "transformer": "../merge.safetensors"}, "merge.safetensors"),
+        ({"model": ".", "transformer": None}, "FLUX.1"),
+    ],
+)
+def test_no_path_leaves_the_run(settings: dict[str, Any], name: str) -> None:
+    run = write_run(Path("x"))
+    manifest = load_manifest(run)
+    manifest = record(run, settings=manifest.settings.model_copy(update=settings))
+
+    assert find_origin(manifest, SLOW).model == name
+
+
+def test_an_imported_pair_is_not_said_to_be_glances() -> None:
+    run = write_run(Path("x"))
+    named = dict.fromkeys(Phase, "x")
+    imported = ImportRecord(sources=named, sha256=named, folded=named, unknown=("resolution",))
+
+    origin = find_origin(record(run, imported=imported, sample=None), SLOW)
+
+    assert (origin.is_imported, origin.resolution) == (True, None)
+    assert origin.pair == f"flux-{origin.pair_id[:8]}"
+
+
+# --- copies --------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("fully_trained")
+@pytest.mark.parametrize("phase", Phase)
+def test_a_new_runs_lora_says_all_and_is_copied_as_it_is(phase: Phase) -> None:
+    source, manifest = RUN.lora(phase), load_manifest(RUN)
+
+    copy_completed(manifest, phase, source=source, target=COPY)
+
+    metadata = read_metadata(COPY)
+    assert COPY.read_bytes() == source.read_bytes()
+    assert metadata["glance.pair_id"] == manifest.pair_id
+    assert metadata["glance.base_model"] == manifest.base_model == "acme/tiny"
+    assert metadata["modelspec.hash_sha256"] == f"0x{hash_data(read_header(COPY))}"
+    assert metadata["ss_network_dim"] == metadata["ss_network_alpha"] == "4"
+    assert "modelspec.date" not in metadata  # equal trainings give equal files
+
+
+@pytest.mark.usefixtures("fully_trained")
+def test_both_halves_of_a_pair_know_each_other() -> None:
+    slow, fast = (read_metadata(RUN.lora(phase)) for phase in Phase)
+
+    same = ("glance.pair_id", "glance.boundary", "glance.base_model", "glance.family")
+    assert [slow[key] for key in same] == [fast[key] for key in same]
+    assert float(slow["glance.boundary"]) == json.loads(fast["glance.sigmas"])[0]
+    assert slow["glance.boundary"] == slow["glance.end_sigma"]
+
+
+def test_an_older_runs_lora_is_completed_and_stays() -> None:
+    run = write_run(Path("x"))
+    manifest, source = load_manifest(run), run.lora(SLOW)
+    before = hash_file(source)
+
+    copy_completed(manifest, SLOW, source=source, target=COPY)
+
+    metadata, old = read_metadata(COPY), read_metadata(source)
+    assert hash_file(source) == before
+    assert old.items() < metadata.items()
+    assert metadata["modelspec.timestep_range"] == "887,1000"
+    assert (metadata["glance.pair_id"], metadata["ss_network_dim"]) == (manifest.pair_id, "2")
+    tensors, copied = load_file(source), load_file(COPY)
+    assert all((tensors[key] == copied[key]).all() for key in tensors)
+
+
+def test_copies_of_an_older_lora_are_equal() -> None:
+    run = write_run(Path("x"))
+    manifest = load_manifest(run)
+
+    for name in ("a", "b"):
+        copy_completed(manifest, FAST, source=run.lora(FAST), target=Path(name))
+    copy_completed(manifest, FAST, source=Path("a"), target=Path("c"))
+
+    assert Path("a").read_bytes() == Path("b").read_bytes() == Path("c").read_bytes()
+
+
+def test_what_the_file_says_already_is_believed() -> None:
+    run = write_run(Path("x"))
+    header = read_header(run.lora(SLOW))
+    own = {**header.metadata, "modelspec.title": "My cat", "modelspec.author": "me"}
+    rewrite_metadata(header, own, run.lora(SLOW))
+
+    found = complete_metadata(load_manifest(run), SLOW, read_header(run.lora(SLOW)))
+
+    assert (found["modelspec.title"], found["modelspec.author"]) == ("My cat", "me")
+    assert found["glance.folded_scale"] == "4.0"

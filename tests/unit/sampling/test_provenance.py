@@ -1,0 +1,507 @@
+"""What pictures say of their making: written, read back, and refused when it is not to be read."""
+
+import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+from glance import __version__
+from glance.core.device import Device, Precision
+from glance.core.errors import GlanceError, InputError, ScheduleError, SetupError
+from glance.core.phase import Phase
+from glance.sampling.provenance.infotext import format_parameters
+from glance.sampling.provenance.picture import read_record, write_picture
+from glance.sampling.provenance.record import Levels, LoraUse, Record, ScheduleUse
+from glance.sampling.settings import SampleSettings
+from glance.schedule.lists import PRESETS, Schedule
+
+NAMES = ["x.png", "x.jpg", "x.JPEG", "x.webp"]
+REMEDY = "give a picture as `glance infer` wrote it: PNG, JPEG or WebP"
+UNICODE = '猫 🐈 "straße", a\nsecond line: yes\r\n\tNegative prompt: no \\ \x7f'
+EXIF, COMMENT, DESCRIPTION = 0x8769, 0x9286, 0x010E
+
+
+def make_settings(**changes: Any) -> SampleSettings:
+    usual = {
+        "prompt": "a cat",
+        "seed": 7,
+        "slow_guidance": 3.5,
+        "fast_guidance": 1.0,
+        "width": 1024,
+        "height": 768,
+    }
+    return SampleSettings(**{**usual, **changes})
+
+
+def make_record(*, settings: SampleSettings | None = None, **changes: Any) -> Record:
+    usual = {
+        "versions": {"torch": "2.13.0", "diffusers": "0.42.1"},
+        "family": "flux",
+        "model": "black-forest-labs/FLUX.1-dev",
+        "base_revision": "3de623fc3c33e44ffbe2bad470d0f45bccf2eb21",
+        "run": "..",
+        "device": Device.CUDA,
+        "dtype": Precision.BF16,
+        "schedule": ScheduleUse.of(PRESETS["seed"].schedule),
+        "loras": (
+            LoraUse(phase=Phase.SLOW, file="../slow/lora.safetensors", sha256="a" * 64, scale=1.0),
+            LoraUse(phase=Phase.FAST, file="me/cat:lora.safetensors", sha256="b" * 64, scale=0.8),
+        ),
+        "settings": settings or make_settings(),
+    }
+    return Record(**{**usual, **changes})
+
+
+def painted() -> Image.Image:
+    return Image.linear_gradient("L").resize((48, 32)).convert("RGB")
+
+
+def with_chunk(text: str) -> Path:
+    """A PNG as somebody else might write it."""
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("glance", text)
+    painted().save("foreign.png", pnginfo=chunks)
+    return Path("foreign.png")
+
+
+def document(**changes: Any) -> str:
+    return json.dumps({**make_record().model_dump(mode="json"), **changes})
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        read_record(path)
+    [problem] = caught.value.problems
+    return problem.message
+
+
+# --- there and back ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("prompt", ["a cat", "füchsin", UNICODE], ids=["ascii", "latin", "other"])
+def test_what_is_written_is_read_back(name: str, prompt: str) -> None:
+    record = make_record(settings=make_settings(prompt=prompt, negative_prompt=prompt[::-1]))
+
+    write_picture(painted(), Path("new") / name, record)
+
+    assert read_record(Path("new") / name) == record
+
+
+def test_every_field_is_read_back() -> None:
+    settings = make_settings(
+        reference=Path("../in.png"), true_cfg=2.5, slow_scale=0.1 + 0.2, loras=(Phase.FAST,)
+    )
+    record = make_record(
+        settings=settings,
+        reference_sha256="c" * 64,
+        init_latents_sha256="d" * 64,
+        transformer="../../flux.safetensors",
+        quantize="int8",
+        glance="0.0.9",
+    )
+
+    write_picture(painted(), Path("x.jpg"), record)
+
+    assert read_record(Path("x.jpg")) == record
+    assert Record.model_fields.keys() == record.model_fields_set | {"schema_version"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_picture_and_record_are_the_same_bytes(name: str) -> None:
+    for folder in ("one", "two"):
+        write_picture(painted(), Path(folder) / name, make_record())
+
+    assert (Path("one") / name).read_bytes() == (Path("two") / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.webp"])
+def test_no_pixel_changes(name: str) -> None:
+    noise = Image.effect_noise((64, 64), 90).convert("RGB")
+
+    write_picture(noise, Path(name), make_record())
+
+    assert Image.open(name).tobytes() == noise.tobytes()
+
+
+def test_jpeg_keeps_the_resolution_of_colours() -> None:
+    write_picture(painted(), Path("x.jpg"), None)
+
+    with Image.open("x.jpg") as picture:
+        assert {layer[1:3] for layer in picture.layer} == {(1, 1)}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_a_record_there_is_no_metadata(name: str) -> None:
+    image = painted()
+    image.info = {"comment": b"mine", "icc_profile": b"mine", "exif": b"mine", "xmp": b"mine"}
+
+    write_picture(image, Path(name), None)
+
+    with Image.open(name) as picture:
+        assert set(picture.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"} | {
+            "loop",
+            "background",
+            "timestamp",
+            "duration",
+        }
+        assert not picture.getexif()
+    assert image.info["comment"] == b"mine"
+
+
+# --- what others read ----------------------------------------------------------------------------
+
+
+def test_parameters_are_the_web_uis_infotext() -> None:
+    settings = make_settings(prompt="a cat,\nin the rain", negative_prompt="dogs")
+
+    assert format_parameters(make_record(settings=settings)) == (
+        "a cat,\n"
+        "in the rain\n"
+        "Negative prompt: dogs\n"
+        "Steps: 10, Sampler: Euler, Schedule type: seed, CFG scale: 3.5, Seed: 7, "
+        "Size: 1024x768, Model: FLUX.1-dev, "
+        'Lora hashes: "lora-slow: aaaaaaaaaa, lora-fast: bbbbbbbbbb", '
+        f"Version: glance {__version__}"
+    )
+
+
+def test_values_with_commas_and_quotes_are_quoted() -> None:
+    lora = LoraUse(phase=Phase.SLOW, file='my, "old": one.v2.safetensors', sha256="a" * 64, scale=1)
+    settings = make_settings(slow_guidance=4)
+    record = make_record(settings=settings, model='../a, "b"', loras=(lora,))
+
+    assert format_parameters(record) == (
+        "a cat\n"
+        "Steps: 10, Sampler: Euler, Schedule type: seed, CFG scale: 4, Seed: 7, "
+        r'Size: 1024x768, Model: "a, \"b\"", Lora hashes: "-one.v2-slow: aaaaaaaaaa", '
+        f"Version: glance {__version__}"
+    )
+
+
+def test_without_loras_there_are_no_hashes() -> None:
+    assert "Lora hashes" not in format_parameters(make_record(loras=()))
+
+
+def test_png_has_them_in_a_text_chunk() -> None:
+    record = make_record(settings=make_settings(prompt=UNICODE))
+
+    write_picture(painted(), Path("x.png"), record)
+
+    with Image.open("x.png") as picture:
+        assert picture.info["parameters"] == format_parameters(record)
+        assert set(picture.info) == {"parameters", "glance"}
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_the_others_have_them_in_the_exif_comment(name: str) -> None:
+    record = make_record(settings=make_settings(prompt=UNICODE))
+
+    write_picture(painted(), Path(name), record)
+
+    with Image.open(name) as picture:
+        exif = picture.getexif()
+    assert exif.endian == ">"
+    assert exif.get_ifd(EXIF)[COMMENT] == b"UNICODE\0" + format_parameters(record).encode(
+        "utf-16-be"
+    )
+
+
+def test_a_prompt_too_long_for_both_leaves_the_record_in_jpeg() -> None:
+    record = make_record(settings=make_settings(prompt="x" * 40_000))
+
+    write_picture(painted(), Path("x.jpg"), record)
+
+    assert read_record(Path("x.jpg")) == record
+    with Image.open("x.jpg") as picture:
+        assert not picture.getexif().get_ifd(EXIF)
+
+
+def test_a_prompt_too_long_for_jpeg_is_refused() -> None:
+    with pytest.raises(InputError) as caught:
+        write_picture(
+            painted(), Path("x.jpg"), make_record(settings=make_settings(prompt="x" * 65_000))
+        )
+
+    assert "JPEG has room for 65,533" in str(caught.value)
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.webp"])
+def test_the_longest_prompts_fit_elsewhere(name: str) -> None:
+    longest = "🐈" * 65_536
+    record = make_record(settings=make_settings(prompt=longest, negative_prompt=longest))
+
+    write_picture(painted(), Path(name), record)
+
+    assert (read_record(Path(name)) == record) is True
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_prompt_that_is_no_text_does_not_cost_the_picture(name: str) -> None:
+    record = make_record(settings=make_settings(prompt="caf\udce9"))
+
+    write_picture(painted(), Path(name), record)
+
+    assert format_parameters(record).startswith("caf?\n")
+    assert "surrogates not allowed" in refusal(Path(name))
+
+
+# --- writing that fails --------------------------------------------------------------------------
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """Let no file become longer than `size` bytes: what is left of a disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def failure(path: Path) -> GlanceError:
+    with pytest.raises(GlanceError) as caught:
+        write_picture(painted(), path, make_record())
+    return caught.value
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_full_disk_leaves_the_old_picture_alone(name: str) -> None:
+    Path(name).write_bytes(b"old")
+
+    with full_disk(100):
+        error = failure(Path(name))
+
+    assert isinstance(error, SetupError)
+    assert error.problems[0].message.startswith(f"cannot write {name}: ")
+    assert [(path.name, path.read_bytes()) for path in Path().iterdir()] == [(name, b"old")]
+
+
+def test_a_folder_that_is_a_file_is_named() -> None:
+    Path("out").write_text("a file")
+
+    error = failure(Path("out/x.png"))
+
+    assert isinstance(error, SetupError)
+    assert str(error) == "cannot write out/x.png: File exists"
+    assert error.problems[0].hint == "give --output another path"
+    assert [path.name for path in Path().iterdir()] == ["out"]
+
+
+def test_other_endings_are_refused() -> None:
+    error = failure(Path("x.gif"))
+
+    assert isinstance(error, InputError)
+    assert str(error) == "x.gif: .gif is not a picture format"
+    assert not Path("x.gif").exists()
+
+
+# --- reading what is not there -------------------------------------------------------------------
+
+
+def test_a_missing_picture_and_a_folder_are_refused() -> None:
+    Path("folder").mkdir()
+
+    assert refusal(Path("no.png")) == "picture no.png does not exist"
+    assert refusal(Path("folder")) == "picture folder is not a file"
+    assert refusal(Path("n" * 300)).endswith("cannot be read: File name too long")
+
+
+def test_what_is_no_picture_is_refused() -> None:
+    Path("x.png").write_text("a cat")
+
+    assert refusal(Path("x.png")) == "picture x.png cannot be read: it is no picture, or damaged"
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.webp", "x.gif", "x.tiff"])
+def test_a_foreign_picture_carries_no_record(name: str) -> None:
+    exif = Image.Exif()
+    exif[DESCRIPTION] = "a cat"
+    painted().save(name, exif=exif)
+
+    with pytest.raises(InputError) as caught:
+        read_record(Path(name))
+
+    [problem] = caught.value.problems
+    assert problem.message == f"{name} carries no record of its making"
+    assert problem.hint == REMEDY
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_picture_cut_short_is_read_or_refused(name: str) -> None:
+    record = make_record()
+    write_picture(painted(), Path(name), record)
+    whole = Path(name).read_bytes()
+
+    outcomes = set()
+    for length in range(0, len(whole), 7):
+        Path(name).write_bytes(whole[:length])
+        try:
+            outcomes.add(read_record(Path(name)) == record)
+        except InputError:
+            outcomes.add(False)
+
+    assert False in outcomes
+
+
+# --- reading what is damaged ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        ("[" * 100_000, "maximum recursion depth exceeded"),
+        ("[]", "all of it: it must be an object"),
+        (document(seed=1), "seed: 1: nothing of that name is known here"),
+        (document(device="tpu"), "device: \"tpu\": it must be 'cuda', 'mps' or 'cpu'"),
+        (document(schema_version="2"), 'schema_version: "2": it must be 1'),
+        (document(schema_version=0), "schema_version: 0: it must be 1"),
+        (document(quantize="\x1b[31m\ud83d"), "surrogates not allowed"),
+        (document(**{"a\x1b[31m": 1}), "a?[31m: 1: nothing of that name is known here"),
+        (
+            document(
+                schedule={
+                    "name": "x",
+                    "slow": {"timesteps": [1], "sigmas": [0.001]},
+                    "fast": {"timesteps": [2], "sigmas": [0.002]},
+                }
+            ),
+            "fast[0]: 2 is not below slow[0] = 1",
+        ),
+        (document(reference_sha256="c" * 64), "settings.reference and reference_sha256 go tog"),
+        ('{"schema_version": ' + "1" * 5000 + "}", "Exceeds the limit (4300 digits)"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_damaged_record_is_refused(text: str, why: str) -> None:
+    told = refusal(with_chunk(text))
+
+    assert told.startswith("foreign.png: its glance record is damaged (")
+    assert why in told
+
+
+def test_numbers_are_finite() -> None:
+    text = document().replace('"scale": 0.8', '"scale": NaN')
+
+    assert "loras[1].scale: " in refusal(with_chunk(text))
+
+
+def test_a_record_of_a_newer_glance_is_refused() -> None:
+    assert refusal(with_chunk('{"schema_version": 2}')) == (
+        "foreign.png: its record is of a newer glance, this one reads schema version 1"
+    )
+
+
+def test_a_huge_record_is_refused_unread() -> None:
+    told = refusal(with_chunk('{"schema_version": 2' + " " * 2**21 + "}"))
+
+    assert told == "foreign.png: its glance record is damaged (too long)"
+
+
+def test_a_small_chunk_that_unfolds_into_a_huge_one_is_refused() -> None:
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("glance", " " * 2**24, zip=True)
+    painted().save("bomb.png", pnginfo=chunks)
+
+    assert Path("bomb.png").stat().st_size < 2**15
+    assert refusal(Path("bomb.png")).startswith("picture bomb.png cannot be read")
+
+
+# --- which pictures are the same -----------------------------------------------------------------
+
+
+def moved(lora: LoraUse) -> LoraUse:
+    return lora.model_copy(update={"file": "elsewhere.safetensors"})
+
+
+def renamed(schedule: ScheduleUse) -> ScheduleUse:
+    return schedule.model_copy(update={"name": "custom"})
+
+
+def test_key_is_indifferent_to_places_and_names() -> None:
+    folder = {"base_revision": "f" * 64, "reference_sha256": "c" * 64}
+    here = make_record(
+        **folder,
+        model="../model",
+        transformer="../flux.safetensors",
+        settings=make_settings(reference=Path("a/in.png")),
+    )
+    there = make_record(
+        **folder,
+        model="../../models/flux",
+        transformer="there/flux.safetensors",
+        settings=make_settings(reference=Path("b.png")),
+        run=None,
+        loras=tuple(map(moved, here.loras)),
+        schedule=renamed(here.schedule),
+    )
+
+    assert here != there
+    assert here.key() == there.key()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"settings": make_settings(prompt="a dog")},
+        {"settings": make_settings(seed=8)},
+        {"settings": make_settings(fast_guidance=1.5)},
+        {"settings": make_settings(negative_prompt="dogs")},
+        {"settings": make_settings(slow_scale=0.9)},
+        {"settings": make_settings(reference=Path("x")), "reference_sha256": "c" * 64},
+        {"schedule": ScheduleUse.of(PRESETS["paper"].schedule)},
+        {"loras": make_record().loras[:1]},
+        {"loras": make_record().loras[::-1]},
+        {"loras": (make_record().loras[0].model_copy(update={"sha256": "c" * 64}),)},
+        {"loras": (make_record().loras[0].model_copy(update={"scale": 0.5}),)},
+        {"model": "black-forest-labs/FLUX.1-schnell"},
+        {"base_revision": "0" * 40},
+        {"base_revision": "f" * 64},
+        {"transformer": "flux.safetensors"},
+        {"device": Device.CPU},
+        {"dtype": Precision.FP16},
+        {"quantize": "int8"},
+        {"versions": {"torch": "2.14.0"}},
+        {"glance": "0.0.9"},
+    ],
+    ids=str,
+)
+def test_key_tells_apart_what_differs(changes: dict[str, Any]) -> None:
+    assert make_record(**changes).key() != make_record().key()
+
+
+def test_key_is_a_sha256_that_stays() -> None:
+    record = make_record(glance="0.1.0", settings=make_settings(prompt="猫"))
+    reread = Record.model_validate_json(record.model_dump_json())
+
+    assert record.key() == reread.key()
+    assert len(bytes.fromhex(record.key())) == 32
+
+
+def test_steps_are_those_of_both_phases() -> None:
+    schedule = ScheduleUse.of(Schedule("custom", (1000, 900), (500,)))
+
+    assert make_record(schedule=schedule).steps == 3
+
+
+def test_schedule_is_checked_where_it_is_resolved() -> None:
+    assert make_record().schedule.resolve() == PRESETS["seed"].schedule
+    with pytest.raises(ScheduleError):
+        ScheduleUse(
+            name="x",
+            slow=Levels(timesteps=(), sigmas=()),
+            fast=Levels(timesteps=(1,), sigmas=(0.001,)),
+        ).resolve()
+
+
+def test_a_reference_without_its_hash_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="go together"):
+        make_record(settings=make_settings(reference=Path("in.png")))

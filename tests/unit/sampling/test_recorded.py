@@ -1,0 +1,233 @@
+"""A picture again, from what it records; the fast phase alone, from saved latents."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.pairs import glance_header, write_lora, write_pair, write_run
+from fakes.plans import paint, plan
+from PIL import Image
+
+from glance.core.errors import InputError, LoraError, UsageError
+from glance.core.memory import Quantize
+from glance.core.phase import Phase
+from glance.sampling.provenance.picture import read_record
+from glance.sampling.request import GenerationPlan
+from glance.sampling.settings import SampleSettings
+
+
+@pytest.fixture(autouse=True)
+def _run() -> None:
+    write_run(Path("runs/cat"))
+
+
+# --- again, from a picture -----------------------------------------------------------------------
+
+
+def again(source: Path, **request: Any) -> GenerationPlan:
+    return plan(prompts=(), from_image=source, **request)
+
+
+def test_a_picture_is_repeated_in_every_setting() -> None:
+    wanted = plan(
+        seeds=(7,),
+        slow_guidance=2.0,
+        fast_scale=0.5,
+        width=128,
+        fast_timesteps="886,500",
+        loras=(Phase.FAST,),
+        quantize=Quantize.FP8,
+    )
+
+    found = again(paint(wanted.pictures[0]))
+
+    assert found.pictures[0].record.key() == wanted.pictures[0].record.key()
+    assert found.settings == wanted.settings
+    assert (found.schedule, found.quantize) == (wanted.schedule, Quantize.FP8)
+    assert found.loras.keys() == {Phase.FAST}
+
+
+def test_flags_go_over_what_a_picture_says() -> None:
+    source = paint(plan(seeds=(7,), slow_guidance=2.0).pictures[0])
+
+    found = plan(prompts=("a sea",), from_image=source, width=128).settings
+
+    assert (found.prompt, found.seed, found.slow_guidance, found.width) == ("a sea", 7, 2.0, 128)
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_picture_names_no_folder_and_finds_all_that_is_moved_with_it(*, by_hand: bool) -> None:
+    Path("anna/a customer").mkdir(parents=True)
+    Path("runs").rename("anna/a customer/runs")
+    loras = write_pair(Path("anna/a customer/loras")) if by_hand else {}
+    given = (
+        {**loras, "model": "acme/tiny"} if by_hand else {"run": Path("anna/a customer/runs/cat")}
+    )
+    picture = paint(plan(output=Path("anna/pictures/x.png"), **given).pictures[0])
+    Path("anna").rename("ben")
+    picture = Path("ben/pictures/x.png")
+
+    record = read_record(picture)
+    found = again(picture)
+
+    assert b"customer" not in picture.read_bytes()
+    assert set(record.run or "..") <= set("./~0123456789abcdefcat")
+    assert found.pictures[0].record.key() == record.key()
+    assert {path.resolve().parts[-3:-2] for path in found.loras.values()} <= {
+        ("output",),
+        ("a customer",),
+    }
+
+
+def test_a_picture_of_a_moved_run_finds_it() -> None:
+    source = paint(plan().pictures[0])
+    Path("runs").rename("kept")
+
+    assert again(Path("kept") / source.relative_to("runs")).loras[Phase.SLOW].is_file()
+
+
+def test_a_picture_whose_lora_was_trained_again_is_refused() -> None:
+    source = paint(plan().pictures[0])
+    lora = Path("runs/cat/output/glance-slow/pytorch_lora_weights.safetensors")
+    write_lora(lora, glance_header(Phase.SLOW), fill=2.0)
+
+    with pytest.raises(LoraError, match=r"is not the file that .* was made with") as caught:
+        again(source)
+
+    assert "--run, or --slow-lora and --fast-lora" in (caught.value.problems[0].hint or "")
+
+
+def test_another_lora_that_is_asked_for_is_taken_and_mentioned() -> None:
+    source = paint(plan().pictures[0])
+    files = write_pair(Path("other"))
+    write_lora(Path(files["slow_lora"]), glance_header(Phase.SLOW), fill=2.0)
+
+    found = again(source, **files, model="acme/tiny")
+
+    assert f"the slow LoRA is not that of {source}" in found.notes
+
+
+def test_a_picture_of_files_finds_them_from_where_it_lies() -> None:
+    files = write_pair(Path("loras"))
+    source = paint(plan(**files, model="acme/tiny", output=Path("out/x.png")).pictures[0])
+    shutil.rmtree("runs")
+
+    found = again(source)
+
+    assert {path.name for path in found.loras.values()} == {"slow.safetensors", "fast.safetensors"}
+
+
+def test_other_versions_are_mentioned() -> None:
+    picture = plan().pictures[0]
+    old = picture.record.model_copy(update={"versions": {"torch": "1.0"}})
+    source = paint(replace(picture, record=old))
+
+    assert any("was made with torch 1.0, here is" in note for note in again(source).notes)
+
+
+def test_a_picture_of_somebody_elses_is_refused() -> None:
+    Image.new("RGB", (8, 8)).save("x.png")
+
+    with pytest.raises(InputError, match="carries no record of its making"):
+        again(Path("x.png"))
+
+
+def test_records_hold_no_absolute_path() -> None:
+    source = paint(plan(**write_pair(Path("loras")), model="acme/tiny").pictures[0])
+
+    record = read_record(source)
+
+    assert str(Path.cwd()) not in record.model_dump_json()
+    assert record.loras[0].file == "loras/slow.safetensors"
+
+
+# --- saved latents -------------------------------------------------------------------------------
+
+
+def write_latents(settings: SampleSettings | None = None, **request: Any) -> Path:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    record = plan(**request).pictures[0].record
+    if settings is not None:
+        record = record.model_copy(update={"settings": settings})
+    path = Path("runs/cat/images/x.latents.safetensors")
+    path.parent.mkdir()
+    save_file({"latents": np.zeros((1, 16, 64))}, path, {"glance": record.model_dump_json()})
+    return path
+
+
+def test_latents_bring_prompt_seed_and_size() -> None:
+    path = write_latents(seeds=(5,), width=128)
+
+    found = plan(prompts=(), init_latents=path)
+
+    assert (found.settings.prompt, found.settings.seed, found.settings.width) == ("A hill.", 5, 128)
+    assert found.loras.keys() == {Phase.FAST}
+
+
+def test_latents_that_went_elsewhere_alone_ask_for_the_lora() -> None:
+    path = write_latents().rename("x.latents.safetensors")
+    lora = write_pair(Path("loras"))["fast_lora"]
+
+    with pytest.raises(LoraError, match="which is not there any more"):
+        plan(init_latents=path)
+    assert plan(init_latents=path, fast_lora=lora, model="acme/tiny").loras == {
+        Phase.FAST: Path(lora)
+    }
+
+
+@pytest.mark.parametrize("flags", [{"seeds": (3,)}, {"count": 2}])
+def test_latents_have_their_noise_already(flags: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="saved latents are past that"):
+        plan(init_latents=write_latents(), **flags)
+
+
+def test_latents_that_do_not_fit_are_refused_with_every_reason() -> None:
+    path = write_latents()
+
+    with pytest.raises(InputError) as caught:
+        plan(init_latents=path, width=128, schedule="paper")
+
+    assert [one.message for one in caught.value.problems] == [
+        f"{path} holds latents at timestep 886.705, the fast phase begins at 926.647",
+        f"{path} holds latents of 64x64 pixels, not of 128x64",
+    ]
+
+
+def test_a_file_of_something_else_holds_no_latents() -> None:
+    path = write_lora(Path("x.safetensors"))
+
+    with pytest.raises(InputError, match="holds no latents of glance's"):
+        plan(init_latents=path)
+
+
+def test_a_picture_painted_from_latents_asks_for_them() -> None:
+    source = paint(plan(init_latents=write_latents()).pictures[0])
+
+    with pytest.raises(InputError, match="was painted from saved latents"):
+        again(source)
+
+
+# --- a picture that was made of another one ------------------------------------------------------
+
+
+def test_a_picture_finds_what_it_was_made_of_and_a_changed_one_is_another_picture() -> None:
+    Path("model/transformer").mkdir(parents=True)
+    Path("model/transformer/config.json").write_text('{"zero_cond_t": true}')
+    Path("model/model_index.json").write_text('{"_class_name": "QwenImageEditPlusPipeline"}')
+    write_run(Path("runs/edit"), family="qwen_image_edit_2511", model="../../model")
+    Image.new("RGB", (64, 64), "red").save("before.png")
+    wanted = {"run": Path("runs/edit"), "reference": Path("before.png"), "seeds": (1, 2)}
+    picture = plan(**wanted).pictures[0]
+    source = paint(picture)
+
+    found = again(source).pictures[0]
+
+    assert found.settings.reference == Path("before.png")
+    assert found.record.key() == picture.record.key()
+    Image.new("RGB", (64, 64), "blue").save("before.png")
+    assert [one.is_done for one in plan(**wanted).pictures] == [False, False]
+    assert any("the reference is not that of" in note for note in again(source).notes)

@@ -1,0 +1,242 @@
+"""Schedules and losses as pictures and as text: the data behind, and what the files say."""
+
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from glance.core.canvas import ASCII, UNICODE, choose_glyphs
+from glance.core.errors import InputError, SetupError
+from glance.core.phase import Phase
+from glance.runs.losses import Course, StepLoss
+from glance.runs.plot import chart_course, describe_course, draw_losses
+from glance.schedule.lists import PRESETS, Schedule
+from glance.schedule.plot import chart_schedule, draw_schedule, schedule_points
+from glance.schedule.shift import DynamicShift, teacher_sigmas
+
+PAPER = PRESETS["paper"].schedule
+TEACHER = teacher_sigmas(DynamicShift(), 1024, 1024)
+SMALL = Schedule("small", (1000.0, 900.0), (600.0, 200.0))
+
+
+def make_course(*losses: float, timesteps: tuple[float, ...] = (1000.0, 900.0)) -> Course:
+    rows = tuple(StepLoss(1, step, loss) for step, loss in enumerate(losses, 1))
+    return Course(Phase.SLOW, timesteps, rows)
+
+
+def flat(points: Iterable[tuple[float, float]]) -> list[float]:
+    return [value for point in points for value in point]
+
+
+def words(svg: Path) -> set[str]:
+    tree = ElementTree.parse(svg)
+    return {element.text or "" for element in tree.iter("{http://www.w3.org/2000/svg}text")}
+
+
+def test_a_schedules_points_are_the_teachers_steps_with_their_sigmas() -> None:
+    points = schedule_points(PAPER, TEACHER)
+
+    places = {phase: [x for x, _ in points.phases[phase]] for phase in Phase}
+    assert places[Phase.SLOW] == pytest.approx([0, 2, 4, 6, 8, 10], abs=1e-3)
+    assert places[Phase.FAST] == pytest.approx([10, 20, 30, 40, 49, 50], abs=1e-3)
+    assert points.phases[Phase.FAST][-1] == (50.0, 0.0)
+    assert points.boundary[1] == pytest.approx(0.9266473)
+
+
+def test_a_sigma_between_two_of_the_teachers_stands_on_the_line_between_them() -> None:
+    points = schedule_points(SMALL, (1.0, 0.8, 0.4))
+
+    assert flat(points.phases[Phase.SLOW]) == pytest.approx([0, 1.0, 0.5, 0.9, 1.5, 0.6])
+    assert flat(points.phases[Phase.FAST]) == pytest.approx([1.5, 0.6, 2.5, 0.2, 3, 0.0])
+
+
+def test_without_a_teacher_the_schedules_own_steps_are_counted() -> None:
+    points = schedule_points(SMALL, ())
+
+    assert points.phases[Phase.SLOW] == ((0.0, 1.0), (1.0, 0.9), (2.0, 0.6))
+    assert points.phases[Phase.FAST] == ((2.0, 0.6), (3.0, 0.2), (4.0, 0.0))
+    assert (points.teacher, points.x_label) == ((), "steps done")
+
+
+def test_an_svg_says_what_is_drawn() -> None:
+    draw_schedule(PAPER, TEACHER, Path("x.svg"))
+
+    assert words(Path("x.svg")) >= {
+        "schedule: paper",
+        "slow: 5 steps",
+        "fast: 5 steps",
+        "the base model's own 50 steps",
+        "steps done, of the base model's own 50",
+        "fast begins at sigma 0.9266, timestep 926.6",
+        "timestep",
+        "1000",
+    }
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.SVG"])
+def test_the_same_data_give_the_same_bytes(name: str) -> None:
+    drawn = []
+    for folder in ("one", "two"):
+        draw_schedule(SMALL, (), Path(folder, name))
+        draw_losses([make_course(2.0, 1.0, 1.5)], Path(folder, f"losses-{name}"))
+        drawn.append([path.read_bytes() for path in sorted(Path(folder).iterdir())])
+
+    assert drawn[0] == drawn[1]
+    assert str(Path.cwd()).encode() not in b"".join(drawn[0])
+
+
+def test_a_png_is_a_picture() -> None:
+    draw_schedule(SMALL, (), Path("x.png"))
+
+    with Image.open("x.png") as picture:
+        assert picture.size == (1200, 720)
+        assert picture.convert("L").getextrema() == (0, 255)
+
+
+def test_the_users_own_matplotlib_settings_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib
+
+    draw_schedule(SMALL, (), Path("usual.svg"))
+    monkeypatch.setitem(matplotlib.rcParams, "lines.linewidth", 9.0)
+
+    draw_schedule(SMALL, (), Path("theirs.svg"))
+
+    assert Path("theirs.svg").read_bytes() == Path("usual.svg").read_bytes()
+    assert matplotlib.rcParams["lines.linewidth"] == 9.0
+
+
+@pytest.mark.parametrize(("name", "said"), [("x.jpg", ".jpg"), ("x", "no ending")])
+def test_another_ending_is_refused(name: str, said: str) -> None:
+    with pytest.raises(InputError, match=f"--plot .*: {said} is no kind") as refused:
+        draw_schedule(SMALL, (), Path(name))
+
+    assert refused.value.problems[0].hint == "end it with one of .png, .svg"
+    assert list(Path().iterdir()) == []
+
+
+def test_what_cannot_be_written_is_refused_and_nothing_is_left() -> None:
+    Path("x.png").mkdir()
+
+    with pytest.raises(SetupError, match=r"--plot .*x\.png: Is a directory"):
+        draw_schedule(SMALL, (), Path("x.png"))
+
+    assert [path.name for path in Path().iterdir()] == ["x.png"]
+
+
+def test_a_schedule_is_drawn_in_the_terminal() -> None:
+    assert chart_schedule(PAPER, TEACHER, width=60, height=14).splitlines() == [
+        "sigma                                               timestep",
+        "   1 │S⠉S⠒S⠒S⠤SF⢄⣀⣀⣀                                    1000",
+        "     │         ┊    ⠉⠉⠉⠑⠒F⠤⠤⢄⣀⡀",
+        "0.75 │         ┊              ⠈⠉⠉⠒⠢F⣀⡀                  750",
+        "     │         ┊                     ⠈⠉⠉⠢⠤⡀",
+        " 0.5 │         ┊                          ⠈⠉⠉F⢄         500",
+        "0.25 │         ┊                               ⠉⠢⢄      250",
+        "     │         ┊                                  ⠉⠢⢄",
+        "   0 │         ┊                                     F⢄ 0",
+        "     └─────────────────────────────────────────────────",
+        "      0    5   10   15   20   25  30   35   40   45  50",
+        "           steps done, of the base model's own 50",
+        "S slow, F fast, ⠒⠒ the base model; ┊ fast begins at sigma",
+        "0.9266, timestep 926.6",
+    ]
+
+
+def test_plain_ascii_will_do() -> None:
+    assert chart_schedule(SMALL, (), width=50, height=11, glyphs=ASCII).splitlines() == [
+        "sigma                                     timestep",
+        "   1 |S*********S**      :                    1000",
+        "0.75 |             ****  :                    750",
+        " 0.5 |                 **F****                500",
+        "0.25 |                   :    ****F****       250",
+        "   0 |                   :             ****** 0",
+        "     +---------------------------------------",
+        "      0         1        2        3         4",
+        "                    steps done",
+        "S slow, F fast; : fast begins at sigma 0.6,",
+        "timestep 600",
+    ]
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 16), (44, 10), (200, 40), (1, 1)])
+def test_a_chart_keeps_to_its_size(width: int, height: int) -> None:
+    schedule = chart_schedule(PAPER, (), width=width, height=height).splitlines()
+    course = chart_course(make_course(*range(1, 9)), width=width, height=height).splitlines()
+
+    assert len(schedule) == max(height, 10)
+    assert len(course) == max(height, 5)
+    assert max(map(len, schedule + course)) <= max(width, 40)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "glyphs"),
+    [("utf-8", UNICODE), ("ascii", ASCII), ("latin-1", ASCII), (None, ASCII), ("no such", ASCII)],
+)
+def test_a_chart_is_made_of_what_the_stream_can_write(encoding: str, glyphs: object) -> None:
+    assert choose_glyphs(encoding) == glyphs
+
+
+def test_the_trend_of_losses_is_blind_to_the_levels_of_their_timesteps() -> None:
+    course = make_course(1.0, 0.01, 1.0, 0.01, 0.5, 0.005)
+
+    assert [x for x, _ in course.trend] == [1.5, 2.5, 3.5, 4.5, 5.5]
+    assert [y for _, y in course.trend] == pytest.approx([0.1, 0.1, 0.1, 0.1 / 2**0.5, 0.05])
+    assert describe_course(course) == "loss of a round: 0.1 at first, 0.05 at last (-50%)"
+
+
+def test_a_round_that_lacks_a_step_has_no_mean() -> None:
+    rows = tuple(StepLoss(1, step, 1.0) for step in (1, 2, 4, 5))
+
+    assert [x for x, _ in Course(Phase.SLOW, (900.0, 800.0), rows).trend] == [1.5, 4.5]
+
+
+def test_a_course_is_drawn_in_the_terminal() -> None:
+    rows = [StepLoss(1 if step < 5 else 2, step, 8 / step) for step in range(1, 11)]
+    course = Course(Phase.FAST, (800.0,), tuple(rows))
+
+    assert chart_course(course, width=44, height=7, glyphs=ASCII).splitlines() == [
+        "   8 |***             :",
+        "     |   ***          :",
+        "2.53 |      ********* :",
+        "     |               ************",
+        " 0.8 |                :          ***********",
+        "     +--------------------------------------",
+        "      step 1       start 2                10",
+    ]
+
+
+def test_too_few_steps_have_no_shape() -> None:
+    assert chart_course(make_course(0.5)) == ""
+    assert describe_course(make_course(0.5)) == "last loss 0.5, less than a round of steps"
+    assert describe_course(make_course()) == "no losses of its steps are kept"
+
+
+def test_flat_and_vanished_losses_can_be_drawn() -> None:
+    for course in (make_course(0.5, 0.5, 0.5), make_course(0.0, 0.0, 0.0)):
+        assert chart_course(course)
+        draw_losses([course], Path("x.png"))
+
+
+def test_drawn_losses_name_their_timesteps_and_their_starts() -> None:
+    rows = (StepLoss(1, 1, 0.5), StepLoss(1, 2, 0.4), StepLoss(2, 3, 0.3))
+    slow = Course(Phase.SLOW, (1000.0, 979.1915), rows)
+    fast = Course(Phase.FAST, (800.0, 20.0), rows, is_in_turn=False)
+
+    draw_losses([slow, fast], Path("x.svg"))
+
+    said = words(Path("x.svg"))
+    assert said >= {"timestep 1000", "timestep 979.2", "mean of each round", "start 2", "a step"}
+    assert "timestep 800" not in said
+    assert "slow: loss of a round: 0.4472 at first, 0.3464 at last (-23%)" in said
+
+
+def test_matplotlib_is_not_loaded_before_it_is_needed() -> None:
+    script = "import sys, glance.plot, glance.runs.listing; sys.exit('matplotlib' in sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", script], check=False)
+
+    assert done.returncode == 0

@@ -1,0 +1,140 @@
+"""The schedules of the models themselves, against what was published of them."""
+
+import pytest
+
+from glance.core.errors import ScheduleError
+from glance.models.families import FAMILIES, Family, find_family
+from glance.schedule.derive import derive_schedule
+from glance.schedule.lists import PRESETS
+from glance.schedule.shift import (
+    DynamicShift,
+    EmpiricalShift,
+    Shift,
+    StaticShift,
+    read_shift,
+    reshift,
+    teacher_sigmas,
+)
+
+EULER = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+
+
+def lists(name: str, side: int = 1024) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    shift = find_family(name).shift
+    assert shift is not None
+    schedule = derive_schedule(shift, (side, side))
+    return schedule.slow_timesteps, schedule.fast_timesteps
+
+
+@pytest.mark.parametrize(("name", "preset"), [("flux", "paper"), ("qwen_image", "seed")])
+def test_the_published_lists_are_derived_to_the_last_of_their_four_decimals(
+    name: str, preset: str
+) -> None:
+    published = PRESETS[preset].schedule
+
+    assert lists(name) == (published.slow_timesteps, published.fast_timesteps)
+
+
+def test_stable_diffusions_static_shift() -> None:
+    slow, fast = lists("sd3")
+
+    assert slow == pytest.approx((1000, 986.30, 971.83, 956.52, 940.30), abs=0.01)
+    assert fast == pytest.approx((923.08, 818.18, 666.67, 428.57, 57.69), abs=0.01)
+    assert lists("sd3", 512) == (slow, fast), "it does not depend on the size"
+
+
+def test_mu_grows_with_the_picture() -> None:
+    flux = DynamicShift()
+
+    assert flux.mu(32 * 32) == pytest.approx(0.63)
+    assert flux.mu(64 * 64) == pytest.approx(1.15)
+    assert flux.mu(96 * 96) == pytest.approx(2.0166667)
+
+
+def test_no_shift_leaves_even_steps() -> None:
+    assert teacher_sigmas(StaticShift(1.0), 64, 64) == pytest.approx(
+        [1 - step / 50 for step in range(50)]
+    )
+
+
+def test_a_terminal_is_where_the_last_sigma_is_stretched_to() -> None:
+    sigmas = teacher_sigmas(DynamicShift(terminal=0.1), 1024, 1024)
+
+    assert (sigmas[0], sigmas[-1]) == pytest.approx((1.0, 0.1))
+
+
+@pytest.mark.parametrize("side", [512, 768, 1024, 1536])
+@pytest.mark.parametrize(
+    "family", [row for row in FAMILIES.values() if row.shift], ids=lambda row: row.name
+)
+def test_every_derived_schedule_is_a_valid_one(family: Family, side: int) -> None:
+    assert family.shift is not None
+
+    assert derive_schedule(family.shift, (side, side)).slow_timesteps[0] == 1000
+
+
+@pytest.mark.parametrize(
+    ("config", "shift"),
+    [
+        ({}, StaticShift(1.0)),
+        ({"shift": 3.0}, StaticShift(3.0)),
+        ({"shift": 3.0, "shift_terminal": 0.1}, StaticShift(3.0, 0.1)),
+        ({"use_dynamic_shifting": True, "shift": 3.0}, DynamicShift()),
+        (
+            {
+                **{"use_dynamic_shifting": True, "base_shift": 0.25, "max_shift": 0.75},
+                **{"time_shift_type": "linear", "shift_terminal": None},
+            },
+            DynamicShift(base=0.25, most=0.75, is_linear=True),
+        ),
+    ],
+)
+def test_a_schedulers_config_is_read(config: dict, shift: Shift) -> None:
+    assert read_shift({**EULER, **config}) == shift
+
+
+def test_another_kind_of_scheduler_says_nothing_of_a_shift() -> None:
+    assert read_shift({"_class_name": "UniPCMultistepScheduler", "flow_shift": 3.0}) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"use_beta_sigmas": True}, "has use_beta_sigmas"),
+        ({"invert_sigmas": True}, "has invert_sigmas"),
+        ({"shift": 0}, "shift is 0"),
+        ({"shift": "three"}, "could not convert"),
+        ({"shift_terminal": 1.5}, "shift_terminal is 1.5"),
+        ({"use_dynamic_shifting": True, "time_shift_type": "cubic"}, "'cubic'"),
+        (
+            {"use_dynamic_shifting": True, "base_image_seq_len": 1, "max_image_seq_len": 1},
+            "division by zero",
+        ),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_refused(config: dict, message: str) -> None:
+    with pytest.raises(ScheduleError, match=message) as refused:
+        read_shift({**EULER, **config})
+
+    assert "--slow-timesteps" in str(refused.value.problems[0].hint)
+
+
+def test_the_step_count_decides_where_a_fit_says_so() -> None:
+    ten, fifty = (teacher_sigmas(EmpiricalShift(), 512, 512, steps=steps) for steps in (10, 50))
+
+    assert ten[5] != pytest.approx(fifty[25], abs=1e-3), "half of the way, in both"
+    assert teacher_sigmas(DynamicShift(), 512, 512, steps=10)[5] == pytest.approx(
+        teacher_sigmas(DynamicShift(), 512, 512)[25]
+    )
+
+
+@pytest.mark.parametrize("family", ["flux", "qwen_image", "flux2"])
+def test_moving_there_and_back_changes_nothing(family: str) -> None:
+    shift, schedule = find_family(family).shift, PRESETS["seed"].schedule
+    assert shift is not None
+
+    there = reshift(schedule, shift, made_for=(1024, 1024), wanted=(512, 768))
+    back = reshift(there, shift, made_for=(512, 768), wanted=(1024, 1024))
+
+    assert back.fast_timesteps == pytest.approx(schedule.fast_timesteps, abs=2e-3)
+    assert there.fast_timesteps != pytest.approx(schedule.fast_timesteps, abs=1)

@@ -1,0 +1,167 @@
+"""The real runner with small commands: what reaches the log, the caller, and nobody."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fakes.trainer import find_processes, wait_for
+
+from glance.training.simpletuner.runner import Job, ProcessRunner
+
+TREE = Path(__file__).parents[3] / "support/fakes/tree.py"
+SECRET = "hf_" + "Xy7" * 12
+
+type Run = Callable[..., tuple[int, list[str]]]
+
+
+class Enough(Exception):
+    """Raised by a caller that has seen enough."""
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "logs" / "trainer.log"
+
+
+@pytest.fixture
+def run(tmp_path: Path, log: Path) -> Iterator[Run]:
+    """Run a Python program, return its exit code and the lines that were handed on."""
+
+    def run(program: str, *secrets: str, **environment: str) -> tuple[int, list[str]]:
+        command = [sys.executable, "-I", "-S", "-c", program, str(tmp_path)]
+        lines: list[str] = []
+        job = Job(command, tmp_path, environment, log, secrets)
+        return ProcessRunner().run(job, lines.append), lines
+
+    yield run
+    assert find_processes(str(tmp_path)) == []
+
+
+def test_lines_reach_the_caller_and_the_log(run: Run, log: Path) -> None:
+    code, lines = run("import sys; print('one'); print('two', file=sys.stderr, flush=True)")
+
+    assert (code, sorted(lines)) == (0, ["one", "two"])
+    assert sorted(log.read_text().splitlines()) == ["one", "two"]
+
+
+def test_a_log_is_continued(run: Run, log: Path) -> None:
+    run("print('first attempt')")
+    run("print('second attempt')")
+
+    assert log.read_text() == "first attempt\nsecond attempt\n"
+
+
+def test_the_environment_is_the_jobs_and_no_more(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIXED_PRECISION", "fp8")
+
+    _, lines = run("import os; print(sorted(set(os.environ) - {'LC_CTYPE'}))", COLOUR="red")
+
+    assert lines == ["['COLOUR', 'GLANCE_JOB', 'PWD']"]
+
+
+def test_it_runs_in_the_jobs_folder_and_says_so_as_a_shell_does(run: Run, tmp_path: Path) -> None:
+    code, lines = run("import os; print(os.getcwd()); print(os.environ['PWD'])")
+
+    assert (code, lines) == (0, [str(tmp_path), str(tmp_path)])
+
+
+def test_the_exit_code_is_handed_on(run: Run) -> None:
+    assert run("import sys; sys.exit(3)") == (3, [])
+
+
+def test_a_killed_supervisor_is_told_as_a_shell_tells_it(run: Run) -> None:
+    code, _ = run("import os; os.kill(os.getppid(), 9)")
+
+    assert code == 137
+
+
+def test_a_progress_bar_becomes_lines_and_empty_ones_go(run: Run) -> None:
+    _, lines = run(r"print('\rstep 1\rstep 2\r\n\n  \r\nend')")
+
+    assert lines == ["step 1", "step 2", "end"]
+
+
+def test_bytes_that_are_no_text_are_logged_as_they_are(run: Run, log: Path) -> None:
+    _, lines = run(r"import sys; sys.stdout.buffer.write(b'caf\xe9 \xff\n')")
+
+    assert lines == ["caf\ufffd \ufffd"]
+    assert log.read_bytes() == b"caf\xe9 \xff\n"
+
+
+def test_a_line_without_end_comes_in_bounded_pieces(run: Run) -> None:
+    _, lines = run("print('=' * 1_000_000, end='')")
+
+    assert max(map(len, lines)) < 100_000
+    assert "".join(lines) == "=" * 1_000_000
+
+
+def test_a_flood_arrives_whole(run: Run, log: Path) -> None:
+    code, lines = run("for number in range(50): print(('#' * 999 + '\\n') * 1000, end='')")
+
+    assert (code, len(lines), log.stat().st_size) == (0, 50_000, 50_000_000)
+
+
+def test_secrets_are_masked_in_the_log_and_for_the_caller(run: Run, log: Path) -> None:
+    _, lines = run(f"print('token={SECRET}, {SECRET}')", SECRET)
+
+    assert lines == ["token=***, ***"]
+    assert log.read_text() == "token=***, ***\n"
+
+
+def test_a_secret_that_straddles_two_pieces_is_masked(run: Run, log: Path) -> None:
+    half = len(SECRET) // 2
+    program = f"""
+import sys, time
+for text in '=' * 20_000 + '{SECRET[:half]}', '{SECRET[half:]}':
+    sys.stdout.write(text)
+    sys.stdout.flush()
+    time.sleep(0.1)  # long enough to be read by itself
+"""
+    _, lines = run(program, SECRET)
+
+    assert "".join(lines) == "=" * 20_000 + "***"
+    assert log.read_text().replace("\n", "") == "=" * 20_000 + "***"
+
+
+def test_a_secret_is_masked_without_the_space_around_it(run: Run) -> None:
+    assert run(f"print('a  b {SECRET}.')", f" {SECRET}\n", "  ") == (0, ["a  b ***."])
+
+
+def test_a_secret_that_is_no_text_is_masked(run: Run) -> None:
+    _, lines = run(r"import sys; sys.stdout.buffer.write(b'<\xffkey>')", "\udcffkey")
+
+    assert lines == ["<***>"]
+
+
+def test_a_caller_that_fails_leaves_no_process(tmp_path: Path, log: Path) -> None:
+    def fail(_: str) -> None:
+        wait_for((tmp_path / "up-2").exists)
+        raise Enough
+
+    command = [sys.executable, "-I", "-S", str(TREE), str(tmp_path), "2"]
+    with pytest.raises(Enough):
+        ProcessRunner().run(Job(command, tmp_path, {}, log), fail)
+
+    assert find_processes(str(tmp_path)) == []
+
+
+def test_last_words_are_heard(run: Run, log: Path, tmp_path: Path) -> None:
+    program = """
+import signal, sys, time
+def say_much(*_):
+    print(('#' * 99 + '\\n') * 10_000 + 'the end', flush=True)
+    sys.exit()
+signal.signal(signal.SIGTERM, say_much)
+print('up', flush=True)
+time.sleep(600)
+"""
+
+    def fail(_: str) -> None:
+        raise Enough
+
+    job = Job([sys.executable, "-I", "-S", "-c", program, str(tmp_path)], tmp_path, {}, log)
+    with pytest.raises(Enough):
+        ProcessRunner().run(job, fail)
+
+    assert log.read_text().endswith("\nthe end\n")

@@ -1,0 +1,117 @@
+"""The module that holds the seed in the trainer's process, on what stands for SimpleTuner's."""
+
+import importlib.util
+import random
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from glance.training.simpletuner import command
+
+INSIDE = Path(command.__file__).parent / "inside"
+
+
+class Torch(ModuleType):
+    """As much of torch as it needs; the numbers are numpy's."""
+
+    def __init__(self) -> None:
+        super().__init__("torch")
+        self.seeds: list[int] = []
+
+    def manual_seed(self, seed: int) -> None:
+        self.seeds.append(seed)
+
+
+@pytest.fixture
+def torch(monkeypatch: pytest.MonkeyPatch) -> Torch:
+    torch = Torch()
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    return torch
+
+
+@pytest.fixture
+def seed_module() -> Any:
+    spec = importlib.util.spec_from_file_location("glance_seed", INSIDE / "glance_seed.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def draw(*_: object) -> tuple[float, float]:
+    return random.random(), float(np.random.random())
+
+
+def make_trainer(step: int = 0) -> Any:
+    tracker = SimpleNamespace(step=step)
+    tracker.get_global_step = lambda: tracker.step
+    trainer = type("Trainer", (), {"init_trainable_peft_adapter": draw})
+    return SimpleNamespace(Trainer=trainer, random_dataloader_iterator=draw, StateTracker=tracker)
+
+
+def take_steps(seed_module: Any, *steps: int, disturbed: int = 0, seed: int = 1) -> list[Any]:
+    """What a trainer draws in each of these batches, by the step that was done before it."""
+    trainer = make_trainer()
+    seed_module.hold_training(trainer, seed)
+    for _ in range(disturbed):
+        draw()
+    found = []
+    for step in steps:
+        trainer.StateTracker.step = step
+        found.append(trainer.random_dataloader_iterator(step, {}))
+    return found
+
+
+@pytest.mark.usefixtures("torch")
+def test_a_step_draws_the_same_whatever_was_drawn_before(seed_module: Any) -> None:
+    whole = take_steps(seed_module, 0, 1, 2, 3)
+
+    assert take_steps(seed_module, 2, 3, disturbed=7) == whole[2:]
+    assert len(set(whole)) == 4
+    assert take_steps(seed_module, 0, seed=2) != whole[:1]
+
+
+@pytest.mark.usefixtures("torch")
+def test_the_batches_of_one_step_are_not_the_same(seed_module: Any) -> None:
+    whole = take_steps(seed_module, 0, 0, 1, 1)
+
+    assert len(set(whole)) == 4
+    assert take_steps(seed_module, 1, 1) == whole[2:]
+
+
+def test_weights_and_pictures_begin_with_their_own_numbers(seed_module: Any, torch: Torch) -> None:
+    vae = SimpleNamespace(VAECache=type("VAECache", (), {"encode_images": draw}))
+    trainer = make_trainer()
+    seed_module.hold_encoding(vae, 1)
+    seed_module.hold_training(trainer, 1)
+
+    encoded = [vae.VAECache().encode_images([], []) for _ in range(2)]
+    weights = [trainer.Trainer().init_trainable_peft_adapter() for _ in range(2)]
+
+    assert encoded[0] == encoded[1]
+    assert weights[0] == weights[1]
+    assert weights[0] != encoded[0]
+    assert len(set(torch.seeds)) == 2
+
+
+def test_another_simpletuner_trains_on_and_that_is_said(
+    seed_module: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seed_module.hold_encoding(SimpleNamespace(), 1)
+    seed_module.hold_training(SimpleNamespace(Trainer=object), 1)
+
+    told = capsys.readouterr().err.splitlines()
+
+    assert told == [
+        f"glance: the seed does not decide everything: SimpleTuner has no {name}"
+        for name in (
+            "VAECache.encode_images",
+            "Trainer.init_trainable_peft_adapter",
+            "random_dataloader_iterator",
+        )
+    ]

@@ -1,0 +1,174 @@
+"""The supervisor as a process of its own, above trees that do not want to end."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fakes.trainer import PATIENCE, find_processes, wait_for
+
+from glance.training.simpletuner import supervisor
+
+TREE = Path(__file__).parents[3] / "support/fakes/tree.py"
+HASTY = """
+import sys
+from glance.simpletuner import supervisor
+supervisor.GRACE_SECONDS = 0.2
+sys.exit(supervisor.main(sys.argv[1:]))
+"""
+PATIENT = HASTY.replace("0.2", "600")
+
+type Supervised = subprocess.Popen[bytes]
+type Start = Callable[..., Supervised]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start a command under the supervisor, or under `variant` of it."""
+    started: list[Supervised] = []
+
+    def start(*command: str, variant: str | None = None) -> Supervised:
+        script = ["-I", str(supervisor.__file__)] if variant is None else ["-c", variant]
+        started.append(
+            subprocess.Popen(
+                [sys.executable, *script, *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        )
+        return started[-1]
+
+    yield start
+    for process in [*started, *find_processes(str(tmp_path))]:
+        process.kill()
+    for process in started:
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+@pytest.fixture
+def start_tree(start: Start, tmp_path: Path) -> Start:
+    """Start the supervisor above three generations, and wait until all are up."""
+
+    def start_tree(*modes: str, variant: str | None = None) -> Supervised:
+        tree = [sys.executable, "-I", "-S", str(TREE), str(tmp_path), "2", *modes]
+        process = start(*tree, variant=variant)
+        wait_for((tmp_path / "up-2").exists)
+        return process
+
+    return start_tree
+
+
+def shell(script: str) -> tuple[str, ...]:
+    return ("sh", "-c", script)
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_the_exit_code_is_the_commands_own(start: Start, code: int) -> None:
+    assert start(*shell(f"exit {code}")).wait(PATIENCE) == code
+
+
+def test_death_by_a_signal_is_counted_as_shells_count_it(start: Start) -> None:
+    assert start(*shell("kill -KILL $$")).wait(PATIENCE) == 137
+
+
+def test_a_command_that_cannot_be_started_is_named(start: Start, tmp_path: Path) -> None:
+    program = tmp_path / "simpletuner"
+    program.write_text("#!/nowhere/python\n", encoding="utf-8")
+    program.chmod(0o755)
+
+    process = start(str(program))
+
+    out, _ = process.communicate(timeout=PATIENCE)
+    assert out.decode() == f"cannot start {program}: No such file or directory\n"
+    assert process.returncode == 127
+
+
+def test_the_command_reads_nothing_from_the_lifeline(start: Start) -> None:
+    assert start(*shell("read line || exit 3")).wait(PATIENCE) == 3
+
+
+def test_the_command_does_not_inherit_the_handlers(start: Start) -> None:
+    assert start(*shell("kill -TERM $$; sleep 600")).wait(PATIENCE) == 143
+
+
+def test_sigterm_ends_every_generation(start_tree: Start, tmp_path: Path) -> None:
+    process = start_tree()
+
+    process.terminate()
+
+    assert process.wait(PATIENCE) == 143
+    assert find_processes(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_other_signals_end_it_alike(
+    start_tree: Start, tmp_path: Path, number: signal.Signals
+) -> None:
+    process = start_tree()
+
+    process.send_signal(number)
+
+    assert process.wait(PATIENCE) == 143
+    assert find_processes(str(tmp_path)) == []
+
+
+def test_those_who_ignore_sigterm_are_killed_after_the_grace(
+    start_tree: Start, tmp_path: Path
+) -> None:
+    process = start_tree("stubborn", variant=HASTY)
+
+    process.terminate()
+
+    assert process.wait(PATIENCE) == 143
+    assert find_processes(str(tmp_path)) == []
+
+
+def test_a_second_sigterm_ends_the_grace(start_tree: Start, tmp_path: Path) -> None:
+    process = start_tree("stubborn", variant=PATIENT)
+
+    def ends_when_asked_again() -> bool:
+        process.terminate()
+        return process.poll() is not None
+
+    wait_for(ends_when_asked_again)
+
+    assert find_processes(str(tmp_path)) == []
+
+
+def test_the_tree_ends_when_the_lifeline_closes(start_tree: Start, tmp_path: Path) -> None:
+    process = start_tree("stubborn", variant=HASTY)
+    assert process.stdin is not None
+
+    process.stdin.close()
+
+    assert process.wait(PATIENCE) == 143
+    assert find_processes(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize("modes", [(), ("stubborn",)])
+def test_what_a_finished_command_forgot_is_ended(
+    start_tree: Start, tmp_path: Path, modes: tuple[str, ...]
+) -> None:
+    process = start_tree("leaving", *modes, variant=HASTY)
+
+    assert process.wait(PATIENCE) == 7
+    assert find_processes(str(tmp_path)) == []
+
+
+def test_stopped_processes_are_ended_too(start_tree: Start, tmp_path: Path) -> None:
+    process = start_tree(variant=HASTY)
+    for below in find_processes(str(TREE)):
+        if below.pid != process.pid and str(tmp_path) in below.cmdline():
+            os.kill(below.pid, signal.SIGSTOP)
+
+    process.terminate()
+
+    assert process.wait(PATIENCE) == 143
+    assert find_processes(str(tmp_path)) == []

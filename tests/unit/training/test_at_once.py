@@ -1,0 +1,166 @@
+"""Both phases at once: two devices, two trainers, one run."""
+
+import signal
+from pathlib import Path
+
+import pytest
+from fakes.commands import TRAIN, Glance, StartGlance, states
+from fakes.runs import RUN, make_plan, plan_and_train
+from fakes.trainer import FakeSimpleTuner, wait_for
+
+from glance.core.device import Device
+from glance.core.errors import SettingsError, TrainingFailed
+from glance.core.events import Event, PhaseFinished, PhaseStarted, StepDone
+from glance.core.phase import Phase
+from glance.training import preflight
+from glance.training.execute import run_training
+
+pytest_plugins = ["fakes.plugin"]
+pytestmark = pytest.mark.usefixtures("pair")
+
+AT_ONCE = ["--devices", "0,1"]
+
+type Order = list[tuple[type[Event], Phase]]
+
+
+def order(events: list[Event]) -> Order:
+    kinds = (PhaseStarted, StepDone, PhaseFinished)
+    return [(type(event), event.phase) for event in events if isinstance(event, kinds)]
+
+
+def test_the_second_begins_when_the_first_has_filled_the_caches(
+    simpletuner: FakeSimpleTuner,
+) -> None:
+    simpletuner.behave(slow="beside the other")
+
+    told = order(plan_and_train(devices="0,1"))
+
+    begun = told.index((PhaseStarted, Phase.FAST))
+    assert told.index((StepDone, Phase.SLOW)) < begun < told.index((PhaseFinished, Phase.SLOW))
+    assert states(RUN.manifest) == ["done", "done"]
+
+
+def test_the_files_are_those_of_a_training_one_after_the_other(
+    simpletuner: FakeSimpleTuner,
+) -> None:
+    def trained() -> dict[str, bytes]:
+        found = (path for path in RUN.path.rglob("*") if path.is_file())
+        said = ("logs", "glance.json")
+        return {
+            str(path.relative_to(RUN.path)): b"" if set(path.parts) & {*said} else path.read_bytes()
+            for path in found
+        }
+
+    simpletuner.behave(slow="beside the other")
+    plan_and_train(devices="0,1")
+    at_once = trained()
+    simpletuner.behave()
+    plan_and_train(restart=True)
+
+    assert at_once == trained()
+    assert RUN.log(Phase.SLOW).with_suffix(".debug.log").exists()
+    assert RUN.log(Phase.FAST).with_suffix(".debug.log").exists()
+
+
+def test_one_that_fails_does_not_stop_the_other(simpletuner: FakeSimpleTuner) -> None:
+    simpletuner.behave(slow="fail beside the other", fast="beside the other")
+    events: list[Event] = []
+
+    with pytest.raises(TrainingFailed, match="the slow phase failed"):
+        run_training(make_plan(devices="0,1"), events.append)
+
+    assert states(RUN.manifest) == ["failed", "done"]
+    simpletuner.behave()
+    plan_and_train(devices="0,1")
+    assert simpletuner.phases == ["slow", "fast", "slow"]
+    assert states(RUN.manifest) == ["done", "done"]
+
+
+def test_a_failure_is_told_while_the_other_goes_on(
+    start_glance: StartGlance, simpletuner: FakeSimpleTuner
+) -> None:
+    simpletuner.behave(slow="fail beside the other", fast="hang")
+    running = start_glance(*TRAIN, *AT_ONCE, "--stop-within", "0")
+    simpletuner.wait_until_ready()
+    wait_for(lambda: states() == ["failed", "training"])
+
+    running.send(signal.SIGINT)
+
+    code, err = running.finish()
+    assert code == 130
+    assert "hint: the fast phase goes on; nothing of it is lost" in err
+    assert states() == ["failed", "stopped"]
+    assert simpletuner.processes() == []
+
+
+def test_both_that_fail_are_both_recorded(simpletuner: FakeSimpleTuner) -> None:
+    simpletuner.behave(slow="unknown", fast="out of memory")
+    events: list[Event] = []
+
+    with pytest.raises(TrainingFailed, match="the slow phase failed"):
+        run_training(make_plan(devices="0,1"), events.append)
+
+    assert states(RUN.manifest) == ["failed", "failed"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_both(
+    start_glance: StartGlance,
+    simpletuner: FakeSimpleTuner,
+    number: signal.Signals,
+    code: int,
+) -> None:
+    simpletuner.behave(slow="hang", fast="hang")
+    running = start_glance(*TRAIN, *AT_ONCE, "--quiet", "--stop-within", "0")
+    wait_for(lambda: len(simpletuner.processes()) == 6)  # twice supervisor, trainer, worker
+
+    running.send(number)
+
+    assert running.finish() == (code, "stopped: run the same command again to continue\n")
+    assert simpletuner.processes() == []
+    assert states() == ["stopped", "stopped"]
+
+
+def test_a_first_ctrl_c_waits_for_a_checkpoint_of_both(
+    start_glance: StartGlance, invoke: Glance, simpletuner: FakeSimpleTuner
+) -> None:
+    simpletuner.behave(slow="endless", fast="endless")
+    events = Path("events.jsonl")
+    running = start_glance(*TRAIN, *AT_ONCE, "--events", events)
+    wait_for(lambda: events.exists() and '"fast", "step": 1' in events.read_text())
+
+    running.send(signal.SIGINT)
+
+    assert running.finish()[0] == 130
+    sealed = Path("runs/cat/output").glob("*/checkpoint-*/glance.seal")
+    assert {path.parts[3] for path in sealed} == {"glance-fast", "glance-slow"}
+    assert simpletuner.processes() == []
+    simpletuner.behave()
+    assert invoke(*TRAIN, *AT_ONCE).code == 0
+    assert all(start["resumed"] for start in simpletuner.starts[2:])
+
+
+def test_one_device_is_one_after_the_other(simpletuner: FakeSimpleTuner) -> None:
+    told = order(plan_and_train(devices="1"))
+
+    assert told.index((PhaseFinished, Phase.SLOW)) < told.index((PhaseStarted, Phase.FAST))
+
+
+@pytest.mark.parametrize("text", ["", "0,1,2", "cuda", "-1", "0;1", "0,", "²"])
+def test_what_is_no_device_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="--devices"):
+        make_plan(devices=text)
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(device="cuda", devices="0,7")
+    monkeypatch.setattr(preflight, "require_device", lambda _: None)
+    monkeypatch.setattr(preflight, "cuda_device_count", lambda: 1)
+    monkeypatch.setattr(preflight, "cuda_memory", lambda number: 24e9 if number == 0 else None)
+
+    job = preflight.Job(plan.settings, plan.run, plan.launcher, (), plan.devices)
+    found = [check for check in preflight.examine(job) if check.name == "device"]
+
+    assert [check.outcome.value for check in found] == ["ok", "failure"]
+    assert found[1].message == "--devices: there is no accelerator 7"
+    assert plan.settings.device is Device.CUDA

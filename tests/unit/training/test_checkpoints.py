@@ -1,0 +1,284 @@
+"""Which checkpoint a training goes on from: damaged, half-written and strange ones do not pass."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fakes.checkpoints import OUTPUT, SLOW, make_checkpoint
+from fakes.runs import RUN, plan_and_train
+from fakes.simpletuner import LORA
+from fakes.trainer import FakeSimpleTuner
+
+from glance.core.errors import RunError, SetupError, TrainingFailed
+from glance.core.events import Event, Noted
+from glance.core.files import state_folder
+from glance.core.phase import Phase
+from glance.runs.manifest import load_manifest
+from glance.training.checkpoints import (
+    Resumption,
+    Sealer,
+    checkpoint_names,
+    choose_checkpoint,
+    seal_new,
+)
+
+pytest_plugins = ["fakes.plugin"]
+
+WHOLE_FILES = (LORA, "optimizer.bin", "random_states_0.pkl", "checkpoint_manifest.json")
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def add(path: Path) -> None:
+    path.with_name("another.pkl").write_bytes(b"cos\nsystem\n")
+
+
+@pytest.fixture
+def sealer() -> Sealer:
+    return Sealer(state_folder())
+
+
+def choose(sealer: Sealer, *, is_ours: bool = True, trust: bool = False) -> Resumption:
+    return choose_checkpoint(RUN, SLOW, sealer, is_ours=is_ours, trust=trust)
+
+
+def test_without_any_it_begins_at_the_beginning(sealer: Sealer) -> None:
+    assert choose(sealer) == Resumption(0, ())
+
+
+def test_the_newest_by_number_is_taken(sealer: Sealer) -> None:
+    for step in (6, 54, 108):
+        sealer.seal(make_checkpoint(step))
+
+    assert choose(sealer) == Resumption(108, ())
+
+
+@pytest.mark.parametrize("damage", [cut, flip, Path.unlink, add])
+@pytest.mark.parametrize("name", [LORA, "optimizer.bin", "training_state.json", ".guard"])
+def test_a_damaged_one_is_set_aside_and_the_one_before_taken(
+    damage: Callable[[Path], object], name: str, sealer: Sealer
+) -> None:
+    for step in (6, 12):
+        sealer.seal(make_checkpoint(step))
+    damage(OUTPUT / "checkpoint-12" / name)
+
+    assert choose(sealer) == Resumption(6, ("checkpoint-12",))
+
+    assert sorted(path.name for path in OUTPUT.iterdir()) == [
+        "checkpoint-6",
+        "set-aside-checkpoint-12",
+    ]
+
+
+def test_one_that_was_not_sealed_in_time_is_set_aside(sealer: Sealer) -> None:
+    sealer.seal(make_checkpoint(6))
+    make_checkpoint(12)
+
+    assert choose(sealer) == Resumption(6, ("checkpoint-12",))
+    make_checkpoint(12)
+    assert choose(sealer) == Resumption(6, ("checkpoint-12",))
+    assert (OUTPUT / "set-aside-checkpoint-12-0").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "resumption"),
+    [
+        (None, Resumption(12, ())),
+        (Path.unlink, Resumption(6, ("checkpoint-12",))),
+        (cut, Resumption(6, ("checkpoint-12",))),
+    ],
+)
+def test_what_the_trainer_wrote_and_did_not_tell_any_more_is_sealed_if_it_is_whole(
+    damage: Callable[[Path], object] | None, resumption: Resumption, sealer: Sealer
+) -> None:
+    sealer.seal(make_checkpoint(6))
+    known = checkpoint_names(RUN, SLOW)
+    make_checkpoint(12)
+    if damage is not None:
+        damage(OUTPUT / "checkpoint-12/optimizer.bin")
+
+    seal_new(RUN, SLOW, sealer, known=known)
+
+    assert choose(sealer) == resumption
+
+
+def test_what_was_there_before_the_trainer_is_not_sealed_afterwards(
+    sealer: Sealer, tmp_path: Path
+) -> None:
+    Sealer(tmp_path / "other machine").seal(make_checkpoint(6))
+
+    seal_new(RUN, SLOW, sealer, known=checkpoint_names(RUN, SLOW))
+
+    assert choose(sealer) == Resumption(0, ("checkpoint-6",))
+
+
+def test_a_checkpoint_that_simpletuner_removes_meanwhile_does_not_come_back(
+    sealer: Sealer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_checkpoint(6)
+    monkeypatch.setattr(sealer, "_hash", lambda checkpoint: str(shutil.rmtree(checkpoint)))
+
+    with pytest.raises(FileNotFoundError):
+        sealer.seal(folder)
+
+    assert not folder.exists()
+
+
+def test_a_moved_run_may_lose_what_names_its_place(sealer: Sealer) -> None:
+    folder = make_checkpoint(6)
+    (folder / "training_state-glance.json").write_text("/old/place")
+    sealer.seal(folder)
+    (folder / "training_state-glance.json").unlink()
+
+    assert choose(sealer) == Resumption(6, ())
+
+
+def test_samples_that_simpletuner_adds_later_do_no_harm(sealer: Sealer) -> None:
+    folder = make_checkpoint(6)
+    sealer.seal(folder)
+    (folder / "assets").mkdir()
+    (folder / "assets/image_0.png").touch()
+
+    assert choose(sealer) == Resumption(6, ())
+
+
+@pytest.mark.parametrize("name", ["checkpoint-", "checkpoint-x", "checkpoints", "checkpoint-6-old"])
+def test_a_name_that_simpletuner_cannot_read_is_moved_out_of_its_way(
+    name: str, sealer: Sealer
+) -> None:
+    sealer.seal(make_checkpoint(6))
+    (OUTPUT / name).mkdir()
+    (OUTPUT / "checkpoint-12-tmp").mkdir()  # it knows what that is
+
+    assert choose(sealer) == Resumption(6, ())
+    assert sorted(path.name for path in OUTPUT.iterdir()) == [
+        *("checkpoint-12-tmp", "checkpoint-6", f"set-aside-{name}")
+    ]
+
+
+def test_a_link_is_no_checkpoint(sealer: Sealer, tmp_path: Path) -> None:
+    elsewhere = make_checkpoint(6).rename(tmp_path / "elsewhere")
+    sealer.seal(elsewhere)
+    (OUTPUT / "checkpoint-6").symlink_to(elsewhere)
+
+    assert choose(sealer) == Resumption(0, ())
+
+
+class TestFromElsewhere:
+    @pytest.fixture
+    def stranger(self, tmp_path: Path) -> Sealer:
+        return Sealer(tmp_path / "other machine")
+
+    def test_it_is_refused(self, sealer: Sealer, stranger: Sealer) -> None:
+        stranger.seal(make_checkpoint(6))
+
+        with pytest.raises(RunError, match="was not begun here, and checkpoint-6") as caught:
+            choose(sealer, is_ours=False)
+
+        assert "--trust" in (caught.value.problems[0].hint or "")
+        assert (OUTPUT / "checkpoint-6").is_dir(), "nothing is moved"
+
+    def test_one_that_says_it_began_here_is_not_unpickled_either(
+        self, sealer: Sealer, stranger: Sealer
+    ) -> None:
+        stranger.seal(make_checkpoint(6))
+
+        assert choose(sealer) == Resumption(0, ("checkpoint-6",))
+
+    def test_trusted_it_goes_on(self, sealer: Sealer, stranger: Sealer) -> None:
+        stranger.seal(make_checkpoint(6))
+
+        assert choose(sealer, is_ours=False, trust=True) == Resumption(6, ())
+
+    @pytest.mark.parametrize(
+        ("damage", "name"),
+        [
+            *((cut, name) for name in WHOLE_FILES),
+            *((Path.unlink, name) for name in (*WHOLE_FILES, ".guard")),
+        ],
+    )
+    def test_trusted_it_must_still_be_whole(
+        self, damage: Callable[[Path], object], name: str, sealer: Sealer
+    ) -> None:
+        for step in (6, 12):
+            make_checkpoint(step)
+        damage(OUTPUT / "checkpoint-12" / name)
+
+        assert choose(sealer, is_ours=False, trust=True) == Resumption(6, ("checkpoint-12",))
+
+    def test_a_whole_run_is_refused_then_trusted(
+        self, pair: Path, simpletuner: FakeSimpleTuner, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        simpletuner.behave(slow="unknown after checkpoints")
+        with pytest.raises(TrainingFailed):
+            plan_and_train()
+        simpletuner.behave()
+        monkeypatch.setenv("XDG_STATE_HOME", "another machine")
+
+        with pytest.raises(RunError, match="was not begun here"):
+            plan_and_train()
+        assert len(simpletuner.starts) == 1
+        shutil.rmtree(OUTPUT / "checkpoint-3")
+        make_checkpoint(3)
+        plan_and_train(trust=True)
+
+        assert [start["resumed"] for start in simpletuner.starts] == [0, 3, 0]
+        assert [attempt.resumed for attempt in load_manifest(RUN).phases[SLOW].attempts] == [0, 3]
+
+
+def test_what_was_set_aside_is_said_and_gone_when_the_run_is_done(
+    pair: Path, simpletuner: FakeSimpleTuner
+) -> None:
+    simpletuner.behave(slow="unknown after checkpoints")
+    with pytest.raises(TrainingFailed):
+        plan_and_train()
+    simpletuner.behave()
+    cut(OUTPUT / "checkpoint-3" / LORA)
+    (OUTPUT / "checkpoint-4-tmp").mkdir()
+
+    events: list[Event] = plan_and_train(phases=(SLOW,))
+
+    told = (event.message for event in events if isinstance(event, Noted))
+    notes = [message for message in told if message.startswith("slow: ")]
+    assert notes == [
+        "slow: checkpoint-3 is damaged or half-written: set aside",
+        "slow: going on after step 2",
+    ]
+    assert (OUTPUT / "set-aside-checkpoint-3").is_dir()
+    plan_and_train(phases=(Phase.FAST,))
+    assert not list(OUTPUT.glob("set-aside-*"))
+    assert not list(OUTPUT.glob("*-tmp"))
+
+
+@pytest.mark.parametrize("content", [b"", b"short"])
+def test_a_damaged_key_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(content)
+
+    with pytest.raises(SetupError, match="is damaged"):
+        Sealer(tmp_path)
+
+
+def test_a_place_for_the_key_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(SetupError, match="cannot keep a key") as caught:
+        Sealer(tmp_path / "file" / "glance")
+
+    assert "XDG_STATE_HOME" in (caught.value.problems[0].hint or "")
+
+
+def test_the_key_is_private_and_stays(tmp_path: Path) -> None:
+    first = Sealer(tmp_path).mark("x")
+
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    assert Sealer(tmp_path).mark("x") == first
+    assert Sealer(tmp_path / "other").mark("x") != first
