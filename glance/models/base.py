@@ -2,15 +2,30 @@
 
 import hashlib
 import json
+import math
 import os
 import re
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
-from glance.core.errors import ModelNotFound, SettingsError
-from glance.core.files import explain_tensors, find_place, read_text, record_place
+from pydantic import Field
+
+from glance.core.errors import ModelNotFound, Problem, ScheduleError, SettingsError
+from glance.core.files import (
+    explain_tensors,
+    find_place,
+    is_folder,
+    open_file,
+    read_text,
+    record_place,
+)
 from glance.core.hub import name_address, read_hub_text
+from glance.core.settings import Settings
 from glance.models.checkpoint import is_checkpoint, read_checkpoint
 from glance.models.families import (
     DEFAULT_FAMILY,
@@ -19,11 +34,209 @@ from glance.models.families import (
     families_of_pipeline,
     find_family,
 )
+from glance.schedule.options import (
+    AUTO,
+    OPTIMAL,
+    OWN,
+    ResolvedSchedule,
+    ScheduleOptions,
+    refuse_steps,
+    resolve_auto,
+    resolve_given,
+    resolve_optimal,
+    resolve_own,
+)
+from glance.schedule.shift import EmpiricalShift, KnownShift, read_shift
 
 INDEX: Final = "model_index.json"
+_SCHEDULER: Final = "scheduler/scheduler_config.json"
 _TRANSFORMER: Final = "transformer/config.json"
 _SMALL_MODEL: Final = "assets/small-flux"
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_SIDE_STEP: Final = 64  # 32 is the sample size that diffusers writes if nobody says one
+_SMALL: Final = 4
+"""A model made for less than this part of its family's side is a small one of its kind."""
+_LONGEST_HEADER: Final = 100_000_000  # as the safetensors library has it
+
+
+class Weights(Settings):
+    """Billions of parameters of a base model."""
+
+    transformer: float = Field(ge=0, description="Billions of parameters.")
+    text_encoders: tuple[float, ...] = Field(
+        default=(), description="Billions of parameters, in SimpleTuner's order."
+    )
+    known: bool = Field(default=False, description="Counted or published, not guessed by family.")
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """What --model, --base and --family mean: where a model is, which family's, what is in it."""
+
+    family: Family
+    location: str
+    """A Hub id, or a folder as seen from the working directory."""
+    transformer: Path | None = None
+    """A single file in place of its transformer."""
+
+    @classmethod
+    def resolve(
+        cls, model: str | None, *, base: str | None = None, family: str | None = None
+    ) -> Self:
+        """Return what the user names: a whole model, or a single file and the `base` of the rest.
+
+        Without a model it is the family's default, without a family the model's own. Raises what
+        resolve_family, locate_model and read_checkpoint raise.
+        """
+        row, here = resolve_family(family, model), Path.cwd()
+        whole, file = locate_base(model, base, family=row, run=here)
+        folder = recorded_folder(whole, here)
+        location = os.path.relpath(folder) if folder.is_dir() else whole
+        return cls(row, location, recorded_transformer(file, run=here))
+
+    @classmethod
+    def recorded(cls, model: str, transformer: str | None, *, family: str, start: Path) -> Self:
+        """Return what was recorded in the folder `start`, where it is now; raises ModelNotFound."""
+        row = find_family(family)
+        location = recorded_model(model, family=row, run=start)
+        return cls(row, location, recorded_transformer(transformer, run=start))
+
+    def record(self, start: Path) -> tuple[str, str | None]:
+        """Return model and transformer as a run in the folder `start` writes them down."""
+        file = None if self.transformer is None else record_place(self.transformer, start)
+        if self.folder is None:
+            return self.location, file
+        place = record_place(self.folder, start)
+        return f"./{place}" if is_hub_id(place) else place, file
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder; None for a Hub id."""
+        path = Path(self.location)
+        return path if is_folder(path) else None
+
+    @property
+    def name(self) -> str:
+        """The name of the single file or the folder, or the last part of the Hub id."""
+        return (self.transformer or Path(os.path.normpath(self.location))).name
+
+    @property
+    def hub_models(self) -> tuple[str, ...]:
+        """The Hub models that it needs: itself, and what its family borrows."""
+        return hub_models(self.location, family=self.family, run=Path())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells one base model from another: a Hub id, or a hash over a folder's files.
+
+        Of the weights only names and sizes are read, so it takes no time; of the rest, everything.
+        A single file counts by its name and size.
+        """
+        file = None if self.transformer is None else str(self.transformer)
+        return fingerprint(self.location, run=Path(), transformer=file)
+
+    @cached_property
+    def weights(self) -> Weights:
+        """How many parameters it has.
+
+        Of a folder's or file's tensors only the headers are read; what is in no safetensors file
+        does not count. A Hub model is known by its name, else taken for one of its family's size.
+        """
+        size = self.family.size
+        if self.folder is not None:
+            encoders = sorted(self.folder.glob("text_encoder*"))
+            found = Weights(
+                transformer=_count(self.folder.glob("transformer/*.safetensors")),
+                text_encoders=tuple(_count(part.glob("*.safetensors")) for part in encoders),
+                known=True,
+            )
+        else:
+            named = (one for part, one in size.others.items() if part in self.location.lower())
+            is_default = self.location == self.family.default_model
+            published = size.transformer if is_default else next(named, None)
+            found = Weights(
+                transformer=published or size.transformer,
+                text_encoders=size.text_encoders,
+                known=published is not None,
+            )
+        if self.transformer is None:
+            return found
+        return found.model_copy(update={"transformer": _count([self.transformer]), "known": True})
+
+    @cached_property
+    def side(self) -> int | None:
+        """The side of the square that it is made for, in pixels; None: nobody says.
+
+        It is the family's, unless it is a small model: such a one says so in its VAE's config.
+        """
+        usual = self.family.resolution
+        if self.transformer is not None or self.location == self.family.default_model:
+            return usual
+        side = (read_model_json(self.location, "vae/config.json") or {}).get("sample_size")
+        if not isinstance(side, int) or side < _SIDE_STEP:
+            return None
+        return side // _SIDE_STEP * _SIDE_STEP if side <= usual // _SMALL else usual
+
+    @cached_property
+    def is_packaged(self) -> bool:
+        """Whether it is the package's small model; by content, so a copy is it as well."""
+        return is_small_model(self.location)
+
+    def find_shift(self) -> KnownShift:
+        """Return its shift.
+
+        It is what its scheduler config says, as diffusers reads it; of the family's default model
+        it is what glance has recorded of that, and so, doubtfully, where a config cannot be read.
+        FLUX.2's pipelines compute theirs, whatever the config says.
+
+        Raises ScheduleError where neither is known, or the config cannot be used.
+        """
+        family, recorded = self.family, self.family.shift
+        if isinstance(recorded, EmpiricalShift):
+            return KnownShift(recorded, f"as {family.pipeline} computes it")
+        if recorded is not None and self.location == family.default_model:
+            source = f"by the scheduler of {self.location}, as docs/families.md has it"
+            return KnownShift(recorded, source)
+        config = read_model_json(self.location, _SCHEDULER)
+        found = None if config is None else read_shift(config)
+        if found is not None:
+            return KnownShift(found, "by the model's scheduler config")
+        why = "cannot be read" if config is None else "is not of a flow-matching Euler scheduler"
+        if recorded is None:
+            raise ScheduleError(
+                f"model {self.location}: its {_SCHEDULER} {why}, and nobody here has seen the "
+                f"schedule of {family.title}",
+                hint="give --model a folder in diffusers layout, or lists of your own",
+            )
+        doubt = Problem(
+            f"model {self.location}: its {_SCHEDULER} {why}, the usual shift of {family.title} is "
+            "taken",
+            "give lists of your own if this model was made for another",
+        )
+        return KnownShift(recorded, f"by the usual shift of {family.title}", (doubt,))
+
+    def resolve_schedule(self, options: ScheduleOptions, size: tuple[int, int]) -> ResolvedSchedule:
+        """Return what `options` stand for at a width and height in pixels.
+
+        Raises ScheduleError: an unknown name, a list that does not parse or breaks a rule, a file
+        that cannot be used, a model whose schedule is not known; UsageError for numbers of steps
+        where the name decides them.
+        """
+        refuse_steps(options)
+        title, spacing = self.family.title, self.family.spacing
+        if options.name == AUTO:
+            named = resolve_auto(options, self.find_shift(), size, title=title)
+        elif options.name == OWN:
+            named = resolve_own(options, self.find_shift(), size, title=title, spacing=spacing)
+        elif options.name == OPTIMAL:
+            whole = fingerprint(self.location, run=Path())  # that a file is in it is not asked
+            named = resolve_optimal(options, whole, size)
+        else:
+            named = resolve_given(options)
+        schedule = options.replace_lists(named.schedule)
+        if schedule is named.schedule:
+            return named
+        return ResolvedSchedule(schedule, "yours", named.doubts)
 
 
 def resolve_family(name: str | None, model: str | None) -> Family:
@@ -340,6 +553,23 @@ def _pipeline_of(model: str) -> str | None:
     """Return the pipeline class that the model's index names; None when it cannot be read."""
     name = (read_model_json(model, INDEX) or {}).get("_class_name")
     return name if isinstance(name, str) else None
+
+
+def _count(paths: Iterable[Path]) -> float:
+    """Return the billions of parameters in safetensors files; none in what is damaged."""
+    return round(sum(map(_count_file, paths)) / 1e9, 4)
+
+
+def _count_file(path: Path) -> int:
+    try:
+        with open_file(path) as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(size)) if size <= _LONGEST_HEADER else {}
+        return sum(
+            math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+        return 0  # whoever loads it says it better
 
 
 def _what_is(path: Path) -> str:

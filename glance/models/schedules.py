@@ -8,9 +8,16 @@ from glance.core.errors import Problem, ScheduleError, UsageError
 from glance.models.base import fingerprint, read_model_json
 from glance.models.families import Family
 from glance.schedule.derive import OWN_STEPS, USUAL_STEPS, derive_schedule, own_schedule
-from glance.schedule.file import OPTIMAL, find_optimal, read_schedule_file
+from glance.schedule.file import find_optimal, read_schedule_file
 from glance.schedule.lists import PRESETS, Schedule, replace_lists, resolve_schedule
-from glance.schedule.shift import TEACHER_STEPS, EmpiricalShift, Shift, depends_on_size, read_shift
+from glance.schedule.options import OPTIMAL
+from glance.schedule.shift import (
+    TEACHER_STEPS,
+    EmpiricalShift,
+    KnownShift,
+    depends_on_size,
+    read_shift,
+)
 
 AUTO_SCHEDULE: Final = "auto"
 OWN_SCHEDULE: Final = "own"
@@ -49,15 +56,6 @@ class ResolvedLevels:
     """A schedule, and where its numbers come from."""
 
     schedule: Schedule
-    source: str
-    doubts: tuple[Problem, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class KnownShift:
-    """A model's shift, where it was found, and what speaks against it."""
-
-    shift: Shift
     source: str
     doubts: tuple[Problem, ...] = ()
 

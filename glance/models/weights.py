@@ -6,24 +6,11 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from glance.core.files import open_file
-from glance.core.settings import Settings
-from glance.models.base import recorded_folder
+from glance.models.base import Weights, recorded_folder
 from glance.models.families import Family
 
 _LONGEST_HEADER = 100_000_000  # as the safetensors library has it
-
-
-class Weights(Settings):
-    """Billions of parameters of a base model."""
-
-    transformer: float = Field(ge=0, description="Billions of parameters.")
-    text_encoders: tuple[float, ...] = Field(
-        default=(), description="Billions of parameters, in SimpleTuner's order."
-    )
-    known: bool = Field(default=False, description="Counted or published, not guessed by family.")
 
 
 def weigh(model: str, transformer: str | None, *, family: Family, run: Path) -> Weights:

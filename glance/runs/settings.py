@@ -12,8 +12,8 @@ from glance.core.errors import SettingsError
 from glance.core.phase import Phase
 from glance.core.settings import Settings
 from glance.dataset.view import Crop, View, fit_view
+from glance.models.base import Weights
 from glance.models.families import DEFAULT_FAMILY, find_family
-from glance.models.weights import Weights
 
 
 class Preset(StrEnum):

@@ -18,7 +18,6 @@ from glance.core.files import read_text, state_folder, write_text
 from glance.core.phase import Phase
 from glance.schedule.lists import MAX_TIMESTEP, Schedule, WrittenList
 
-OPTIMAL: Final = "optimal"
 _MOST_BYTES: Final = 1_000_000
 _WRITTEN: Final = "give a file that `glance schedule --json` or `glance schedule optimize` wrote"
 _SHAPE: Final = (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar, Final
 
-from glance.core.errors import ScheduleError
+from glance.core.errors import Problem, ScheduleError
 from glance.schedule.lists import MAX_TIMESTEP, Schedule
 
 TEACHER_STEPS: Final = 50
@@ -81,6 +81,15 @@ class EmpiricalShift:
 
 
 Shift = StaticShift | DynamicShift | EmpiricalShift
+
+
+@dataclass(frozen=True, slots=True)
+class KnownShift:
+    """A model's shift, where it was found, and what speaks against it."""
+
+    shift: Shift
+    source: str
+    doubts: tuple[Problem, ...] = ()
 
 
 class Spacing(StrEnum):

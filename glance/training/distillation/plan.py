@@ -14,12 +14,11 @@ from glance.core.device import Device, resolve_device
 from glance.core.errors import Checks, InputError, LoraError, Problem, SettingsError, UsageError
 from glance.dataset.caption import estimate_tokens
 from glance.dataset.examine import measure_picture, name_safely
-from glance.models.base import is_small_model, resolve_family
+from glance.models.base import Weights, is_small_model, resolve_family
 from glance.models.families import Family
 from glance.models.lora.examine import LoraFacts, examine_lora
 from glance.models.lora.file import hash_file
 from glance.models.schedules import AUTO_SCHEDULE, ResolvedLevels, find_shift
-from glance.models.weights import Weights
 from glance.runs.folder import RUNS, RunFolder
 from glance.runs.locate import locate_lora
 from glance.runs.settings import Layers, Teacher, TrainSettings, resolve_preset
@@ -39,7 +38,7 @@ from glance.training.distillation.request import (
     lay_out_paths,
 )
 from glance.training.plan import parse_devices, put_together, resolve_levels_of, with_model
-from glance.training.simpletuner.options import OptionValue, parse_overrides
+from glance.training.simpletuner.config import OptionValue, parse_overrides
 
 _SIZE: Final = re.compile(r"(\d{1,5})x(\d{1,5})")
 _SIDE_STEP: Final = 64  # what SimpleTuner cuts pictures to

@@ -10,8 +10,10 @@ import pytest
 
 from glance.core.errors import ModelNotFound, SettingsError
 from glance.models.base import (
+    BaseModel,
     check_folder,
     detect_family,
+    find_packaged,
     fingerprint,
     hub_models,
     is_small_model,
@@ -312,3 +314,43 @@ def test_the_small_model_is_known_by_what_is_in_it() -> None:
     assert is_small_model("copy")
     assert not is_small_model("other")
     assert not is_small_model(FLUX.default_model)
+
+
+class TestBaseModel:
+    def test_a_folder_is_seen_from_here_and_written_from_the_run(self) -> None:
+        model = BaseModel.resolve(str(make_model(Path("models/flux")).absolute()))
+
+        assert (model.family, model.location, model.name) == (FLUX, "models/flux", "flux")
+        assert (model.folder, model.hub_models) == (Path("models/flux"), ())
+        assert model.record(Path("runs/cat")) == ("../../~8edc/flux", None)
+        assert BaseModel.resolve("models/flux") == model
+
+    def test_a_folder_that_looks_like_a_hub_id_is_recorded_as_none(self) -> None:
+        make_model(Path("acme/flux"))
+
+        assert BaseModel.resolve("acme/flux").record(Path())[0] == "./acme/flux"
+
+    def test_the_default_is_the_familys(self) -> None:
+        model = BaseModel.resolve(None, family="sd3")
+
+        assert (model.location, model.folder) == (find_family("sd3").default_model, None)
+        assert (model.name, model.side) == ("stable-diffusion-3.5-medium", 1024)
+        assert model.hub_models == (model.location,)
+        assert model.record(Path("runs/cat")) == (model.location, None)
+        assert not model.is_packaged
+
+    def test_what_a_run_records_is_found_again(self) -> None:
+        make_model(Path("models/flux"))
+        run = Path("runs/cat")
+        recorded = BaseModel.resolve("models/flux").record(run)
+
+        found = BaseModel.recorded(*recorded, family="flux", start=run)
+
+        assert found.location == str(Path("models/flux").absolute())
+        assert found.record(run) == recorded
+        assert found.fingerprint == BaseModel.resolve("models/flux").fingerprint
+
+    def test_the_small_model_says_its_side(self) -> None:
+        model = BaseModel.resolve(find_packaged("small-flux"))
+
+        assert (model.is_packaged, model.side) == (True, 64)

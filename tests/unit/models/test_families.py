@@ -13,7 +13,7 @@ from glance.models.families import FAMILIES, Family, Negative, families_of_pipel
 from glance.models.families.refused import REFUSED
 from glance.runs.settings import resolve_train_settings
 from glance.sampling.settings import resolve_sample_settings
-from glance.training.simpletuner.options import parse_overrides
+from glance.training.simpletuner.config import parse_overrides
 
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 

@@ -5,10 +5,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from glance.models.base import BaseModel
 from glance.models.families import find_family
-from glance.models.weights import weigh
-
-RUN = Path("runs/cat")
 
 
 def write(path: str, millions: int) -> None:
@@ -23,7 +21,7 @@ def test_a_folder_is_counted_part_by_part() -> None:
     write("model/text_encoder_2/model.safetensors", 4)
     write("model/vae/model.safetensors", 9)
 
-    found = weigh("../../model", None, family=find_family("flux"), run=RUN)
+    found = BaseModel(find_family("flux"), "model").weights
 
     assert (found.transformer, found.text_encoders) == (0.005, (0.001, 0.004))
 
@@ -31,7 +29,7 @@ def test_a_folder_is_counted_part_by_part() -> None:
 def test_a_single_file_takes_the_transformers_place() -> None:
     write("mine.safetensors", 2)
 
-    found = weigh("acme/x", "../../mine.safetensors", family=find_family("flux"), run=RUN)
+    found = BaseModel(find_family("flux"), "acme/x", Path("mine.safetensors")).weights
 
     assert (found.transformer, found.text_encoders) == (0.002, (0.12, 4.76))
 
@@ -39,9 +37,9 @@ def test_a_single_file_takes_the_transformers_place() -> None:
 def test_a_hub_model_is_known_by_its_name() -> None:
     sd3 = find_family("sd3")
 
-    assert weigh(sd3.default_model, None, family=sd3, run=RUN).transformer == 2.24
+    assert BaseModel(sd3, sd3.default_model).weights.transformer == 2.24
     large = "stabilityai/stable-diffusion-3.5-large"
-    assert weigh(large, None, family=sd3, run=RUN).transformer == 8.06
+    assert BaseModel(sd3, large).weights.transformer == 8.06
 
 
 def test_a_damaged_file_counts_nothing() -> None:
@@ -49,4 +47,4 @@ def test_a_damaged_file_counts_nothing() -> None:
     for number, content in enumerate((b"", b"\xff" * 40, b"\x02" + bytes(7) + b"[]")):
         Path(f"model/transformer/{number}.safetensors").write_bytes(content)
 
-    assert weigh("../../model", None, family=find_family("flux"), run=RUN).transformer == 0
+    assert BaseModel(find_family("flux"), "model").weights.transformer == 0

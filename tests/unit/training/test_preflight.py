@@ -13,7 +13,7 @@ from fakes.trainer import FakeSimpleTuner
 
 from glance.core.device import Device
 from glance.core.errors import DeviceUnavailable, ModelNotFound, SetupError, SimpleTunerNotFound
-from glance.models.weights import Weights
+from glance.models.base import Weights
 from glance.runs.folder import RunFolder
 from glance.runs.settings import Preset, TrainSettings, resolve_train_settings
 from glance.training import preflight

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from glance.core.device import Device, speed
-from glance.models.weights import Weights
+from glance.models.base import Weights
 from glance.runs.settings import Preset, resolve_train_settings
-from glance.training.simpletuner.duration import describe_duration, seconds_a_step
+from glance.training.simpletuner.estimates import describe_duration, seconds_a_step
 
 H100 = 132 * 4096 * 1.83e9  # multiprocessors, operations a cycle, clock: NVIDIA's H100 paper
 

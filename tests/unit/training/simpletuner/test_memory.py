@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from glance.core.device import Device
+from glance.models.base import Weights
 from glance.models.families import FAMILIES
-from glance.models.weights import Weights
 from glance.runs.settings import Preset, TrainSettings, resolve_preset, resolve_train_settings
-from glance.training.simpletuner.memory import estimate, memory_options
+from glance.training.simpletuner.estimates import estimate, memory_options
 
 
 def on_cuda(family: str, preset: str = "24gb", **changes: Any) -> TrainSettings:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from glance.core.errors import ScheduleError, UsageError
+from glance.models.base import BaseModel
 from glance.models.families import find_family
-from glance.models.schedules import LevelsRequest, Subject, find_shift, resolve_levels
 from glance.schedule.derive import derive_schedule
 from glance.schedule.lists import PRESETS, Schedule
+from glance.schedule.options import ScheduleOptions
 from glance.schedule.shift import DynamicShift, EmpiricalShift, StaticShift
 
 FLUX = find_family("flux")
@@ -26,13 +27,13 @@ def write_model(**config: Any) -> str:
     return "model"
 
 
-def auto(model: str, size: tuple[int, int] = (512, 512), **request: Any) -> Any:
-    return resolve_levels(LevelsRequest(name="auto", **request), Subject(FLUX, model, size))
+def auto(model: str, size: tuple[int, int] = (512, 512), **options: Any) -> Any:
+    return BaseModel(FLUX, model).resolve_schedule(ScheduleOptions(name="auto", **options), size)
 
 
-def own(model: str, family: str = "flux", **request: Any) -> Any:
-    subject = Subject(find_family(family), model, (512, 512))
-    return resolve_levels(LevelsRequest(name="own", **request), subject)
+def own(model: str, family: str = "flux", **options: Any) -> Any:
+    base = BaseModel(find_family(family), model)
+    return base.resolve_schedule(ScheduleOptions(name="own", **options), (512, 512))
 
 
 def test_a_models_own_config_goes_before_its_familys_usual_shift() -> None:
@@ -47,11 +48,11 @@ def test_the_default_model_is_known_without_reading_anything() -> None:
     found = auto(FLUX.default_model)
 
     assert found.schedule == derive_schedule(DynamicShift(), (512, 512))
-    assert (find_shift(FLUX, FLUX.default_model).doubts, found.doubts) == ((), ())
+    assert (BaseModel(FLUX, FLUX.default_model).find_shift().doubts, found.doubts) == ((), ())
 
 
 def test_another_kind_of_scheduler_is_doubted() -> None:
-    known = find_shift(FLUX, write_model(_class_name="UniPCMultistepScheduler"))
+    known = BaseModel(FLUX, write_model(_class_name="UniPCMultistepScheduler")).find_shift()
 
     assert known.shift == DynamicShift()
     assert "is not of a flow-matching Euler scheduler" in known.doubts[0].message
@@ -60,15 +61,15 @@ def test_another_kind_of_scheduler_is_doubted() -> None:
 def test_what_a_pipeline_computes_itself_is_not_read_from_a_config() -> None:
     family = find_family("flux2")
 
-    assert find_shift(family, write_model(shift=3.0)).shift == EmpiricalShift()
+    assert BaseModel(family, write_model(shift=3.0)).find_shift().shift == EmpiricalShift()
 
 
 def test_nobody_knows_the_schedule_of_a_family_that_nobody_has_seen() -> None:
     unseen = replace(FLUX, shift=None)
 
     with pytest.raises(ScheduleError, match="nobody here has seen the schedule of"):
-        find_shift(unseen, "nowhere")
-    assert find_shift(unseen, write_model(shift=2.0)).shift == StaticShift(2.0)
+        BaseModel(unseen, "nowhere").find_shift()
+    assert BaseModel(unseen, write_model(shift=2.0)).find_shift().shift == StaticShift(2.0)
 
 
 def test_own_lists_go_over_derived_ones() -> None:
@@ -129,13 +130,19 @@ def test_own_steps_that_cannot_be_are_refused(steps: dict[str, int], message: st
 def test_numbers_of_steps_go_with_nothing_that_decides_them(
     name: str, steps: dict[str, int]
 ) -> None:
-    request = LevelsRequest(name=name, **steps)
+    options = ScheduleOptions(name=name, **steps)
 
     with pytest.raises(UsageError, match="does not go with --schedule"):
-        resolve_levels(request, Subject(FLUX, FLUX.default_model, (512, 512)))
+        BaseModel(FLUX, FLUX.default_model).resolve_schedule(options, (512, 512))
 
 
 def test_a_preset_needs_no_model() -> None:
-    found = resolve_levels(LevelsRequest(name="paper"), Subject(FLUX, "nowhere", (64, 64)))
+    found = BaseModel(FLUX, "nowhere").resolve_schedule(ScheduleOptions(name="paper"), (64, 64))
 
     assert found.schedule is PRESETS["paper"].schedule
+
+
+def test_a_plain_name_stands_for_options() -> None:
+    assert ScheduleOptions.of("own") == ScheduleOptions(name="own")
+    assert ScheduleOptions.of(None) == ScheduleOptions()
+    assert ScheduleOptions.of(ScheduleOptions(slow_steps=3)) == ScheduleOptions(slow_steps=3)

@@ -1,0 +1,179 @@
+"""Which schedule is asked for: a preset, one of the model's own, an optimised one, a file, lists.
+
+What needs no base model is found here; `BaseModel.resolve_schedule` finds all of them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from glance.core.errors import Problem, ScheduleError, UsageError
+from glance.schedule.derive import OWN_STEPS, USUAL_STEPS, derive_schedule, own_schedule
+from glance.schedule.lists import DEFAULT_SCHEDULE, PRESETS, Schedule, replace_lists
+from glance.schedule.shift import TEACHER_STEPS, KnownShift, Spacing, depends_on_size
+
+AUTO: Final = "auto"
+OWN: Final = "own"
+OPTIMAL: Final = "optimal"
+OF_ONE_SIZE: Final = (AUTO, OWN, OPTIMAL)
+"""Schedules that are made for a model and an image size."""
+_SHOWN: Final = 80  # characters of a name that is none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleOptions:
+    """--schedule and the flags that go with it, unchecked; travels whole from command to plan."""
+
+    name: str | None = None
+    """A preset, `auto`, `own`, `optimal` or a file; None: what the command does without it."""
+    slow_timesteps: str | None = None
+    fast_timesteps: str | None = None
+    slow_steps: int | None = None
+    fast_steps: int | None = None
+    teacher_steps: int | None = None
+
+    @classmethod
+    def of(cls, given: Self | str | None) -> Self:
+        """Return options, or those that a plain name stands for."""
+        return given if isinstance(given, cls) else cls(name=given)  # type: ignore[arg-type]
+
+    @property
+    def is_of_one_size(self) -> bool:
+        """Whether the schedule is made for an image size."""
+        return self.name in OF_ONE_SIZE
+
+    @property
+    def gives_steps(self) -> bool:
+        """Whether a number of steps is asked for."""
+        return (self.slow_steps, self.fast_steps, self.teacher_steps) != (None, None, None)
+
+    def replace_lists(self, schedule: Schedule) -> Schedule:
+        """Return `schedule` with either list replaced by the user's own.
+
+        Raises ScheduleError: a list that does not parse, or a rule broken.
+        """
+        return replace_lists(
+            schedule, slow_timesteps=self.slow_timesteps, fast_timesteps=self.fast_timesteps
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedSchedule:
+    """A schedule, and where its numbers come from."""
+
+    schedule: Schedule
+    source: str
+    doubts: tuple[Problem, ...] = ()
+
+
+def refuse_steps(options: ScheduleOptions) -> None:
+    """Raise UsageError for numbers of steps where the schedule's name decides them."""
+    name = options.name or DEFAULT_SCHEDULE
+    if name == AUTO:
+        return
+    decided = {
+        OWN: "own, which has no other steps",
+        OPTIMAL: "optimal, which was found with its own",
+    }
+    why = decided.get(name, f"{name}, whose lists are given")
+    given = (
+        *(("slow", options.slow_steps), ("fast", options.fast_steps)),
+        ("teacher", options.teacher_steps),
+    )
+    for which, steps in given:
+        if steps is not None and (which == "teacher" or name not in decided):
+            raise UsageError(
+                f"--{which}-steps {steps} does not go with --schedule {why}",
+                hint=f"drop it, or use --schedule {AUTO}",
+            )
+
+
+def resolve_given(options: ScheduleOptions) -> ResolvedSchedule:
+    """Return a preset or a file: what needs no base model.
+
+    Raises ScheduleError: an unknown name, a file that cannot be used.
+    """
+    name = options.name or DEFAULT_SCHEDULE
+    path = _find_file(name)
+    if path is not None:
+        from glance.schedule.file import read_schedule_file  # pydantic, which no --help needs
+
+        schedule = read_schedule_file(path).resolve(path.stem)
+        return ResolvedSchedule(schedule, f"the file {path.name}")
+    if name not in PRESETS:
+        raise ScheduleError(
+            f"schedule {name[:_SHOWN]!r} is not known",
+            hint=f"choose one of: {', '.join((*PRESETS, *OF_ONE_SIZE))}, or a .json file",
+        )
+    return ResolvedSchedule(PRESETS[name].schedule, PRESETS[name].source)
+
+
+def resolve_auto(
+    options: ScheduleOptions, known: KnownShift, size: tuple[int, int], *, title: str
+) -> ResolvedSchedule:
+    """Return `auto`: some of the steps of the base model, whose family is called `title`."""
+    teacher = TEACHER_STEPS if options.teacher_steps is None else options.teacher_steps
+    schedule = derive_schedule(
+        known.shift,
+        size,
+        slow_steps=USUAL_STEPS if options.slow_steps is None else options.slow_steps,
+        fast_steps=USUAL_STEPS if options.fast_steps is None else options.fast_steps,
+        teacher_steps=teacher,
+    )
+    source = f"of {teacher} steps of {title} at {_at(size, known)}, {known.source}"
+    return ResolvedSchedule(schedule, source, known.doubts)
+
+
+def resolve_own(
+    options: ScheduleOptions,
+    known: KnownShift,
+    size: tuple[int, int],
+    *,
+    title: str,
+    spacing: Spacing,
+) -> ResolvedSchedule:
+    """Return `own`: what diffusers steps when asked for as many steps as both phases have."""
+    slow_steps = OWN_STEPS if options.slow_steps is None else options.slow_steps
+    fast_steps = OWN_STEPS if options.fast_steps is None else options.fast_steps
+    schedule = own_schedule(
+        known.shift, size, slow_steps=slow_steps, fast_steps=fast_steps, spacing=spacing
+    )
+    source = (
+        f"what diffusers steps when asked for {slow_steps + fast_steps} steps of {title} at "
+        f"{_at(size, known)}, {known.source}"
+    )
+    return ResolvedSchedule(schedule, source, known.doubts)
+
+
+def resolve_optimal(
+    options: ScheduleOptions, fingerprint: str, size: tuple[int, int]
+) -> ResolvedSchedule:
+    """Return `optimal`: the one that was kept for a base model; raises ScheduleError."""
+    from glance.schedule.file import find_optimal
+
+    found = find_optimal(
+        fingerprint, size, slow_steps=options.slow_steps, fast_steps=options.fast_steps
+    )
+    assert found.origin is not None
+    return ResolvedSchedule(
+        found.resolve(OPTIMAL),
+        f"optimised for this model at {size[0]}x{size[1]} on {len(found.origin.prompts)} prompts "
+        f"against its {found.origin.teacher_steps} steps",
+    )
+
+
+def _find_file(name: str) -> Path | None:
+    try:
+        path = Path(name).expanduser()
+        return path if name.endswith(".json") or path.is_file() else None
+    except (OSError, ValueError, RuntimeError) as exc:  # too long; in the home of nobody
+        if not name.endswith(".json"):
+            return None
+        reason = getattr(exc, "strerror", None) or exc
+        raise ScheduleError(
+            f"--schedule {name[:_SHOWN]}: {reason}", hint="give another file"
+        ) from exc
+
+
+def _at(size: tuple[int, int], known: KnownShift) -> str:
+    return f"{size[0]}x{size[1]}" if depends_on_size(known.shift) else "any size"
