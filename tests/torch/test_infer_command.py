@@ -142,15 +142,15 @@ def lora_with_stranger(tmp_path: Path) -> Path:
 def test_what_sampling_imports_can_be_imported_beforehand() -> None:
     code = """
 import sys
-from glance.families import find_family
-from glance.generation.execute import import_sampler
+from glance.models.families import find_family
+from glance.sampling.generate import import_sampler
 
 family = find_family("flux")
 import_sampler(family)
 before = set(sys.modules)
 
 import diffusers
-import glance.sampling.pipeline.glance_pipeline, glance.sampling.pipeline.pipeline
+import glance.sampling.pipeline.glance_pipeline, glance.sampling.pipeline.load
 
 getattr(diffusers, family.pipeline)
 assert set(sys.modules) == before, set(sys.modules) - before

@@ -15,7 +15,7 @@ from glance.training.simpletuner import supervisor
 TREE = Path(__file__).parents[3] / "support/fakes/tree.py"
 HASTY = """
 import sys
-from glance.simpletuner import supervisor
+from glance.training.simpletuner import supervisor
 supervisor.GRACE_SECONDS = 0.2
 sys.exit(supervisor.main(sys.argv[1:]))
 """
