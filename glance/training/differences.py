@@ -7,10 +7,9 @@ from typing import Any, Final
 
 from PIL import Image
 
-from glance.core.errors import as_typed
-from glance.core.findings import shown
+from glance.core.errors import as_typed, shown
 from glance.core.pictures import DECODER_ERRORS, open_picture, to_rgb
-from glance.dataset.examine import Sample
+from glance.dataset.sample import Sample
 from glance.models.base import shown_model
 from glance.runs.folder import RunFolder
 from glance.runs.manifest import Manifest, SampleRecord

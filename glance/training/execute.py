@@ -12,8 +12,7 @@ from glance.core.phase import Phase
 from glance.models.base import recorded_model, recorded_transformer
 from glance.models.checkpoint import read_checkpoint
 from glance.models.families import find_family
-from glance.models.lora.file import hash_file
-from glance.models.lora.header import hash_data, read_header
+from glance.models.lora.file import hash_data, hash_file, read_header
 from glance.runs.folder import RunFolder, writing
 from glance.runs.lock import locked
 from glance.runs.manifest import Manifest, PhaseState, load_manifest
@@ -124,7 +123,7 @@ def _make_transformer(plan: TrainingPlan, on_event: EventSink) -> None:
     model = recorded_model(settings.model, family=find_family(settings.family), run=run.path)
     on_event(Noted(f"the transformer is that of {path}, everything else that of {model}"))
     hush()
-    from glance.sampling.pipeline.transformer import write_transformer
+    from glance.sampling.pipeline.load import write_transformer
 
     with writing(run.path):
         write_transformer(read_checkpoint(path), model, run.transformer)

@@ -7,8 +7,8 @@ from typing import Any
 from glance.core.errors import LoraError
 from glance.core.phase import Phase
 from glance.runs.folder import RunFolder
+from glance.runs.lora import name_pair
 from glance.runs.manifest import Manifest
-from glance.runs.modelspec import name_pair
 
 
 class Ledger:

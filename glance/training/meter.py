@@ -9,8 +9,7 @@ from typing import Final
 import psutil
 
 from glance.core.device import gpu_users
-from glance.core.events import EventSink, MemoryUsed, StepDone
-from glance.core.pace import mean_of_round
+from glance.core.events import EventSink, MemoryUsed, StepDone, mean_of_round
 from glance.core.phase import Phase
 from glance.runs.losses import LossLog
 from glance.runs.manifest import Measured

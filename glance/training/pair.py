@@ -8,8 +8,7 @@ from typing import Final
 
 from glance.core.device import Device
 from glance.core.errors import Checks, Problem, SampleError, SettingsError
-from glance.dataset.examine import Sample, load_sample
-from glance.dataset.picture import fitting_area
+from glance.dataset.sample import Sample, fitting_area, load_sample
 from glance.dataset.view import REFUSED, WARNED, Crop, View, fit_view
 from glance.models.base import read_model_json, resolve_family
 from glance.models.checkpoint import is_checkpoint

@@ -14,11 +14,10 @@ from glance.core.events import Event, EventSink, Noted, PhaseFinished, PhaseStar
 from glance.core.files import write_text
 from glance.core.phase import Phase
 from glance.models.lora.file import read_lora
-from glance.runs.final import finalise_lora, is_final
 from glance.runs.folder import TRAINERS_PAGE, RunFolder, writing
+from glance.runs.lora import finalise_lora, find_origin, is_final, record_lora
 from glance.runs.losses import LossLog
 from glance.runs.manifest import Attempt, LoraRecord, Manifest, PhaseState, now
-from glance.runs.modelspec import find_origin, record_lora
 from glance.training.checkpoints import Sealer, choose_checkpoint
 from glance.training.ledger import Ledger
 from glance.training.meter import Meter
@@ -32,8 +31,8 @@ from glance.training.simpletuner.command import (
 )
 from glance.training.simpletuner.config import receipt_file
 from glance.training.simpletuner.failures import diagnose
+from glance.training.simpletuner.progress import listening
 from glance.training.simpletuner.runner import Job, Runner, mask
-from glance.training.simpletuner.webhook import listening
 from glance.training.stopping import open_to_requests
 
 

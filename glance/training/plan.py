@@ -7,7 +7,7 @@ from pathlib import Path
 from glance.core.device import AUTO, Device, resolve_device
 from glance.core.errors import Checks, Problem, SettingsError
 from glance.core.phase import Phase
-from glance.dataset.examine import Sample, safe_name
+from glance.dataset.sample import Sample, safe_name
 from glance.models.base import locate_base, resolve_family
 from glance.models.checkpoint import is_checkpoint, read_checkpoint
 from glance.models.families import Family, find_family
@@ -19,8 +19,7 @@ from glance.schedule.lists import Schedule
 from glance.training.pair import examine_pair, parse_crops, parse_resolutions
 from glance.training.prepare import check_run
 from glance.training.request import TrainingPlan, TrainingRequest, TrainRequest
-from glance.training.simpletuner.options import parse_overrides
-from glance.training.simpletuner.render import render_trainer_config
+from glance.training.simpletuner.config import parse_overrides, render_trainer_config
 
 
 def plan_training(request: TrainRequest) -> TrainingPlan:

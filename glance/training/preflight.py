@@ -15,16 +15,22 @@ from typing import Final
 import psutil
 from packaging.requirements import Requirement
 
-from glance.core.device import Device, cuda_device_count, cuda_memory, gpu_users, require_device
+from glance.core.device import (
+    CUDA_EXTRA,
+    Device,
+    cuda_device_count,
+    cuda_memory,
+    gpu_users,
+    require_device,
+)
 from glance.core.errors import DeviceUnavailable, ModelNotFound, Problem, SetupError
 from glance.core.files import state_folder
 from glance.core.hub import cache_folder, check_access, is_offline
-from glance.core.memory import CUDA_EXTRA
 from glance.models.families import find_family
 from glance.runs.folder import RunFolder
 from glance.runs.settings import TrainSettings
 from glance.training.simpletuner.command import Launcher, find_program
-from glance.training.simpletuner.memory import BITSANDBYTES, estimate, memory_options
+from glance.training.simpletuner.estimates import BITSANDBYTES, estimate, memory_options
 
 _DISTRIBUTION: Final = "glance-lora"
 _PYTHON: Final = ((3, 12), (3, 14))

@@ -10,8 +10,7 @@ from platform import python_version
 from glance.core.errors import Problem, RunError
 from glance.core.files import write_json, write_text
 from glance.core.phase import Phase
-from glance.dataset.examine import Sample
-from glance.dataset.stage import stage_sample
+from glance.dataset.sample import Sample, stage_sample
 from glance.models.base import fingerprint
 from glance.runs.folder import LORA_FILE, TRAINERS_PAGE, RunFolder, writing
 from glance.runs.manifest import (

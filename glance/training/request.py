@@ -9,8 +9,7 @@ from typing import Any
 from glance.core.device import AUTO
 from glance.core.errors import Problem
 from glance.core.phase import Phase
-from glance.dataset.examine import Sample
-from glance.dataset.stage import Stage
+from glance.dataset.sample import Sample, Stage
 from glance.dataset.view import Crop, View, fit_reference
 from glance.models.base import hub_models, is_outside, recorded_folder
 from glance.models.families import find_family
@@ -18,8 +17,12 @@ from glance.runs.folder import RunFolder
 from glance.runs.settings import Preset, TrainSettings
 from glance.schedule.lists import DEFAULT_SCHEDULE, Schedule
 from glance.training.simpletuner.command import Launcher, build_command
-from glance.training.simpletuner.config import REFERENCE_FOLDER, view_folder
-from glance.training.simpletuner.render import render_files, render_trainer_config
+from glance.training.simpletuner.config import (
+    REFERENCE_FOLDER,
+    render_files,
+    render_trainer_config,
+    view_folder,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from glance.core.events import EventSink, Noted
-from glance.evaluation.compare.outputs import Report
-from glance.evaluation.compare.request import JUDGED, CompareRequest
-from glance.evaluation.compare.trial import try_pair
+from glance.evaluation.report import Report
+from glance.evaluation.compare import CompareRequest
+from glance.evaluation.comparison import JUDGED
+from glance.evaluation.compare import try_pair
 from glance.runs.folder import writing
 from glance.runs.manifest import load_manifest
 from glance.training.distillation.record import forget, record

@@ -13,7 +13,7 @@ from typing import Final
 from glance.core.device import Device, resolve_device
 from glance.core.errors import Checks, InputError, LoraError, Problem, SettingsError, UsageError
 from glance.dataset.caption import estimate_tokens
-from glance.dataset.examine import measure_picture, name_safely
+from glance.dataset.sample import measure_picture, name_safely
 from glance.models.base import Weights, is_small_model, resolve_family
 from glance.models.families import Family
 from glance.models.lora.examine import LoraFacts, examine_lora

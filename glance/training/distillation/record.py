@@ -22,7 +22,7 @@ from glance.training.distillation.request import DistillationPlan, PlannedPath
 
 if TYPE_CHECKING:
     from glance.sampling.pipeline.glance_pipeline import GlancePipeline
-    from glance.sampling.pipeline.recording import Recorded
+    from glance.sampling.pipeline.record import Recorded
 
 STATES: Final = "states"
 """The tensor of a recording: (N + 1, channels, height, width), float32."""
@@ -80,7 +80,7 @@ def forget(run: RunFolder) -> None:
 
 def free_sampler() -> None:
     """Give back the memory of a model that nobody holds any more: the trainer needs it."""
-    from glance.sampling.pipeline.recording import free_memory
+    from glance.sampling.pipeline.memory import free_memory
 
     free_memory()
 
@@ -99,7 +99,7 @@ def _walk(
     on_event: EventSink,
 ) -> Iterator["Recorded"]:
     """Yield each path's recording, in their order."""
-    from glance.sampling.pipeline.recording import record_paths
+    from glance.sampling.pipeline.record import record_paths
 
     total, done = len(missing) * plan.teacher.steps, 0
     tell = with_time_left(on_event)

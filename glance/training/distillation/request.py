@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from glance.core.memory import Memory, Quantize
+from glance.core.device import Memory, Quantize
 from glance.core.phase import Phase
 from glance.models.families import Family
 from glance.runs.folder import RunFolder

@@ -50,15 +50,7 @@ _PASSED: Final = frozenset(
         "TORCH_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CC", "CXX",
     }
 )  # fmt: skip
-_PASSED_PREFIXES: Final = (
-    "LC_",
-    "XDG_",
-    "CUDA_",
-    "NVIDIA_",
-    "PYTORCH_",
-    "OMP_",
-    "MKL_",
-)
+_PASSED_PREFIXES: Final = ("LC_", "XDG_", "CUDA_", "NVIDIA_", "PYTORCH_", "OMP_", "MKL_")
 _SECRETS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
@@ -111,7 +103,7 @@ class Start:
     """Its folder goes first on PATH: the simpletuner command starts `accelerate` by name."""
     device: Device
     number: int = 0
-    """Which of the CUDA devices that glance sees."""
+    """Which of the CUDA devices that glance sees; a user's CUDA_VISIBLE_DEVICES may rename it."""
     model: str | None = None
     """Where a base model is that lies elsewhere than in the run, as seen from there."""
     mixed_precision: str
@@ -157,7 +149,9 @@ def build_environment(user: Mapping[str, str], start: Start) -> dict[str, str]:
     if not start.needs_hub:
         child["HF_HUB_OFFLINE"] = "1"  # everything it needs is on the disk
     if start.device is Device.CUDA:
-        child["CUDA_VISIBLE_DEVICES"] = _visible(user.get("CUDA_VISIBLE_DEVICES"), start.number)
+        named = user.get("CUDA_VISIBLE_DEVICES")
+        number = named.split(",")[start.number].strip() if named else str(start.number)
+        child["CUDA_VISIBLE_DEVICES"] = number
     if start.device is Device.CPU:
         child["CUDA_VISIBLE_DEVICES"] = ""  # else an accelerator that is there would be taken
         child[PINNING_VARIABLE] = "1"
@@ -165,32 +159,21 @@ def build_environment(user: Mapping[str, str], start: Start) -> dict[str, str]:
             child.setdefault("OMP_NUM_THREADS", str(max(1, cpu_cores() // start.at_once)))
     if start.is_taught:
         child[TARGETS_VARIABLE] = targets_file(start.phase)
-    return child | _launch_environment(start)
+    if start.launcher is Launcher.DIRECT:
+        # what the layers that it leaves out would have told the trainer: simpletuner/cli/train.py
+        # and accelerate/utils/launch.py
+        child |= {
+            "ENV": environment(start.phase),
+            "ACCELERATE_MIXED_PRECISION": start.mixed_precision,
+            "ACCELERATE_USE_CPU": str(start.device is Device.CPU),
+            "ACCELERATE_DYNAMO_BACKEND": "NO",
+        }
+    return child
 
 
 def find_secrets(user: Mapping[str, str]) -> tuple[str, ...]:
     """Return the tokens in the environment: they must not reach a log."""
     return tuple(user[name] for name in _SECRETS if user.get(name))
-
-
-def _launch_environment(start: Start) -> dict[str, str]:
-    """Return what the layers that the launcher leaves out would have told the trainer.
-
-    See simpletuner/cli/train.py and accelerate/utils/launch.py.
-    """
-    if start.launcher is not Launcher.DIRECT:
-        return {}
-    return {
-        "ENV": environment(start.phase),
-        "ACCELERATE_MIXED_PRECISION": start.mixed_precision,
-        "ACCELERATE_USE_CPU": str(start.device is Device.CPU),
-        "ACCELERATE_DYNAMO_BACKEND": "NO",
-    }
-
-
-def _visible(there: str | None, number: int) -> str:
-    """Return how CUDA is told of one device: by its number, or what the user has named so."""
-    return there.split(",")[number].strip() if there else str(number)
 
 
 def _joined(first: str, rest: str | None, separator: str = os.pathsep) -> str:

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from glance.core.errors import Problem, SettingsError
-from glance.training.simpletuner.options import parse_overrides
+from glance.training.simpletuner.config import parse_overrides
 
 _HUB = "a run stays on this machine until `glance export hub` sends what is made for it"
 

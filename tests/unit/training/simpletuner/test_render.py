@@ -8,15 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
 
 from glance.core.device import Device
 from glance.dataset.view import Crop
 from glance.models.families import FAMILIES
 from glance.runs.settings import resolve_train_settings
 from glance.schedule.lists import PhaseSchedule, Schedule, resolve_schedule
-from glance.training.simpletuner import config
-from glance.training.simpletuner.render import render_files, render_timesteps
+from glance.training.simpletuner.config import render_files, render_timesteps
 
 SLOW_FILE, FAST_FILE = "config/glance-slow/config.json", "config/glance-fast/config.json"
 SEED = resolve_schedule("seed")
@@ -355,19 +353,3 @@ def test_no_path_leaves_the_run(family: str, device: Device) -> None:
 def test_config_survives_json(family: str) -> None:
     rendered = render(family=family)
     assert json.loads(json.dumps(rendered, allow_nan=False)) == rendered
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        *(config.TrainerConfig, config.ImageBackend, config.ReferenceBackend),
-        *(config.TextBackend, config.AccelerateConfig),
-    ],
-)
-def test_every_field_says_why_or_is_a_constant(model: type[BaseModel]) -> None:
-    silent = [
-        name
-        for name, field in model.model_fields.items()
-        if field.is_required() and not field.description
-    ]
-    assert silent == []

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from glance.core.events import CheckpointSaved, Event, StageEntered, StepDone
 from glance.core.phase import Phase
-from glance.training.simpletuner.webhook import listening, parse_event
+from glance.training.simpletuner.progress import listening, parse_event
 
 RECORDED = Path(__file__).parents[3] / "fixtures" / "webhook.jsonl"
 LIMIT = 4 * 1024 * 1024

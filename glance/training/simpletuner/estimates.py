@@ -1,10 +1,16 @@
-"""What a training takes in memory, and SimpleTuner's means to take less, by the size of a card.
+"""What a training takes in memory and time, and SimpleTuner's means to fit a smaller card.
 
-The figures are SimpleTuner's documentation's, as a line through them: gigabytes (1e9 bytes) are
+Memory: SimpleTuner's documentation's figures, as a line through them: gigabytes (1e9 bytes) are
 `bytes_a_parameter` times the billions of parameters, plus what does not depend on them. FLUX.1
 (11.9 B): 30, 18 and 9 GB (FLUX.md); Krea 2 (12.8 B) at 1024: 35.7 and 21.8 measured on an H100, at
 512: 33.4 and 19.4 (KREA2.md); Chroma1 (8.9 B): 28, 16 and 8 (CHROMA.md). Nothing here was run on a
 card by glance: every preset is unproven.
+
+Time: a step multiplies each token with each parameter: 2 operations forward, 2 backward to the
+activations (the parameters themselves are frozen), and with gradient checkpointing 2 to go forward
+again. Devices reach a part of their speed. On a GPU it is that of SimpleTuner's figures for Krea 2
+on an H100 (KREA2.md: 0.353 and 0.990 s a step in bf16 at 512 and 1024, 0.535 and 1.330 s in int8),
+on the CPU that of benchmarks/memory.py.
 """
 
 import math
@@ -14,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from glance.core.device import Device
+from glance.core.events import format_duration
 from glance.models.families import find_family
 from glance.runs.settings import Preset, TrainSettings
 
@@ -38,6 +45,9 @@ _TEXT_PRECISIONS: Final = (("no_change", 2.0), ("int8-quanto", 1.0), ("nf4-bnb",
 _SMALL_ENCODER: Final = 1.0  # billions: not worth quantising
 _TIGHT: Final = (Preset.GB8, Preset.GB12, Preset.GB16)
 BITSANDBYTES: Final = "nf4-bnb"
+_REACHED: Final = 0.35  # of a card's speed: 334 and 357 of the H100's 989 teraflops
+_REACHED_QUANTISED: Final = 0.25  # 221 and 266
+_REACHED_ON_THE_CPU: Final = 1.1  # of what numpy does: torch multiplies a little faster
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +90,7 @@ def memory_options(settings: TrainSettings) -> Mapping[str, Any]:
 
 
 def estimate(settings: TrainSettings) -> Estimate:
-    """Reckon what the training takes."""
+    """Return the memory that the training takes."""
     weights, options = settings.weights, memory_options(settings)
     disk = 1.5 * settings.rank / 32 * max(weights.transformer, 0.1) / 12
     if settings.device is not Device.CUDA:
@@ -101,6 +111,28 @@ def describe_estimate(settings: TrainSettings) -> str:
     if found.gpu is None:
         return f"estimate: {rest}"
     return f"estimate: {found.gpu:g} GB of the card (preset {settings.preset}, unproven), {rest}"
+
+
+def seconds_a_step(settings: TrainSettings, speed: float) -> float:
+    """Return what one step takes on a device of `speed` operations a second."""
+    parameters = settings.weights.transformer * 1e9
+    operations = 4 if settings.device is Device.CPU else 6  # there activations are kept
+    family = find_family(settings.family)
+    areas = (settings.resolution, *settings.also_resolutions)
+    image = sum((side / family.size_multiple) ** 2 for side in areas) / len(areas)  # in tokens
+    tokens = settings.batch_size * (image * (2 if family.edits else 1) + family.text.tokens)
+    return operations * parameters * tokens / (_reached(settings) * speed)
+
+
+def describe_duration(settings: TrainSettings, phases: int, speed: float | None) -> str:
+    """Say in a line how long the steps take."""
+    if speed is None or not settings.weights.known:
+        return "estimate: how long a step takes is not known for this device and model"
+    pace = seconds_a_step(settings, speed)
+    whole = format_duration(pace * settings.steps * phases)
+    doubt = ", unproven" if settings.device is Device.CUDA else ""
+    shown = f"{pace:.2f} s a step{doubt}, {whole} for {phases} x {settings.steps} steps in turn"
+    return f"estimate: {shown}; each start of SimpleTuner comes on top"
 
 
 def _on_the_cpu(settings: TrainSettings) -> float:
@@ -159,3 +191,11 @@ def _activations(settings: TrainSettings) -> float:
 
 def _budget(preset: Preset) -> float:
     return preset.gibibytes * 2**30 / 1e9 - _DESKTOP
+
+
+def _reached(settings: TrainSettings) -> float:
+    if settings.device is Device.CPU:
+        return _REACHED_ON_THE_CPU
+    options = {**memory_options(settings), **settings.overrides}
+    is_quantised = options["base_model_precision"] != "no_change"
+    return _REACHED_QUANTISED if is_quantised else _REACHED

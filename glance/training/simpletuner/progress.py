@@ -71,7 +71,7 @@ def listening(phase: Phase, on_event: Callable[[Event], None]) -> Iterator[str]:
                 self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing: the terminal is not ours here."""
+            pass  # the terminal is not ours here
 
     server = _Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(
@@ -91,7 +91,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128  # socketserver's 5 turns posts away when the machine is busy
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing about a trainer that ended in the middle of a post."""
+        # a trainer that ended in the middle of a post is no news
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -100,13 +100,8 @@ def _parse_step(progress: Mapping[str, Any], phase: Phase) -> Event | None:
     step, steps = (int(_number(progress.get(key)) or 0) for key in ("current", "total"))
     if step < 1 or steps < 1 or progress.get("label"):  # labelled: announced, not done
         return None
-    return StepDone(
-        phase,
-        step,
-        steps,
-        _number(_mapping(progress, "metrics").get("loss")),
-        _number(progress.get("eta_seconds")),
-    )
+    loss = _number(_mapping(progress, "metrics").get("loss"))
+    return StepDone(phase, step, steps, loss, _number(progress.get("eta_seconds")))
 
 
 def _mapping(holder: Mapping[str, Any], key: str) -> Mapping[str, Any]:
