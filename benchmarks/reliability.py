@@ -34,9 +34,10 @@ from pathlib import Path
 import psutil
 
 from glance.core.phase import Phase
+from glance.models.lora.examine import verify_lora
 from glance.models.lora.file import read_lora
-from glance.runs.final import is_final, verify_lora
 from glance.runs.folder import RunFolder
+from glance.runs.lora import is_final
 from glance.runs.manifest import load_manifest
 
 ROOT = Path(__file__).parents[1]

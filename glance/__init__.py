@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from glance.core.errors import GlanceError
     from glance.core.phase import Phase
-    from glance.evaluation.compare.execute import compare_pair, run_comparison
-    from glance.evaluation.compare.plan import plan_comparison
-    from glance.evaluation.compare.request import CompareRequest
+    from glance.evaluation.compare import (
+        CompareRequest,
+        compare_pair,
+        plan_comparison,
+        run_comparison,
+    )
     from glance.sampling.generate import load_planned, run_generation
     from glance.sampling.pipeline.glance_pipeline import GlancePipeline
     from glance.sampling.plan import plan_generation
     from glance.sampling.provenance.picture import read_record
     from glance.sampling.request import InferRequest
-    from glance.schedule.derive import derive_schedule
     from glance.schedule.lists import PRESETS, Schedule, resolve_schedule
-    from glance.schedule.shift import read_shift
+    from glance.schedule.shift import derive_schedule, read_shift
     from glance.training.execute import run_training
     from glance.training.plan import plan_training
     from glance.training.request import TrainRequest
@@ -53,23 +55,23 @@ __all__ = [
 
 _MODULES = {
     "PRESETS": "schedule.lists",
-    "CompareRequest": "evaluation.compare.request",
+    "CompareRequest": "evaluation.compare",
     "GlanceError": "core.errors",
     "GlancePipeline": "sampling.pipeline.glance_pipeline",
     "InferRequest": "sampling.request",
     "Phase": "core.phase",
     "Schedule": "schedule.lists",
     "TrainRequest": "training.request",
-    "compare_pair": "evaluation.compare.execute",
-    "derive_schedule": "schedule.derive",
+    "compare_pair": "evaluation.compare",
+    "derive_schedule": "schedule.shift",
     "load_planned": "sampling.generate",
-    "plan_comparison": "evaluation.compare.plan",
+    "plan_comparison": "evaluation.compare",
     "plan_generation": "sampling.plan",
     "plan_training": "training.plan",
     "read_record": "sampling.provenance.picture",
     "read_shift": "schedule.shift",
     "resolve_schedule": "schedule.lists",
-    "run_comparison": "evaluation.compare.execute",
+    "run_comparison": "evaluation.compare",
     "run_generation": "sampling.generate",
     "run_training": "training.execute",
 }

@@ -15,9 +15,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from glance.schedule.derive import derive_schedule
 from glance.schedule.lists import PRESETS, Schedule
-from glance.schedule.shift import DynamicShift, as_timestep, teacher_sigmas
+from glance.schedule.shift import DynamicShift, as_timestep, derive_schedule, teacher_sigmas
 
 STEPS: Final = (4, 6, 8, 10)
 OPTIMISED: Final = Path(__file__).parent / "optimal.json"

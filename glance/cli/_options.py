@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from glance.core.memory import Memory
+from glance.core.device import Memory
 from glance.core.phase import Phase
 
 

@@ -17,14 +17,13 @@ from glance.cli._options import (
 )
 from glance.cli._plans import comparison_rows, show_plan
 from glance.cli.console import Console, format_table
-from glance.core.memory import Memory, Quantize
+from glance.core.device import Memory, Quantize
 
 
 class MetricChoice(StrEnum):
     """--metric."""
 
     LPIPS = "lpips"
-    CLIP = "clip"
 
 
 def compare(
@@ -34,7 +33,7 @@ def compare(
     ] = None,
     prompt: Annotated[
         list[str] | None,
-        typer.Option(help="What to paint; repeatable. Default: the caption.", show_default=False),
+        typer.Option(help="Prompt; repeatable. Default: the caption.", show_default=False),
     ] = None,
     prompt_file: Annotated[
         Path | None,
@@ -63,32 +62,32 @@ def compare(
         typer.Option(
             "--no-worth",
             help="Don't look for how many of the base's own steps the pair is worth: about 30 "
-            "further forward passes a picture, once for a model; from 8 pictures on.",
+            "further forward passes an image, once for a model; from 8 images on.",
         ),
     ] = False,
     batch_size: Annotated[
         int,
-        typer.Option(min=1, max=64, help="Pictures at once; fewer where memory is short."),
+        typer.Option(min=1, max=64, help="Images at once; fewer where memory is short."),
     ] = 1,
     output: Annotated[
         Path | None,
         typer.Option(help="Folder of the result. Default: images/compare of the run."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be painted, load nothing.")
+        bool, typer.Option("--dry-run", help="Show what would be sampled, load nothing.")
     ] = False,
     events: EventsOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Paint the same noise with the pair and without: does it help?
+    """Sample the same noise with the pair and without: does it help?
 
     On one sheet: the base model with 50 steps and along the pair's own sigmas, each LoRA alone,
-    and both. Beside it, index.html and compare.json say how near each is to the 50 steps. Last
-    comes one sentence: from 8 pictures on (prompts times noises) it says whether the pair ends
-    nearer to the 50 steps than the base model along the same sigmas. What was painted before is
-    kept: another look costs nothing.
+    and both. Beside it, compare.json says how near each is to the 50 steps. Last
+    comes one sentence: from 8 images on (prompts times noises) it says whether the pair ends
+    nearer to the 50 steps than the base model along the same sigmas. What was sampled before is
+    cached: another look loads no model.
 
     Examples:
 
@@ -97,10 +96,9 @@ def compare(
     glance compare --run runs/glance --prompt "a harbour" --prompt "a forest" --count 4
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.evaluation.compare.execute import compare_pair, foresee
-    from glance.evaluation.compare.plan import plan_comparison
-    from glance.evaluation.compare.request import CompareRequest, Metric
-    from glance.evaluation.compare.summary import tabulate
+
+    from glance.evaluation.compare import CompareRequest, compare_pair, foresee, plan_comparison
+    from glance.evaluation.measure import Metric
 
     plan = plan_comparison(
         CompareRequest(
@@ -128,6 +126,6 @@ def compare(
     with console.progress(events) as on_event:
         report = compare_pair(plan, on_event)
     console.result(str(report.sheet))
-    console.result(format_table(*tabulate(report.comparison)))
+    console.result(format_table(*report.comparison.tabulate()))
     console.result(report.verdict.sentence)
     console.document(report.to_json())

@@ -21,6 +21,7 @@ from glance.core.events import (
     MemoryUsed,
     ModelFetched,
     Noted,
+    Pace,
     PhaseFinished,
     PhaseSkipped,
     PhaseStarted,
@@ -30,8 +31,8 @@ from glance.core.events import (
     StepDone,
     TrainerSaid,
     Warned,
+    format_duration,
 )
-from glance.core.pace import Pace, format_duration
 
 
 class Console:

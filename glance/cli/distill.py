@@ -36,7 +36,7 @@ from glance.cli._options import (
 )
 from glance.cli._plans import distillation_rows, show_plan
 from glance.cli.console import Console
-from glance.core.memory import Memory, Quantize
+from glance.core.device import Memory, Quantize
 
 if TYPE_CHECKING:
     pass

@@ -29,8 +29,7 @@ from glance.cli._options import (
 )
 from glance.cli._plans import sampling_rows, show_plan
 from glance.cli.console import Console
-from glance.core.device import Precision
-from glance.core.memory import Memory, Quantize
+from glance.core.device import Memory, Precision, Quantize
 
 
 def infer(

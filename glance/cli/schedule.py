@@ -24,8 +24,8 @@ from glance.cli._options import (
 )
 from glance.cli._plot import TERMINAL, PlotGroup, PlotOption, choose_terminal_glyphs
 from glance.cli.console import Console, format_table
+from glance.core.device import Memory, Quantize
 from glance.core.errors import InputError, ModelNotFound, UsageError
-from glance.core.memory import Memory, Quantize
 from glance.core.phase import Phase
 from glance.schedule.lists import PRESETS, Schedule
 from glance.schedule.shift import TEACHER_STEPS
@@ -173,9 +173,9 @@ def optimize(
     Example: glance schedule optimize --model black-forest-labs/FLUX.1-dev --size 1024x1024
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.evaluation.search.execute import run_optimization
-    from glance.evaluation.search.plan import plan_optimization
-    from glance.evaluation.search.request import OptimizeRequest
+    from glance.evaluation.search import run_optimization
+    from glance.evaluation.search import plan_optimization
+    from glance.evaluation.search import OptimizeRequest
     from glance.models.base import resolve_family
 
     row = resolve_family(family, model)

@@ -12,7 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-from glance.core.findings import quoted, shown, unused_path
+from glance.core.errors import quoted, shown
+from glance.core.files import unused_path
 
 _MARKS: Final = (  # UTF-32's begins like UTF-16's
     (b"\xff\xfe\x00\x00", "UTF-32"),

@@ -20,8 +20,9 @@ handler that does not clean up.
 """
 
 import json
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
@@ -97,6 +98,22 @@ class RunError(InputError):
 
 class LoraError(InputError):
     """A file is not the LoRA it should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Faults and warnings, in the order in which they are met."""
+
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
+
+    def refuse(self, message: str, hint: str) -> None:
+        """Add what makes the pair unfit."""
+        self.problems.append(Problem(message, hint))
+
+    def warn(self, message: str, hint: str) -> None:
+        """Add what the user should know."""
+        self.warnings.append(Problem(message, hint))
 
 
 class Checks:
@@ -227,3 +244,14 @@ def key_path(places: Sequence[str | int]) -> str:
     """Return where a value stands in a JSON file: `slow.timesteps[2]`."""
     parts = (f"[{place}]" if isinstance(place, int) else f".{place}" for place in places)
     return "".join(parts).removeprefix(".")
+
+
+def shown(value: object) -> str:
+    """Return text that is safe to print, whatever a file name or a decoder's message holds."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value))
+
+
+def quoted(path: Path) -> str:
+    """Return a path as a shell takes it, safe to print."""
+    text = str(path)
+    return shown(shlex.quote(f"./{text}" if text.startswith("-") else text))

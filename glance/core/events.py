@@ -1,8 +1,11 @@
 """What long work tells the outside while it runs. Plain data: the terminal and files render it."""
 
-from collections.abc import Callable
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from glance.core.phase import Phase
 
@@ -141,3 +144,98 @@ class PhaseFinished(Event):
 
 
 EventSink = Callable[[Event], None]
+
+_BARS: Final = "▁▂▃▄▅▆▇█"
+_SHOWN_LOSSES: Final = 8
+_PACE_STEPS: Final = 20  # the pace is that of the last steps: the first one compiles
+_LEAST_LOSS: Final = 1e-12  # 0 has no logarithm
+
+
+class Pace:
+    """Learns from the events of one training."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin; `clock` returns seconds."""
+        self._clock = clock
+        self._phases_after = 0
+        self._began = clock()
+        self._times: deque[float] = deque(maxlen=_PACE_STEPS + 1)
+        self._round: deque[float] = deque(maxlen=1)
+        self._losses: deque[float] = deque(maxlen=_SHOWN_LOSSES)  # means of rounds
+        self._memory: MemoryUsed | None = None
+
+    def note(self, event: Event) -> None:
+        """Learn of a phase that begins, a step, or what the trainer holds."""
+        match event:
+            case PhaseStarted():
+                self._phases_after = event.phases_after
+                self._began = self._clock()
+                self._times.clear()
+                self._round = deque(maxlen=event.timesteps)
+                self._losses.clear()
+            case StepDone():
+                self._times.append(self._clock())
+                if event.loss is not None:
+                    self._round.append(event.loss)
+                    if len(self._round) == self._round.maxlen:
+                        self._losses.append(mean_of_round(self._round))
+            case MemoryUsed():
+                self._memory = event
+            case _:
+                pass
+
+    def describe(self, event: StepDone, *, drawn: bool) -> str:
+        """Return the figures after a step; `drawn`: with the course of the loss, in Unicode.
+
+        The loss is the mean of the last round: that of one step is its timestep's.
+        """
+        parts = []
+        if self._losses:
+            parts.append(f"loss {self._losses[-1]:.4f}{f' {self.sparkline():8}' if drawn else ''}")
+        pace = self._seconds_a_step()
+        if pace is not None:
+            parts.append(f"{pace:.2f} s a step")
+        if event.eta_seconds is not None:
+            left = f"{format_duration(event.eta_seconds)} left"
+            if self._phases_after:
+                left += f", {format_duration(self._whole(event.eta_seconds))} in all"
+            parts.append(left)
+        if self._memory is not None:
+            held = self._memory.gpu or self._memory.resident
+            parts.append(f"{held / 1e9:.1f} GB{' of the card' if self._memory.gpu else ''}")
+        return "".join(f"  {part}" for part in parts)
+
+    def sparkline(self) -> str:
+        """Return the last losses as a line of bars."""
+        low, high = min(self._losses, default=0.0), max(self._losses, default=0.0)
+        scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
+        return "".join(_BARS[round((loss - low) * scale)] for loss in self._losses)
+
+    def _seconds_a_step(self) -> float | None:
+        if len(self._times) < 2:
+            return None
+        return (self._times[-1] - self._times[0]) / (len(self._times) - 1)
+
+    def _whole(self, eta: float) -> float:
+        """Return the seconds left in all: each further phase takes what this one does."""
+        return eta + self._phases_after * (self._clock() - self._began + eta)
+
+
+def mean_of_round(losses: Sequence[float]) -> float:
+    """Return the geometric mean of the losses of a round: of one step at each timestep of the list.
+
+    The loss differs from one timestep to the next by far more than training changes it. In a whole
+    round their levels cancel, and a change counts by its share, whatever the level. A median would
+    show one timestep and hide the others.
+    """
+    logarithms = [math.log(max(loss, _LEAST_LOSS)) for loss in losses]
+    return math.exp(math.fsum(logarithms) / len(logarithms))
+
+
+def format_duration(seconds: float) -> str:
+    """Return seconds as a person says them."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

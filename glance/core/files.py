@@ -15,7 +15,6 @@ import re
 import shutil
 import stat
 import tempfile
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BufferedReader, TextIOWrapper
@@ -24,29 +23,9 @@ from queue import Empty, Queue
 from threading import Thread
 from typing import Any, Final
 
-from glance.core.errors import InputError, SetupError
+from glance.core.errors import Findings, InputError, SetupError, quoted
 
 _MARK: Final = re.compile(r"~[0-9a-f]{4}")  # stands for a folder's name
-_AGAIN: Final = "download or copy it again, whole"
-_SAFETENSORS: Final = "get it as .safetensors"
-_PICKLE: Final = (
-    "a pickle, which may run code when it is opened, so glance opens none",
-    "convert it to .safetensors, or get it as that",
-)
-_PICKLE_NAMES: Final = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
-_KINDS: Final = (
-    (b"GGUF", "a GGUF file", _SAFETENSORS),
-    (b"\x1f\x8b", "a gzip archive", "unpack it, and give the .safetensors file that is in it"),
-    (b"7z\xbc\xaf", "a 7z archive", "unpack it, and give the .safetensors file that is in it"),
-    (b"Rar!", "a RAR archive", "unpack it, and give the .safetensors file that is in it"),
-    (b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it, and give the .safetensors in it"),
-    (b"\x89HDF", "an HDF5 file", _SAFETENSORS),
-    (b"\x93NUMPY", "a numpy file", _SAFETENSORS),
-    (b"\x89PNG", "a PNG picture", _AGAIN),
-    (b"\xff\xd8\xff", "a JPEG picture", _AGAIN),
-    *((bytes((0x80, protocol)), *_PICKLE) for protocol in range(2, 6)),
-)
-"""By their first bytes: what they are, and what to do."""
 _NO_FILES: Final = (
     (stat.S_ISFIFO, "named pipe"),
     (stat.S_ISSOCK, "socket"),
@@ -54,8 +33,6 @@ _NO_FILES: Final = (
     (stat.S_ISBLK, "device"),
 )
 _PATIENCE: Final = 20.0  # seconds for a disk that has gone to sleep, or a slow server
-_LONGEST_HEADER: Final = 100_000_000  # as the safetensors library has it
-_TITLE: Final = re.compile(r"<title[^>]*>\s*(.{1,80}?)\s*</title>", re.IGNORECASE | re.DOTALL)
 
 
 def open_file(path: Path) -> BufferedReader:
@@ -77,6 +54,23 @@ def open_file(path: Path) -> BufferedReader:
 def require_file(path: Path) -> None:
     """Raise OSError unless a library that opens it by name will open a regular file."""
     open_file(path).close()
+
+
+def is_readable(path: Path, what: str, found: Findings, *, remedy: str) -> bool:
+    """Refuse what is not a regular file that can be opened."""
+    try:
+        require_file(path)
+    except (FileNotFoundError, NotADirectoryError):
+        found.refuse(f"{what} does not exist", remedy)
+    except PermissionError:
+        found.refuse(f"{what} may not be read", f"chmod u+r {quoted(path)}")
+    except IsADirectoryError:
+        found.refuse(f"{what} is a directory", remedy)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        found.refuse(f"{what} cannot be read: {getattr(error, 'strerror', error)}", remedy)
+    else:
+        return True
+    return False
 
 
 def read_text(path: Path, *, errors: str = "strict") -> str:
@@ -170,6 +164,15 @@ def is_folder(path: Path) -> bool:
     return False
 
 
+def unused_path(path: Path) -> Path:
+    """Return `path`, or one like it with a number, where nothing is: for a command to write to."""
+    candidate, number = path, 1
+    while candidate.exists() or candidate.is_symlink():
+        number += 1
+        candidate = path.with_stem(f"{path.stem}-{number}")
+    return candidate
+
+
 def require_writable(path: Path, flag: str, *, as_folder: bool = False) -> None:
     """Raise SetupError where `path` cannot come to be: now, and not after hours of work.
 
@@ -202,107 +205,6 @@ def state_folder() -> Path:
 def cache_folder() -> Path:
     """Return where glance keeps what can be made again; raises SetupError."""
     return _own_folder("XDG_CACHE_HOME", ".cache", kept="pictures")
-
-
-def explain_tensors(path: Path) -> tuple[str, str] | None:
-    """Return what a file is that should be safetensors, and what to do; None: it looks whole.
-
-    By its first bytes and its length: whether the header's content makes sense is not asked, and
-    no tensor is read. Raises OSError where it cannot be read.
-    """
-    mode, size = path.stat().st_mode, path.stat().st_size
-    if not stat.S_ISREG(mode):  # opening a pipe would wait forever
-        kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
-        return kind, "give a .safetensors file"
-    if not size:
-        return "empty", _AGAIN
-    with open_file(path) as file:
-        head = file.read(4096)
-        found = _explain_head(head, path)
-        if found is None:
-            found = _explain_length(file, size)
-    # what the name says, where the content says nothing: a pickle may begin with anything
-    is_strange = found is not None and found[0].startswith(("no safetensors", "text"))
-    return _PICKLE if is_strange and path.suffix.lower() in _PICKLE_NAMES else found
-
-
-def _explain_head(head: bytes, path: Path) -> tuple[str, str] | None:
-    if head.startswith(b"version https://git-lfs"):
-        match = re.search(rb"\nsize (\d+)", head)
-        size = f" of {int(match[1]) / 1e6:,.1f} MB" if match else ""
-        return (
-            f"a Git LFS pointer, which stands for a file{size} that was not fetched",
-            "run `git lfs pull` in the folder that it was cloned to, or download the file itself",
-        )
-    if head.startswith(b"PK\x03\x04"):
-        return _explain_zip(path)
-    for mark, *what in _KINDS:
-        if head.startswith(mark):
-            return what[0], what[1]
-    if not head.strip(b"\0"):
-        return "zeros where its header should be: a download that was not finished", _AGAIN
-    return _explain_text(head)
-
-
-def _explain_zip(path: Path) -> tuple[str, str]:
-    """Tell what torch.save writes, a pickle in a zip archive, from an archive of something."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        return "a damaged zip archive", _AGAIN
-    if any(name.endswith(("data.pkl", ".pkl")) for name in names):
-        return _PICKLE
-    inside = next((name for name in names if name.endswith(".safetensors")), None)
-    if inside is not None:
-        return "a zip archive", f"unpack it, and give the {inside} that is in it"
-    return "a zip archive without a .safetensors file in it", _AGAIN
-
-
-def _explain_text(head: bytes) -> tuple[str, str] | None:
-    """Tell what a server has sent in place of a file; None: it is no text."""
-    text = head.decode("utf-8-sig", errors="replace").lstrip()
-    if "<html" in text.lower() or text.lower().startswith("<!doctype html"):
-        match = _TITLE.search(text)
-        title = f', "{_one_line(match[1])}",' if match else ""
-        return (
-            f"a web page{title} which a server sent in place of the file",
-            "download the file itself: its link may want a token, or `resolve` in place of `blob`",
-        )
-    text = text.rstrip("\ufffd")  # a character may be cut in two at the end
-    if not text or not all((c.isprintable() and c != "\ufffd") or c in "\t\r\n\f" for c in text):
-        return None
-    kind = "JSON" if text[0] in "{[" else "XML" if text[0] == "<" else "text"
-    return f'{kind}, no tensors: "{_one_line(text)}"', "download the file itself, or give another"
-
-
-def _one_line(text: str) -> str:
-    first = "".join(c if c.isprintable() else " " for c in text[:200])
-    first = " ".join(first.split())
-    return first if len(first) <= 80 else f"{first[:80]}..."
-
-
-def _explain_length(file: Any, size: int) -> tuple[str, str] | None:
-    """Compare a file's length with what its header says that it has."""
-    file.seek(0)
-    length = int.from_bytes(file.read(8), "little")
-    start = file.read(1)
-    if size < 8 or (length <= _LONGEST_HEADER and start == b"{" and 8 + length > size):
-        return f"cut short within its header, after {size:,} bytes", _AGAIN
-    if length > _LONGEST_HEADER or start != b"{":
-        return "no safetensors file, by its first bytes", _AGAIN
-    file.seek(8)
-    try:
-        entries = json.loads(file.read(length))
-        ends = [entry["data_offsets"][1] for key, entry in entries.items() if key != "__metadata__"]
-        whole = 8 + length + max(ends, default=0)
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        return "damaged: its header cannot be read", _AGAIN
-    if size < whole:
-        return f"cut short: {size:,} of its {whole:,} bytes are there", _AGAIN
-    if size > whole:
-        return f"damaged: {size - whole:,} bytes longer than its header says", _AGAIN
-    return None
 
 
 def record_place(path: Path, start: Path, *, shared: Path | None = None) -> str:

@@ -16,15 +16,9 @@ from typing import Any, Final, Self
 from pydantic import Field
 
 from glance.core.errors import ModelNotFound, Problem, ScheduleError, SettingsError
-from glance.core.files import (
-    explain_tensors,
-    find_place,
-    is_folder,
-    open_file,
-    read_text,
-    record_place,
-)
+from glance.core.files import find_place, is_folder, open_file, read_text, record_place
 from glance.core.hub import name_address, read_hub_text
+from glance.core.kinds import explain_tensors
 from glance.core.settings import Settings
 from glance.models.checkpoint import is_checkpoint, read_checkpoint
 from glance.models.families import (

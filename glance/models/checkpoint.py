@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from glance.core.errors import ModelNotFound, SettingsError
-from glance.core.files import explain_tensors
+from glance.core.kinds import explain_tensors
 from glance.models.families import FAMILIES, Family
 
 _SUFFIX: Final = ".safetensors"

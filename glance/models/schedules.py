@@ -7,15 +7,18 @@ from typing import Final
 from glance.core.errors import Problem, ScheduleError, UsageError
 from glance.models.base import fingerprint, read_model_json
 from glance.models.families import Family
-from glance.schedule.derive import OWN_STEPS, USUAL_STEPS, derive_schedule, own_schedule
 from glance.schedule.file import find_optimal, read_schedule_file
 from glance.schedule.lists import PRESETS, Schedule, replace_lists, resolve_schedule
 from glance.schedule.options import OPTIMAL
 from glance.schedule.shift import (
+    OWN_STEPS,
     TEACHER_STEPS,
+    USUAL_STEPS,
     EmpiricalShift,
     KnownShift,
     depends_on_size,
+    derive_schedule,
+    own_schedule,
     read_shift,
 )
 

@@ -10,16 +10,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
-from glance.core.errors import LoraError
-from glance.core.findings import quoted
+from glance.core.errors import LoraError, quoted
 from glance.core.hub import fetch_beside, find_hub_file, name_address, split_hub_file
 from glance.core.phase import Phase
-from glance.models.lora.header import read_header
-from glance.models.lora.pairs import sort_keys
-from glance.models.lora.strength import ADAPTER_CONFIG, TRAINED_CONFIG, read_file_strength
+from glance.models.lora.file import read_header
+from glance.models.lora.keys import ADAPTER_CONFIG, TRAINED_CONFIG, read_file_strength, sort_keys
 from glance.runs.folder import LORA_FILE, RunFolder
-from glance.runs.manifest import load_manifest
-from glance.runs.reading import require_finished
+from glance.runs.manifest import load_manifest, require_finished
 
 _SUFFIX: Final = ".safetensors"
 _PEFT_FILE: Final = "adapter_model.safetensors"

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from glance.core.errors import RunError
+from glance.core.events import mean_of_round
 from glance.core.files import open_file
-from glance.core.pace import mean_of_round
 from glance.core.phase import Phase
 from glance.runs.folder import RunFolder
 from glance.runs.manifest import Manifest

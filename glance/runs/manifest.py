@@ -5,7 +5,7 @@ Only this module reads or writes it.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -347,3 +347,48 @@ def _first_line(exc: Exception) -> str:
     if isinstance(exc, ValidationError):
         return locate_fault(exc.errors()[0])
     return str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+
+
+def choose_run(given: Path | None) -> tuple[RunFolder, tuple[str, ...]]:
+    """Return the run that is given, else the newest finished one in runs/; and what to say of it.
+
+    Raises RunError when none is given and there is none.
+    """
+    if given is not None:
+        return RunFolder(given), ()
+    newest = find_newest_run()
+    if newest is None:
+        raise RunError(
+            f"there is no finished run under ./{RUNS}",
+            hint='train one: glance train --image x.png --caption "what it shows"',
+        )
+    return newest, (f"using the newest finished run, {newest.path}",)
+
+
+def require_finished(
+    run: RunFolder, manifest: Manifest, phases: Collection[Phase] = tuple(Phase)
+) -> None:
+    """Raise RunError unless these phases are done."""
+    states = {phase: manifest.phases[phase].state for phase in phases}
+    unfinished = [f"{phase} is {it}" for phase, it in states.items() if it is not PhaseState.DONE]
+    if unfinished:
+        raise RunError(
+            f"run {run.path} is not finished: {', '.join(unfinished)}",
+            hint=f"run its `{manifest.command}` command again: it continues",
+        )
+
+
+def read_caption(run: RunFolder, sample: SampleRecord | None) -> str:
+    """Return what the run's sample is said to show; raises RunError when it is gone."""
+    if sample is None:
+        raise RunError(
+            f"the pair of {run.path} was imported without its picture and caption",
+            hint='say what to paint: --prompt "..."',
+        )
+    path = run.path / sample.caption
+    try:
+        return read_text(path).strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise RunError(
+            f"the run's caption cannot be read: {path}", hint='say what to paint: --prompt "..."'
+        ) from exc

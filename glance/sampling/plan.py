@@ -1,22 +1,93 @@
-"""Decide a sampling: pair, schedule, pictures, device and where they go. Loads no model."""
+"""Decide a sampling: LoRAs, schedule, images, device and where they go. Loads no model."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Final
 
-from glance.core.device import Device, Precision, require_compiler, require_device, resolve_device
-from glance.core.memory import Quantize, check_memory
+from glance.core.device import (
+    AUTO,
+    Device,
+    Precision,
+    is_present,
+    require_compiler,
+    require_device,
+    resolve_device,
+)
+from glance.core.errors import InputError, LoraError, Problem, ScheduleError
+from glance.core.files import record_place
+from glance.core.hub import find_revision, is_hub_file
+from glance.core.memory import Memory, Quantize, check_memory
+from glance.core.phase import Phase
+from glance.models.base import BaseModel
 from glance.models.lora.file import hash_file
-from glance.models.schedules import Subject
-from glance.sampling.handover import require_fitting
-from glance.sampling.outputs import place_pictures
-from glance.sampling.pair import Pair, find_pair
-from glance.sampling.pictures import Asked, lay_out
-from glance.sampling.provenance.picture import require_room
-from glance.sampling.recorded import check_loras, differences, fill_in, find_recorded
-from glance.sampling.records import RecordMaker, base_revision, stack_versions
-from glance.sampling.request import GenerationPlan, InferRequest
-from glance.sampling.schedules import Trained, decide_levels
-from glance.sampling.workflow import name_elsewhere
+from glance.runs.folder import RunFolder
+from glance.sampling.images import Asked, PlannedImage, lay_out, place_images
+from glance.sampling.lora_pair import LoraPair, find_pair
+from glance.sampling.provenance import (
+    LoraUse,
+    Record,
+    Recorded,
+    ScheduleUse,
+    read_handover,
+    read_record,
+    require_room,
+)
+from glance.sampling.request import InferRequest
+from glance.sampling.settings import SampleSettings
 from glance.schedule.lists import Schedule
+from glance.schedule.shift import depends_on_size, reshift, shift_factor
+
+_STACK: Final = ("torch", "diffusers", "transformers", "peft")
+_FELT: Final = 0.05  # of the shift's factor: a difference of size that is worth a word
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationPlan:
+    """Everything decided: which files, along which schedule, to where."""
+
+    base: BaseModel
+    loras: Mapping[Phase, Path]
+    base_loras: tuple[Path, ...]
+    schedule: Schedule
+    images: tuple[PlannedImage, ...]
+    device: Device
+    dtype: Precision
+    memory: Memory
+    quantize: Quantize
+    compiled: bool
+    batch_size: int
+    init_latents: Path | None
+    save_latents: bool
+    save_phases: bool
+    metadata: bool
+    names: Mapping[Phase, str]
+    """What the LoRAs' files are called in other tools."""
+    notes: tuple[str, ...]
+
+    @property
+    def settings(self) -> SampleSettings:
+        """The first image's."""
+        return self.images[0].settings
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `glance infer --dry-run` prints."""
+        transformer = self.base.transformer
+        return {
+            "model": self.base.location,
+            "transformer": None if transformer is None else str(transformer),
+            "family": self.base.family.name,
+            "loras": {phase.value: str(path) for phase, path in self.loras.items()},
+            "schedule": self.schedule.to_json(),
+            "device": self.device.value,
+            "dtype": self.dtype.value,
+            "memory": self.memory.value,
+            "quantize": self.quantize.value,
+            "pictures": [one.to_json() for one in self.images],
+            "notes": list(self.notes),
+        }
 
 
 def plan_generation(request: InferRequest, *, needs_device: bool = True) -> GenerationPlan:
@@ -27,101 +98,353 @@ def plan_generation(request: InferRequest, *, needs_device: bool = True) -> Gene
     Raises UsageError, RunError, LoraError, ModelNotFound, ScheduleError, SettingsError,
     InputError, SetupError.
     """
-    typed, recorded = request, find_recorded(request)
+    typed, recorded = request, _find_recorded(request)
     if recorded is not None:
-        request = fill_in(request, recorded)
+        request = _fill_in(request, recorded)
     pair = find_pair(request)
-    asked = lay_out(
-        request,
-        pair.family,
-        resolution=pair.resolution,
-        recorded=recorded,
-        trained=pair.trained,
-    )
-    pictures = [one.settings for one in asked]
-    levels = decide_levels(
-        request,
-        Trained(
-            pair.schedule if recorded is None else recorded.record.schedule.resolve(),
-            pair.resolution,
-        ),
-        Subject(pair.family, pair.model, (pictures[0].width, pictures[0].height)),
-        pictures,
-    )
-    if request.init_latents is not None:
-        require_fitting(request.init_latents, pair.family, levels.schedule, asked[0].settings)
-    maker = _record_maker(request, pair, levels.schedule, needs_device=needs_device)
-    notes = [*pair.notes, *levels.notes]
+    asked = lay_out(request, pair, recorded)
     if recorded is not None:
-        notes += check_loras(recorded, typed, pair.hashes)
-        notes += differences(recorded, maker.make(asked[0], Path()))
-    return _put_together(request, pair, maker, asked, tuple(notes))
-
-
-def _record_maker(
-    request: InferRequest, pair: Pair, schedule: Schedule, *, needs_device: bool
-) -> RecordMaker:
+        pair = replace(pair, schedule=recorded.record.schedule.resolve())
+    schedule, notes = decide_schedule(request, pair, [one.settings for one in asked])
+    if request.init_latents is not None:
+        _require_fitting(request.init_latents, pair, schedule, asked[0].settings)
     device = resolve_device(request.device)
     if needs_device:
         require_device(device)
     dtype = request.dtype or (Precision.FP32 if device is Device.CPU else Precision.BF16)
     quantize = request.quantize or Quantize.NONE
+    is_file = pair.base.transformer is not None
     check_memory(
-        request.memory,
-        quantize,
-        device,
-        is_single_file=pair.transformer is not None,
-        is_compiled=request.compiled,
+        request.memory, quantize, device, is_single_file=is_file, is_compiled=request.compiled
     )
     if request.compiled:
         require_compiler(device)
     latents = request.init_latents
-    return RecordMaker(
-        pair=pair,
-        schedule=schedule,
-        device=device,
-        dtype=dtype,
-        quantize=quantize,
-        versions=stack_versions(),
-        revision=base_revision(pair),
-        init_latents_sha256=None if latents is None else hash_file(latents),
-    )
-
-
-def _put_together(
-    request: InferRequest,
-    pair: Pair,
-    maker: RecordMaker,
-    asked: tuple[Asked, ...],
-    notes: tuple[str, ...],
-) -> GenerationPlan:
-    pictures = place_pictures(
-        request,
-        asked,
-        images=Path() if pair.run is None else pair.run.images,
-        make_record=maker.make,
-    )
+    common = {
+        "versions": {name: version(name) for name in _STACK},
+        "base_revision": _base_revision(pair.base),
+        "device": device,
+        "dtype": dtype,
+        "quantize": quantize.value,
+        "schedule": ScheduleUse.of(schedule),
+        "init_latents_sha256": None if latents is None else hash_file(latents),
+    }
+    make_record = partial(_make_record, common, pair)
+    notes = [*pair.notes, *notes]
+    if recorded is not None:
+        notes += _check_loras(recorded, typed, pair.hashes)
+        notes += _differences(recorded, make_record(asked[0], Path()))
+    folder = Path() if pair.run is None else pair.run.images
+    images = place_images(request, asked, folder=folder, make_record=make_record)
     if request.metadata:
-        for one in pictures:
+        for one in images:
             require_room(one.output, one.record)
     return GenerationPlan(
-        model=pair.model,
-        transformer=pair.transformer,
-        family=pair.family,
+        base=pair.base,
         loras=pair.loras,
         base_loras=request.base_loras,
-        schedule=maker.schedule,
-        pictures=pictures,
-        device=maker.device,
-        dtype=maker.dtype,
+        schedule=schedule,
+        images=images,
+        device=device,
+        dtype=dtype,
         memory=request.memory,
-        quantize=maker.quantize,
+        quantize=quantize,
         compiled=request.compiled,
         batch_size=request.batch_size,
-        init_latents=request.init_latents,
+        init_latents=latents,
         save_latents=request.save_latents,
         save_phases=request.save_phases,
         metadata=request.metadata,
-        names=name_elsewhere(pair),
-        notes=notes,
+        names=pair.exported_names(),
+        notes=tuple(notes),
     )
+
+
+# --- the schedule --------------------------------------------------------------------------------
+
+
+def decide_schedule(
+    request: InferRequest, pair: LoraPair, images: Sequence[SampleSettings]
+) -> tuple[Schedule, list[str]]:
+    """Return the user's own lists, else the trained ones, else the guide's; and what to note.
+
+    With `reshift` the lists are moved from the trained size to the images'. Raises what
+    BaseModel.resolve_schedule raises, ScheduleError too when the images differ in size and the
+    schedule depends on it, or none depends on the size that should be moved.
+    """
+    options, size = request.schedule, (images[0].width, images[0].height)
+    if options.name is None and pair.schedule is not None and not options.gives_steps:
+        schedule, notes = options.replace_lists(pair.schedule), []
+    else:
+        resolved = pair.base.resolve_schedule(options, size)
+        schedule, notes = resolved.schedule, [doubt.message for doubt in resolved.doubts]
+    if request.reshift:
+        _require_one_size("--reshift", images)
+        return _move(schedule, pair, size), notes
+    if options.is_of_one_size:
+        _require_one_size(f"--schedule {options.name}", images)
+    return schedule, [
+        *notes,
+        *_disagreement(schedule, pair.schedule, images),
+        *_other_size(schedule, pair, images),
+    ]
+
+
+def _require_one_size(flag: str, images: Sequence[SampleSettings]) -> None:
+    sizes = sorted({(one.width, one.height) for one in images})
+    if len(sizes) > 1:
+        shown = ", ".join(f"{width}x{height}" for width, height in sizes)
+        raise ScheduleError(
+            f"{flag} gives one schedule, and the pictures have several sizes: {shown}",
+            hint="generate one size at a time",
+        )
+
+
+def _move(schedule: Schedule, pair: LoraPair, size: tuple[int, int]) -> Schedule:
+    family, shift = pair.base.family, pair.base.find_shift().shift
+    if not depends_on_size(shift):
+        raise ScheduleError(
+            f"--reshift: {family.title} has the same schedule at every size", hint="drop it"
+        )
+    side = pair.side or family.resolution
+    return reshift(schedule, shift, made_for=(side, side), wanted=size)
+
+
+def _other_size(
+    schedule: Schedule, pair: LoraPair, images: Sequence[SampleSettings]
+) -> Iterator[str]:
+    """Say what it changes to sample trained lists at another size."""
+    side, has_loras = pair.side, any(one.loras for one in images)
+    if side is None or not has_loras or schedule != pair.schedule:
+        return
+    try:
+        shift = pair.base.find_shift().shift
+    except ScheduleError:  # nobody knows what would change
+        return
+    width, height = images[0].width, images[0].height
+    there, here = shift_factor(shift, side, side), shift_factor(shift, width, height)
+    if abs(here / there - 1) < _FELT:
+        return
+    more = "more" if here > there else "less"
+    yield (
+        f"the pair was trained at {side}x{side}; at {width}x{height} the model itself stays "
+        f"{more} in the noise (shift {here:.2f} instead of {there:.2f}). The trained timesteps are "
+        "kept; --reshift moves them along, to levels that the LoRAs were not trained on"
+    )
+
+
+def _disagreement(
+    schedule: Schedule, trained: Schedule | None, images: Sequence[SampleSettings]
+) -> Iterator[str]:
+    """Warn of LoRAs that will see noise levels which they were not trained on."""
+    used = {phase for one in images for phase in one.loras}
+    for phase in Phase:
+        if trained is None or phase not in used:
+            continue
+        runs, knows = (one.phase(phase).timesteps for one in (schedule, trained))
+        if not set(runs) <= set(knows):
+            runs_at, trained_on = (" ".join(f"{step:g}" for step in one) for one in (runs, knows))
+            yield f"the {phase} LoRA runs at timesteps {runs_at}, it was trained on {trained_on}"
+
+
+def _require_fitting(
+    path: Path, pair: LoraPair, schedule: Schedule, settings: SampleSettings
+) -> None:
+    """Raise InputError unless the fast phase can begin from the latents in `path` as they are."""
+    record, family = read_handover(path), pair.base.family
+    at, begins = record.schedule.fast.timesteps[0], schedule.phase(Phase.FAST).timesteps[0]
+    made, wanted = ((one.width, one.height) for one in (record.settings, settings))
+    problems = []
+    if record.family != family.name:
+        problems.append(
+            Problem(
+                f"{path} holds latents of {record.family}, the model is {family.name}",
+                "give the model that they were made with",
+            )
+        )
+    if at != begins:
+        problems.append(
+            Problem(
+                f"{path} holds latents at timestep {at:g}, the fast phase begins at {begins:g}",
+                "leave out --schedule and --fast-timesteps",
+            )
+        )
+    if made != wanted:
+        problems.append(
+            Problem(
+                f"{path} holds latents of {made[0]}x{made[1]} pixels, "
+                f"not of {wanted[0]}x{wanted[1]}",
+                "leave out --width and --height",
+            )
+        )
+    if problems:
+        raise InputError(problems)
+
+
+# --- the record of each image: everything that decides its pixels, written down before -----------
+
+
+def _make_record(
+    common: Mapping[str, Any], pair: LoraPair, asked: Asked, folder: Path
+) -> Record:
+    """Return the record of an image that goes to `folder`: its paths start from there."""
+    base, settings = pair.base, asked.settings
+
+    def place(path: Path) -> str:
+        # never like a name on the Hub; and an image is shown to anybody: of folders above it or
+        # its run no name is written
+        shared = None if pair.run is None else pair.run.path
+        found = record_place(path, folder, shared=shared)
+        return f"./{found}" if is_hub_file(found) else found
+
+    reference = settings.reference
+    if reference is not None:
+        settings = settings.model_copy(update={"reference": Path(place(reference))})
+    return Record(
+        **common,
+        family=base.family.name,
+        model=base.location if base.folder is None else place(base.folder),
+        transformer=None if base.transformer is None else place(base.transformer),
+        run=None if pair.run is None else place(pair.run.path),
+        loras=tuple(
+            LoraUse(
+                phase=phase,
+                file=pair.names.get(phase) or place(pair.loras[phase]),
+                sha256=pair.hashes[phase],
+                scale=settings.scale(phase),
+            )
+            for phase in settings.loras
+            if phase in pair.loras
+        ),
+        settings=settings,
+        reference_sha256=None if reference is None else hash_file(reference),
+    )
+
+
+def _base_revision(base: BaseModel) -> str:
+    """Return what tells the base model from another one of the same name."""
+    if base.folder is not None:
+        return base.fingerprint
+    revision = find_revision(base.location) or "unknown"
+    return revision if base.transformer is None else f"{revision} {base.transformer.name}"
+
+
+# --- what a record says, as the request that would make the same image again ---------------------
+
+
+def _find_recorded(request: InferRequest) -> Recorded | None:
+    """Return what the request builds on: an image's record, else that of saved latents.
+
+    Raises InputError when there is none in the file, or an image was generated from saved latents
+    and they are not given.
+    """
+    if request.from_image is not None:
+        record = read_record(request.from_image)
+        if record.init_latents_sha256 is not None:
+            _require_latents(request, record.init_latents_sha256)
+        return Recorded(record, request.from_image)
+    if request.init_latents is not None:
+        return Recorded(read_handover(request.init_latents), request.init_latents)
+    return None
+
+
+def _require_latents(request: InferRequest, sha256: str) -> None:
+    if request.init_latents is None:
+        raise InputError(
+            f"{request.from_image} was generated from saved latents",
+            hint="give them: --init-latents FILE",
+        )
+    if request.init_latents.is_file() and hash_file(request.init_latents) != sha256:
+        raise InputError(
+            f"{request.init_latents} holds other latents than {request.from_image} began from",
+            hint="give those, or leave out --from-image",
+        )
+
+
+def _fill_in(request: InferRequest, recorded: Recorded) -> InferRequest:
+    """Return the request with the record's model, LoRAs and precision where it says nothing.
+
+    What the images show is filled in later, image by image.
+    """
+    record = recorded.record
+    is_here = request.device == AUTO and is_present(record.device)
+    changes: dict[str, Any] = {
+        "loras": record.settings.loras if request.loras is None else request.loras,
+        "dtype": request.dtype or record.dtype,
+        "quantize": request.quantize or Quantize(record.quantize),
+        "device": record.device.value if is_here else request.device,
+    }
+    if request.model is None and request.base is None and request.run is None:
+        whole = recorded.place(record.model)
+        changes["family"] = request.family or record.family
+        changes["model"] = whole
+        if record.transformer is not None:
+            changes |= {"model": recorded.place(record.transformer), "base": whole}
+    if request.run is None and request.slow_lora is None and request.fast_lora is None:
+        changes |= _recorded_loras(request, recorded)
+    return replace(request, **changes)
+
+
+def _recorded_loras(request: InferRequest, recorded: Recorded) -> dict[str, Any]:
+    run = recorded.record.run
+    if run is not None and RunFolder(Path(recorded.place(run))).manifest.is_file():
+        return {"run": Path(recorded.place(run))}
+    wanted = request.loras or tuple(Phase)
+    if request.init_latents is not None:
+        wanted = (Phase.FAST,)
+    uses = [use for use in recorded.record.loras if use.phase in wanted]
+    lost = [
+        use
+        for use in uses
+        if not Path(recorded.place(use.file)).exists() and not is_hub_file(use.file)
+    ]
+    if lost:
+        raise LoraError(
+            Problem(
+                f"{recorded.source} was made with {use.file}, which is not there any more",
+                "say where the LoRAs are: --run, or --slow-lora and --fast-lora",
+            )
+            for use in lost
+        )
+    return {f"{use.phase}_lora": recorded.place(use.file) for use in uses}
+
+
+def _check_loras(
+    recorded: Recorded, typed: InferRequest, hashes: Mapping[Phase, str]
+) -> tuple[str, ...]:
+    """Raise LoraError for LoRAs that are others than the record's, unless they were asked for.
+
+    Returns what is worth saying.
+    """
+    changed = [
+        use for use in recorded.record.loras if hashes.get(use.phase, use.sha256) != use.sha256
+    ]
+    if typed.run is not None or typed.slow_lora is not None or typed.fast_lora is not None:
+        return tuple(f"the {use.phase} LoRA is not that of {recorded.source}" for use in changed)
+    if changed:
+        raise LoraError(
+            Problem(
+                f"{recorded.place(use.file)} is not the file that {recorded.source} was made with",
+                "was it trained again? say which LoRAs to use: --run, or --slow-lora and "
+                "--fast-lora",
+            )
+            for use in changed
+        )
+    return ()
+
+
+def _differences(recorded: Recorded, record: Record) -> Iterator[str]:
+    """Say what may keep the same settings from giving the same pixels."""
+    before = recorded.record
+    for name, number in before.versions.items():
+        if record.versions.get(name) != number:
+            yield (
+                f"{recorded.source} was made with {name} {number}, here is "
+                f"{record.versions.get(name, 'none')}: the picture may differ"
+            )
+    if record.base_revision != before.base_revision:
+        yield f"the base model is not that of {recorded.source}: the picture may differ"
+    if record.reference_sha256 != before.reference_sha256:
+        yield f"the reference is not that of {recorded.source}: the picture will differ"
+    if record.device is not before.device:
+        yield f"{recorded.source} was made on {before.device}, this will be on {record.device}"

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from glance.core.device import AUTO, is_present
+from glance.core.device import AUTO, Quantize, is_present
 from glance.core.errors import InputError, LoraError, Problem
 from glance.core.files import find_place
 from glance.core.hub import is_hub_file
-from glance.core.memory import Quantize
 from glance.core.phase import Phase
 from glance.models.lora.file import hash_file
 from glance.runs.folder import RunFolder

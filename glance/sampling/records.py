@@ -6,10 +6,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from glance.core.device import Device, Precision
+from glance.core.device import Device, Precision, Quantize
 from glance.core.files import record_place
 from glance.core.hub import find_revision, is_hub_file
-from glance.core.memory import Quantize
 from glance.core.phase import Phase
 from glance.models.base import fingerprint
 from glance.models.lora.file import hash_file

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from glance.core.phase import Phase
-from glance.models.lora.strength import read_file_strength
+from glance.models.lora.keys import read_file_strength
 from glance.runs.folder import LORA_FILE
+from glance.runs.lora import lora_name
 from glance.runs.manifest import load_manifest
-from glance.runs.modelspec import lora_name
-from glance.sampling.comfyui.workflow import Job, build_workflow, guess_model
+from glance.sampling.comfyui import Job, build_workflow, guess_model
 from glance.sampling.pair import Pair
 from glance.sampling.request import GenerationPlan, PlannedPicture
 from glance.sampling.settings import SampleSettings

@@ -8,9 +8,17 @@ from pathlib import Path
 from typing import Final, Self
 
 from glance.core.errors import Problem, ScheduleError, UsageError
-from glance.schedule.derive import OWN_STEPS, USUAL_STEPS, derive_schedule, own_schedule
 from glance.schedule.lists import DEFAULT_SCHEDULE, PRESETS, Schedule, replace_lists
-from glance.schedule.shift import TEACHER_STEPS, KnownShift, Spacing, depends_on_size
+from glance.schedule.shift import (
+    OWN_STEPS,
+    TEACHER_STEPS,
+    USUAL_STEPS,
+    KnownShift,
+    Spacing,
+    depends_on_size,
+    derive_schedule,
+    own_schedule,
+)
 
 AUTO: Final = "auto"
 OWN: Final = "own"

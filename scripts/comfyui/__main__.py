@@ -14,9 +14,8 @@ from typing import Any
 
 from glance.core.phase import Phase
 from glance.models.families import FAMILIES, Family
-from glance.models.families.comfyui import ComfyFile
-from glance.sampling.comfyui.nodes import NODES
-from glance.sampling.comfyui.workflow import Job, build_workflow, guess_model
+from glance.models.families.family import ComfyFile
+from glance.sampling.comfyui import NODES, Job, build_workflow, guess_model
 from glance.sampling.settings import resolve_sample_settings
 from glance.schedule.lists import PRESETS
 from scripts.comfyui.checkout import Checkout

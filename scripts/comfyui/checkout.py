@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from glance.models.families.comfyui import ComfyFile
+from glance.models.families.family import ComfyFile
 
 EXTRAS = ("nodes_custom_sampler", "nodes_sd3", "nodes_flux", "nodes_qwen", "nodes_hidream")
 

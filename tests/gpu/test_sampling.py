@@ -7,12 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from glance.core.device import Device, Precision
-from glance.core.memory import Memory, Quantize
+from glance.core.device import Device, Memory, Precision, Quantize
 from glance.core.phase import Phase
 from glance.models.families import find_family
 from glance.sampling.pipeline.glance_pipeline import GlancePipeline
-from glance.sampling.pipeline.pipeline import Fit, load_pipeline
+from glance.sampling.pipeline.load import Fit, load_pipeline
 from glance.schedule.lists import PRESETS
 
 

@@ -25,9 +25,8 @@ from glance.core.errors import LoraError
 from glance.core.phase import Phase
 from glance.models.families import find_family
 from glance.models.lora.examine import examine_lora
-from glance.runs.final import finalise_lora
-from glance.sampling.pipeline.adapters import load_adapter, prepare_adapter
-from glance.sampling.pipeline.converter import Pair, convert
+from glance.runs.lora import finalise_lora
+from glance.sampling.pipeline.adapters import Pair, convert, load_adapter, prepare_adapter
 
 Q, K, V = (f"transformer_blocks.0.attn.to_{part}" for part in "qkv")
 FF = "transformer_blocks.0.ff.net.0.proj"

@@ -8,10 +8,10 @@ import pytest
 import torch
 from diffusers.loaders import single_file_utils
 
-from glance.interop.comfyui.keys import to_comfyui
+from glance.interop.comfyui import to_comfyui
 from glance.models.families import find_family
 from glance.models.lora.file import ADAPTER_METADATA, Lora, read_lora, write_lora
-from glance.models.lora.pairs import adapter_config
+from glance.models.lora.keys import adapter_config
 
 EXPORTED = Path("exported.safetensors")
 

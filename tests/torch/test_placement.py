@@ -12,9 +12,8 @@ from diffusers.hooks import group_offloading
 from diffusers.hooks.group_offloading import GroupOffloadingHook, ModuleGroup
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from glance.core.device import Device
-from glance.core.memory import Memory
-from glance.sampling.pipeline.placement import place, staying_placed
+from glance.core.device import Device, Memory
+from glance.sampling.pipeline.memory import place, staying_placed
 
 PARTS = ("text_encoder", "text_encoder_2", "transformer", "vae")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)

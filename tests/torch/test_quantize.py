@@ -12,12 +12,12 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from safetensors.torch import load_file
 from torchao.quantization import Int8Tensor
 
-from glance.core.memory import Quantize
+from glance.core.device import Quantize
 from glance.models.families import FAMILIES, find_family
-from glance.sampling.pipeline.placement import part_sizes
-from glance.sampling.pipeline.quantize import (
+from glance.sampling.pipeline.memory import (
     apply_fp8,
     part_config,
+    part_sizes,
     parts_to_quantize,
     quantization_config,
     quantize_loaded,

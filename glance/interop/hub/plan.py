@@ -10,13 +10,12 @@ from glance.core.errors import InputError, Problem, RunError
 from glance.core.files import read_text
 from glance.core.phase import Phase
 from glance.core.pictures import DECODER_ERRORS
+from glance.interop.export import Source
 from glance.interop.hub.card import SAMPLE, Card, hub_base, render_card
 from glance.interop.hub.licences import check_licence, resolve_licence
 from glance.interop.hub.pictures import encode_png, find_gallery
-from glance.interop.source import Source
-from glance.models.lora.file import encode_header, hash_file
-from glance.models.lora.header import read_header
-from glance.runs.modelspec import complete_metadata
+from glance.models.lora.file import encode_header, hash_file, read_header
+from glance.runs.lora import complete_metadata
 
 CARD: Final = "README.md"
 Content = bytes | Path | Phase

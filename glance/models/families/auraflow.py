@@ -3,10 +3,11 @@
 from types import MappingProxyType
 from typing import Final
 
-from glance.models.families.architecture import Architecture
-from glance.models.families.comfyui import ComfyFile, ComfyUI
 from glance.models.families.family import (
+    Architecture,
     Borrowed,
+    ComfyFile,
+    ComfyUI,
     Family,
     Guidance,
     Latents,

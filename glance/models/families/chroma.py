@@ -3,9 +3,11 @@
 from types import MappingProxyType
 from typing import Final
 
-from glance.models.families.architecture import Architecture
-from glance.models.families.comfyui import FLUX_VAE, ComfyFile, ComfyUI, flux_text_encoder
 from glance.models.families.family import (
+    FLUX_VAE,
+    Architecture,
+    ComfyFile,
+    ComfyUI,
     Family,
     Guidance,
     Latents,
@@ -14,6 +16,7 @@ from glance.models.families.family import (
     Size,
     Text,
     Told,
+    flux_text_encoder,
 )
 
 _ATTENTION: Final = (

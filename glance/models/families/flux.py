@@ -3,15 +3,21 @@
 from types import MappingProxyType
 from typing import Final
 
-from glance.models.families.architecture import Architecture
-from glance.models.families.comfyui import (
+from glance.models.families.family import (
     FLUX_VAE,
+    Architecture,
     ComfyFile,
     ComfyUI,
+    Family,
+    Guidance,
+    Latents,
+    Marks,
+    Size,
+    Text,
+    Told,
     flux_text_encoder,
     split_file,
 )
-from glance.models.families.family import Family, Guidance, Latents, Marks, Size, Text, Told
 from glance.schedule.shift import DynamicShift
 
 _ATTENTION: Final = (

@@ -3,9 +3,11 @@
 from types import MappingProxyType
 
 from glance.models.families import flux2
-from glance.models.families.architecture import Architecture
-from glance.models.families.comfyui import FLUX2_VAE, QWEN3_4B, ComfyUI, split_file
 from glance.models.families.family import (
+    FLUX2_VAE,
+    QWEN3_4B,
+    Architecture,
+    ComfyUI,
     Family,
     Guidance,
     Latents,
@@ -14,6 +16,7 @@ from glance.models.families.family import (
     Size,
     Text,
     Told,
+    split_file,
 )
 from glance.schedule.shift import EmpiricalShift
 

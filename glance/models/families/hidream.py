@@ -3,10 +3,11 @@
 from types import MappingProxyType
 from typing import Final
 
-from glance.models.families.architecture import Architecture
-from glance.models.families.comfyui import FLUX_VAE, ComfyUI, split_file
 from glance.models.families.family import (
+    FLUX_VAE,
+    Architecture,
     Borrowed,
+    ComfyUI,
     Family,
     Guidance,
     Latents,
@@ -15,6 +16,7 @@ from glance.models.families.family import (
     Size,
     Text,
     Told,
+    split_file,
 )
 from glance.schedule.shift import Spacing, StaticShift
 

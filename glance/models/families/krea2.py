@@ -2,9 +2,11 @@
 
 from typing import Final
 
-from glance.models.families.architecture import Architecture
-from glance.models.families.comfyui import QWEN_VAE, ComfyFile, ComfyUI
 from glance.models.families.family import (
+    QWEN_VAE,
+    Architecture,
+    ComfyFile,
+    ComfyUI,
     Family,
     Guidance,
     Latents,

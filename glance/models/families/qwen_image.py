@@ -3,9 +3,11 @@
 from types import MappingProxyType
 from typing import Final
 
-from glance.models.families.architecture import Architecture
-from glance.models.families.comfyui import QWEN_TEXT, QWEN_VAE, ComfyUI, split_file
 from glance.models.families.family import (
+    QWEN_TEXT,
+    QWEN_VAE,
+    Architecture,
+    ComfyUI,
     Family,
     Guidance,
     Latents,
@@ -14,6 +16,7 @@ from glance.models.families.family import (
     Size,
     Text,
     Told,
+    split_file,
 )
 from glance.schedule.shift import DynamicShift
 

@@ -4,9 +4,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from glance.models.families import qwen_image_edit_2509
-from glance.models.families.architecture import Architecture
-from glance.models.families.comfyui import split_file
-from glance.models.families.family import Family
+from glance.models.families.family import Architecture, Family, split_file
 
 FAMILY: Family = replace(
     qwen_image_edit_2509.FAMILY,

@@ -3,9 +3,10 @@
 from types import MappingProxyType
 from typing import Final
 
-from glance.models.families.architecture import Architecture
-from glance.models.families.comfyui import ComfyFile, ComfyUI
 from glance.models.families.family import (
+    Architecture,
+    ComfyFile,
+    ComfyUI,
     Family,
     Guidance,
     Latents,

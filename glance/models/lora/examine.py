@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,27 @@ import numpy as np
 
 from glance.core.errors import LoraError, Problem, ScheduleError
 from glance.core.phase import Phase
-from glance.models.lora.file import FLOATS, Lora, Tensor, hash_file, read_lora
-from glance.models.lora.header import read_header
-from glance.models.lora.pairs import PairKeys, is_text_key, name_some, pair_problem, sort_keys
-from glance.models.lora.strength import Strength, read_alpha, read_strength
+from glance.models.lora.file import (
+    DOWN,
+    FLOATS,
+    PREFIX,
+    UP,
+    Lora,
+    Tensor,
+    hash_file,
+    read_header,
+    read_lora,
+)
+from glance.models.lora.keys import (
+    PairKeys,
+    Strength,
+    is_text_key,
+    name_some,
+    pair_problem,
+    read_alpha,
+    read_strength,
+    sort_keys,
+)
 from glance.schedule.lists import Schedule
 
 
@@ -175,3 +193,60 @@ def _timesteps(metadata: Mapping[str, str]) -> tuple[float, ...] | None:
         return None if text is None else tuple(map(float, json.loads(text)))
     except (ValueError, TypeError) as exc:
         raise LoraError(f"its header holds no list of timesteps: {text}") from exc
+
+
+def verify_lora(lora: Lora, *, path: Path, rank: int | None = None) -> None:
+    """Raise LoraError unless the tensors are a LoRA that was trained.
+
+    Every key is half of a lora_A / lora_B pair of the transformer, every pair has `rank` (the
+    first one's, if not given), every value is finite, and lora_B, which starts at zero, moved.
+    """
+    problems = _key_problems(lora) or _shape_problems(lora, rank) or _value_problems(lora)
+    if problems:
+        raise LoraError(Problem(f"{path.name}: {item.message}", item.hint) for item in problems)
+
+
+def _key_problems(lora: Lora) -> list[Problem]:
+    if not lora.tensors:
+        return [Problem("it holds no tensors")]
+    odd = [key for key in lora.tensors if not (key.startswith(PREFIX) and key.endswith((DOWN, UP)))]
+    if odd:
+        return [
+            Problem(f"{len(odd)} of its keys are no LoRA pair of the transformer, first {odd[0]}")
+        ]
+    halves = Counter(key.removesuffix(DOWN).removesuffix(UP) for key in lora.tensors)
+    lonely = [module for module, count in halves.items() if count != 2]
+    return [Problem(f"{module} lacks its lora_A or lora_B") for module in lonely]
+
+
+def _shape_problems(lora: Lora, rank: int | None) -> list[Problem]:
+    problems: list[Problem] = []
+    for key, tensor in lora.tensors.items():
+        if tensor.dtype not in FLOATS:
+            problems.append(Problem(f"{key} is {tensor.dtype}, not floating point"))
+        elif len(tensor.shape) != 2:
+            problems.append(Problem(f"{key} has shape {tensor.shape}, not two dimensions"))
+        else:
+            found = tensor.shape[0] if key.endswith(DOWN) else tensor.shape[1]
+            rank = found if rank is None else rank
+            if found != rank:
+                problems.append(Problem(f"{key} has rank {found}, not {rank}"))
+    return problems
+
+
+def _value_problems(lora: Lora) -> list[Problem]:
+    problems: list[Problem] = []
+    moved = False
+    for key, tensor in lora.tensors.items():
+        values = tensor.to_float()
+        if not np.isfinite(values).all():
+            problems.append(
+                Problem(
+                    f"{key} holds NaN or infinity",
+                    "train in another --run with a smaller --learning-rate",
+                )
+            )
+        moved = moved or (key.endswith(UP) and bool(values.any()))
+    if not moved:
+        problems.append(Problem("every lora_B is zero: nothing was learnt"))
+    return problems

@@ -1,27 +1,36 @@
-"""Anybody's LoRA as an adapter of a pipeline's transformer: B A times alpha / rank at scale 1.
+"""LoRAs of any trainer in a pipeline's transformer, and which of them works.
 
-Names are resolved by the model's own layers first, and by `converter` for what is left; a layer of
-the file that finds no place in the model is an error, never skipped.
+A file's layers are found by the model's own names first, and by diffusers' converters for what is
+left; a layer that finds no place in the model is an error, never skipped. An adapter's scale 1 is
+B A times the file's alpha / rank.
 """
 
+import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 
 from glance.core.errors import LoraError, Problem
-from glance.models.lora.file import PREFIX
-from glance.models.lora.header import read_header
-from glance.models.lora.pairs import adapter_config, name_some, pair_problem, sort_keys
-from glance.models.lora.strength import read_strength
-from glance.sampling.pipeline.converter import Pair, Pairs, convert
+from glance.core.phase import Phase
+from glance.models.lora.file import PREFIX, read_header
+from glance.models.lora.keys import (
+    adapter_config,
+    name_some,
+    pair_problem,
+    read_strength,
+    sort_keys,
+)
 
 _HINT: Final = "is it for another base model?"
+_SWAPPED: Final = "pair"
+
+# --- which LoRA works ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,143 @@ class PreparedLora:
     """PEFT's LoraConfig, each key prefixed; the scale of every layer is 1."""
     rank: int
     """The largest."""
+
+
+class Loras(Protocol):
+    """The LoRAs of a pipeline."""
+
+    def use(self, pipeline: Any, phase: Phase, *, scale: float) -> None:
+        """Let the phase's LoRA work alone, at `scale` times its own strength."""
+        ...
+
+    def leave(self, pipeline: Any) -> None:
+        """Let the base model work alone."""
+        ...
+
+
+class ResidentLoras:
+    """Both are adapters of the pipeline, named as their phase: switching moves no weights."""
+
+    def __init__(self, base: Sequence[str] = ()) -> None:
+        """Take the adapters that belong to the base model."""
+        self._base = list(base)
+
+    def use(self, pipeline: Any, phase: Phase, *, scale: float) -> None:
+        """See Loras."""
+        pipeline.enable_lora()
+        pipeline.set_adapters(phase.value, scale)
+
+    def leave(self, pipeline: Any) -> None:
+        """See Loras."""
+        if self._base:
+            pipeline.enable_lora()
+            pipeline.set_adapters(self._base)
+        elif pipeline.get_list_adapters():
+            pipeline.disable_lora()
+
+
+class SwappedLoras:
+    """One adapter whose weights are exchanged in place: a compiled model does not notice.
+
+    Switching adapters, or changing the scale of one, changes what torch.compile has taken for
+    constant, and it would compile again. So the scale is multiplied into the weights, and the base
+    model alone is an adapter of zeros.
+    """
+
+    def __init__(self, prepared: Mapping[Phase, PreparedLora]) -> None:
+        """Take LoRAs that are `level`: the same layers, the same rank."""
+        self._prepared = prepared
+        self._active: tuple[Phase, float] | None = None
+
+    def use(self, pipeline: Any, phase: Phase, *, scale: float) -> None:
+        """See Loras."""
+        if self._active == (phase, scale):
+            return
+        lora = self._prepared[phase]
+        pipeline.transformer.load_lora_adapter(
+            {
+                key: tensor * scale if ".lora_B." in key and scale != 1 else tensor
+                for key, tensor in lora.state.items()
+            },
+            prefix=PREFIX.removesuffix("."),
+            adapter_name=_SWAPPED,
+            metadata=dict(lora.metadata),
+            hotswap=True,
+        )
+        self._active = (phase, scale)
+
+    def leave(self, pipeline: Any) -> None:
+        """See Loras."""
+        self.use(pipeline, next(iter(self._prepared)), scale=0.0)
+
+
+def load_resident(
+    pipeline: Any, loras: Mapping[Phase, Path], base_loras: Sequence[Path] = ()
+) -> Loras:
+    """Load each file as an adapter of its own; raises LoraError.
+
+    Those of `base_loras` work together wherever none of the pair's does.
+    """
+    named = {f"base-{number}": path for number, path in enumerate(base_loras, 1)}
+    for name, path in {**{phase.value: path for phase, path in loras.items()}, **named}.items():
+        load_adapter(pipeline, path, name=name)
+    return ResidentLoras(tuple(named))
+
+
+def load_swapped(pipeline: Any, loras: Mapping[Phase, Path]) -> Loras:
+    """Load one adapter that takes the weights of any of the files in turn; raises LoraError."""
+    if not loras:
+        return ResidentLoras()
+    prepared = level({phase: prepare_adapter(pipeline, path) for phase, path in loras.items()})
+    first = next(iter(prepared.values()))
+    # PEFT takes the tensors themselves as weights: what is swapped in later must not overwrite them
+    own = replace(first, state={key: tensor.clone() for key, tensor in first.state.items()})
+    load_adapter(pipeline, own, name=_SWAPPED)
+    pipeline.set_adapters(_SWAPPED)
+    return SwappedLoras(prepared)
+
+
+def level(prepared: Mapping[Phase, PreparedLora]) -> dict[Phase, PreparedLora]:
+    """Return the LoRAs with the layers of all of them and the largest rank, filled up with zeros.
+
+    What they do stays the same, but for how sums with zeros in them round.
+    """
+    rank = max(lora.rank for lora in prepared.values())
+    models = {key: tensor for lora in prepared.values() for key, tensor in lora.state.items()}
+    layers = {key.removeprefix(PREFIX).rsplit(".lora_", 1)[0] for key in models}
+    return {
+        phase: PreparedLora(
+            {key: _padded(lora.state.get(key), models[key], rank, key) for key in models},
+            adapter_config(dict.fromkeys(sorted(layers), rank)),
+            rank,
+        )
+        for phase, lora in prepared.items()
+    }
+
+
+def _padded(tensor: torch.Tensor | None, model: torch.Tensor, rank: int, key: str) -> torch.Tensor:
+    """Return A, (rank, in), or B, (out, rank), with zeros where `tensor` has nothing."""
+    is_down = ".lora_A." in key
+    shape = (rank, model.shape[1]) if is_down else (model.shape[0], rank)
+    whole = torch.zeros(shape, dtype=model.dtype)
+    if tensor is not None:
+        whole[: tensor.shape[0], : tensor.shape[1]] = tensor
+    return whole
+
+
+# --- a file as an adapter ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One layer's LoRA at scale 1: A, (rank, in), and B, (out, rank)."""
+
+    down: torch.Tensor
+    up: torch.Tensor
+
+
+type Pairs = dict[str, Pair]
+"""By layer: as the file calls it before it is matched, by the model's name after."""
 
 
 def load_adapter(pipeline: Any, lora: Path | PreparedLora, *, name: str) -> int:
@@ -165,3 +311,166 @@ def _require_loaded(transformer: Any, prepared: PreparedLora, name: str) -> None
     wrong = sorted(expected ^ scales.keys() | {at for at, scale in scales.items() if scale != 1})
     if wrong:
         raise LoraError(f"the LoRA {name} was not loaded as it is at {name_some(wrong)}")
+
+
+# --- files in a model's original layout ----------------------------------------------------------
+#
+# diffusers' converters rename, split what is fused, and drop some of what they do not know with a
+# warning at most. So every pair goes through them a second time as a marker that tells what became
+# of it.
+
+_NORM_OUT: Final = "norm_out.linear"
+# What they raise at names that they do not know.
+_COMPLAINTS: Final = (ValueError, LookupError, AssertionError, RuntimeError, AttributeError)
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """How a converter expects to see a pair: what it calls the layer, and what stands around it."""
+
+    down: str
+    up: str
+    rename: Callable[[str], str] = str
+
+    def spell(self, pairs: Pairs) -> dict[str, torch.Tensor]:
+        """Return the pairs as a file of this spelling holds them."""
+        state: dict[str, torch.Tensor] = {}
+        for layer, pair in pairs.items():
+            name = self.rename(layer)
+            state[self.down.format(name)] = pair.down
+            state[self.up.format(name)] = pair.up
+        return state
+
+
+_WORDS: Final = re.compile(
+    r"double_stream_modulation_(?:img|txt)|single_stream_modulation|(?:double|single)_blocks"
+    r"|(?:img|txt)_(?:attn|mlp|mod|in)|(?:time|vector|guidance)_in|(?:in|out)_layer"
+    r"|final_layer|adaLN_modulation|[^_.]+"
+)
+"""The words of FLUX's original names, some of which hold an underscore themselves."""
+
+
+def with_dots(layer: str) -> str:
+    """Return a layer of FLUX's original layout with its dots, which kohya writes as underscores.
+
+    diffusers' converter of kohya's FLUX.2 LoRAs knows fewer layers than that of the dotted names.
+    """
+    return ".".join(_WORDS.findall(layer))
+
+
+def _with_underscores(layer: str) -> str:
+    return layer.replace(".", "_")
+
+
+_COMFYUI: Final = ("diffusion_model.{}.lora_A.weight", "diffusion_model.{}.lora_B.weight")
+_KOHYA: Final = ("lora_unet_{}.lora_down.weight", "lora_unet_{}.lora_up.weight")
+_SPELLINGS: Final = (
+    Spelling(*_COMFYUI),
+    Spelling(*_KOHYA, rename=_with_underscores),
+    Spelling(*_COMFYUI, rename=with_dots),
+)
+
+
+def convert(
+    pipeline_class: Any, pairs: Pairs, layers: Mapping[str, tuple[int, int]]
+) -> Iterator[tuple[str, Pairs]]:
+    """Yield each layer of the file that the pipeline's converter places, and what became of it.
+
+    What it drops, or places in part or in none of `layers`, is not yielded. Some converters want
+    all that they know, others refuse everything for one name that they do not know: so the whole is
+    tried first, then what is left one by one.
+    """
+    left = dict(pairs)
+    for group, spelling in _attempts(list(pairs)):
+        chosen = {source: left[source] for source in group if source in left}
+        if not chosen:
+            continue
+        for source, converted in _try(pipeline_class, chosen, spelling, layers).items():
+            del left[source]
+            yield source, converted
+
+
+def _attempts(sources: list[str]) -> Iterator[tuple[list[str], Spelling]]:
+    yield from ((sources, spelling) for spelling in _SPELLINGS)
+    yield from (([source], spelling) for source in sources for spelling in _SPELLINGS)
+
+
+def _try(
+    pipeline_class: Any,
+    pairs: Pairs,
+    spelling: Spelling,
+    layers: Mapping[str, tuple[int, int]],
+) -> dict[str, Pairs]:
+    """Convert markers, then the pairs themselves; return those of which every row arrived."""
+    markers = {source: _marker(pair, number) for number, (source, pair) in enumerate(pairs.items())}
+    try:
+        origins = _origins(_run(pipeline_class, spelling.spell(markers)), list(pairs), layers)
+        if not origins:
+            return {}
+        real = _run(pipeline_class, spelling.spell({at: _exact(pairs[at]) for at in pairs}))
+    except _COMPLAINTS:
+        return {}
+    rows: Counter[str] = Counter()
+    found: dict[str, Pairs] = {}
+    for layer in origins.keys() & real.keys():
+        source = origins[layer]
+        rows[source] += len(real[layer].up)
+        own = _swapped(real[layer], pairs[source]) if layer == _NORM_OUT else real[layer]
+        found.setdefault(source, {})[layer] = _as(own, pairs[source])
+    return {source: own for source, own in found.items() if rows[source] == len(pairs[source].up)}
+
+
+def _origins(
+    marked: Pairs, sources: list[str], layers: Mapping[str, tuple[int, int]]
+) -> dict[str, str]:
+    """Return of which one layer of the file each of the model's was made."""
+    origins: dict[str, str] = {}
+    for layer in layers.keys() & marked.keys():
+        numbers = set(marked[layer].up.flatten().tolist())
+        if len(numbers) == 1:
+            origins[layer] = sources[int(numbers.pop()) - 1]
+    return origins
+
+
+def _run(pipeline_class: Any, state: dict[str, torch.Tensor]) -> Pairs:
+    converted = pipeline_class.lora_state_dict(state)
+    return {
+        pair.layer: Pair(converted[pair.down], converted[pair.up])
+        for pair in sort_keys(converted).pairs
+    }
+
+
+def _marker(pair: Pair, number: int) -> Pair:
+    """Return a pair of rank 1 that says in every value where it comes from; 0 would look empty."""
+    value = number + 1.0
+    return Pair(torch.full((1, pair.down.shape[1]), value), torch.full((len(pair.up), 1), value))
+
+
+def _exact(pair: Pair) -> Pair:
+    """Converters compute rank / rank in the tensors' type, in which it must come out as 1."""
+    rank = pair.down.shape[0]
+    if torch.tensor(rank, dtype=pair.down.dtype).item() == rank:
+        return pair
+    return Pair(pair.down.float(), pair.up.float())
+
+
+def _swapped(converted: Pair, source: Pair) -> Pair:
+    """Return the last modulation as (scale, shift), which the original layouts have the other way.
+
+    diffusers' converter of FLUX.1's LoRAs swaps them, that of FLUX.2's does not, although the one
+    of the model does: `convert_flux2_transformer_checkpoint_to_diffusers`.
+    """
+    if not torch.equal(converted.up.to(source.up.dtype), source.up):
+        return converted
+    return Pair(converted.down, converted.up.roll(len(converted.up) // 2, 0))
+
+
+def _as(converted: Pair, source: Pair) -> Pair:
+    """Return it in the file's types, in memory of its own.
+
+    q, k and v come with one A in common, over which another LoRA could not be swapped in.
+    """
+    return Pair(
+        converted.down.to(source.down.dtype, copy=True).contiguous(),
+        converted.up.to(source.up.dtype, copy=True).contiguous(),
+    )

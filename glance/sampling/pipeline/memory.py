@@ -1,12 +1,223 @@
-"""What happens when the device's memory does not suffice: said in words, with a remedy."""
+"""How a model fits the device: its weights quantised, its parts placed, and lack of memory said.
 
-from collections.abc import Iterator
+What is quantised and what goes where is decided in `glance.core.device`; here diffusers' and
+torchao's own means carry it out. The order is: `quantization_config` for loading, then the LoRAs,
+then `apply_fp8`, then `place`.
+"""
+
+import gc
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
+import diffusers
 import torch
+import transformers
+from diffusers.hooks import apply_group_offloading
+from diffusers.quantizers import PipelineQuantizationConfig
 
+from glance.core.device import Device, Memory, Quantize, activation_bytes, choose_memory
 from glance.core.errors import InferenceFailed
+from glance.models.families import Family
+
+# --- quantising ----------------------------------------------------------------------------------
+#
+# 8 bits are torchao's int8, which SimpleTuner brings along: it runs on every device, and PEFT puts
+# LoRAs beside such a layer without merging them. Its int4 PEFT refuses (its
+# tuners/lora/torchao.py), so 4 bits are bitsandbytes' nf4, which needs CUDA. Quanto is deprecated
+# in diffusers and loses its layers' device under group offload (huggingface/diffusers#12610).
+
+_LARGE: Final = 1.0  # billions of parameters: T5-XXL has 4.76, the CLIPs 0.12 and 0.69
+
+
+def large_parts(family: Family) -> tuple[str, ...]:
+    """Return the parts worth quantising, by the pipeline's names.
+
+    They are the transformer and large text encoders. Small ones and the VAE would save nothing.
+    """
+    encoders = {
+        "text_encoder" if number == 1 else f"text_encoder_{number}": size
+        for number, size in enumerate(family.size.text_encoders, start=1)
+    }
+    return ("transformer", *(name for name, size in encoders.items() if size >= _LARGE))
+
+
+def part_config(part: str, quantize: Quantize, dtype: torch.dtype) -> Any | None:
+    """Return what one part's `from_pretrained` takes, None if nothing.
+
+    `dtype` is what the part computes in. Fp8 is no such config: see `apply_fp8`. Nor is there one
+    for a single file: see `quantize_loaded`.
+    """
+    library = diffusers if part == "transformer" else transformers
+    match quantize:
+        case Quantize.BIT8:
+            return library.TorchAoConfig(_int8())
+        case Quantize.BIT4:
+            return library.BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+            )
+        case Quantize.NONE | Quantize.FP8:
+            return None
+
+
+def quantization_config(
+    quantize: Quantize, dtype: torch.dtype, parts: Collection[str]
+) -> PipelineQuantizationConfig | None:
+    """Return what the pipeline's `from_pretrained` takes to quantize `parts`, None if nothing.
+
+    A part that is handed to it ready made is left as it is: load it with `part_config`, or see
+    `quantize_loaded`.
+    """
+    configs = {part: part_config(part, quantize, dtype) for part in parts}
+    found = {part: config for part, config in configs.items() if config is not None}
+    return PipelineQuantizationConfig(quant_mapping=found) if found else None
+
+
+def quantize_loaded(transformer: torch.nn.Module, quantize: Quantize) -> None:
+    """Quantize a transformer that was read from a single file, in place; fp8 comes later.
+
+    diffusers' `from_single_file` takes a config, but believes the file quantized already: with
+    torchao it quantizes nothing and says nothing, and with bitsandbytes it fails. So 8 bits are
+    made here, before the LoRAs are loaded; 4 bits are refused by `glance.core.device.check_memory`.
+    """
+    if quantize is Quantize.BIT4:
+        raise ValueError("4 bits of a single file: check_memory was not asked")
+    if quantize is Quantize.BIT8:
+        _torchao().quantize_(transformer, _int8())
+
+
+def apply_fp8(pipeline: Any, dtype: torch.dtype) -> None:
+    """Keep the transformer's weights in fp8 and compute with them in `dtype`.
+
+    Call it once the LoRAs are loaded: diffusers then leaves them as they are. PEFT would make a
+    LoRA that comes later fp8 as its base layer is, and nothing computes in that. Norms and
+    modulation keep their precision: diffusers' own choice.
+    """
+    pipeline.transformer.enable_layerwise_casting(
+        storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype
+    )
+
+
+def _int8() -> Any:
+    # Version 1 is deprecated, and cannot be pinned for group offload (huggingface/diffusers#14112).
+    # Inductor's settings are for torch.compile.
+    return _torchao().Int8WeightOnlyConfig(version=2, set_inductor_config=False)
+
+
+def _torchao() -> Any:
+    import torchao.quantization  # type: ignore[import-untyped]
+
+    return torchao.quantization
+
+
+# --- placing -------------------------------------------------------------------------------------
+
+
+def place(
+    pipeline: Any, device: Device, memory: Memory, *, pixels: int, swaps_loras: bool = False
+) -> Memory:
+    """Make `pipeline` compute on `device`, its weights kept as `memory` says; return how.
+
+    `pixels` is what the pictures to come have at a time; AUTO leaves room for them. With
+    `swaps_loras` their weights are exchanged in place, which AUTO leaves possible.
+    """
+    used = memory
+    if memory is Memory.AUTO:
+        used = _choose(pipeline, device, pixels)
+        if used is Memory.GROUP and swaps_loras:
+            used = Memory.OFFLOAD
+    match used:
+        case Memory.OFFLOAD:
+            pipeline.enable_model_cpu_offload(device=device.value)
+        case Memory.GROUP:
+            _offload_groups(pipeline, torch.device(device.value))
+        case Memory.SEQUENTIAL:
+            pipeline.enable_sequential_cpu_offload(device=device.value)
+        case Memory.FULL | Memory.AUTO:
+            pipeline.to(device.value)
+    return used
+
+
+@contextmanager
+def staying_placed(pipeline: Any) -> Iterator[None]:
+    """Keep offloaded parts where they are between the calls of `pipeline` made inside.
+
+    Every call ends with `maybe_free_model_hooks`, which sends all parts back to system memory: the
+    transformer too, which the next call needs at once. Inside it does nothing, afterwards it is
+    done once. The parts still take turns: that is their hooks' work.
+    """
+    pipeline.maybe_free_model_hooks = lambda: None
+    try:
+        yield
+    finally:
+        del pipeline.maybe_free_model_hooks  # the class's own is seen again
+        pipeline.maybe_free_model_hooks()
+
+
+def part_sizes(pipeline: Any) -> Mapping[str, int]:
+    """Return the bytes of each part's weights, LoRAs among them."""
+    return {
+        name: sum(_weight_bytes(tensor) for tensor in part.parameters())
+        for name, part in _parts(pipeline).items()
+    }
+
+
+def _parts(pipeline: Any) -> dict[str, Any]:
+    components = pipeline.components.items()
+    return {name: part for name, part in components if isinstance(part, torch.nn.Module)}
+
+
+def _weight_bytes(tensor: torch.Tensor) -> int:
+    """Return what a tensor takes; a quantized one says what its numbers would take unquantized."""
+    flatten: Any = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is None:
+        return tensor.nbytes
+    names, _ = flatten()
+    return sum(_weight_bytes(getattr(tensor, name)) for name in names)
+
+
+def _choose(pipeline: Any, device: Device, pixels: int) -> Memory:
+    if device is not Device.CUDA:
+        return Memory.FULL
+    parts, sizes = _parts(pipeline), part_sizes(pipeline)
+    free, _ = torch.cuda.mem_get_info()
+    # bitsandbytes quantizes on the GPU: its parts are there already
+    there = sum(
+        size for name, size in sizes.items() if next(parts[name].parameters()).device.type == "cuda"
+    )
+    chosen = choose_memory(
+        sizes,
+        free=free + there,
+        activations=activation_bytes(pixels, number_bytes=pipeline.vae.dtype.itemsize),
+    )
+    has_4bit = any(getattr(part, "is_loaded_in_4bit", False) for part in parts.values())
+    return Memory.OFFLOAD if has_4bit and chosen is Memory.GROUP else chosen
+
+
+def _offload_groups(pipeline: Any, device: torch.device) -> None:
+    """Move the transformer block by block, text encoders layer by layer; the VAE stays.
+
+    Blocks, because each holds both LoRAs' layers. Single layers are fetched ahead in the order of
+    the first forward pass, and the fast phase has another order: with 9 of FLUX's blocks, 81 of 166
+    layers then came late, and of the 9 blocks none. Text encoders run too seldom for pinned copies
+    to pay. The VAE is small and decodes whole.
+    """
+    for name, part in _parts(pipeline).items():
+        match name:
+            case "transformer":
+                part.enable_group_offload(
+                    onload_device=device,
+                    offload_type="block_level",
+                    num_blocks_per_group=1,
+                    use_stream=torch.cuda.is_available(),
+                )
+            case "vae":
+                part.to(device)
+            case _:
+                apply_group_offloading(part, onload_device=device, offload_type="leaf_level")
+
+
+# --- lack of memory ------------------------------------------------------------------------------
 
 # CUDA's error has a class of its own; the CPU's allocator and MPS say it in a RuntimeError.
 _WORDS: Final = ("not enough memory", "can't allocate memory", "out of memory")
@@ -30,3 +241,10 @@ def explaining_lack_of_memory(doing: str) -> Iterator[None]:
 def is_lack_of_memory(exc: RuntimeError) -> bool:
     """Whether torch ran out of memory, on whichever device."""
     return isinstance(exc, torch.OutOfMemoryError) or any(word in str(exc) for word in _WORDS)
+
+
+def free_memory() -> None:
+    """Give back what nobody holds any more, so that other processes can have it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -11,8 +11,8 @@ from safetensors.numpy import save_file
 from glance.core.phase import Phase
 from glance.models.families import find_family
 from glance.runs.folder import RunFolder
+from glance.runs.lora import Origin
 from glance.runs.manifest import Manifest, PhaseRecord, PhaseState, SampleRecord, record_schedule
-from glance.runs.modelspec import Origin
 from glance.runs.settings import resolve_train_settings
 from glance.schedule.lists import PRESETS
 

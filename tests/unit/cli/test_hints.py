@@ -93,7 +93,7 @@ def test_paths_in_commands_are_quoted() -> None:
 
 
 def test_quoting_survives_any_name() -> None:
-    from glance.core.findings import quoted
+    from glance.core.errors import quoted
 
     for name in ("a b", "it's", 'a"b', "$(touch x)", "-n", "a;b", "`x`", "ü", "*"):
         assert shlex.split(quoted(Path(name))) == [f"./{name}" if name == "-n" else name]

@@ -6,8 +6,7 @@ import pytest
 from fakes.pairs import glance_header, write_lora, write_run
 
 from glance.core.phase import Phase
-from glance.models.lora.file import hash_file
-from glance.models.lora.header import hash_data, read_header
+from glance.models.lora.file import hash_data, hash_file, read_header
 
 FILE = Path("x.safetensors")
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from glance.core.encoding import ForeignText, decode_text, guess, misread
 from glance.core.errors import Problem
-from glance.dataset.examine import examine_sample, load_sample
+from glance.dataset.sample import examine_sample, load_sample
 
 SMART = b"a landscape \x96 dusk\x92s light\n"
 WORDS = {

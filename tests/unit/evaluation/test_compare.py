@@ -17,22 +17,23 @@ from fakes.comparisons import (
     write_caption,
 )
 from fakes.pairs import write_lora, write_run
+from glance.evaluation.cache import Cache, Kept
+from glance.evaluation.compare import Comparer, compare_pair, run_comparison
+from glance.evaluation.report import write_report
+from glance.evaluation.compare.page import save_page
+from glance.evaluation.compare import plan_comparison
+from glance.evaluation.compare import CompareRequest, ComparisonPlan
+from glance.evaluation.comparison import Variant
+from glance.evaluation.report import MOST_ROWS, save_sheet
+from glance.evaluation.compare.shelf import Shelf
+from glance.evaluation.compare.summary import describe, gain_of, mean_of, tabulate
+from glance.evaluation.comparison import judge
 from PIL import Image
 from safetensors.numpy import save_file
 
 from glance.core.errors import RunError, SettingsError, SetupError, UsageError
 from glance.core.events import Event, Noted, Warned
 from glance.core.files import cache_folder
-from glance.evaluation.compare.cache import Cache, Kept
-from glance.evaluation.compare.execute import Comparer, compare_pair, run_comparison
-from glance.evaluation.compare.outputs import write_report
-from glance.evaluation.compare.page import save_page
-from glance.evaluation.compare.plan import plan_comparison
-from glance.evaluation.compare.request import CompareRequest, ComparisonPlan, Variant
-from glance.evaluation.compare.sheet import MOST_ROWS, save_sheet
-from glance.evaluation.compare.shelf import Shelf
-from glance.evaluation.compare.summary import describe, gain_of, mean_of, tabulate
-from glance.evaluation.compare.verdict import judge
 
 RUN = Path("runs/cat")
 LATENTS = np.arange(8, dtype=np.float16).reshape(1, 4, 2)
@@ -126,7 +127,7 @@ class TestKeys:
     def test_what_decides_pixels_changes_all(self, change: dict[str, object]) -> None:
         write_run(RUN)
         if "quantize" in change:
-            from glance.core.memory import Quantize
+            from glance.core.device import Quantize
 
             change = {"quantize": Quantize(change["quantize"])}
 

@@ -13,15 +13,13 @@ from PIL import Image
 
 from glance.core.errors import GlanceError, InputError, LoraError, RunError, SetupError
 from glance.core.phase import Phase
-from glance.interop.comfyui.write import export_comfyui, plan_comfyui
-from glance.interop.folder import Exported
+from glance.interop.comfyui import export_comfyui, plan_comfyui
+from glance.interop.export import Exported, Source, open_source
 from glance.interop.hub.extra import find_extra
 from glance.interop.importing.execute import run_import
 from glance.interop.importing.plan import plan_import
 from glance.interop.importing.request import ImportRequest
-from glance.interop.source import Source, open_source
-from glance.models.lora.file import read_lora
-from glance.models.lora.header import hash_data, read_header
+from glance.models.lora.file import hash_data, read_header, read_lora
 from glance.runs.folder import RunFolder
 from glance.runs.manifest import load_manifest, record_schedule
 from glance.schedule.lists import Schedule
@@ -437,8 +435,8 @@ def test_an_export_does_not_import_torch() -> None:
     run = make_run()
     script = (
         "import sys\nfrom pathlib import Path\n"
-        "from glance.interop.comfyui.write import export_comfyui, plan_comfyui\n"
-        "from glance.interop.source import open_source\n"
+        "from glance.interop.comfyui import export_comfyui, plan_comfyui\n"
+        "from glance.interop.export import open_source\n"
         f"export_comfyui(plan_comfyui(open_source(Path({str(run.path)!r}))), Path('out'))\n"
         "heavy = {'torch', 'diffusers', 'transformers', 'peft', 'accelerate'} & set(sys.modules)\n"
         "sys.exit(', '.join(heavy) or 0)"

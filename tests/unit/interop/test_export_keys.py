@@ -10,10 +10,19 @@ from fakes.comfyui import RECORDING
 from numpy.typing import NDArray
 
 from glance.core.errors import LoraError
-from glance.interop.comfyui.keys import to_comfyui
+from glance.interop.comfyui import to_comfyui
 from glance.models.families import FAMILIES, find_family
-from glance.models.lora.file import ADAPTER_METADATA, DOWN, UP, Lora, Tensor, read_lora, write_lora
-from glance.models.lora.header import hash_data, read_header
+from glance.models.lora.file import (
+    ADAPTER_METADATA,
+    DOWN,
+    UP,
+    Lora,
+    Tensor,
+    hash_data,
+    read_header,
+    read_lora,
+    write_lora,
+)
 
 FUSED = {"lumina2": "attn", "z_image": "attention"}
 """What diffusers calls the attention of these families' blocks."""

@@ -16,8 +16,7 @@ from glance.core.device import Device, Precision
 from glance.core.errors import InputError, LoraError, RunError
 from glance.core.phase import Phase
 from glance.interop.info.describe import describe
-from glance.models.lora.file import hash_file
-from glance.models.lora.header import hash_data, read_header, rewrite_metadata
+from glance.models.lora.file import hash_data, hash_file, read_header, rewrite_metadata
 from glance.runs.manifest import PhaseState, load_manifest
 from glance.sampling.provenance.picture import write_picture
 from glance.sampling.provenance.record import LoraUse, Record, ScheduleUse

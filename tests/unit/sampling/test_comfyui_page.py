@@ -11,10 +11,8 @@ import pytest
 from fakes.comfyui import WIDGETS, every_way, make_job, ports, recorded_nodes
 
 from glance.models.families import FAMILIES
-from glance.models.families.comfyui import ComfyFile
-from glance.sampling.comfyui.graph import Graph
-from glance.sampling.comfyui.page import lay_out_page
-from glance.sampling.comfyui.workflow import build_workflow
+from glance.models.families.family import ComfyFile
+from glance.sampling.comfyui import Graph, build_workflow, lay_out_page
 
 TITLE_BAR = 30  # LiteGraph draws it above a node's position
 SOCKET, WIDGET, PREVIEW = 20, 24, 220  # pixels high, at least; setSizeForImage's minimum

@@ -11,10 +11,8 @@ from fakes.comfyui import RECORDING, WIDGETS, every_way, make_job, ports, record
 
 from glance.core.phase import Phase
 from glance.models.families import FAMILIES, find_family
-from glance.models.families.comfyui import ComfyFile
-from glance.sampling.comfyui.graph import Graph
-from glance.sampling.comfyui.nodes import NODES
-from glance.sampling.comfyui.workflow import build_workflow, format_sigmas, guess_model
+from glance.models.families.family import ComfyFile
+from glance.sampling.comfyui import NODES, Graph, build_workflow, format_sigmas, guess_model
 from glance.schedule.lists import PRESETS, Schedule
 
 Api = dict[str, dict[str, Any]]

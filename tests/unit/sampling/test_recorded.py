@@ -10,8 +10,8 @@ from fakes.pairs import glance_header, write_lora, write_pair, write_run
 from fakes.plans import paint, plan
 from PIL import Image
 
+from glance.core.device import Quantize
 from glance.core.errors import InputError, LoraError, UsageError
-from glance.core.memory import Quantize
 from glance.core.phase import Phase
 from glance.sampling.provenance.picture import read_record
 from glance.sampling.request import GenerationPlan

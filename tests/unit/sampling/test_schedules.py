@@ -11,8 +11,8 @@ from glance.models.schedules import Subject
 from glance.sampling.request import InferRequest
 from glance.sampling.schedules import Levels, Trained, decide_levels
 from glance.sampling.settings import resolve_sample_settings
-from glance.schedule.derive import derive_schedule
 from glance.schedule.lists import PRESETS, Schedule
+from glance.schedule.shift import derive_schedule
 
 SEED, PAPER = PRESETS["seed"].schedule, PRESETS["paper"].schedule
 

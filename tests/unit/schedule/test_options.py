@@ -10,10 +10,9 @@ import pytest
 from glance.core.errors import ScheduleError, UsageError
 from glance.models.base import BaseModel
 from glance.models.families import find_family
-from glance.schedule.derive import derive_schedule
 from glance.schedule.lists import PRESETS, Schedule
 from glance.schedule.options import ScheduleOptions
-from glance.schedule.shift import DynamicShift, EmpiricalShift, StaticShift
+from glance.schedule.shift import DynamicShift, EmpiricalShift, StaticShift, derive_schedule
 
 FLUX = find_family("flux")
 

@@ -7,7 +7,7 @@ from fakes.runs import make_plan
 from PIL import Image
 
 from glance.core.errors import InputError, SampleError
-from glance.dataset.picture import fitting_area
+from glance.dataset.sample import fitting_area
 from glance.dataset.view import Crop
 
 

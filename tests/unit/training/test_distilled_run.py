@@ -13,18 +13,18 @@ from fakes.runs import make_plan
 from fakes.trainer import FakeSimpleTuner
 from PIL import Image
 
+from glance.core.device import Quantize
 from glance.core.errors import RunError, TrainingFailed
 from glance.core.events import Event, Noted, PhaseSkipped
-from glance.core.memory import Quantize
 from glance.core.phase import Phase
-from glance.interop.comfyui.write import export_comfyui, plan_comfyui
-from glance.interop.diffusers.write import export_diffusers
+from glance.interop.comfyui import export_comfyui, plan_comfyui
+from glance.interop.diffusers import export_diffusers
+from glance.interop.export import open_source
 from glance.interop.hub.plan import HubRequest, plan_hub
 from glance.interop.importing.execute import run_import
 from glance.interop.importing.plan import plan_import
 from glance.interop.importing.request import ImportRequest
 from glance.interop.info.describe import describe
-from glance.interop.source import open_source
 from glance.models.lora.file import read_lora
 from glance.runs.folder import RunFolder
 from glance.runs.listing import show_run

@@ -25,8 +25,7 @@ from glance.core.events import CheckpointSaved, Event, PhaseSkipped, StageEntere
 from glance.core.phase import Phase
 from glance.models.base import recorded_model
 from glance.models.families import FAMILIES, find_family
-from glance.models.lora.file import hash_file, read_lora
-from glance.models.lora.header import read_header, rewrite_metadata
+from glance.models.lora.file import hash_file, read_header, read_lora, rewrite_metadata
 from glance.runs.folder import RunFolder
 from glance.runs.manifest import PhaseState, load_manifest
 from glance.training.execute import run_training

@@ -13,7 +13,7 @@ from glance.core.errors import LoraError
 from glance.core.phase import Phase
 from glance.models.lora.examine import examine_lora
 from glance.models.lora.file import hash_file
-from glance.models.lora.pairs import adapter_config, read_scaling, sort_keys
+from glance.models.lora.keys import adapter_config, read_scaling, sort_keys
 
 LAYER = "transformer_blocks.0.attn.to_q"
 KOHYA = LAYER.replace(".", "_")

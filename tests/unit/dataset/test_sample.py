@@ -17,8 +17,15 @@ from PIL import Image, ImageCms, ImageFile
 
 from glance.core.errors import SampleError
 from glance.core.pictures import to_rgb
-from glance.dataset.examine import Examination, Sample, examine_sample, load_sample, measure_picture
-from glance.dataset.stage import Stage, stage_sample
+from glance.dataset.sample import (
+    Examination,
+    Sample,
+    Stage,
+    examine_sample,
+    load_sample,
+    measure_picture,
+    stage_sample,
+)
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 LEFT_RED = Image.new("RGB", (64, 32), BLUE)
@@ -157,7 +164,7 @@ def test_examining_and_staging_leave_the_originals_alone(tmp_path: Path) -> None
 
 
 def test_importing_the_module_loads_neither_numpy_nor_torch() -> None:
-    code = "import sys, glance.sample; print({'numpy', 'torch', 'pydantic'} & set(sys.modules))"
+    code = "import sys, glance.dataset.sample; print({'numpy', 'torch', 'pydantic'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -14,11 +14,28 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from glance.core.errors import LoraError
+from glance.core.files import replacing
 from glance.core.phase import Phase
-from glance.dataset.examine import safe_name
+from glance.dataset.sample import safe_name
 from glance.models.families import Family, find_family
-from glance.models.lora.file import DOWN, hash_file
-from glance.models.lora.header import Header, hash_data, read_header, rewrite_metadata
+from glance.models.lora.examine import verify_lora
+from glance.models.lora.file import (
+    ADAPTER_METADATA,
+    DOWN,
+    FOLDED,
+    UP,
+    Header,
+    Lora,
+    hash_data,
+    hash_file,
+    hash_tensors,
+    read_header,
+    read_lora,
+    read_metadata,
+    rewrite_metadata,
+    write_lora,
+)
+from glance.models.lora.keys import adapter_config
 from glance.runs.folder import RunFolder
 from glance.runs.manifest import LoraRecord, Manifest
 from glance.schedule.lists import MAX_TIMESTEP, PhaseSchedule, Schedule
@@ -269,3 +286,40 @@ def _model_name(manifest: Manifest) -> str:
     if manifest.base_model == settings.model:  # a Hub id; a folder has a fingerprint
         return settings.model
     return PurePosixPath(settings.model).name or find_family(settings.family).title
+
+
+def finalise_lora(path: Path, *, rank: int, alpha: float, origin: Origin) -> None:
+    """Verify the trainer's file and make it final, in place and atomically.
+
+    lora_B is multiplied by alpha / rank; the header keeps what the trainer wrote and gains
+    diffusers' adapter metadata (so that alpha = rank is explicit) and all that `describe_origin`
+    tells. A file that is final already stays as it is.
+    Raises LoraError as `read_lora` and `verify_lora` do.
+    """
+    lora = read_lora(path)
+    verify_lora(lora, path=path, rank=rank)
+    if FOLDED in lora.metadata:
+        return
+    factor = alpha / rank
+    tensors = {
+        key: tensor.scaled(factor) if key.endswith(UP) else tensor
+        for key, tensor in lora.tensors.items()
+    }
+    metadata = {
+        **lora.metadata,
+        ADAPTER_METADATA: json.dumps(
+            adapter_config(dict.fromkeys(lora.modules, lora.rank)), sort_keys=True
+        ),
+        **describe_origin(origin, rank=rank, data_sha256=hash_tensors(tensors)),
+        FOLDED: json.dumps(factor),
+    }
+    with replacing(path) as temporary:
+        write_lora(Lora(tensors, metadata), temporary)
+
+
+def is_final(path: Path) -> bool:
+    """Whether the file exists and has been finalised."""
+    try:
+        return FOLDED in read_metadata(path)
+    except LoraError:
+        return False

@@ -2,8 +2,7 @@
 
 import pytest
 
-from glance.core.events import MemoryUsed, PhaseStarted, StepDone
-from glance.core.pace import Pace, format_duration
+from glance.core.events import MemoryUsed, Pace, PhaseStarted, StepDone, format_duration
 from glance.core.phase import Phase
 
 SLOW = Phase.SLOW

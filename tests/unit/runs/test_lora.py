@@ -11,11 +11,16 @@ from safetensors.numpy import load_file
 
 from glance.core.phase import Phase
 from glance.models.families import FAMILIES, find_family
-from glance.models.lora.file import hash_file, read_metadata
-from glance.models.lora.header import hash_data, read_header, rewrite_metadata
+from glance.models.lora.file import (
+    hash_data,
+    hash_file,
+    read_header,
+    read_metadata,
+    rewrite_metadata,
+)
 from glance.runs.folder import RunFolder
+from glance.runs.lora import complete_metadata, copy_completed, describe_origin, find_origin
 from glance.runs.manifest import ImportRecord, Manifest, load_manifest
-from glance.runs.modelspec import complete_metadata, copy_completed, describe_origin, find_origin
 from glance.schedule.lists import Schedule
 
 pytest_plugins = ["fakes.plugin"]

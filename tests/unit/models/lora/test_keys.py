@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from glance.interop.importing.foreign import open_lora
 from safetensors.numpy import save_file
 
 from glance.core.errors import LoraError
 from glance.core.phase import Phase
-from glance.interop.importing.foreign import open_lora
 from glance.interop.info.describe import describe
 from glance.models.lora.examine import examine_lora
-from glance.models.lora.strength import Strength, read_file_strength
+from glance.models.lora.keys import Strength, read_file_strength
 
 Q, FF = "transformer_blocks.0.attn.to_q", "transformer_blocks.0.ff.net.0.proj"
 FILE = Path("lora/adapter_model.safetensors")

@@ -10,19 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fakes.models import make_model
 from fakes.pairs import write_lora, write_run
-from test_model import FLUX, make_model
-
-from glance.core.errors import GlanceError, ModelNotFound
-from glance.core.files import explain_tensors
-from glance.core.phase import Phase
 from glance.interop.importing.plan import plan_import
 from glance.interop.importing.request import ImportRequest
+from glance.sampling.pair import find_pair
+
+from glance.core.errors import GlanceError, ModelNotFound
+from glance.core.kinds import explain_tensors
+from glance.core.phase import Phase
+from glance.interop.export import open_source
 from glance.interop.info.describe import describe
-from glance.interop.source import open_source
 from glance.models.base import locate_model
 from glance.models.checkpoint import read_checkpoint
-from glance.sampling.pair import find_pair
+from glance.models.families import find_family
 from glance.sampling.request import InferRequest
 from glance.training.distillation.plan import plan_distillation
 from glance.training.distillation.request import DistillRequest
@@ -156,7 +157,7 @@ def test_the_weights_of_a_folder_are_looked_at(kind: str) -> None:
     content, message, remedy = KINDS[kind]
     (folder / "vae/model.safetensors").write_bytes(content())
 
-    told = problem(lambda: locate_model("flux", family=FLUX, run=Path("runs/cat")))
+    told = problem(lambda: locate_model("flux", family=find_family("flux"), run=Path("runs/cat")))
 
     assert told[0].startswith("model flux: vae/model.safetensors is ")
     assert message.removeprefix("it ") in told[0]
@@ -167,10 +168,10 @@ def test_pickles_in_a_model_are_left_to_transformers() -> None:
     folder = make_model(Path("flux"))
     (folder / "vae/pytorch_model.bin").write_bytes(zipped("archive/data.pkl"))
 
-    assert locate_model("flux", family=FLUX, run=Path("run")) == "../flux"
+    assert locate_model("flux", family=find_family("flux"), run=Path("run")) == "../flux"
     (folder / "vae/pytorch_model.bin").write_bytes(POINTER)
     with pytest.raises(ModelNotFound, match="is a Git LFS pointer"):
-        locate_model("flux", family=FLUX, run=Path("run"))
+        locate_model("flux", family=find_family("flux"), run=Path("run"))
 
 
 def test_a_missing_shard_is_named() -> None:
@@ -180,7 +181,7 @@ def test_a_missing_shard_is_named() -> None:
     write_lora(folder / "transformer/m-1.safetensors")
 
     with pytest.raises(ModelNotFound, match=r"^model flux lacks transformer/m-2\.safetensors$"):
-        locate_model("flux", family=FLUX, run=Path("run"))
+        locate_model("flux", family=find_family("flux"), run=Path("run"))
 
 
 @pytest.mark.parametrize("kind", ["pointer", "cut in its tensors"])

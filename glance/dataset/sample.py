@@ -1,0 +1,318 @@
+"""Examine the picture and its caption together.
+
+The files are the user's own and may hold anything: every fault is reported as a Problem, all of
+them at once, and the originals are only ever opened for reading.
+"""
+
+import hashlib
+import math
+import re
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from glance.core.errors import Findings, Problem, SampleError, shown
+from glance.core.files import is_readable, replacing, write_text
+from glance.core.kinds import is_preview, refuse_preview, refuse_unreadable
+from glance.core.pictures import DECODER_ERRORS, count_frames, open_picture, to_rgb
+from glance.dataset.caption import check_length, examine_caption, find_caption
+from glance.dataset.view import Size, View
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A pair that is fit to train on; for a family that edits, with a reference picture."""
+
+    image: Path  # the user's original, never touched
+    caption: str  # stripped, may hold inner newlines
+    caption_file: Path | None  # None when the caption was given as an argument
+    width: int  # pixels, upright (after EXIF rotation)
+    height: int
+    sha256: str  # identity of what is trained: upright RGB pixels, their size, the caption
+    reference: Path | None = None  # the user's original of what is edited into the image
+    reference_size: Size | None = None
+
+    @property
+    def size(self) -> Size:
+        """Width and height."""
+        return self.width, self.height
+
+    @property
+    def name(self) -> str:
+        """The image's stem, made safe as a file stem."""
+        return safe_name(self.image)
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """All that is to say about a pair."""
+
+    sample: Sample | None  # None when there are problems
+    problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+
+
+def examine_sample(
+    image: Path,
+    *,
+    caption: str | None = None,
+    resolution: int | None = None,
+    text_tokens: int | None = None,
+    reference: Path | None = None,
+    edits: bool = False,
+) -> Examination:
+    """Find all that is wrong with the image, its caption and its reference; raise nothing.
+
+    Without `caption`, the text file of the same basename is read. `resolution` is the area to
+    train at (resolution squared), `text_tokens` how much text the model reads. A family
+    that `edits` needs a reference, any other takes none.
+    """
+    found = Findings()
+    pixels = examine_picture(image, resolution, found)
+    file = find_caption(image, found) if caption is None else None
+    text = examine_caption(caption, file, image, found)
+    if text is not None and text_tokens is not None:
+        check_length(text, text_tokens, found)
+    before = _examine_reference(reference, pixels, resolution, found, edits=edits)
+    sample = None
+    if pixels is not None and text is not None and not found.problems:
+        sha256 = identity(pixels, text, before)
+        size = None if before is None else before.size
+        sample = Sample(image, text, file, *pixels.size, sha256, reference, size)
+    return Examination(sample, tuple(found.problems), tuple(found.warnings))
+
+
+def load_sample(
+    image: Path,
+    *,
+    caption: str | None = None,
+    resolution: int | None = None,
+    text_tokens: int | None = None,
+    reference: Path | None = None,
+    edits: bool = False,
+) -> Examination:
+    """Return an examination whose sample is set; raise SampleError with all problems otherwise."""
+    found = examine_sample(
+        image,
+        caption=caption,
+        resolution=resolution,
+        text_tokens=text_tokens,
+        reference=reference,
+        edits=edits,
+    )
+    if found.sample is None:
+        raise SampleError(found.problems)
+    return found
+
+
+def measure_picture(path: Path, word: str = "reference") -> tuple[int, int]:
+    """Return the width and height of a picture, upright; raise SampleError if it is unfit."""
+    found = Findings()
+    pixels = examine_picture(path, None, found, word=word)
+    if pixels is None:
+        raise SampleError(found.problems)
+    return pixels.size
+
+
+def safe_name(image: Path) -> str:
+    """Return the image's stem as a name that is safe for files, folders and other programs."""
+    return name_safely(image.stem)
+
+
+def name_safely(text: str) -> str:
+    """Return a text as a name that is safe for files, folders and other programs."""
+    safe = re.sub(r"[^\w.-]+", "-", text).strip("-.")
+    return safe[:80].rstrip("-.") or "sample"
+
+
+def identity(pixels: Image.Image, caption: str, reference: Image.Image | None = None) -> str:
+    """Return what tells one pair from another: the upright RGB pixels, their size, the text."""
+    digest = hashlib.sha256(_fingerprint(pixels))
+    digest.update(caption.encode())
+    if reference is not None:
+        digest.update(b"\n" + _fingerprint(reference))
+    return digest.hexdigest()
+
+
+def _fingerprint(pixels: Image.Image) -> bytes:
+    return f"{pixels.width}x{pixels.height}\n".encode() + pixels.tobytes()
+
+
+def _examine_reference(
+    reference: Path | None,
+    image: Image.Image | None,
+    resolution: int | None,
+    found: Findings,
+    *,
+    edits: bool,
+) -> Image.Image | None:
+    if reference is None:
+        if edits:
+            found.refuse(
+                "no reference: this family edits a picture, so it needs the one to begin with",
+                "pass it with --reference; --image is what it shall become, the caption says how",
+            )
+        return None
+    if not edits:
+        found.refuse(
+            f"reference {shown(reference)}: this family paints from text alone",
+            "drop --reference, or train a family that edits: such as Qwen-Image-Edit",
+        )
+        return None
+    pixels = examine_picture(reference, resolution, found, word="reference")
+    if pixels is not None and image is not None and _fingerprint(pixels) == _fingerprint(image):
+        found.warn(
+            f"reference {shown(reference)} is the image itself: there is no edit to learn",
+            "give the picture before the edit",
+        )
+    return pixels
+
+
+def examine_picture(
+    path: Path, resolution: int | None, found: Findings, *, word: str = "image"
+) -> Image.Image | None:
+    """Return the upright RGB pixels; None when the picture is unfit.
+
+    `resolution` is the area to train at, as the side of a square; `word` is what messages call
+    the picture.
+    """
+    what = f"{word} {shown(path)}"
+    if not is_readable(path, what, found, remedy="give the path of a picture"):
+        return None
+    try:
+        if path.stat().st_size == 0:
+            found.refuse(f"{what} is empty (0 bytes)", "copy or export it again")
+            return None
+        with open_picture(path) as picture:
+            if is_preview(picture, path):
+                refuse_preview(path, what, found)
+                return None
+            is_still = _check_header(picture, what, resolution, found)
+            pixels, doubts = to_rgb(picture) if is_still else (None, ())
+    except UnidentifiedImageError:
+        refuse_unreadable(path, what, found)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        found.refuse(
+            f"{what} has more than {Image.MAX_IMAGE_PIXELS:,} pixels, too many to open safely",
+            "scale it down first",
+        )
+    except DECODER_ERRORS as error:
+        reason = shown(error)[:200] or type(error).__name__
+        found.refuse(
+            f"{what} cannot be decoded, it is damaged or cut short: {reason}",
+            "copy or export it again, as PNG or JPEG",
+        )
+    else:
+        for doubt in doubts:
+            found.warn(f"{what}: {doubt.message}", doubt.hint or "")
+        return pixels
+    return None
+
+
+def fitting_area(path: Path, usual: int) -> int:
+    """Return the resolution to train a picture at.
+
+    The usual one, or what the picture has if that is at least half of it: enlarged, it would teach
+    its own blur, and a much smaller one has nothing to teach. A picture that cannot be opened gets
+    the usual one; to examine it is another matter.
+    """
+    try:
+        with open_picture(path) as picture:
+            width, height = picture.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return usual
+    except DECODER_ERRORS:
+        return usual
+    there = math.isqrt(width * height) // 64 * 64
+    return there if there < usual and _is_near(there, usual) else usual
+
+
+def _is_near(side: int, usual: int) -> bool:
+    return side >= usual / 2
+
+
+def _check_header(picture: Image.Image, what: str, resolution: int | None, found: Findings) -> bool:
+    """Report what shows before decoding; tell whether it is a single picture."""
+    width, height = picture.size
+    if resolution is not None and width * height < resolution * resolution:
+        fitting = math.isqrt(width * height) // 64 * 64
+        remedy = f"--resolution {fitting}" if fitting else "use a picture of at least 64x64 pixels"
+        if fitting and not _is_near(fitting, resolution):
+            half = resolution // 2
+            remedy = (
+                f"use a picture of {half}x{half} pixels or more; {remedy} trains this one as it "
+                "is, which a model that is made for more may not paint"
+            )
+        found.refuse(
+            f"{what} is {width}x{height} pixels, too small for resolution {resolution}", remedy
+        )
+    frames = count_frames(picture)
+    if frames > 1:
+        found.refuse(f"{what} is animated ({frames} frames)", "save one frame of it as PNG")
+    return frames <= 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where a pair goes: whole, and as it is trained."""
+
+    data: Path
+    references: Path
+    views: Mapping[Path, View] = field(default_factory=dict)
+    """The trainer's folders, each of one picture alone: it takes all that it finds."""
+    shown_reference: tuple[Path, Size] | None = None
+    """The trainer's folder of the reference, and its size there."""
+
+
+def stage_sample(sample: Sample, stage: Stage) -> None:
+    """Write `<name>.png` (plain RGB) and `<name>.txt` into each folder, each atomically.
+
+    What else a folder of the trainer's held is removed; the pair's own folders may hold more.
+    A reference has the picture's name: the trainer pairs files of one name.
+    Raises SampleError if a picture is no longer what was examined, OSError if a folder cannot
+    be written.
+    """
+    pixels = _read(sample.image)
+    reference = None if sample.reference is None else _read(sample.reference)
+    if identity(pixels, sample.caption, reference) != sample.sha256:
+        raise _changed(*filter(None, (sample.image, sample.reference)))
+    _write(pixels, sample, stage.data)
+    for folder, view in stage.views.items():
+        _write_alone(view.show(pixels), sample, folder)
+    if reference is None:
+        return
+    _write(reference, sample, stage.references)
+    if stage.shown_reference is not None:
+        folder, size = stage.shown_reference
+        _write_alone(reference.resize(size, Image.Resampling.LANCZOS), sample, folder)
+
+
+def _read(path: Path) -> Image.Image:
+    try:
+        with open_picture(path) as picture:
+            return to_rgb(picture)[0]
+    except DECODER_ERRORS as exc:
+        raise _changed(path) from exc
+
+
+def _changed(*paths: Path) -> SampleError:
+    return SampleError(
+        f"{' or '.join(map(shown, paths))} has changed since it was examined",
+        hint="leave it alone and start again",
+    )
+
+
+def _write_alone(pixels: Image.Image, sample: Sample, folder: Path) -> None:
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+    _write(pixels, sample, folder)
+
+
+def _write(pixels: Image.Image, sample: Sample, folder: Path) -> None:
+    with replacing(folder / f"{sample.name}.png") as temporary:
+        pixels.save(temporary, "PNG")
+    write_text(folder / f"{sample.name}.txt", f"{sample.caption}\n")

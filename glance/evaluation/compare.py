@@ -1,0 +1,580 @@
+"""Compare a pair with its base model: the same noise through both. Request, plan and run.
+
+`plan_comparison` decides what is sampled, and its keys in the cache; `run_comparison` samples
+what the cache does not hold and measures it; `compare_pair` also judges and writes the report;
+`try_pair` is what `glance train --compare` and `glance distill` end with.
+"""
+
+import time
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import batched, combinations, groupby
+from pathlib import Path
+from shlex import quote
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from glance.core.device import AUTO, Memory, Quantize
+from glance.core.errors import GlanceError, InferenceFailed, Problem, SettingsError, UsageError
+from glance.core.events import EventSink, Noted, format_duration
+from glance.core.files import require_writable
+from glance.core.phase import Phase
+from glance.evaluation.cache import CachedImage, ImageCache, image_key, sample_weights
+from glance.evaluation.comparison import (
+    FEWEST,
+    JUDGED,
+    Cell,
+    Comparison,
+    Judge,
+    Row,
+    Variant,
+    judge,
+    require_judged,
+)
+from glance.evaluation.measure import Latents, Likeness, Metric, root_mean_square
+from glance.evaluation.report import SHEET, Report, write_report
+from glance.models.base import BaseModel
+from glance.models.families import find_family
+from glance.runs.folder import RunFolder
+from glance.runs.manifest import find_newest_run, load_manifest, read_caption
+from glance.runs.settings import Teacher
+from glance.sampling.generate import fetch_planned, import_sampler, load_planned
+from glance.sampling.plan import plan_generation
+from glance.sampling.prompts.shipped import judging_prompts
+from glance.sampling.request import MOST_PICTURES, GenerationPlan, InferRequest, PlannedPicture
+from glance.sampling.settings import SampleSettings
+from glance.schedule.lists import MOST_STEPS, Schedule
+
+if TYPE_CHECKING:
+    from glance.sampling.pipeline.batches import Batch
+    from glance.sampling.pipeline.glance_pipeline import GlancePipeline
+
+NEUTRAL_PROMPT: Final = "a bowl of fruit on a wooden table"
+_TEACHER_STEPS: Final = 50  # what the method distils from
+_PROMPTS: Final = 16  # that a distilled run is judged on
+_GUIDANCE: Final = ("slow_guidance", "fast_guidance")
+_COUNTS: Final = (*range(2, 13), 14, 16, 20, 25, 30, 40)
+"""Numbers of steps that the base model is tried with: to find one of them takes four or five."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompareRequest:
+    """What the user typed, unchecked. None or empty: the newest run, its sample's caption."""
+
+    run: Path | None = None
+    prompts: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    variants: tuple[Variant, ...] = tuple(Variant)
+    teacher_steps: int = _TEACHER_STEPS
+    device: str = AUTO
+    memory: Memory = Memory.AUTO
+    quantize: Quantize | None = None
+    prompt_file: Path | None = None
+    count: int | None = None
+    """Images a prompt and seed: with the seed, the next one, and so on."""
+    metrics: tuple[Metric, ...] = ()
+    output: Path | None = None
+    """Folder of the sheet and the figures; None: images/compare of the run."""
+    base_guidance: tuple[float, float] | None = None
+    """Of BASE, in the slow and in the fast phase: a pair that learnt to do without classifier-free
+    guidance is compared with a base that has it. None: that of the pair's own teacher where the
+    run is a distilled one, else the pair's."""
+    teacher_guidance: float | None = None
+    """Of TEACHER. None: likewise, else the slow phase's."""
+    finds_worth: bool = True
+    """Look for the number of the base's own steps that the pair is worth, from FEWEST images on."""
+    batch_size: int = 1
+    """Images of one variant that are sampled at once."""
+    reference: Path | None = None
+    """What a family that edits begins with. None: the run's own."""
+    base_loras: tuple[Path, ...] = ()
+    """LoRAs of the base model, in TEACHER and BASE: those that the pair's teacher was used with."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedImage:
+    """One image of some noise: how it is sampled, and its key in the cache."""
+
+    variant: Variant
+    steps: int
+    """Forward passes; of TEACHER they follow the model's own schedule of as many steps."""
+    settings: SampleSettings
+    key: str
+
+    @property
+    def label(self) -> str:
+        """How it is made, in words."""
+        return self.variant.label(self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRow:
+    """One prompt and seed, and the images of it."""
+
+    pair: PlannedPicture
+    images: Mapping[Variant, PlannedImage]
+
+    @property
+    def settings(self) -> SampleSettings:
+        """The pair's."""
+        return self.pair.settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonPlan:
+    """Everything decided: which images, how they are sampled, where the result goes."""
+
+    generation: GenerationPlan
+    """The model with both LoRAs, and an image a row."""
+    rows: tuple[PlannedRow, ...]
+    variants: tuple[Variant, ...]
+    teacher_steps: int
+    metrics: tuple[Metric, ...]
+    is_cacheable: bool
+    """Whether the keys say which base model it is: not while it has yet to be fetched."""
+    sample: Path | None
+    """The image that the pair was trained on, where the run holds it."""
+    folder: Path
+    teacher_guidance: float | None
+    finds_worth: bool
+    weights: str
+    """See cache.sample_weights."""
+
+    @property
+    def images(self) -> tuple[PlannedImage, ...]:
+        """Every image, row by row."""
+        return tuple(one for row in self.rows for one in row.images.values())
+
+
+def plan_comparison(request: CompareRequest) -> ComparisonPlan:
+    """Check the request and decide the rest. Reads the run and its LoRAs, writes nothing.
+
+    Raises what plan_generation raises; RunError too when the run's caption is wanted and gone.
+    """
+    if not 2 <= request.teacher_steps <= MOST_STEPS:
+        raise SettingsError(
+            f"--teacher-steps {request.teacher_steps}: a schedule has from 2 to {MOST_STEPS:,}",
+            hint="use 50, or as many as the base model is usually given",
+        )
+    if not request.variants:
+        raise UsageError("there is no variant to sample", hint="name one of Variant")
+    run = RunFolder(request.run) if request.run is not None else find_newest_run()
+    # without any run the planning below refuses, in the words of `glance infer`
+    subject = _Subject((), Path()) if run is None else _find_subject(run, request)
+    if run is not None:
+        request = _guide_as_taught(request, load_manifest(run).settings.teacher)
+    if request.output is not None:
+        require_writable(request.output, "--output", as_folder=True)
+    generation = plan_generation(
+        InferRequest(
+            run=request.run,
+            prompts=request.prompts or (() if request.prompt_file else subject.prompts),
+            prompt_file=request.prompt_file,
+            seeds=request.seeds,
+            count=request.count,
+            reference=request.reference or subject.reference,
+            base_loras=request.base_loras,
+            device=request.device,
+            memory=request.memory,
+            quantize=request.quantize,
+            batch_size=request.batch_size,
+            output=None if request.output is None else request.output / SHEET,
+            metadata=False,
+        )
+    )
+    _require_few(len(generation.pictures), len(set(request.variants)))
+    weights = sample_weights(generation)
+    return ComparisonPlan(
+        generation=generation,
+        rows=tuple(
+            _plan_row(one, request, generation.schedule, weights) for one in generation.pictures
+        ),
+        variants=tuple(dict.fromkeys(request.variants)),
+        teacher_steps=request.teacher_steps,
+        metrics=tuple(dict.fromkeys(request.metrics)),
+        # a model of the Hub must be in its cache: only then is its commit known
+        is_cacheable=not generation.pictures[0].record.base_revision.startswith("unknown"),
+        sample=subject.sample,
+        folder=request.output or subject.folder,
+        teacher_guidance=request.teacher_guidance,
+        finds_worth=request.finds_worth
+        and set(JUDGED) <= set(request.variants)
+        and len(generation.pictures) >= FEWEST,
+        weights=weights,
+    )
+
+
+def plan_own(plan: ComparisonPlan, row: PlannedRow, steps: int) -> PlannedImage:
+    """Return the image of the base model alone along its own schedule of so many steps."""
+    guided = _guide_teacher(row.settings, plan.teacher_guidance)
+    return _plan_image(row.pair, Variant.TEACHER, guided, steps=steps, weights=plan.weights)
+
+
+def _require_few(rows: int, variants: int) -> None:
+    """Raise SettingsError for more images than a comparison can hold: all are in memory."""
+    if rows * variants > MOST_PICTURES:
+        raise SettingsError(
+            f"{rows:,} prompts and noises, each sampled in {variants} ways: "
+            f"{rows * variants:,} images in all, and one comparison makes at most "
+            f"{MOST_PICTURES:,}",
+            hint=f"give {MOST_PICTURES // variants:,} prompts and noises at most: more change "
+            "no verdict",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What the run was trained on, as far as it is wanted, and where comparisons of it go."""
+
+    prompts: tuple[str, ...]
+    """Those to use unless something else is said: the sample's caption, or some prompts that a
+    pair whose base model taught itself has not learnt from."""
+    folder: Path
+    sample: Path | None = None
+    reference: Path | None = None
+
+
+def _find_subject(run: RunFolder, request: CompareRequest) -> _Subject:
+    manifest = load_manifest(run)
+    sample, folder, settings = manifest.sample, run.images / "compare", manifest.settings
+    if sample is None and settings.teacher is not None:
+        base = BaseModel.recorded(
+            settings.model, settings.transformer, family=settings.family, start=run.path
+        )
+        ours = judging_prompts(2 * _PROMPTS, world=base.is_packaged)
+        strange = [prompt for prompt in ours if prompt not in settings.teacher.prompts]
+        return _Subject(tuple(strange[:_PROMPTS]), folder)
+    is_said = bool(request.prompts) or request.prompt_file is not None
+    prompts = () if is_said else (read_caption(run, sample),)
+    if sample is None:
+        return _Subject(prompts, folder)
+    image = run.path / sample.image
+    return _Subject(
+        prompts,
+        folder,
+        sample=image if image.is_file() else None,
+        reference=None if sample.reference is None else run.path / sample.reference,
+    )
+
+
+def _guide_as_taught(request: CompareRequest, teacher: Teacher | None) -> CompareRequest:
+    """Guide the base as the pair's own teacher was, where it has one and nothing else was said.
+
+    The pair may have learnt to do without; the base has not.
+    """
+    if teacher is None:
+        return request
+    base, many = request.base_guidance, request.teacher_guidance
+    return replace(
+        request,
+        base_guidance=(teacher.guidance, teacher.guidance) if base is None else base,
+        teacher_guidance=teacher.guidance if many is None else many,
+    )
+
+
+def _plan_row(
+    one: PlannedPicture, request: CompareRequest, schedule: Schedule, weights: str
+) -> PlannedRow:
+    few = sum(len(schedule.phase(phase).timesteps) for phase in Phase)
+    images = {}
+    for variant in request.variants:
+        steps, guided = few, dict[str, float]()
+        if variant is Variant.TEACHER:
+            steps = request.teacher_steps
+            guided = _guide_teacher(one.settings, request.teacher_guidance)
+        elif variant is Variant.BASE and request.base_guidance is not None:
+            guided = dict(zip(_GUIDANCE, request.base_guidance, strict=True))
+        images[variant] = _plan_image(one, variant, guided, steps=steps, weights=weights)
+    return PlannedRow(one, images)
+
+
+def _guide_teacher(settings: SampleSettings, guidance: float | None) -> dict[str, float]:
+    """Return all that phases may differ in, the same for both: the teacher has none."""
+    used = settings.slow_guidance if guidance is None else guidance
+    return {**dict.fromkeys(_GUIDANCE, used), "slow_scale": 1.0, "fast_scale": 1.0}
+
+
+def _plan_image(
+    one: PlannedPicture, variant: Variant, guided: Mapping[str, float], *, steps: int, weights: str
+) -> PlannedImage:
+    changes = {**guided, "loras": variant.loras}
+    own_steps = steps if variant is Variant.TEACHER else None
+    key = image_key(one.record, changes, own_steps=own_steps, weights=weights)
+    return PlannedImage(variant, steps, one.settings.model_copy(update=changes), key)
+
+
+def foresee(plan: ComparisonPlan) -> dict[str, Any]:
+    """Return what `glance compare --dry-run --json` prints: what is sampled, what is there."""
+    cache = ImageCache(is_used=plan.is_cacheable)
+    wanted = {one.key: one for one in plan.images}
+    missing = [one for key, one in wanted.items() if not cache.holds(key)]
+    return {
+        "folder": str(plan.folder),
+        "rows": [{"prompt": row.settings.prompt, "seed": row.settings.seed} for row in plan.rows],
+        "variants": [one.label for one in plan.rows[0].images.values()],
+        "pictures": len(wanted),
+        "cached": len(wanted) - len(missing),
+        "steps": sum(one.steps for one in missing),
+        "finds_worth": plan.finds_worth,
+    }
+
+
+def run_comparison(plan: ComparisonPlan, on_event: EventSink) -> Comparison:
+    """Sample every variant of every row from the same noise, and measure them.
+
+    No model is loaded where nothing is to be sampled. Raises SetupError for metrics whose networks
+    cannot be had, before anything is sampled, and what loading and sampling raise.
+    """
+    comparer = _Comparer(plan, on_event)
+    comparison = comparer.compare()
+    comparer.cache.trim()
+    return comparison
+
+
+def compare_pair(
+    plan: ComparisonPlan, on_event: EventSink, *, words: Judge | None = None
+) -> Report:
+    """Run the comparison, judge the pair by it, and write both into the plan's folder.
+
+    The pair's worth in steps is looked for where the plan says so. `words` are said of each
+    image. Raises UsageError for a plan without a variant that a verdict needs, and what
+    run_comparison and write_report raise.
+    """
+    require_judged(plan.variants)
+    comparer = _Comparer(plan, on_event)
+    comparison = comparer.compare()
+    verdict = judge(comparison, worth_steps=comparer.find_worth(comparison))
+    comparer.cache.trim()
+    report = write_report(
+        comparison if words is None else comparison.judged(words),
+        verdict,
+        plan.folder,
+        facts=describe_plan(plan),
+        sample=plan.sample,
+    )
+    if report.earlier is not None:
+        on_event(Noted(f"the comparison that was there before is kept in {report.earlier}"))
+    return report
+
+
+def try_pair(run: RunFolder, on_event: EventSink, request: CompareRequest | None = None) -> Report:
+    """Compare a finished run's pair with its base model, and write the report into the run.
+
+    Without a `request`, on the caption that it was trained on, and on a prompt that has nothing to
+    do with it; a family that edits on the caption alone: another would not be of its reference.
+
+    Raises InferenceFailed, which names the LoRAs, whatever the comparison failed at.
+    """
+    try:
+        if request is None:
+            manifest = load_manifest(run)
+            edits = find_family(manifest.settings.family).edits
+            caption = read_caption(run, manifest.sample)
+            request = CompareRequest(
+                run=run.path,
+                prompts=(caption,) if edits else (caption, NEUTRAL_PROMPT),
+                variants=JUDGED,
+                device=manifest.settings.device,
+            )
+        return compare_pair(plan_comparison(request), on_event)
+    except GlanceError as exc:
+        loras = " and ".join(str(run.lora(phase)) for phase in Phase)
+        done = Problem(
+            f"both LoRAs are done: {loras}; comparing them with the base model failed",
+            f"when what follows is mended: glance compare --run {quote(str(run.path))}",
+        )
+        raise InferenceFailed((done, *exc.problems)) from exc
+
+
+def describe_plan(plan: ComparisonPlan) -> dict[str, Any]:
+    """Return what all images have in common, for compare.json; no path, for it lies in a run."""
+    record = plan.generation.pictures[0].record
+    model = Path(plan.generation.model)
+    return {
+        "family": record.family,
+        "model": model.name if model.is_dir() else plan.generation.model,
+        "base_revision": record.base_revision,
+        "loras": {use.phase.value: use.sha256 for use in record.loras},
+        "schedule": plan.generation.schedule.to_json(),
+        "device": record.device.value,
+        "dtype": record.dtype.value,
+        "quantize": record.quantize,
+    }
+
+
+class _Comparer:
+    """Samples and measures for one plan; the model is loaded once at most."""
+
+    def __init__(self, plan: ComparisonPlan, on_event: EventSink) -> None:
+        self.cache = ImageCache(on_event, is_used=plan.is_cacheable)
+        self._plan = plan
+        self._on_event = on_event
+        self._sampler: GlancePipeline | None = None
+        self._latents: dict[str, Latents] = {}  # of the plan's images, by key
+
+    def compare(self) -> Comparison:
+        """Return every image with its figures; see run_comparison."""
+        plan = self._plan
+        for note in plan.generation.notes:
+            self._on_event(Noted(note))
+        likeness = Likeness(plan.metrics) if Variant.TEACHER in plan.variants else None
+        images, seconds = {}, {}
+        for one, made, took in self._obtain(plan.images):
+            images[one.key], self._latents[one.key] = made.image, made.latents
+            if took is not None:
+                seconds[one.key] = took
+
+        def measure(row: PlannedRow, one: PlannedImage) -> dict[str, float]:
+            if likeness is None or one.variant is Variant.TEACHER:
+                return {}
+            teacher = row.images[Variant.TEACHER].key
+            distance = root_mean_square(self._latents[one.key], self._latents[teacher])
+            return {"latents": distance, **likeness.measure(images[one.key], images[teacher])}
+
+        rows = tuple(
+            Row(
+                row.settings.prompt,
+                row.settings.seed,
+                {
+                    variant: Cell(
+                        variant=variant,
+                        image=images[one.key],
+                        steps=one.steps,
+                        seconds=seconds.get(one.key),
+                        was_cached=one.key not in seconds,
+                        figures=measure(row, one),
+                    )
+                    for variant, one in row.images.items()
+                },
+            )
+            for row in plan.rows
+        )
+        return Comparison(rows, self._measure_variety())
+
+    def find_worth(self, comparison: Comparison) -> int | None:
+        """Return the fewest steps of the base model's own that end as near as the pair does.
+
+        Near is the mean distance of the final latents to those of the teacher's steps, over all
+        rows. Found by bisection over a list that is exact up to 12 steps: about 30 further forward
+        passes an image, through the same cache. None where the plan leaves it out.
+        """
+        pair = comparison.mean(Variant.BOTH, "latents")
+        if not self._plan.finds_worth or pair is None:
+            return None
+        most = self._plan.teacher_steps
+        counts = [count for count in _COUNTS if count < most]
+        # the key must rise with the steps, and their distance falls
+        place = bisect_left(counts, -pair.value, key=lambda count: -self._distance_of_own(count))
+        return counts[place] if place < len(counts) else most
+
+    def _distance_of_own(self, steps: int) -> float:
+        """Return the mean distance of the base model's own `steps` to the teacher's."""
+        own = [plan_own(self._plan, row, steps) for row in self._plan.rows]
+        latents = {one.key: made.latents for one, made, _ in self._obtain(own)}
+        return fmean(
+            root_mean_square(latents[one.key], self._latents[row.images[Variant.TEACHER].key])
+            for one, row in zip(own, self._plan.rows, strict=True)
+        )
+
+    def _measure_variety(self) -> Mapping[Variant, float]:
+        """Return Comparison.variety."""
+        prompts: dict[str, dict[int, PlannedRow]] = {}
+        for row in self._plan.rows:
+            alike = row.settings.model_dump_json(exclude={"seed"})
+            prompts.setdefault(alike, {})[row.settings.seed] = row
+        several = [list(seeds.values()) for seeds in prompts.values() if len(seeds) > 1]
+
+        def spread(rows: Sequence[PlannedRow], variant: Variant) -> float:
+            latents = [self._latents[row.images[variant].key] for row in rows]
+            return fmean(root_mean_square(one, other) for one, other in combinations(latents, 2))
+
+        variants = (Variant.TEACHER, Variant.BOTH) if several else ()
+        return {
+            variant: fmean(spread(rows, variant) for rows in several)
+            for variant in self._plan.variants
+            if variant in variants
+        }
+
+    def _obtain(
+        self, wanted: Sequence[PlannedImage]
+    ) -> Iterator[tuple[PlannedImage, CachedImage, float | None]]:
+        """Yield each image, from the cache, or sampled now and then with its seconds."""
+        missing = []
+        for one in {one.key: one for one in wanted}.values():
+            found = self.cache.find(one.key)
+            if found is None:
+                missing.append(one)
+            else:
+                yield one, found, None
+        for one, made, seconds in self._sample(missing):
+            self.cache.keep(one.key, made)
+            yield one, made, seconds
+
+    def _sample(
+        self, wanted: Sequence[PlannedImage]
+    ) -> Iterator[tuple[PlannedImage, CachedImage, float]]:
+        """Yield each image as soon as it is done: along the pair's sigmas, then the others.
+
+        Row by row, so that what is timed side by side was sampled side by side. The seconds are
+        those of denoising and decoding: a prompt is encoded once for several. Raises what loading
+        and sampling raise.
+        """
+        if not wanted:
+            return
+        size = self._plan.generation.batch_size
+        short = [one for one in wanted if one.variant is not Variant.TEACHER]
+        short = list(_in_batches(short, size))
+        own = [one for one in wanted if one.variant is Variant.TEACHER]
+        batches = self._sample_batches(self._load(wanted[0]), short, own)
+        left = iter((*short, *own))
+        began, done, total = time.monotonic(), 0, sum(one.steps for one in wanted)
+        number = 0
+        for batch in batches:
+            took = sum(value for part, value in batch.seconds.items() if part != "encode")
+            for made in batch.pictures:
+                one = next(left)
+                latents = made.final.numpy().astype(np.float16)
+                yield one, CachedImage(made.image, latents), took / len(batch.pictures)
+                number, done = number + 1, done + one.steps
+                pace = (time.monotonic() - began) / done
+                self._on_event(
+                    Noted(
+                        f"image {number} of {len(wanted)}: {one.label}, seed {one.settings.seed}, "
+                        f"{format_duration(pace * (total - done))} left"
+                    )
+                )
+
+    def _sample_batches(
+        self, sampler: "GlancePipeline", short: Sequence[PlannedImage], own: Sequence[PlannedImage]
+    ) -> Iterator["Batch"]:
+        from glance.sampling.pipeline.two_phase import Extras
+
+        size = self._plan.generation.batch_size
+        yield from sampler.sample_each(
+            [one.settings for one in short], self._on_event, extras=Extras(batch_size=size)
+        )
+        for steps, some in groupby(own, key=lambda one: one.steps):
+            yield from sampler.sample_base(
+                [one.settings for one in some], steps=steps, batch_size=size
+            )
+
+    def _load(self, first: PlannedImage) -> "GlancePipeline":
+        if self._sampler is None:
+            generation = self._plan.generation
+            fetch_planned(generation, self._on_event)
+            self._on_event(Noted(f"loading {generation.model}"))
+            import_sampler(generation.family)
+            self._sampler = load_planned(generation, self._on_event)
+            for _ in self._sampler.sample_base([first.settings], steps=2):
+                pass  # first calls are slow
+        return self._sampler
+
+
+def _in_batches(images: Sequence[PlannedImage], size: int) -> Iterator[PlannedImage]:
+    """Yield the images of `size` rows at a time, those of one variant together."""
+    variants = {one.variant for one in images}
+    for some in batched(images, size * max(1, len(variants))):
+        yield from sorted(some, key=lambda one: list(Variant).index(one.variant))
