@@ -29,7 +29,7 @@ from benchmarks.evidence.schedules import COMPARED, ENDED, FREE, load_schedules
 from benchmarks.evidence.training import train_all
 from benchmarks.evidence.workshop import Workshop
 from glance.core.files import replacing
-from glance.evaluation.compare.intervals import estimate_difference, estimate_mean
+from glance.evaluation.measure import estimate_difference, estimate_mean
 
 _NAMES = (*COMPARED, *FREE, *ENDED)
 

@@ -64,7 +64,7 @@ def ended(steps: int) -> Schedule:
 
 def thinned(*places: int) -> Schedule:
     """Return the guide's lists with only the values at `places` (0-4), the same in both."""
-    seed = PRESETS["seed"].schedule
+    seed = PRESETS["guide"].schedule
     return Schedule(
         f"seed-{2 * len(places)}",
         tuple(seed.slow_timesteps[place] for place in places),

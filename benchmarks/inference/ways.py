@@ -95,6 +95,7 @@ def by_glance(studio: Studio) -> None:
     from glance.sampling.generate import run_generation
     from glance.sampling.plan import plan_generation
     from glance.sampling.request import InferRequest
+    from glance.schedule.options import ScheduleOptions
 
     request = InferRequest(
         prompts=(PROMPT,),
@@ -102,7 +103,7 @@ def by_glance(studio: Studio) -> None:
         family="flux",
         slow_lora=str(studio.folder / "slow"),
         fast_lora=str(studio.folder / "fast"),
-        schedule="seed",
+        schedule=ScheduleOptions(name="guide"),
         slow_guidance=GUIDANCE["slow"],
         fast_guidance=GUIDANCE["fast"],
         width=studio.side,

@@ -104,7 +104,7 @@ DevicesOption = Annotated[
 ScheduleOption = Annotated[
     str,
     typer.Option(
-        help="seed (the guide's), paper (FLUX's), auto (the model's own), own (what diffusers "
+        help="guide (SimpleTuner's guide), paper (FLUX's), auto (the model's own), own (what diffusers "
         "itself steps at that number), optimal (glance schedule optimize), or a .json file."
     ),
 ]

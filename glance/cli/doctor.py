@@ -57,15 +57,18 @@ def doctor(
     from glance.core.device import speed
     from glance.core.files import require_possible
     from glance.core.phase import Phase
-    from glance.models.base import hub_models
-    from glance.models.families import find_family
+    from glance.models.base import BaseModel
     from glance.runs.folder import RunFolder
     from glance.training.plan import parse_devices, plan_settings
     from glance.training.preflight import Job, Outcome, examine
     from glance.training.request import TrainRequest
-    from glance.training.simpletuner.command import Launcher
-    from glance.training.simpletuner.duration import describe_duration, seconds_a_step
-    from glance.training.simpletuner.memory import describe_estimate, estimate
+    from glance.training.request import Launcher
+    from glance.training.simpletuner.estimates import (
+        describe_duration,
+        describe_estimate,
+        estimate,
+        seconds_a_step,
+    )
 
     require_possible(run, "--run")
     settings = plan_settings(
@@ -81,7 +84,7 @@ def doctor(
             preset=preset.value,
         )
     )
-    models = hub_models(settings.model, family=find_family(settings.family), run=run)
+    models = BaseModel.resolve(model, base=base, family=family).hub_models
     job = Job(settings, RunFolder(run), Launcher(launcher.value), models, parse_devices(devices))
     checks = examine(job)
     for check in checks:

@@ -51,7 +51,7 @@ def import_(
     ] = False,
     schedule: Annotated[
         str | None,
-        typer.Option(help="What the LoRAs were trained on: seed, paper, auto, or a .json file."),
+        typer.Option(help="What the LoRAs were trained on: guide, paper, auto, or a .json file."),
     ] = None,
     slow_timesteps: SlowTimestepsOption = None,
     fast_timesteps: FastTimestepsOption = None,

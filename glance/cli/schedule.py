@@ -22,7 +22,7 @@ from glance.cli._options import (
     VerboseOption,
     find_model,
 )
-from glance.cli._plot import TERMINAL, PlotGroup, PlotOption, choose_terminal_glyphs
+from glance.cli._plot import TERMINAL, PlotGroup, PlotOption
 from glance.cli.console import Console, format_table
 from glance.core.device import Memory, Quantize
 from glance.core.errors import InputError, ModelNotFound, UsageError
@@ -31,8 +31,7 @@ from glance.schedule.lists import PRESETS, Schedule
 from glance.schedule.shift import TEACHER_STEPS
 
 if TYPE_CHECKING:
-    from glance.models.families import Family
-    from glance.models.schedules import Subject
+    from glance.models.base import BaseModel
 
 _BAR = 30
 
@@ -47,17 +46,17 @@ ModelOption = Annotated[
 ]
 NameOption = Annotated[
     str,
-    typer.Option("--schedule", help="seed, paper, auto, own, optimal, or a .json file."),
+    typer.Option("--schedule", help="guide, paper, auto, own, optimal, or a .json file."),
 ]
 SizeOption = Annotated[
-    str | None, typer.Option(help="Picture size, WxH. Default: the family's resolution.")
+    str | None, typer.Option(help="Image size, WxH. Default: the family's resolution.")
 ]
 
 
 @schedule.callback()
 def show(
     context: typer.Context,
-    name: NameOption = "seed",
+    name: NameOption = "guide",
     family: FamilyOfModelOption = None,
     model: ModelOption = None,
     size: SizeOption = None,
@@ -84,21 +83,21 @@ def show(
     """
     if context.invoked_subcommand is not None:
         given = [family, model, size, slow_timesteps, fast_timesteps, slow_steps, fast_steps]
-        if any(value is not None for value in (*given, teacher_steps, plot)) or name != "seed":
+        if any(value is not None for value in (*given, teacher_steps, plot)) or name != "guide":
             raise UsageError(
                 f"flags before {context.invoked_subcommand} would change nothing",
                 hint=f"write them behind it: glance schedule {context.invoked_subcommand} ...",
             )
         return
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.models.base import resolve_family
-    from glance.models.schedules import LevelsRequest, Subject, resolve_levels
+    from glance.models.base import BaseModel
+    from glance.schedule.options import ScheduleOptions
 
-    row = resolve_family(family, model)
+    base = BaseModel.resolve(model, family=family)
     if model is not None:
-        _require_model(model, row)
-    subject = Subject(row, model or row.default_model, _parse_size(size, row.resolution))
-    request = LevelsRequest(
+        _require_access(base)
+    asked = _parse_size(size, base.family.resolution)
+    options = ScheduleOptions(
         name=name,
         slow_timesteps=slow_timesteps,
         fast_timesteps=fast_timesteps,
@@ -106,19 +105,21 @@ def show(
         fast_steps=fast_steps,
         teacher_steps=teacher_steps,
     )
-    levels = resolve_levels(request, subject)
-    for doubt in levels.doubts:
+    resolved = base.resolve_schedule(options, asked)
+    for doubt in resolved.doubts:
         console.warn(doubt)
-    _show_plot(console, levels.schedule, subject, plot, teacher_steps or TEACHER_STEPS)
-    console.result(_table(levels.schedule))
-    console.note(f"\nsource: {levels.source}")
-    usual = (row.resolution, row.resolution)
-    if levels.schedule.name in PRESETS and subject.size != usual:
+    if plot is not None:
+        curve = _teacher_curve(console, base, asked, teacher_steps or TEACHER_STEPS)
+        _show_plot(console, resolved.schedule, curve, plot)
+    console.result(_table(resolved.schedule))
+    console.note(f"\nsource: {resolved.source}")
+    usual = base.family.resolution
+    if resolved.schedule.name in PRESETS and asked != (usual, usual):
         console.note(
-            f"note: a list belongs to a picture size; this one is for {usual[0]}x{usual[1]}, not "
-            f"{subject.size[0]}x{subject.size[1]}: --schedule auto derives that one's"
+            f"note: a list belongs to an image size; this one is for {usual}x{usual}, not "
+            f"{asked[0]}x{asked[1]}: --schedule auto derives that one's"
         )
-    console.document(levels.schedule.to_json())
+    console.document(resolved.schedule.to_json())
 
 
 @schedule.command()
@@ -128,7 +129,7 @@ def optimize(
     size: SizeOption = None,
     prompt: Annotated[
         list[str] | None,
-        typer.Option("--prompt", "--prompts", help="What to paint; repeatable. Default: eight."),
+        typer.Option("--prompt", "--prompts", help="Prompt; repeatable. Default: eight."),
     ] = None,
     prompt_file: Annotated[Path | None, typer.Option(help="A prompt a line.")] = None,
     seed: Annotated[
@@ -138,10 +139,10 @@ def optimize(
         int | None, typer.Option(help="Steps of both phases together. Default: 10.")
     ] = None,
     slow_steps: Annotated[
-        int | None, typer.Option(help="Steps of the slow phase. Default: found.")
+        int | None, typer.Option(help="Steps of the slow phase. Default: searched for.")
     ] = None,
     fast_steps: Annotated[
-        int | None, typer.Option(help="Steps of the fast phase. Default: found.")
+        int | None, typer.Option(help="Steps of the fast phase. Default: searched for.")
     ] = None,
     teacher_steps: Annotated[
         int, typer.Option(help="Steps of the base model's trajectory, to choose from.")
@@ -173,17 +174,14 @@ def optimize(
     Example: glance schedule optimize --model black-forest-labs/FLUX.1-dev --size 1024x1024
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.evaluation.search import run_optimization
-    from glance.evaluation.search import plan_optimization
-    from glance.evaluation.search import OptimizeRequest
-    from glance.models.base import resolve_family
+    from glance.evaluation.search import OptimizeRequest, plan_optimization, run_optimization
+    from glance.models.base import BaseModel
 
-    row = resolve_family(family, model)
+    base = BaseModel.resolve(model, family=family)
     plan = plan_optimization(
         OptimizeRequest(
-            family=row,
-            model=model or row.default_model,
-            size=_parse_size(size, row.resolution),
+            base=base,
+            size=_parse_size(size, base.family.resolution),
             prompts=tuple(prompt or ()),
             prompt_file=prompt_file,
             seed=seed,
@@ -209,35 +207,34 @@ def optimize(
     console.document(found.to_json())
 
 
-def _require_model(model: str, row: "Family") -> None:
-    """Raise unless the model is there, whether or not the schedule that is asked for needs it."""
+def _require_access(base: "BaseModel") -> None:
+    """Raise unless a Hub model can be had, whether or not the schedule needs it."""
     from glance.core.hub import check_access
-    from glance.models.base import locate_base
 
-    whole, _ = locate_base(model, None, family=row, run=Path())
-    doubt = check_access(model) if whole == model != row.default_model else None
+    is_known = base.folder is not None or base.location == base.family.default_model
+    doubt = None if is_known or base.transformer is not None else check_access(base.location)
     if doubt is not None:
         raise ModelNotFound(doubt, hint="unset HF_HUB_OFFLINE, or give --model a folder")
 
 
-def _show_plot(
-    console: Console, chosen: Schedule, subject: "Subject", plot: Path | None, teacher_steps: int
-) -> None:
-    if plot is None:
-        return
+def _teacher_curve(
+    console: Console, base: "BaseModel", size: tuple[int, int], steps: int
+) -> tuple[float, ...]:
     from glance.core.errors import ScheduleError
-    from glance.models.schedules import find_shift
-    from glance.schedule.plot import chart_schedule, draw_schedule
     from glance.schedule.shift import teacher_sigmas
 
-    teacher: tuple[float, ...] = ()
     try:
-        shift = find_shift(subject.family, subject.model).shift
-        teacher = teacher_sigmas(shift, *subject.size, steps=teacher_steps)
+        return teacher_sigmas(base.find_shift().shift, *size, steps=steps)
     except ScheduleError as exc:
         console.note(f"note: the base model's own curve is not known: {exc}")
+        return ()
+
+
+def _show_plot(console: Console, chosen: Schedule, teacher: tuple[float, ...], plot: Path) -> None:
+    from glance.schedule.plot import chart_schedule, draw_schedule
+
     if plot == TERMINAL:
-        console.result(chart_schedule(chosen, teacher, glyphs=choose_terminal_glyphs()) + "\n")
+        console.result(chart_schedule(chosen, teacher, console.terminal) + "\n")
     else:
         draw_schedule(chosen, teacher, plot)
         console.note(f"the schedule is drawn in {plot}")

@@ -45,7 +45,7 @@ from glance.cli.console import Console
 from glance.core.events import EventSink, Noted
 
 if TYPE_CHECKING:
-    from glance.evaluation.compare.outputs import Report
+    from glance.evaluation.report import Report
     from glance.training.execute import TrainingResult
 
 
@@ -69,7 +69,7 @@ def train(
     resolution: ResolutionOption = None,
     crop: CropOption = "whole",
     seed: TrainingSeedOption = 1,
-    schedule: ScheduleOption = "seed",
+    schedule: ScheduleOption = "guide",
     slow_timesteps: SlowTimestepsOption = None,
     fast_timesteps: FastTimestepsOption = None,
     slow_steps: SlowStepsOption = None,
@@ -115,7 +115,7 @@ def train(
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.training.plan import plan_training
     from glance.training.request import TrainRequest
-    from glance.training.simpletuner.command import Launcher
+    from glance.training.request import Launcher
 
     plan = plan_training(
         TrainRequest(
@@ -183,6 +183,6 @@ def _try_pair(result: "TrainingResult", on_event: EventSink) -> "Report | None":
     if not result.manifest.is_finished:
         on_event(Noted("there is no pair to compare yet: one phase is still to be trained"))
         return None
-    from glance.evaluation.compare.trial import try_pair
+    from glance.evaluation.compare import try_pair
 
     return try_pair(result.run, on_event)

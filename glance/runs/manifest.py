@@ -10,9 +10,10 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Self
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -28,7 +29,7 @@ from glance.core.files import read_text, write_text
 from glance.core.phase import Phase
 from glance.runs.folder import RUNS, RunFolder
 from glance.runs.settings import TrainSettings
-from glance.schedule.lists import Schedule
+from glance.schedule.lists import Schedule, preset_name
 
 SCHEMA_VERSION: Final = 1
 
@@ -121,7 +122,7 @@ class SampleRecord(_Record):
 class ScheduleRecord(_Record):
     """The schedule that the pair is trained for; the sigmas are there for the reader."""
 
-    name: str
+    name: Annotated[str, AfterValidator(preset_name)]
     slow: Mapping[str, tuple[float, ...]]
     fast: Mapping[str, tuple[float, ...]]
 

@@ -16,7 +16,9 @@ from typing import Any, Final, Self
 from glance.core.errors import Problem, ScheduleError, as_typed
 from glance.core.phase import Phase
 
-DEFAULT_SCHEDULE: Final = "seed"
+DEFAULT_SCHEDULE: Final = "guide"
+_EARLIER_NAMES: Final = MappingProxyType({"seed": "guide"})
+"""What presets were called: typed by hand, and in older files."""
 MAX_TIMESTEP = 1000.0
 MOST_STEPS: Final = 1000
 """Of a phase: the noise levels that the models were trained on."""
@@ -97,6 +99,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         """Check every rule at once; raise ScheduleError with all that is wrong."""
+        object.__setattr__(self, "name", preset_name(self.name))
         _require_rules(
             WrittenList.of(Phase.SLOW, self.slow_timesteps),
             WrittenList.of(Phase.FAST, self.fast_timesteps),
@@ -132,6 +135,11 @@ class Preset:
 
     schedule: Schedule
     source: str
+
+
+def preset_name(name: str) -> str:
+    """Return what a preset is called now; any other name as it is."""
+    return _EARLIER_NAMES.get(name, name)
 
 
 def parse_list(text: str, *, name: str) -> WrittenList:
@@ -172,7 +180,7 @@ def resolve_schedule(
 
     Raises ScheduleError: unknown preset, a list that does not parse, or a rule broken.
     """
-    preset = PRESETS.get(name)
+    preset = PRESETS.get(preset_name(name))
     if preset is None:
         raise ScheduleError(
             f"schedule {name!r} is not known",
@@ -260,9 +268,9 @@ def _problems(one: WrittenList) -> Iterator[Problem]:
 # Last in the file: a preset is checked by the rules above as soon as it is made.
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        "seed": Preset(
+        "guide": Preset(
             Schedule(
-                "seed",
+                "guide",
                 (1000.0, 979.1915, 957.5157, 934.9171, 911.3354),
                 (886.7053, 745.0728, 562.9505, 320.0802, 20.0),
             ),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from glance.core.errors import Problem, ScheduleError, UsageError
-from glance.schedule.lists import DEFAULT_SCHEDULE, PRESETS, Schedule, replace_lists
+from glance.schedule.lists import DEFAULT_SCHEDULE, PRESETS, Schedule, preset_name, replace_lists
 from glance.schedule.shift import (
     OWN_STEPS,
     TEACHER_STEPS,
@@ -39,6 +39,11 @@ class ScheduleOptions:
     slow_steps: int | None = None
     fast_steps: int | None = None
     teacher_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        """Call a preset what it is called now."""
+        if self.name is not None:
+            object.__setattr__(self, "name", preset_name(self.name))
 
     @classmethod
     def of(cls, given: Self | str | None) -> Self:

@@ -113,7 +113,7 @@ def make_job(family: Family) -> Job:
         family=family,
         model=guess_model(family, family.default_model),
         loras={phase: f"pair-{phase}.safetensors" for phase in Phase},
-        schedule=PRESETS["seed"].schedule,
+        schedule=PRESETS["guide"].schedule,
         settings=settings,
     )
 

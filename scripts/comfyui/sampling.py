@@ -15,14 +15,14 @@ import torch
 import glance
 from glance.core.device import Device, Precision
 from glance.core.phase import Phase
-from glance.interop.comfyui.keys import to_comfyui
+from glance.interop.comfyui import to_comfyui
+from glance.models.base import BaseModel
 from glance.models.families import FAMILIES
 from glance.models.lora.file import UP, Lora, Tensor, write_lora
-from glance.sampling.comfyui.graph import Graph, Link, Node
-from glance.sampling.comfyui.workflow import Job, build_workflow, guess_model
+from glance.sampling.comfyui import Graph, Job, Link, Node, build_workflow, guess_model
 from glance.sampling.pipeline.glance_pipeline import GlancePipeline
-from glance.sampling.pipeline.pipeline import Fit, load_pipeline
-from glance.sampling.pipeline.text import encode
+from glance.sampling.pipeline.load import Fit, load_pipeline
+from glance.sampling.pipeline.sample import encode
 from glance.sampling.settings import SampleSettings, resolve_sample_settings
 from glance.schedule.lists import PRESETS
 from scripts.comfyui.checkout import Checkout
@@ -65,11 +65,11 @@ def prove_sampling(checkout: Checkout, **asked: Any) -> Difference:
     settings = resolve_sample_settings(
         FAMILY, resolution=64, **{"prompt": "a red house under a yellow moon", **asked}
     )
-    schedule = PRESETS["seed"].schedule
+    schedule = PRESETS["guide"].schedule
     with tempfile.TemporaryDirectory() as folder:
         loras = _write_loras(Path(folder))
         fit = Fit(device=Device.CPU, dtype=Precision.FP32)
-        loaded = load_pipeline(FAMILY, str(MODEL), loras, fit)
+        loaded = load_pipeline(BaseModel(FAMILY, str(MODEL)), loras, fit)
         pipeline = GlancePipeline(
             loaded.pipeline, family=FAMILY, schedule=schedule, switch=loaded.switch
         )
@@ -134,7 +134,7 @@ def _paint(pipeline: GlancePipeline, settings: SampleSettings) -> tuple[torch.Te
         (batch,) = pipeline.sample_each([settings])
     finally:
         pipe.vae.decode = decode
-    packed = batch.pictures[0].latents.float()
+    packed = batch.images[0].latents.float()
     grid = pipe._unpack_latents(packed, settings.height, settings.width, pipe.vae_scale_factor)
     config = pipe.vae.config
     return grid, (kept[0] - config.shift_factor) * config.scaling_factor
@@ -159,7 +159,7 @@ class _Comfy:
         self._model = patcher(model, load_device=cpu, offload_device=cpu)
         self._model.weight_inplace_update = False
         with torch.inference_mode():
-            encoded = encode(pipeline, FAMILY, settings, None).arguments
+            encoded = encode(pipeline, FAMILY, settings)
         self._conditions = {
             prompt: [
                 [
@@ -191,7 +191,7 @@ class _Comfy:
                 if node.kind == "SamplerCustomAdvanced":
                     sampled.append(made[node.id][0]["samples"])
         handed_over, final = (self._model.model.process_latent_in(one) for one in sampled)
-        sigma = PRESETS["seed"].schedule.phase(Phase.SLOW).end_sigma
+        sigma = PRESETS["guide"].schedule.phase(Phase.SLOW).end_sigma
         return handed_over * (1 - sigma), final
 
     def _outputs(self, node: Node, inputs: dict[str, Any]) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from glance.core.device import Device, Memory, Precision, Quantize
 from glance.core.phase import Phase
+from glance.models.base import BaseModel
 from glance.models.families import find_family
 from glance.sampling.pipeline.glance_pipeline import GlancePipeline
 from glance.sampling.pipeline.load import Fit, load_pipeline
@@ -21,8 +22,8 @@ def load(
     chosen = Fit(device=device, **{"dtype": Precision.BF16, "pixels": 64 * 64, **fit})
     family = find_family("flux")
     files = {phase: loras[phase] for phase in Phase}
-    pipeline, switch, _ = load_pipeline(family, str(model), files, chosen)
-    return GlancePipeline(pipeline, schedule=PRESETS["seed"].schedule, switch=switch)
+    pipeline, switch, _ = load_pipeline(BaseModel(family, str(model)), files, chosen)
+    return GlancePipeline(pipeline, schedule=PRESETS["guide"].schedule, switch=switch)
 
 
 def paint(

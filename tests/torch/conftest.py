@@ -42,7 +42,7 @@ def _manifest() -> dict[str, Any]:
         ),
         settings=resolve_train_settings(device="cpu", model="model", rank=4, resolution=64),
         base_model="unknown",
-        schedule=record_schedule(PRESETS["seed"].schedule),
+        schedule=record_schedule(PRESETS["guide"].schedule),
         versions={},
         phases={phase: PhaseRecord(state=PhaseState.DONE) for phase in Phase},
     )

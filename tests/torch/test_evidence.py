@@ -15,7 +15,8 @@ from benchmarks.evidence.sampling import (
 )
 from benchmarks.evidence.schedules import shifted_sigmas
 from glance.sampling.plan import plan_generation
-from glance.sampling.request import GenerationPlan, InferRequest
+from glance.sampling.plan import GenerationPlan
+from glance.sampling.request import InferRequest
 
 PROMPTS = ["a hill", "a sea", "a tree at night"]
 SEEDS = [5, 6, 7]
@@ -40,12 +41,12 @@ def test_a_batch_holds_the_picture_that_infer_makes(
     plan: GenerationPlan, pipeline: Any, *, adapted: bool
 ) -> None:
     from glance.core.phase import Phase
-    from glance.sampling.pipeline.two_phase import TwoPhase
+    from glance.sampling.pipeline.sample import TwoPhase
 
     loras = tuple(Phase) if adapted else ()
     settings = plan.settings.model_copy(update={"loras": loras})
     sampler = TwoPhase(pipeline, plan.family, plan.schedule)
-    alone = sampler.sample_one(settings).pictures[0].image
+    alone = sampler.sample_one(settings).images[0].image
     prompts = encode(pipeline, PROMPTS, SEEDS, tokens=512)
     pictures = sample_pair(pipeline, prompts, plan.schedule, Guidance(3.5, 1.0), loras=loras)
 

@@ -15,8 +15,9 @@ from tiny_models import build_tiny, lend_parts
 from tiny_models.adapters import make_loras
 
 from glance.core.phase import Phase
+from glance.models.base import BaseModel
 from glance.models.families import FAMILIES, Family, find_family
-from glance.sampling.pipeline.switch import ResidentLoras
+from glance.sampling.pipeline.adapters import ResidentLoras
 
 PROMPT = "a lighthouse"
 
@@ -52,7 +53,7 @@ class Ready:
 def ready(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Ready]:
-    from glance.sampling.pipeline.two_phase import TwoPhase
+    from glance.sampling.pipeline.sample import TwoPhase
     from glance.schedule.lists import PRESETS
 
     family = find_family(request.param)
@@ -64,8 +65,8 @@ def ready(
     if family.edits:
         reference = folder / "before.png"
         Image.radial_gradient("L").resize((128, 64)).convert("RGB").save(reference)
-    sampler = TwoPhase(load(family, model, loras), family, PRESETS["seed"].schedule)
-    (whole,) = sampler.sample_one(make_settings(family, reference=reference)).pictures
+    sampler = TwoPhase(load(family, model, loras), family, PRESETS["guide"].schedule)
+    (whole,) = sampler.sample_one(make_settings(family, reference=reference)).images
     return Ready(family, model, loras, reference, sampler, load_plainly(model, loras), whole)
 
 
@@ -78,10 +79,10 @@ def make_settings(family: Family, **changes: Any) -> Any:
 
 def load(family: Family, model: Path, loras: dict[str, Path], dtype: str = "fp32") -> Any:
     from glance.core.device import Device, Precision
-    from glance.sampling.pipeline.pipeline import Fit, load_pipeline
+    from glance.sampling.pipeline.load import Fit, load_pipeline
 
     fit = Fit(device=Device.CPU, dtype=Precision(dtype))
-    pipeline, *_ = load_pipeline(family, str(model), {one: loras[one] for one in Phase}, fit)
+    pipeline, *_ = load_pipeline(BaseModel(family, str(model)), {one: loras[one] for one in Phase}, fit)
     return pipeline
 
 
@@ -103,14 +104,14 @@ def test_two_phases_equal_a_plain_euler_loop(ready: Ready, *, is_guided: bool) -
     off = ready.family.guidance.off
     guidance = (3.0, 2.0) if is_guided else (off, off)
 
-    picture = ready.sampler.sample_one(ready.guided(*guidance)).pictures[0].image
+    picture = ready.sampler.sample_one(ready.guided(*guidance)).images[0].image
 
     # which kernels multiply depends on the processor: with a reference two pixels may round apart
     assert furthest(picture, ready.paint_plainly(*guidance)) <= (1 if ready.family.edits else 0)
 
 
 def test_a_batch_with_previews_holds_the_picture_that_is_painted_alone(ready: Ready) -> None:
-    from glance.sampling.pipeline.two_phase import Extras
+    from glance.sampling.pipeline.sample import Extras
 
     extras = Extras(batch_size=2, previews=True)
     wanted = [ready.settings(seed=seed) for seed in (3, 4)]
@@ -118,19 +119,19 @@ def test_a_batch_with_previews_holds_the_picture_that_is_painted_alone(ready: Re
     batches = list(ready.sampler.sample_each(wanted, extras=extras))
 
     assert len(batches) == (2 if ready.family.edits else 1)
-    first, second = (one for done in batches for one in done.pictures)
+    first, second = (one for done in batches for one in done.images)
     assert furthest(first.image, ready.whole.image) <= 1  # a batch may round differently
     assert furthest(first.image, second.image) > 1
     assert first.preview.size == first.image.size
 
 
 def test_the_fast_phase_goes_on_from_latents_that_were_handed_over(ready: Ready) -> None:
-    from glance.sampling.pipeline.two_phase import Extras
+    from glance.sampling.pipeline.sample import Extras
 
     extras = Extras(start=ready.whole.latents)
     (done,) = ready.sampler.sample_each([ready.settings()], extras=extras)
 
-    assert same(done.pictures[0].image, ready.whole.image)
+    assert same(done.images[0].image, ready.whole.image)
     assert done.sigmas[Phase.SLOW] == ()
 
 
@@ -154,14 +155,14 @@ def test_a_negative_prompt_is_encoded_where_it_is_guided_away_from(ready: Ready)
 
 
 def test_two_phases_in_bf16_equal_one_uninterrupted_run_in_bf16(ready: Ready) -> None:
-    from glance.sampling.pipeline.two_phase import TwoPhase
+    from glance.sampling.pipeline.sample import TwoPhase
 
     sampler = ready.sampler
     pipeline = load(ready.family, ready.model, ready.loras, dtype="bf16")
     in_bf16 = TwoPhase(pipeline, ready.family, sampler.schedule, SlowLoraAlways())
     settings = ready.guided(3.0, 3.0)
 
-    (painted,) = in_bf16.sample_one(settings).pictures
+    (painted,) = in_bf16.sample_one(settings).images
 
     assert pipeline.transformer.dtype is torch.bfloat16
     assert same(painted.image, paint_uninterrupted(in_bf16, settings))
@@ -177,7 +178,7 @@ class SlowLoraAlways(ResidentLoras):
 @torch.inference_mode()
 def paint_uninterrupted(sampler: Any, settings: Any) -> Image.Image:
     """One call of diffusers' pipeline along all ten sigmas."""
-    from glance.sampling.pipeline.reference import open_reference, shown_at_its_area
+    from glance.sampling.pipeline.sample import open_reference, shown_at_its_area
     from glance.sampling.pipeline.scheduler import VerbatimEulerScheduler
 
     pipeline, reference = sampler.pipeline, open_reference(settings)

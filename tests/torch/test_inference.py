@@ -50,21 +50,21 @@ def sampled(tiny_flux: Path, loras: dict[str, Path]) -> dict[str, Any]:
     from glance.core.device import Device, Precision
     from glance.core.phase import Phase
     from glance.models.families import find_family
-    from glance.sampling.pipeline.pipeline import Fit, load_pipeline
-    from glance.sampling.pipeline.two_phase import TwoPhase
+    from glance.sampling.pipeline.load import Fit, load_pipeline
+    from glance.sampling.pipeline.sample import TwoPhase
     from glance.sampling.settings import resolve_sample_settings
     from glance.schedule.lists import PRESETS
 
     family = find_family("flux")
     fit = Fit(device=Device.CPU, dtype=Precision.FP32)
-    pipeline, *_ = load_pipeline(family, str(tiny_flux), {one: loras[one] for one in Phase}, fit)
+    pipeline, *_ = load_pipeline(BaseModel(family, str(tiny_flux)), {one: loras[one] for one in Phase}, fit)
     counts = {
         "forward": Counted(pipeline.transformer, "forward"),
         "encode": Counted(pipeline.text_encoder_2, "forward"),
         "decode": Counted(pipeline.vae, "decode"),
     }
     settings = resolve_sample_settings(family, prompt=PROMPT, seed=3, width=SIDE, height=SIDE)
-    result = TwoPhase(pipeline, family, PRESETS["seed"].schedule).sample_one(settings)
+    result = TwoPhase(pipeline, family, PRESETS["guide"].schedule).sample_one(settings)
     return {"result": result, "pipeline": pipeline, **counts}
 
 
@@ -126,7 +126,7 @@ def test_both_adapters_change_the_picture(
     phase: str, sampled: dict[str, Any], tiny_flux: Path, loras: dict[str, Path]
 ) -> None:
     from glance.models.families import find_family
-    from glance.sampling.pipeline.two_phase import TwoPhase
+    from glance.sampling.pipeline.sample import TwoPhase
     from glance.sampling.settings import resolve_sample_settings
     from glance.schedule.lists import PRESETS
 
@@ -138,7 +138,7 @@ def test_both_adapters_change_the_picture(
         if f"lora_B.{phase}" in name:
             weight.data.zero_()
 
-    TwoPhase(pipeline, family, PRESETS["seed"].schedule).sample_one(settings)
+    TwoPhase(pipeline, family, PRESETS["guide"].schedule).sample_one(settings)
 
     assert not torch.equal(sampled["decode"].given, with_both)
 

@@ -9,10 +9,11 @@ from PIL import Image
 
 from glance.core.device import Device, Precision
 from glance.core.phase import Phase
+from glance.models.base import BaseModel
 from glance.models.families import find_family
 from glance.sampling.pipeline.glance_pipeline import GlancePipeline
-from glance.sampling.pipeline.pipeline import Fit, compile_transformer, load_pipeline
-from glance.sampling.pipeline.switch import level, load_swapped
+from glance.sampling.pipeline.load import Fit, compile_transformer, load_pipeline
+from glance.sampling.pipeline.adapters import level, load_swapped
 from glance.schedule.lists import PRESETS
 
 FIT = Fit(device=Device.CPU, dtype=Precision.FP32)
@@ -21,10 +22,10 @@ SIZE = {"width": 64, "height": 64}
 
 def load(model: Path, loras: dict[str, Path], *, swapped: bool = False) -> GlancePipeline:
     family, files = find_family("flux"), {phase: loras[phase] for phase in Phase}
-    pipeline, switch, _ = load_pipeline(family, str(model), {} if swapped else files, FIT)
+    pipeline, switch, _ = load_pipeline(BaseModel(family, str(model)), {} if swapped else files, FIT)
     if swapped:
         switch = load_swapped(pipeline, files)
-    return GlancePipeline(pipeline, schedule=PRESETS["seed"].schedule, switch=switch)
+    return GlancePipeline(pipeline, schedule=PRESETS["guide"].schedule, switch=switch)
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +71,9 @@ def test_the_base_models_own_loras_work_wherever_none_of_the_pairs_does(
 ) -> None:
     """As a teacher paints with somebody's style: `glance distill --teacher-lora`."""
     family, style = find_family("flux"), loras[Phase.FAST]
-    pipeline, switch, _ = load_pipeline(
-        family, str(tiny_flux), {Phase.SLOW: loras[Phase.SLOW]}, FIT, base_loras=[style]
+    pipeline, switch, _ = load_pipeline(BaseModel(family, str(tiny_flux)), {Phase.SLOW: loras[Phase.SLOW]}, FIT, base_loras=[style]
     )
-    styled = GlancePipeline(pipeline, schedule=PRESETS["seed"].schedule, switch=switch)
+    styled = GlancePipeline(pipeline, schedule=PRESETS["guide"].schedule, switch=switch)
 
     # the slow phase has the pair's LoRA, the fast one the style: what `resident` has throughout
     (mixed,) = styled("a hill", **SIZE, loras=(Phase.SLOW,))

@@ -7,7 +7,7 @@ from typing import Any
 
 from glance.core.phase import Phase
 from glance.models.families import FAMILIES, Family, Negative, find_family
-from glance.sampling.comfyui.workflow import Job, guess_model
+from glance.sampling.comfyui import Job, guess_model
 from glance.sampling.settings import resolve_sample_settings
 from glance.schedule.lists import PRESETS
 
@@ -44,7 +44,7 @@ def ports(node: Mapping[str, Any]) -> dict[str, str]:
 def make_job(name: str, *, loras: tuple[str, ...] = tuple(Phase), **changes: Any) -> Job:
     """Return a picture of the family's default model; `changes` are of the settings."""
     family = find_family(name)
-    schedule = changes.pop("schedule", PRESETS["seed"].schedule)
+    schedule = changes.pop("schedule", PRESETS["guide"].schedule)
     asked = {"prompt": "a lighthouse at dusk", **changes}
     return Job(
         family=family,

@@ -46,7 +46,7 @@ def make_origin(phase: Phase, **changes: Any) -> Origin:
     """Return where a LoRA comes from, as a run of FLUX.1 tells it."""
     usual = {
         "phase": phase,
-        "schedule": PRESETS["seed"].schedule,
+        "schedule": PRESETS["guide"].schedule,
         "family": find_family("flux"),
         "model": "black-forest-labs/FLUX.1-dev",
         "base_model": "black-forest-labs/FLUX.1-dev",
@@ -79,7 +79,7 @@ def write_run(path: Path, *, model: str = "acme/tiny", **settings: Any) -> RunFo
             **{"device": "cpu", "model": model, "rank": 2, "resolution": 64, **settings}
         ),
         base_model="unknown",
-        schedule=record_schedule(PRESETS["seed"].schedule),
+        schedule=record_schedule(PRESETS["guide"].schedule),
         versions={},
         phases={phase: PhaseRecord(state=PhaseState.DONE) for phase in Phase},
     ).save(run)

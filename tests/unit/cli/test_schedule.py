@@ -141,7 +141,7 @@ def test_an_unknown_name_lists_those_there_are(glance: Callable) -> None:
     done = glance("schedule", "--schedule", "best")
 
     assert done.code == 4
-    assert "choose one of: seed, paper, auto, own, optimal, or a .json file" in done.err
+    assert "choose one of: guide, paper, auto, own, optimal, or a .json file" in done.err
 
 
 def test_nobody_has_optimised_for_this_model(glance: Callable) -> None:

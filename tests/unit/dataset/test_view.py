@@ -154,7 +154,7 @@ def test_a_pair_is_sampled_in_the_shape_that_it_was_trained_in() -> None:
         ),
         settings=resolve_train_settings(device=Device.CPU, resolution=512),
         base_model="a/b",
-        schedule=record_schedule(resolve_schedule("seed")),
+        schedule=record_schedule(resolve_schedule("guide")),
         versions={},
     )
 

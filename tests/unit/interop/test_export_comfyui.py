@@ -53,7 +53,7 @@ def import_pair(family: str = "flux") -> Source:
     for number, phase in enumerate(Phase, 1):
         write_lora(Path(f"{phase}.safetensors"), fill=float(number))
     names = {f"{phase}_lora": f"{phase}.safetensors" for phase in Phase}
-    request = ImportRequest(**names, model="acme/tiny", schedule="seed", alpha=2)
+    request = ImportRequest(**names, model="acme/tiny", schedule="guide", alpha=2)
     run_import(plan_import(request))
     run = RunFolder(Path("runs/imported"))
     settings = load_manifest(run).settings.model_copy(update={"family": family})

@@ -18,8 +18,8 @@ from glance.core.phase import Phase
 from glance.interop.info.describe import describe
 from glance.models.lora.file import hash_data, hash_file, read_header, rewrite_metadata
 from glance.runs.manifest import PhaseState, load_manifest
-from glance.sampling.provenance.picture import write_picture
-from glance.sampling.provenance.record import LoraUse, Record, ScheduleUse
+from glance.sampling.provenance import write_image
+from glance.sampling.provenance import LoraUse, Record, ScheduleUse
 from glance.sampling.settings import SampleSettings
 from glance.schedule.lists import PRESETS
 
@@ -319,14 +319,14 @@ def paint(path: Path, *, prompt: str = "a cat", **changes: Any) -> Path:
         "base_revision": "1",
         "device": Device.CPU,
         "dtype": Precision.FP32,
-        "schedule": ScheduleUse.of(PRESETS["seed"].schedule),
+        "schedule": ScheduleUse.of(PRESETS["guide"].schedule),
         "loras": (
             LoraUse(phase=SLOW, file=slow.name, sha256=hash_file(slow), scale=1.0),
             LoraUse(phase=FAST, file="me/cat:fast.safetensors", sha256="b" * 64, scale=0.8),
         ),
         "settings": settings,
     }
-    write_picture(Image.new("RGB", (64, 64)), path, Record(**{**usual, **changes}))
+    write_image(Image.new("RGB", (64, 64)), path, Record(**{**usual, **changes}))
     return path
 
 

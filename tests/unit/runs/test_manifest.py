@@ -36,7 +36,7 @@ def make_manifest(**overrides: Any) -> Manifest:
         ),
         settings=resolve_train_settings(device=Device.CPU, overrides=overrides),
         base_model="acme/tiny",
-        schedule=record_schedule(resolve_schedule("seed")),
+        schedule=record_schedule(resolve_schedule("guide")),
         versions={"simpletuner": "4.10.1"},
     )
 
@@ -112,7 +112,7 @@ def test_manifest_is_readable_json_with_both_units() -> None:
 
 
 def test_recorded_schedule_becomes_the_schedule_again() -> None:
-    schedule = resolve_schedule("seed", fast_timesteps="500,20")
+    schedule = resolve_schedule("guide", fast_timesteps="500,20")
     manifest = make_manifest().model_copy(update={"schedule": record_schedule(schedule)})
     assert load_manifest(save(manifest)).resolve_schedule() == schedule
 

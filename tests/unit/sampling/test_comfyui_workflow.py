@@ -225,7 +225,7 @@ def test_comfyui_reads_exactly_the_schedules_sigmas(
 
 
 def test_the_sigmas_are_as_people_write_them() -> None:
-    sigmas = format_sigmas(PRESETS["seed"].schedule)
+    sigmas = format_sigmas(PRESETS["guide"].schedule)
 
     assert sigmas == (
         "1, 0.9791915, 0.9575157, 0.9349171, 0.9113354, "

@@ -11,13 +11,13 @@ from fakes.plans import plan
 
 from glance.core.errors import LoraError, RunError, UsageError
 from glance.core.phase import Phase
-from glance.sampling.pair import Pair, find_pair
+from glance.sampling.lora_pair import LoraPair, find_pair
 from glance.sampling.request import InferRequest
-from glance.sampling.workflow import describe_workflow
+from glance.sampling.generate import describe_workflow
 from glance.schedule.lists import PRESETS
 
 
-def pair_of(**request: Any) -> Pair:
+def pair_of(**request: Any) -> LoraPair:
     return find_pair(InferRequest(model="acme/tiny", **request))
 
 
@@ -26,7 +26,7 @@ def test_a_run_brings_its_schedule_and_its_resolution() -> None:
 
     pair = find_pair(InferRequest())
 
-    assert pair.schedule == PRESETS["seed"].schedule
+    assert pair.schedule == PRESETS["guide"].schedule
     assert (pair.resolution, pair.model) == (64, "acme/tiny")
     assert pair.notes == ("using the newest finished run, runs/cat",)
 
@@ -35,7 +35,7 @@ def test_two_files_bring_the_schedule_of_their_headers() -> None:
     pair = pair_of(**write_pair(Path()))
 
     assert pair.schedule is not None
-    assert pair.schedule.to_json() == PRESETS["seed"].schedule.to_json()
+    assert pair.schedule.to_json() == PRESETS["guide"].schedule.to_json()
     assert pair.notes == ()
 
 
@@ -59,7 +59,7 @@ def test_checkpoints_of_a_run_take_its_schedule() -> None:
         folder = run.output(phase) / "checkpoint-5"
         given[f"{phase}_lora"] = str(write_lora(folder / "pytorch_lora_weights.safetensors").parent)
 
-    assert pair_of(**given).schedule == PRESETS["seed"].schedule
+    assert pair_of(**given).schedule == PRESETS["guide"].schedule
 
 
 def test_a_run_is_taken_by_its_folder_with_its_model() -> None:
@@ -107,10 +107,10 @@ def test_the_workflow_in_a_picture_is_as_strong_as_the_picture(
     """ComfyUI reads alpha from tensors alone: what only we read goes into its strength."""
     path = write_lora(Path("x.safetensors"), {"format": "pt", **header})
     planned = plan(
-        slow_lora=str(path), loras=(Phase.SLOW,), slow_scale=0.5, model="acme/tiny", schedule="seed"
+        slow_lora=str(path), loras=(Phase.SLOW,), slow_scale=0.5, model="acme/tiny", schedule="guide"
     )
 
-    nodes = describe_workflow(planned, planned.pictures[0]).values()
+    nodes = describe_workflow(planned, planned.images[0]).values()
 
     found = [node["inputs"].get("strength_model") for node in nodes]
     assert [one for one in found if one is not None] == [strength]

@@ -14,9 +14,9 @@ from glance import __version__
 from glance.core.device import Device, Precision
 from glance.core.errors import GlanceError, InputError, ScheduleError, SetupError
 from glance.core.phase import Phase
-from glance.sampling.provenance.infotext import format_parameters
-from glance.sampling.provenance.picture import read_record, write_picture
-from glance.sampling.provenance.record import Levels, LoraUse, Record, ScheduleUse
+from glance.sampling.provenance import format_parameters
+from glance.sampling.provenance import read_record, write_image
+from glance.sampling.provenance import LoraUse, PhaseTimesteps, Record, ScheduleUse
 from glance.sampling.settings import SampleSettings
 from glance.schedule.lists import PRESETS, Schedule
 
@@ -47,7 +47,7 @@ def make_record(*, settings: SampleSettings | None = None, **changes: Any) -> Re
         "run": "..",
         "device": Device.CUDA,
         "dtype": Precision.BF16,
-        "schedule": ScheduleUse.of(PRESETS["seed"].schedule),
+        "schedule": ScheduleUse.of(PRESETS["guide"].schedule),
         "loras": (
             LoraUse(phase=Phase.SLOW, file="../slow/lora.safetensors", sha256="a" * 64, scale=1.0),
             LoraUse(phase=Phase.FAST, file="me/cat:lora.safetensors", sha256="b" * 64, scale=0.8),
@@ -88,7 +88,7 @@ def refusal(path: Path) -> str:
 def test_what_is_written_is_read_back(name: str, prompt: str) -> None:
     record = make_record(settings=make_settings(prompt=prompt, negative_prompt=prompt[::-1]))
 
-    write_picture(painted(), Path("new") / name, record)
+    write_image(painted(), Path("new") / name, record)
 
     assert read_record(Path("new") / name) == record
 
@@ -106,7 +106,7 @@ def test_every_field_is_read_back() -> None:
         glance="0.0.9",
     )
 
-    write_picture(painted(), Path("x.jpg"), record)
+    write_image(painted(), Path("x.jpg"), record)
 
     assert read_record(Path("x.jpg")) == record
     assert Record.model_fields.keys() == record.model_fields_set | {"schema_version"}
@@ -115,7 +115,7 @@ def test_every_field_is_read_back() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_same_picture_and_record_are_the_same_bytes(name: str) -> None:
     for folder in ("one", "two"):
-        write_picture(painted(), Path(folder) / name, make_record())
+        write_image(painted(), Path(folder) / name, make_record())
 
     assert (Path("one") / name).read_bytes() == (Path("two") / name).read_bytes()
 
@@ -124,13 +124,13 @@ def test_same_picture_and_record_are_the_same_bytes(name: str) -> None:
 def test_no_pixel_changes(name: str) -> None:
     noise = Image.effect_noise((64, 64), 90).convert("RGB")
 
-    write_picture(noise, Path(name), make_record())
+    write_image(noise, Path(name), make_record())
 
     assert Image.open(name).tobytes() == noise.tobytes()
 
 
 def test_jpeg_keeps_the_resolution_of_colours() -> None:
-    write_picture(painted(), Path("x.jpg"), None)
+    write_image(painted(), Path("x.jpg"), None)
 
     with Image.open("x.jpg") as picture:
         assert {layer[1:3] for layer in picture.layer} == {(1, 1)}  # type: ignore[attr-defined]
@@ -141,7 +141,7 @@ def test_without_a_record_there_is_no_metadata(name: str) -> None:
     image = painted()
     image.info = {"comment": b"mine", "icc_profile": b"mine", "exif": b"mine", "xmp": b"mine"}
 
-    write_picture(image, Path(name), None)
+    write_image(image, Path(name), None)
 
     with Image.open(name) as picture:
         assert set(picture.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"} | {
@@ -191,7 +191,7 @@ def test_without_loras_there_are_no_hashes() -> None:
 def test_png_has_them_in_a_text_chunk() -> None:
     record = make_record(settings=make_settings(prompt=UNICODE))
 
-    write_picture(painted(), Path("x.png"), record)
+    write_image(painted(), Path("x.png"), record)
 
     with Image.open("x.png") as picture:
         assert picture.info["parameters"] == format_parameters(record)
@@ -202,7 +202,7 @@ def test_png_has_them_in_a_text_chunk() -> None:
 def test_the_others_have_them_in_the_exif_comment(name: str) -> None:
     record = make_record(settings=make_settings(prompt=UNICODE))
 
-    write_picture(painted(), Path(name), record)
+    write_image(painted(), Path(name), record)
 
     with Image.open(name) as picture:
         exif = picture.getexif()
@@ -215,7 +215,7 @@ def test_the_others_have_them_in_the_exif_comment(name: str) -> None:
 def test_a_prompt_too_long_for_both_leaves_the_record_in_jpeg() -> None:
     record = make_record(settings=make_settings(prompt="x" * 40_000))
 
-    write_picture(painted(), Path("x.jpg"), record)
+    write_image(painted(), Path("x.jpg"), record)
 
     assert read_record(Path("x.jpg")) == record
     with Image.open("x.jpg") as picture:
@@ -224,7 +224,7 @@ def test_a_prompt_too_long_for_both_leaves_the_record_in_jpeg() -> None:
 
 def test_a_prompt_too_long_for_jpeg_is_refused() -> None:
     with pytest.raises(InputError) as caught:
-        write_picture(
+        write_image(
             painted(), Path("x.jpg"), make_record(settings=make_settings(prompt="x" * 65_000))
         )
 
@@ -237,7 +237,7 @@ def test_the_longest_prompts_fit_elsewhere(name: str) -> None:
     longest = "🐈" * 65_536
     record = make_record(settings=make_settings(prompt=longest, negative_prompt=longest))
 
-    write_picture(painted(), Path(name), record)
+    write_image(painted(), Path(name), record)
 
     assert (read_record(Path(name)) == record) is True
 
@@ -246,7 +246,7 @@ def test_the_longest_prompts_fit_elsewhere(name: str) -> None:
 def test_a_prompt_that_is_no_text_does_not_cost_the_picture(name: str) -> None:
     record = make_record(settings=make_settings(prompt="caf\udce9"))
 
-    write_picture(painted(), Path(name), record)
+    write_image(painted(), Path(name), record)
 
     assert format_parameters(record).startswith("caf?\n")
     assert "surrogates not allowed" in refusal(Path(name))
@@ -268,7 +268,7 @@ def full_disk(size: int) -> Iterator[None]:
 
 def failure(path: Path) -> GlanceError:
     with pytest.raises(GlanceError) as caught:
-        write_picture(painted(), path, make_record())
+        write_image(painted(), path, make_record())
     return caught.value
 
 
@@ -337,7 +337,7 @@ def test_a_foreign_picture_carries_no_record(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_picture_cut_short_is_read_or_refused(name: str) -> None:
     record = make_record()
-    write_picture(painted(), Path(name), record)
+    write_image(painted(), Path(name), record)
     whole = Path(name).read_bytes()
 
     outcomes = set()
@@ -493,12 +493,12 @@ def test_steps_are_those_of_both_phases() -> None:
 
 
 def test_schedule_is_checked_where_it_is_resolved() -> None:
-    assert make_record().schedule.resolve() == PRESETS["seed"].schedule
+    assert make_record().schedule.resolve() == PRESETS["guide"].schedule
     with pytest.raises(ScheduleError):
         ScheduleUse(
             name="x",
-            slow=Levels(timesteps=(), sigmas=()),
-            fast=Levels(timesteps=(1,), sigmas=(0.001,)),
+            slow=PhaseTimesteps(timesteps=(), sigmas=()),
+            fast=PhaseTimesteps(timesteps=(1,), sigmas=(0.001,)),
         ).resolve()
 
 

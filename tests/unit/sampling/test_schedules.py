@@ -9,12 +9,13 @@ from glance.core.phase import Phase
 from glance.models.families import find_family
 from glance.models.schedules import Subject
 from glance.sampling.request import InferRequest
-from glance.sampling.schedules import Levels, Trained, decide_levels
+from glance.sampling.plan import decide_schedule
+from glance.sampling.schedules import Levels, Trained
 from glance.sampling.settings import resolve_sample_settings
 from glance.schedule.lists import PRESETS, Schedule
 from glance.schedule.shift import derive_schedule
 
-SEED, PAPER = PRESETS["seed"].schedule, PRESETS["paper"].schedule
+SEED, PAPER = PRESETS["guide"].schedule, PRESETS["paper"].schedule
 
 
 def levels(
@@ -30,7 +31,7 @@ def levels(
         for width, height in sizes or ((1024, 1024),)
     ]
     subject = Subject(row, row.default_model, (pictures[0].width, pictures[0].height))
-    return decide_levels(InferRequest(**request), Trained(trained, 1024), subject, pictures)
+    return decide_schedule(InferRequest(**request), Trained(trained, 1024), subject, pictures)
 
 
 def test_what_was_trained_is_run() -> None:
@@ -128,7 +129,7 @@ def test_nothing_is_said_of_a_size_that_nobody_knows_or_of_loras_that_do_not_run
     picture = resolve_sample_settings(row, prompt="x", width=512, height=512)
     subject = Subject(row, row.default_model, (512, 512))
 
-    unknown = decide_levels(InferRequest(), Trained(PAPER), subject, [picture])
+    unknown = decide_schedule(InferRequest(), Trained(PAPER), subject, [picture])
 
     assert unknown.notes == ()
     assert levels(PAPER, (512, 512), loras=()).notes == ()

@@ -95,7 +95,7 @@ def test_what_is_no_number_is_named_with_its_place(text: str, messages: list[str
 )
 def test_number_that_is_no_timestep_is_refused_as_it_was_typed(text: str, message: str) -> None:
     with pytest.raises(ScheduleError, match=f"^--slow-timesteps, value 1: {re.escape(message)}$"):
-        resolve_schedule("seed", slow_timesteps=text)
+        resolve_schedule("guide", slow_timesteps=text)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_number_that_is_no_timestep_is_refused_as_it_was_typed(text: str, messag
     [
         (
             {"fast_timesteps": "0.95,0.2"},
-            "--fast-timesteps, value 1: 0.95 is not below the slow list of the schedule seed, "
+            "--fast-timesteps, value 1: 0.95 is not below the slow list of the schedule guide, "
             "value 5 = 0.9113354",
         ),
         (
@@ -120,7 +120,7 @@ def test_what_does_not_fall_is_said_in_the_unit_that_was_typed(
     lists: dict[str, str], message: str
 ) -> None:
     with pytest.raises(ScheduleError) as caught:
-        resolve_schedule("seed", **lists)
+        resolve_schedule("guide", **lists)
 
     assert [one.message for one in caught.value.problems] == [message]
     assert "such as 1000," in (caught.value.problems[0].hint or "")
@@ -130,7 +130,7 @@ def test_a_list_of_more_values_than_there_are_noise_levels_is_refused() -> None:
     values = ",".join(str(1000 - number / 10) for number in range(1001))
 
     with pytest.raises(ScheduleError, match="--slow-timesteps: it holds 1,001 values"):
-        resolve_schedule("seed", slow_timesteps=values)
+        resolve_schedule("guide", slow_timesteps=values)
 
 
 @properties
@@ -268,7 +268,7 @@ def fifty_steps(mu: float, terminal: float | None) -> list[float]:
 
 @pytest.mark.parametrize(
     ("name", "mu", "terminal"),
-    [("seed", 0.5 + 0.4 * (4096 - 256) / (8192 - 256), 0.02), ("paper", 1.15, None)],
+    [("guide", 0.5 + 0.4 * (4096 - 256) / (8192 - 256), 0.02), ("paper", 1.15, None)],
 )
 def test_preset_is_ten_of_the_models_own_fifty_steps(
     name: str, mu: float, terminal: float | None
@@ -280,7 +280,7 @@ def test_preset_is_ten_of_the_models_own_fifty_steps(
 
 
 def test_seed_preset_is_the_guides_own_spelling() -> None:
-    schedule = resolve_schedule("seed")
+    schedule = resolve_schedule("guide")
     assert (schedule.slow_timesteps, schedule.fast_timesteps) == (SEED_SLOW, SEED_FAST)
 
 
@@ -299,18 +299,25 @@ def test_preset_is_named_and_says_where_it_comes_from(name: str) -> None:
 def test_unknown_preset_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ScheduleError, match=r"^schedule 'fsat' is not known$") as caught:
         resolve_schedule("fsat")
-    assert caught.value.problems[0].hint == "choose one of: seed, paper"
+    assert caught.value.problems[0].hint == "choose one of: guide, paper"
 
 
 def test_own_list_replaces_one_phase_of_the_preset() -> None:
-    schedule = resolve_schedule("seed", fast_timesteps="0.5,0.25")
+    schedule = resolve_schedule("guide", fast_timesteps="0.5,0.25")
     assert schedule == Schedule("custom", SEED_SLOW, (500.0, 250.0))
 
 
 def test_own_list_must_fit_the_other_phase() -> None:
     said = (
-        "the fast list of the schedule seed, value 1: 886.7053 is not below "
+        "the fast list of the schedule guide, value 1: 886.7053 is not below "
         "--slow-timesteps, value 2 = 500"
     )
     with pytest.raises(ScheduleError, match=f"^{said}$"):
-        resolve_schedule("seed", slow_timesteps="1000,500")
+        resolve_schedule("guide", slow_timesteps="1000,500")
+
+
+def test_the_guides_list_had_another_name() -> None:
+    guide = PRESETS["guide"].schedule
+
+    assert resolve_schedule("seed") == guide
+    assert Schedule("seed", guide.slow_timesteps, guide.fast_timesteps) == guide

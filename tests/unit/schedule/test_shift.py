@@ -31,7 +31,7 @@ def lists(name: str, side: int = 1024) -> tuple[tuple[float, ...], tuple[float, 
     return schedule.slow_timesteps, schedule.fast_timesteps
 
 
-@pytest.mark.parametrize(("name", "preset"), [("flux", "paper"), ("qwen_image", "seed")])
+@pytest.mark.parametrize(("name", "preset"), [("flux", "paper"), ("qwen_image", "guide")])
 def test_the_published_lists_are_derived_to_the_last_of_their_four_decimals(
     name: str, preset: str
 ) -> None:
@@ -135,7 +135,7 @@ def test_the_step_count_decides_where_a_fit_says_so() -> None:
 
 @pytest.mark.parametrize("family", ["flux", "qwen_image", "flux2"])
 def test_moving_there_and_back_changes_nothing(family: str) -> None:
-    shift, schedule = find_family(family).shift, PRESETS["seed"].schedule
+    shift, schedule = find_family(family).shift, PRESETS["guide"].schedule
     assert shift is not None
 
     there = reshift(schedule, shift, made_for=(1024, 1024), wanted=(512, 768))

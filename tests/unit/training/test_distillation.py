@@ -13,9 +13,10 @@ from glance.core.errors import GlanceError, InputError, Problem, UsageError
 from glance.core.phase import Phase
 from glance.models.base import find_packaged
 from glance.models.families import find_family
-from glance.sampling.prompts.shipped import judging_prompts, teaching_prompts
+from glance.sampling.prompts import judging_prompts, teaching_prompts
 from glance.training.distillation.plan import plan_distillation
-from glance.training.distillation.request import DistillationPlan, DistillRequest
+from glance.training.distillation.request import DistillationPlan
+from glance.training.request import DistillRequest
 
 EDIT = "qwen_image_edit_2511"
 BACKENDS = "config/multidatabackend.json"

@@ -153,8 +153,8 @@ def test_header_says_everything_that_sampling_needs(
         "transformer.use_dora": False,
         "transformer.lora_bias": False,
     }
-    timesteps = resolve_schedule("seed").phase(phase).timesteps
-    sigmas = resolve_schedule("seed").phase(phase).sigmas
+    timesteps = resolve_schedule("guide").phase(phase).timesteps
+    sigmas = resolve_schedule("guide").phase(phase).sigmas
     others = ("modelspec.", "ss_")
     assert {key: text for key, text in metadata.items() if not key.startswith(others)} == {
         "format": "pt",

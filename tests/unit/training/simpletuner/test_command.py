@@ -11,8 +11,8 @@ from glance.core.device import Device
 from glance.core.errors import SimpleTunerNotFound
 from glance.core.phase import Phase
 from glance.training.simpletuner import command
+from glance.training.request import Launcher
 from glance.training.simpletuner.command import (
-    Launcher,
     Start,
     build_command,
     build_environment,

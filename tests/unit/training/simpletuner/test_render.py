@@ -17,7 +17,7 @@ from glance.schedule.lists import PhaseSchedule, Schedule, resolve_schedule
 from glance.training.simpletuner.config import render_files, render_timesteps
 
 SLOW_FILE, FAST_FILE = "config/glance-slow/config.json", "config/glance-fast/config.json"
-SEED = resolve_schedule("seed")
+SEED = resolve_schedule("guide")
 OPTIONS = json.loads(files("glance.training.simpletuner").joinpath("options.json").read_text())[
     "options"
 ]
