@@ -30,7 +30,7 @@ def write_lora(path: Path, metadata: Mapping[str, str] | None = None, *, fill: f
     return path
 
 
-def glance_header(phase: Phase, name: str = "seed", **more: str) -> dict[str, str]:
+def glance_header(phase: Phase, name: str = "guide", **more: str) -> dict[str, str]:
     """Return what glance writes into the header of a finished LoRA."""
     part = PRESETS[name].schedule.phase(phase)
     return {
