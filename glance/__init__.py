@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from glance.sampling.generate import load_planned, run_generation
     from glance.sampling.pipeline.glance_pipeline import GlancePipeline
     from glance.sampling.plan import plan_generation
-    from glance.sampling.provenance.picture import read_record
+    from glance.sampling.provenance import read_record
     from glance.sampling.request import InferRequest
     from glance.schedule.lists import PRESETS, Schedule, resolve_schedule
     from glance.schedule.shift import derive_schedule, read_shift
@@ -68,7 +68,7 @@ _MODULES = {
     "plan_comparison": "evaluation.compare",
     "plan_generation": "sampling.plan",
     "plan_training": "training.plan",
-    "read_record": "sampling.provenance.picture",
+    "read_record": "sampling.provenance",
     "read_shift": "schedule.shift",
     "resolve_schedule": "schedule.lists",
     "run_comparison": "evaluation.compare",

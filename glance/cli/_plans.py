@@ -12,10 +12,10 @@ from glance.core.phase import Phase
 from glance.schedule.lists import Schedule
 
 if TYPE_CHECKING:
-    from glance.evaluation.compare.request import ComparisonPlan
-    from glance.sampling.request import GenerationPlan
+    from glance.evaluation.compare import ComparisonPlan
+    from glance.sampling.plan import GenerationPlan
     from glance.training.distillation.request import DistillationPlan
-    from glance.training.request import TrainingPlan
+    from glance.training.plan import TrainingPlan
 
 _TEXT: Final = 70  # characters of a prompt
 _LISTED: Final = 20  # pictures
@@ -75,18 +75,18 @@ def distillation_rows(plan: "DistillationPlan") -> Rows:
 
 def sampling_rows(plan: "GenerationPlan") -> Rows:
     """Yield what is painted, with what, and where it goes."""
-    yield "model", f"{plan.model} ({plan.family.name})"
-    if plan.transformer is not None:
-        yield "transformer", str(plan.transformer)
+    yield "model", f"{plan.base.location} ({plan.base.family.name})"
+    if plan.base.transformer is not None:
+        yield "transformer", str(plan.base.transformer)
     for phase in Phase:
         yield f"{phase} LoRA", str(plan.loras.get(phase, "none"))
     yield from _schedule_rows(plan.schedule)
     precision = f"{plan.dtype}, memory {plan.memory}, quantize {plan.quantize}"
     yield "sampling", f"{plan.device}, {precision}, {plan.batch_size} at once"
-    done = sum(one.is_done for one in plan.pictures)
+    done = sum(one.is_done for one in plan.images)
     steps = len(plan.schedule.sigmas)
     there = f", {done:,} of them there already" if done else ""
-    yield "pictures", f"{len(plan.pictures):,}{there}, {steps} steps each"
+    yield "pictures", f"{len(plan.images):,}{there}, {steps} steps each"
     lines = [
         (
             str(one.output),
@@ -95,28 +95,28 @@ def sampling_rows(plan: "GenerationPlan") -> Rows:
             f"guidance {one.settings.slow_guidance:g}, {one.settings.fast_guidance:g}",
             _short(one.settings.prompt) + (" (there already)" if one.is_done else ""),
         )
-        for one in plan.pictures[:_LISTED]
+        for one in plan.images[:_LISTED]
     ]
     for line in format_table(lines[0], lines[1:], align=str.ljust).splitlines():
         yield "", line
-    if len(plan.pictures) > _LISTED:
-        yield "", f"... and {len(plan.pictures) - _LISTED:,} more"
+    if len(plan.images) > _LISTED:
+        yield "", f"... and {len(plan.images) - _LISTED:,} more"
 
 
 def comparison_rows(plan: "ComparisonPlan", facts: Mapping[str, Any]) -> Rows:
-    """Yield what is painted side by side, and how much of it is there already: `facts`."""
-    yield "model", f"{plan.generation.model} ({plan.generation.family.name})"
+    """Yield what is sampled side by side, and how much of it is there already: `facts`."""
+    yield "model", f"{plan.generation.base.location} ({plan.generation.base.family.name})"
     for phase in Phase:
         yield f"{phase} LoRA", str(plan.generation.loras.get(phase, "none"))
     yield from _schedule_rows(plan.generation.schedule)
-    first = plan.rows[0].paintings.values()
+    first = plan.rows[0].images.values()
     yield from _continued("side by side", (one.label for one in first))
     prompts = list(dict.fromkeys(row.settings.prompt for row in plan.rows))
     yield from _continued("prompts", _listed([_short(text) for text in prompts], most=3))
-    yield "pictures", f"{facts['pictures']:,} in {len(plan.rows):,} rows, of prompts and noises"
+    yield "images", f"{facts['pictures']:,} in {len(plan.rows):,} rows, of prompts and noises"
     yield "", f"{facts['cached']:,} of them are in the cache; {facts['steps']:,} steps to go"
     if plan.finds_worth:
-        yield "", "and about 30 steps a picture for what the pair is worth, once for a model"
+        yield "", "and about 30 steps an image for what the pair is worth, once for a model"
     yield "result", str(plan.folder)
 
 
@@ -132,8 +132,7 @@ def _state(plan: "TrainingPlan") -> str:
 
 def _cost_rows(plan: "TrainingPlan") -> Rows:
     from glance.core.device import speed
-    from glance.training.simpletuner.duration import describe_duration
-    from glance.training.simpletuner.memory import describe_estimate
+    from glance.training.simpletuner.estimates import describe_duration, describe_estimate
 
     settings = plan.settings
     numbers = ",".join(map(str, plan.devices))

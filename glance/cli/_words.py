@@ -79,7 +79,7 @@ def _misunderstood(name: str, value: str, *, takes_file: bool) -> Iterator[Probl
     if name not in _TEXTS or not value.strip():
         return
     from glance.dataset.caption import name_for_text
-    from glance.sampling.prompts.entries import meant_elsewhere
+    from glance.sampling.prompts import meant_elsewhere
 
     problem = name_for_text(name, value, takes_file=takes_file)
     if problem is not None:

@@ -161,6 +161,7 @@ def infer(
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.sampling.plan import plan_generation
     from glance.sampling.request import InferRequest, choose_loras
+    from glance.schedule.options import ScheduleOptions
 
     plan = plan_generation(
         InferRequest(
@@ -186,12 +187,14 @@ def infer(
             model=model,
             base=base,
             family=family,
-            schedule=schedule,
-            slow_timesteps=slow_timesteps,
-            fast_timesteps=fast_timesteps,
-            slow_steps=slow_steps,
-            fast_steps=fast_steps,
-            teacher_steps=teacher_steps,
+            schedule=ScheduleOptions(
+                name=schedule,
+                slow_timesteps=slow_timesteps,
+                fast_timesteps=fast_timesteps,
+                slow_steps=slow_steps,
+                fast_steps=fast_steps,
+                teacher_steps=teacher_steps,
+            ),
             reshift=reshift,
             device=device.value,
             dtype=dtype,

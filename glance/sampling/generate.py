@@ -1,127 +1,124 @@
-"""Sample: load the model with both LoRAs, paint, and write each picture as soon as it is done."""
+"""Generate what is planned: load the model with both LoRAs, write each image once it is done."""
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from glance.core.device import Device
 from glance.core.errors import ModelNotFound, SetupError
 from glance.core.events import Event, EventSink, Noted, PictureDone, SamplingStep, Warned
 from glance.core.hub import check_access, fetch_telling, is_offline
 from glance.core.phase import Phase
-from glance.models.base import hub_models
 from glance.models.families import Family
-from glance.sampling.handover import KEY, latents_path, preview_path
+from glance.models.lora.keys import read_file_strength
+from glance.sampling.comfyui import Job, build_workflow, guess_model
+from glance.sampling.images import PlannedImage
 from glance.sampling.pipeline.quiet import hush, importing
-from glance.sampling.provenance.picture import write_picture
-from glance.sampling.request import GenerationPlan, GenerationResult, PlannedPicture
-from glance.sampling.settings import SampleSettings
-from glance.sampling.workflow import describe_workflow
-
-_PARTS = ("load", "encode", "slow", "fast", "decode")
-"""What a sampling is made of, and timed by."""
+from glance.sampling.plan import GenerationPlan
+from glance.sampling.provenance import KEY, latents_path, preview_path, write_image
 
 if TYPE_CHECKING:
-    from glance.sampling.pipeline.batches import Batch, Painted
     from glance.sampling.pipeline.glance_pipeline import GlancePipeline
+    from glance.sampling.pipeline.sample import Batch, GeneratedImage
+
+_PARTS: Final = ("load", "encode", "slow", "fast", "decode")
+"""What a sampling is made of, and timed by."""
 
 
-def import_sampler(family: Family) -> None:
-    """Import what sampling with a model of the family needs, beforehand: it takes seconds."""
-    hush()
-    with importing():
-        import glance.sampling.pipeline.glance_pipeline  # noqa: F401
-        from glance.sampling.pipeline.pipeline import find_class
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """The images in the order they were asked for, and what generating them took, in seconds."""
 
-        find_class(family)
+    planned: tuple[PlannedImage, ...]
+    sigmas: Mapping[Phase, tuple[float, ...]]
+    seconds: Mapping[str, float]
 
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """Where they are."""
+        return tuple(one.output for one in self.planned)
 
-def load_planned(plan: GenerationPlan, on_event: EventSink = lambda _: None) -> "GlancePipeline":
-    """Return the plan's model with its LoRAs; raises what load_pipeline raises."""
-    import_sampler(plan.family)
-    from glance.sampling.pipeline.glance_pipeline import GlancePipeline
-    from glance.sampling.pipeline.pipeline import Fit, load_pipeline
-
-    fit = Fit(
-        device=plan.device,
-        dtype=plan.dtype,
-        memory=plan.memory,
-        quantize=plan.quantize,
-        compiled=plan.compiled,
-        pixels=plan.batch_size
-        * max(one.settings.width * one.settings.height for one in plan.pictures),
-    )
-    loaded = load_pipeline(
-        plan.family,
-        plan.model,
-        plan.loras,
-        fit,
-        transformer=plan.transformer,
-        base_loras=plan.base_loras,
-    )
-    if plan.device is Device.CUDA:
-        on_event(Noted(f"memory: {loaded.memory}"))
-    return GlancePipeline(
-        loaded.pipeline, family=plan.family, schedule=plan.schedule, switch=loaded.switch
-    )
+    def to_json(self) -> dict[str, Any]:
+        """Return what `glance infer --json` prints."""
+        return {
+            "images": [str(path) for path in self.images],
+            "seed": self.planned[0].settings.seed,
+            "seeds": [one.settings.seed for one in self.planned],
+            "sigmas": {phase.value: list(values) for phase, values in self.sigmas.items()},
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+        }
 
 
 def run_generation(plan: GenerationPlan, on_event: EventSink) -> GenerationResult:
-    """Load the model with both LoRAs, paint what is not there yet, write each picture.
+    """Load the model with both LoRAs, generate what is not there yet, write each image.
 
     What is done stays, whatever happens to the rest. Raises ModelNotFound, LoraError,
-    InferenceFailed, SetupError (a picture cannot be written).
+    InferenceFailed, SetupError (an image cannot be written).
     """
     for note in plan.notes:
         on_event(Noted(note))
+
+    def tell(number: int, one: PlannedImage, *, was_there: bool) -> None:
+        seed, total = one.settings.seed, len(plan.images)
+        on_event(PictureDone(str(one.output), number, total, seed, was_there))
+
     missing = []
-    for number, one in enumerate(plan.pictures, 1):
+    for number, one in enumerate(plan.images, 1):
         if one.is_done:
-            on_event(_done(plan, number, was_there=True))
+            tell(number, one, was_there=True)
         else:
             missing.append((number, one))
     sigmas: Mapping[Phase, tuple[float, ...]]
     sigmas = {phase: plan.schedule.phase(phase).sigmas for phase in Phase}
     seconds = Counter(dict.fromkeys(_PARTS, 0.0))
     left = iter(missing)
-    for batch in _paint(plan, [one.settings for _, one in missing], on_event):
+    for batch in _generate(plan, [one for _, one in missing], on_event):
         sigmas = batch.sigmas
         seconds.update(batch.seconds)
-        for painted in batch.pictures:
+        for generated in batch.images:
             number, one = next(left)
-            _write(one, painted, plan)
-            on_event(_done(plan, number))
-    return GenerationResult(plan.pictures, sigmas, seconds)
+            _write(one, generated, plan)
+            tell(number, one, was_there=False)
+    return GenerationResult(plan.images, sigmas, seconds)
 
 
-def _paint(
-    plan: GenerationPlan, missing: Sequence[SampleSettings], on_event: EventSink
+def _generate(
+    plan: GenerationPlan, missing: list[PlannedImage], on_event: EventSink
 ) -> Iterator["Batch"]:
-    """Load what is needed and yield the pictures; nothing is loaded for none."""
+    """Load what is needed and yield the images; nothing is loaded for none."""
     if not missing:
         return
     fetch_planned(plan, on_event)
-    on_event(Noted(f"loading {plan.model}"))
-    if plan.transformer is not None:
-        on_event(Noted(f"its transformer is that of {plan.transformer}"))
+    on_event(Noted(f"loading {plan.base.location}"))
+    if plan.base.transformer is not None:
+        on_event(Noted(f"its transformer is that of {plan.base.transformer}"))
     if plan.compiled:
         on_event(Noted("torch.compile builds the transformer at the first step: have patience"))
-    import_sampler(plan.family)
-    extras = _extras(plan)
+    import_sampler(plan.base.family)
+    from glance.sampling.pipeline.sample import load_latents
+
+    start = None if plan.init_latents is None else load_latents(plan.init_latents)
     began = time.perf_counter()
     sampler = load_planned(plan, on_event)
     loading = {"load": time.perf_counter() - began}
-    for batch in sampler.sample_each(missing, with_time_left(on_event), extras=extras):
+    batches = sampler.sample_each(
+        [one.settings for one in missing],
+        with_time_left(on_event),
+        batch_size=plan.batch_size,
+        previews=plan.save_phases,
+        start=start,
+    )
+    for batch in batches:
         yield replace(batch, seconds={**loading, **batch.seconds})
         loading = {}
 
 
 def fetch_planned(plan: GenerationPlan, on_event: EventSink) -> None:
     """Bring what is on the Hub into the cache, before anything slow is imported."""
-    for model in hub_models(plan.model, family=plan.family, run=Path()):
+    for model in plan.base.hub_models:
         doubt = check_access(model)
         if doubt is not None and is_offline():
             raise ModelNotFound(doubt, hint="unset HF_HUB_OFFLINE, or give --model a folder")
@@ -130,14 +127,41 @@ def fetch_planned(plan: GenerationPlan, on_event: EventSink) -> None:
         fetch_telling(model, on_event)
 
 
-def _done(plan: GenerationPlan, number: int, *, was_there: bool = False) -> PictureDone:
-    one = plan.pictures[number - 1]
-    total = len(plan.pictures)
-    return PictureDone(str(one.output), number, total, one.settings.seed, was_there)
+def import_sampler(family: Family) -> None:
+    """Import what sampling with a model of the family needs, beforehand: it takes seconds."""
+    hush()
+    with importing():
+        import glance.sampling.pipeline.glance_pipeline  # noqa: F401
+        from glance.sampling.pipeline.load import find_class
+
+        find_class(family)
+
+
+def load_planned(plan: GenerationPlan, on_event: EventSink = lambda _: None) -> "GlancePipeline":
+    """Return the plan's model with its LoRAs; raises what load_pipeline raises."""
+    import_sampler(plan.base.family)
+    from glance.sampling.pipeline.glance_pipeline import GlancePipeline
+    from glance.sampling.pipeline.load import Fit, load_pipeline
+
+    largest = max(one.settings.width * one.settings.height for one in plan.images)
+    fit = Fit(
+        device=plan.device,
+        dtype=plan.dtype,
+        memory=plan.memory,
+        quantize=plan.quantize,
+        compiled=plan.compiled,
+        pixels=plan.batch_size * largest,
+    )
+    loaded = load_pipeline(plan.base, plan.loras, fit, base_loras=plan.base_loras)
+    if plan.device is Device.CUDA:
+        on_event(Noted(f"memory: {loaded.memory}"))
+    return GlancePipeline(
+        loaded.pipeline, family=plan.base.family, schedule=plan.schedule, switch=loaded.switch
+    )
 
 
 def with_time_left(on_event: EventSink) -> EventSink:
-    """Return `on_event`, told at each step how long the rest of all pictures takes."""
+    """Return `on_event`, told at each step how long the rest of all images takes."""
     began: float | None = None
     first = 0
 
@@ -155,31 +179,43 @@ def with_time_left(on_event: EventSink) -> EventSink:
     return sink
 
 
-def _extras(plan: GenerationPlan) -> Any:
-    from glance.sampling.pipeline.handover import load_latents
-    from glance.sampling.pipeline.two_phase import Extras
-
-    start = None if plan.init_latents is None else load_latents(plan.init_latents)
-    return Extras(previews=plan.save_phases, start=start, batch_size=plan.batch_size)
-
-
-def _write(one: PlannedPicture, painted: "Painted", plan: GenerationPlan) -> None:
-    record = one.record if plan.metadata else None
+def _write(one: PlannedImage, generated: "GeneratedImage", plan: GenerationPlan) -> None:
     if plan.save_latents:
-        _write_latents(one, painted)
-    if painted.preview is not None:
-        write_picture(painted.preview, preview_path(one.output), None)
-    workflow = describe_workflow(plan, one) if plan.metadata else None
-    write_picture(painted.image, one.output, record, workflow=workflow)
+        from glance.sampling.pipeline.sample import save_latents
+
+        path = latents_path(one.output)
+        try:
+            save_latents(generated.latents, path, {KEY: one.record.model_dump_json()})
+        except OSError as exc:
+            raise SetupError(
+                f"cannot write {path}: {exc.strerror or exc}", hint="give --output another path"
+            ) from exc
+    if generated.preview is not None:
+        write_image(generated.preview, preview_path(one.output), None)
+    if plan.metadata:
+        workflow = describe_workflow(plan, one)
+        write_image(generated.image, one.output, one.record, workflow=workflow)
+    else:
+        write_image(generated.image, one.output, None)
 
 
-def _write_latents(one: PlannedPicture, painted: "Painted") -> None:
-    from glance.sampling.pipeline.handover import save_latents
-
-    path = latents_path(one.output)
-    try:
-        save_latents(painted.latents, path, {KEY: one.record.model_dump_json()})
-    except OSError as exc:
-        raise SetupError(
-            f"cannot write {path}: {exc.strerror or exc}", hint="give --output another path"
-        ) from exc
+def describe_workflow(plan: GenerationPlan, one: PlannedImage) -> dict[str, Any]:
+    """Return ComfyUI's API JSON of one image; the LoRAs have the names that exports give them."""
+    base, reference = plan.base, one.settings.reference
+    scales = {}
+    for phase in one.settings.loras:
+        # ComfyUI reads alpha from tensors alone; where each layer has a factor of its own there is
+        # no number that says it
+        strength = read_file_strength(plan.loras[phase]) if phase in plan.loras else None
+        if strength is not None and not strength.is_in_tensors and strength.factor is not None:
+            scales[f"{phase}_scale"] = one.settings.scale(phase) * strength.factor
+    transformer = None if base.transformer is None else str(base.transformer)
+    job = Job(
+        family=base.family,
+        model=guess_model(base.family, base.location, transformer),
+        loras={phase: name for phase, name in plan.names.items() if phase in one.settings.loras},
+        schedule=plan.schedule,
+        settings=one.settings.model_copy(update=scales),
+        reference=None if reference is None else reference.name,
+    )
+    return build_workflow(job).to_api()

@@ -10,7 +10,10 @@ from typing import Any, Final
 from glance.core.device import (
     AUTO,
     Device,
+    Memory,
     Precision,
+    Quantize,
+    check_memory,
     is_present,
     require_compiler,
     require_device,
@@ -19,7 +22,6 @@ from glance.core.device import (
 from glance.core.errors import InputError, LoraError, Problem, ScheduleError
 from glance.core.files import record_place
 from glance.core.hub import find_revision, is_hub_file
-from glance.core.memory import Memory, Quantize, check_memory
 from glance.core.phase import Phase
 from glance.models.base import BaseModel
 from glance.models.lora.file import hash_file
@@ -284,9 +286,7 @@ def _require_fitting(
 # --- the record of each image: everything that decides its pixels, written down before -----------
 
 
-def _make_record(
-    common: Mapping[str, Any], pair: LoraPair, asked: Asked, folder: Path
-) -> Record:
+def _make_record(common: Mapping[str, Any], pair: LoraPair, asked: Asked, folder: Path) -> Record:
     """Return the record of an image that goes to `folder`: its paths start from there."""
     base, settings = pair.base, asked.settings
 

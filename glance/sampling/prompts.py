@@ -108,7 +108,9 @@ class PromptLine(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    prompt: Annotated[_Text, AfterValidator(_require_content)] = Field(description="What to paint.")
+    prompt: Annotated[_Text, AfterValidator(_require_content)] = Field(
+        description="What to generate."
+    )
     negative_prompt: _Text | None = Field(
         default=None, description="What guidance leads away from."
     )
@@ -150,19 +152,28 @@ def read_prompts(path: Path) -> tuple[PromptLine, ...]:
     Raises InputError: the file cannot be read, is over 10 MB, holds no prompt or more than
     MOST_PROMPTS; or with all that is wrong with its lines, each problem with the line's number.
     """
-    reading = _Reading(path)
-    for number, entry in enumerate(read_entries(path, list(PromptLine.model_fields))):
+    lines: list[PromptLine] = []
+    problems: list[Problem] = []
+    outputs: dict[str, _Entry] = {}
+    for number, entry in enumerate(_read_entries(path)):
         if number == MOST_PROMPTS:
             raise InputError(
                 f"prompt file {path} holds more than {MOST_PROMPTS:,} prompts",
                 hint="split it into several, and give one after the other",
             )
-        reading.add(entry)
-    if reading.problems:
-        raise InputError(reading.all_problems())
-    if not reading.lines:
+        line, faults = _take(entry)
+        if line is not None:
+            lines.append(line)
+            faults += _same_output(entry, line, outputs)
+        problems += (Problem(f"{entry.where}: {one.message}", one.hint) for one in faults)
+    if len(problems) > _MAX_PROBLEMS:  # a file that is something else: not every line
+        more = len(problems) - _MAX_PROBLEMS
+        problems[_MAX_PROBLEMS:] = [Problem(f"{path}: and {more:,} problems more", REMEDY)]
+    if problems:
+        raise InputError(problems)
+    if not lines:
         raise InputError(f"prompt file {path}: there is no prompt in it", hint=REMEDY)
-    return tuple(reading.lines)
+    return tuple(lines)
 
 
 def find_faults(prompt: str) -> tuple[Problem, ...]:
@@ -174,65 +185,38 @@ def find_faults(prompt: str) -> tuple[Problem, ...]:
     return ()
 
 
-class _Reading:
-    """The lines read so far, and what is wrong with them."""
+def _take(entry: "_Entry") -> tuple[PromptLine | None, list[Problem]]:
+    """Return what an entry asks for, and what is wrong with it."""
+    if isinstance(entry.content, Problem):
+        return None, [entry.content]
+    unknown = [key for key in entry.content if key not in PromptLine.model_fields]
+    faults = [_unknown_key(key) for key in unknown]
+    known = {key: value for key, value in entry.content.items() if key not in unknown}
+    try:
+        return PromptLine.model_validate(known), faults
+    except ValidationError as exc:
+        return None, [*faults, *_faults(exc)]
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.lines: list[PromptLine] = []
-        self.problems: list[Problem] = []
-        self._unshown = 0
-        self._outputs: dict[str, Entry] = {}
 
-    def add(self, entry: Entry) -> None:
-        """Take what is not blank."""
-        if isinstance(entry.content, Problem):
-            self._refuse(entry, entry.content)
-            return
-        unknown = [key for key in entry.content if key not in PromptLine.model_fields]
-        for key in unknown:
-            self._refuse(entry, _unknown_key(key))
-        try:
-            line = PromptLine.model_validate(
-                {key: value for key, value in entry.content.items() if key not in unknown}
-            )
-        except ValidationError as exc:
-            for problem in _faults(exc):
-                self._refuse(entry, problem)
-            return
-        self._check_output(entry, line)
-        self.lines.append(line)
-
-    def all_problems(self) -> Iterator[Problem]:
-        """Yield what was found; of a file that is something else, not every line."""
-        yield from self.problems
-        if self._unshown:
-            yield Problem(f"{self.path}: and {self._unshown:,} problems more", REMEDY)
-
-    def _check_output(self, entry: Entry, line: PromptLine) -> None:
-        if line.output is None:
-            return
-        place = str(PurePosixPath(line.output)).casefold()  # one file on macOS and Windows
-        before = self._outputs.setdefault(place, entry)
-        if before is not entry:
-            problem = Problem(
-                f"output: {line.output!r} is the name of {before.place}'s picture as well",
-                "give each line a name of its own, or none",
-            )
-            self._refuse(entry, problem)
-
-    def _refuse(self, entry: Entry, problem: Problem) -> None:
-        if len(self.problems) >= _MAX_PROBLEMS:
-            self._unshown += 1
-            return
-        self.problems.append(Problem(f"{entry.where}: {problem.message}", problem.hint))
+def _same_output(
+    entry: "_Entry", line: PromptLine, outputs: dict[str, "_Entry"]
+) -> Iterator[Problem]:
+    if line.output is None:
+        return
+    place = str(PurePosixPath(line.output)).casefold()  # one file on macOS and Windows
+    before = outputs.setdefault(place, entry)
+    if before is not entry:
+        yield Problem(
+            f"output: {line.output!r} is the name of {before.place}'s picture as well",
+            "give each line a name of its own, or none",
+        )
 
 
 def _unknown_key(key: str) -> Problem:
     known = list(PromptLine.model_fields)
     near = get_close_matches(key[:100], known, n=1)
     meant = f"did you mean {near[0]!r}? " if near else ""
-    return Problem(f"unknown key {display(key)}", f"{meant}the keys are {', '.join(known)}")
+    return Problem(f"unknown key {_display(key)}", f"{meant}the keys are {', '.join(known)}")
 
 
 def _faults(exc: ValidationError) -> Iterator[Problem]:
@@ -245,7 +229,7 @@ def _faults(exc: ValidationError) -> Iterator[Problem]:
         remedy = "no model reads as much: write one prompt a line"
         hint = remedy if fault["type"] == "string_too_long" else _example(str(field))
         what = fault["msg"] if fault["type"] in _OWN_FAULTS else describe_fault(fault)
-        yield Problem(f"{place}: {display(fault['input'])}: {what}", hint)
+        yield Problem(f"{place}: {_display(fault['input'])}: {what}", hint)
 
 
 def _example(field: str) -> str | None:
@@ -257,8 +241,8 @@ def _example(field: str) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """What asks for pictures: an object of settings, or what is wrong with it."""
+class _Entry:
+    """What asks for images: an object of settings, or what is wrong with it."""
 
     place: str
     """Such as `line 3`."""
@@ -275,11 +259,8 @@ class _BadEntryError(Exception):
         self.problem = Problem(message, hint)
 
 
-def read_entries(path: Path, keys: list[str]) -> Iterator[Entry]:
-    """Yield what a prompt file holds, in its order; raises InputError when nobody can tell.
-
-    `keys` are those that an object may have.
-    """
+def _read_entries(path: Path) -> Iterator[_Entry]:
+    """Yield what a prompt file holds, in its order; raises InputError when nobody can tell."""
     suffix = path.suffix.lower()
     if suffix in _OTHERS:
         raise InputError(
@@ -289,7 +270,7 @@ def read_entries(path: Path, keys: list[str]) -> Iterator[Entry]:
     if suffix == _JSON or (suffix in _JSON_LINES and text.lstrip().startswith("[")):
         document = _whole(text)
         if document is not _NO_JSON:
-            yield from _of_document(path, document, keys)
+            yield from _of_document(path, document)
             return
     lines = enumerate(re.split(r"\r\n|\r|\n", text), start=1)
     is_json = suffix in (_JSON, *_JSON_LINES)
@@ -299,10 +280,10 @@ def read_entries(path: Path, keys: list[str]) -> Iterator[Entry]:
         stripped = line.strip()
         if stripped and (is_json or not stripped.startswith("#")):
             content = _of_json(stripped) if is_json else _of_text(stripped)
-            yield Entry(f"line {number}", f"{path}:{number}", content)
+            yield _Entry(f"line {number}", f"{path}:{number}", content)
 
 
-def display(value: Any) -> str:
+def _display(value: Any) -> str:
     """Return a value of a file as messages show it: not all of a long one."""
     return Repr(maxstring=60, maxlong=30, maxdict=2, maxlist=3, maxlevel=2).repr(value)
 
@@ -352,28 +333,28 @@ def _foreign(path: Path, text: ForeignText) -> Iterator[Problem]:
         yield Problem(message, "save it as UTF-8 text")
 
 
-def _of_document(path: Path, document: Any, keys: list[str]) -> Iterator[Entry]:
+def _of_document(path: Path, document: Any) -> Iterator[_Entry]:
     """Yield what one JSON document holds: a list, an object, or a library of named prompts."""
     if isinstance(document, _BadEntryError):
-        yield Entry("it", str(path), document.problem)
+        yield _Entry("it", str(path), document.problem)
         return
     if isinstance(document, Mapping):
         if len(document) == 1 and isinstance(only := next(iter(document.values())), list):
             document = only  # such as {"prompts": [...]}
-        elif _is_library(document, keys):
+        elif _is_library(document):
             document = list(document.values())
     if not isinstance(document, list):
-        yield Entry("it", str(path), _of_value(document))
+        yield _Entry("it", str(path), _of_value(document))
         return
     for number, value in enumerate(document, start=1):
-        yield Entry(f"entry {number}", f"{path}, entry {number}", _of_value(value))
+        yield _Entry(f"entry {number}", f"{path}, entry {number}", _of_value(value))
 
 
-def _is_library(document: Mapping[str, Any], keys: list[str]) -> bool:
+def _is_library(document: Mapping[str, Any]) -> bool:
     """Whether it names its prompts, as SimpleTuner's prompt library does."""
     return bool(document) and all(
         (isinstance(value, str) or (isinstance(value, Mapping) and "prompt" in value))
-        and not get_close_matches(key[:100], keys, n=1, cutoff=0.8)
+        and not get_close_matches(key[:100], PromptLine.model_fields, n=1, cutoff=0.8)
         for key, value in document.items()
     )
 
@@ -406,10 +387,10 @@ def _unreadable(path: Path, text: str) -> Iterator[Problem]:
 def meant_elsewhere(text: str) -> str | None:
     """Return what a text is that was meant for another reader; None for a prompt."""
     if text.startswith(("{", "[")) and isinstance(_whole(text), Mapping | list):
-        return f"{display(text)} is JSON, and would be painted as words"
+        return f"{_display(text)} is JSON, and would be taken as words of the prompt"
     if option := _OPTION.search(text):
         said = shown(repr(option[0]))
-        return f"{said} is an option of another program, and would be painted as words"
+        return f"{said} is an option of another program, and would be taken as words of the prompt"
     return None
 
 
@@ -444,7 +425,7 @@ def _of_value(value: Any) -> Mapping[str, Any] | Problem:
     if isinstance(value, Mapping):
         return value
     return Problem(
-        f"{display(value)} is neither an object nor a text", f"write a line like {EXAMPLE}"
+        f"{_display(value)} is neither an object nor a text", f"write a line like {EXAMPLE}"
     )
 
 
@@ -456,7 +437,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise _BadEntryError(f"key {display(twice)} is there more than once", "keep one of them")
+        raise _BadEntryError(f"key {_display(twice)} is there more than once", "keep one of them")
     return document
 
 

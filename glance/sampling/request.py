@@ -1,12 +1,11 @@
 """What is asked of a sampling, as it is typed: a plain object, of which a command is made."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from glance.core.device import AUTO, Precision
+from glance.core.device import AUTO, Memory, Precision, Quantize
 from glance.core.errors import UsageError
-from glance.core.memory import Memory, Quantize
 from glance.core.phase import Phase
 from glance.schedule.options import ScheduleOptions
 
@@ -49,8 +48,7 @@ class InferRequest:
     base_loras: tuple[Path, ...] = ()
     """LoRAs that belong to the base model: they work wherever none of the pair's does."""
     family: str | None = None
-    schedule: ScheduleOptions = ScheduleOptions()
-    """A plain name is taken too."""
+    schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
     reshift: bool = False
     """Move the schedule as the model's shift moves with the image's size."""
     device: str = AUTO
@@ -67,6 +65,7 @@ class InferRequest:
     """Generate again what an earlier start of the same command has generated."""
 
     def __post_init__(self) -> None:
+        """Take a schedule's name for the options that say no more."""
         object.__setattr__(self, "schedule", ScheduleOptions.of(self.schedule))
 
     @property

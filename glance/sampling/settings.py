@@ -1,4 +1,4 @@
-"""What decides one picture."""
+"""What decides one image."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,9 +16,9 @@ Strength = Annotated[float, Field(ge=-10, le=10)]
 
 
 class SampleSettings(Settings):
-    """Everything that decides one picture, besides the model, the LoRAs and the schedule."""
+    """Everything that decides one image, besides the model, the LoRAs and the schedule."""
 
-    prompt: str = Field(description="What to paint.")
+    prompt: str = Field(description="What to generate.")
     negative_prompt: str = Field(default="", description="What guidance leads away from.")
     seed: int = Field(ge=0, le=2**63 - 1, examples=[7], description="Seed of the initial noise.")
     slow_guidance: Scale = Field(examples=[3.5], description="Slow phase.")

@@ -1,6 +1,6 @@
-"""The public sampler: any supported diffusers pipeline in, pictures out."""
+"""The public sampler: any supported diffusers pipeline in, images out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,9 +11,8 @@ from glance.core.phase import Phase
 from glance.models.families import Family, find_family
 from glance.models.lora.examine import examine_lora, trained_schedule
 from glance.runs.locate import locate_lora
-from glance.sampling.pipeline.adapters import load_adapter
-from glance.sampling.pipeline.switch import Loras, ResidentLoras
-from glance.sampling.pipeline.two_phase import Extras, TwoPhase, family_of
+from glance.sampling.pipeline.adapters import Loras, ResidentLoras, load_adapter
+from glance.sampling.pipeline.sample import TwoPhase, family_of
 from glance.sampling.settings import resolve_sample_settings
 from glance.schedule.lists import DEFAULT_SCHEDULE, Schedule, resolve_schedule
 
@@ -78,7 +77,7 @@ class GlancePipeline(TwoPhase):
         on_step: OnStep | None = None,
         **settings: Any,
     ) -> list[Image.Image]:
-        """Paint each prompt with each seed and return the pictures in that order.
+        """Sample each prompt with each seed and return the images in that order.
 
         `settings` are fields of SampleSettings: negative_prompt, slow_guidance, fast_guidance,
         true_cfg, slow_scale, fast_scale, loras (the phases that run with theirs), width, height
@@ -88,29 +87,17 @@ class GlancePipeline(TwoPhase):
         unknown = sorted(set(settings) - set(_SETTINGS))
         if unknown:
             raise TypeError(f"unknown setting {unknown[0]!r}; there are {', '.join(_SETTINGS)}")
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        seeds = [seed] if isinstance(seed, int) else list(seed)
-        pictures = [
-            resolve_sample_settings(
-                self.family, names=_NAMES, prompt=text, seed=number, **_as_path(settings)
-            )
-            for text in prompts
-            for number in seeds
+        if settings.get("reference") is not None:
+            settings["reference"] = Path(settings["reference"])
+        images = [
+            resolve_sample_settings(self.family, names=_NAMES, prompt=text, seed=number, **settings)
+            for text in ([prompt] if isinstance(prompt, str) else prompt)
+            for number in ([seed] if isinstance(seed, int) else seed)
         ]
-        batches = self.sample_each(
-            pictures, _steps_only(on_step), extras=Extras(batch_size=batch_size)
-        )
-        return [one.image for batch in batches for one in batch.pictures]
 
+        def tell(event: Event) -> None:
+            if on_step is not None and isinstance(event, SamplingStep):
+                on_step(event)
 
-def _as_path(settings: Mapping[str, Any]) -> dict[str, Any]:
-    reference = settings.get("reference")
-    return {**settings, "reference": None if reference is None else Path(reference)}
-
-
-def _steps_only(on_step: OnStep | None) -> Callable[[Event], None]:
-    def sink(event: Event) -> None:
-        if on_step is not None and isinstance(event, SamplingStep):
-            on_step(event)
-
-    return sink
+        batches = self.sample_each(images, tell, batch_size=batch_size)
+        return [one.image for batch in batches for one in batch.images]

@@ -1,8 +1,8 @@
 """An Euler scheduler that runs exactly the sigmas it is given, down to a given end.
 
-diffusers' own appends a terminal 0 to any list, shifts given sigmas once more (FLUX by the
-picture's size, SD3 by 3) and stretches Qwen-Image's to end at 0.02. For a schedule that was
-trained on, each of these is wrong: the model would see noise levels it was not trained for.
+diffusers' own appends a terminal 0 to any list, shifts given sigmas once more (FLUX by the image's
+size, SD3 by 3) and stretches Qwen-Image's to end at 0.02. For a schedule that was trained on, each
+of these is wrong: the model would see noise levels it was not trained for.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,14 @@ class VerbatimEulerScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[m
     """
 
     keeps_estimate: bool = False
-    """Whether `step` also reckons what the model takes the finished picture for."""
+    """Whether `step` also reckons the model's estimate of the finished image."""
     estimate: torch.Tensor
     """Of the last step: x - sigma * velocity, float32, in the latents' shape."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take diffusers' arguments; a new scheduler ends at 0."""
+        super().__init__(*args, **kwargs)
+        self._end_sigma = 0.0
 
     @classmethod
     def ending_at(
@@ -66,8 +71,3 @@ class VerbatimEulerScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[m
             sigma = self.sigmas[self._step_index - 1]
             self.estimate = sample.to(torch.float32) - sigma * model_output.to(torch.float32)
         return stepped
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take diffusers' arguments; a new scheduler ends at 0."""
-        super().__init__(*args, **kwargs)
-        self._end_sigma = 0.0

@@ -15,14 +15,14 @@ from typing import Protocol
 import torch
 
 from glance.core.phase import Phase
-from glance.sampling.pipeline.trajectories import Trajectory
+from glance.sampling.pipeline.record import Trajectory
 
 Allowed = Sequence[tuple[Phase, ...]]
 """For each step the phases that it may belong to; a phase once left is not come back to."""
 
 
 class Velocity(Protocol):
-    """What is asked for a step: see BaseModel.velocity."""
+    """What is asked for a step: see VelocityField.velocity."""
 
     def __call__(self, latents: torch.Tensor, sigma: float, phase: Phase, /) -> torch.Tensor:
         """Return d latents / d sigma."""

@@ -8,44 +8,52 @@ from pathlib import Path
 
 from glance.core.errors import LoraError, Problem, RunError, SettingsError, UsageError
 from glance.core.phase import Phase
-from glance.models.base import (
-    locate_base,
-    recorded_folder,
-    recorded_model,
-    recorded_transformer,
-    resolve_family,
-)
-from glance.models.families import Family, find_family
-from glance.models.lora.examine import LoraFacts, examine_lora, trained_schedule
+from glance.models.base import BaseModel
+from glance.models.families import Family
+from glance.models.lora.examine import LoraFacts, examine_lora, trained_schedule, verify_lora
 from glance.models.lora.file import hash_file, read_lora
-from glance.runs.final import verify_lora
-from glance.runs.folder import RunFolder
+from glance.runs.folder import LORA_FILE, RunFolder
 from glance.runs.locate import find_local, locate_lora
-from glance.runs.manifest import Manifest, load_manifest
-from glance.runs.reading import choose_run, require_finished
+from glance.runs.lora import lora_name
+from glance.runs.manifest import Manifest, choose_run, load_manifest, require_finished
 from glance.sampling.request import InferRequest
 from glance.schedule.lists import PRESETS, Schedule
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraPair:
     """Two LoRAs and what belongs to them, wherever they come from."""
 
-    model: str
-    transformer: Path | None
-    family: Family
-    loras: Mapping[Phase, Path]
-    hashes: Mapping[Phase, str]  # SHA-256 of the files
-    schedule: Schedule | None  # None: nobody recorded what they were trained on
-    resolution: int | None = None
+    base: BaseModel
+    loras: Mapping[Phase, Path] = field(default_factory=dict)
+    hashes: Mapping[Phase, str] = field(default_factory=dict)
+    """SHA-256 of the files."""
+    schedule: Schedule | None = None
+    """What they were trained on; None: nobody recorded it."""
+    side: int | None = None
+    """The root of the area that they were trained at, in pixels; None: nobody knows."""
     trained: Mapping[str, float] = field(default_factory=dict)
     """What it is sampled with unless told otherwise, by SampleSettings' names."""
     run: RunFolder | None = None
-    names: Mapping[Phase, str] | None = None  # of those that are on the Hub, what they are there
+    names: Mapping[Phase, str] = field(default_factory=dict)
+    """Of those that are on the Hub, what they are called there."""
     notes: tuple[str, ...] = ()
 
+    def exported_names(self) -> Mapping[Phase, str]:
+        """Return what the LoRAs are called in other tools: as exported, else as their files are."""
+        if self.run is not None:
+            manifest = load_manifest(self.run)
+            return {phase: lora_name(manifest, phase) for phase in self.loras}
+        return {
+            # both of a pair have diffusers' usual name, so that says nothing
+            phase: path.name
+            if path.name != LORA_FILE
+            else f"{path.resolve().parent.name}-{phase}.safetensors"
+            for phase, path in self.loras.items()
+        }
 
-def find_pair(request: InferRequest) -> Pair:
+
+def find_pair(request: InferRequest) -> LoraPair:
     """Return the pair that is asked for: by hand, of a run, or of the newest finished run.
 
     Only the LoRAs that will be used need to be there. Raises UsageError, RunError, LoraError or
@@ -56,102 +64,89 @@ def find_pair(request: InferRequest) -> Pair:
         raise UsageError("--run and --slow-lora/--fast-lora exclude each other", hint="drop one")
     if by_hand:
         return _pair_by_hand(request)
-    if request.run is None and request.model is not None and not wanted_loras(request):
-        return _no_pair(request)
+    if request.run is None and request.model is not None and not request.wanted_loras:
+        return LoraPair(base=_given_model(request, request.family))
     return _pair_of_run(request)
 
 
-def wanted_loras(request: InferRequest) -> tuple[Phase, ...]:
-    """Return the phases that will run with a LoRA."""
-    wanted = tuple(Phase) if request.loras is None else request.loras
-    runs = tuple(Phase) if request.init_latents is None else (Phase.FAST,)
-    return tuple(phase for phase in wanted if phase in runs)
-
-
-def _no_pair(request: InferRequest) -> Pair:
-    family = resolve_family(request.family, request.model)
-    model, transformer = _given_model(request, family)
-    return Pair(model, transformer, family, {}, {}, None)
-
-
-def _pair_of_run(request: InferRequest) -> Pair:
+def _pair_of_run(request: InferRequest) -> LoraPair:
     run, notes = choose_run(request.run)
-    manifest, wanted = load_manifest(run), wanted_loras(request)
+    manifest, wanted = load_manifest(run), request.wanted_loras
     require_finished(run, manifest, wanted)
-    if request.family not in (None, manifest.settings.family):
+    family = manifest.settings.family
+    if request.family not in (None, family):
         raise SettingsError(
-            f"--family {request.family}: the run {run.path} is {manifest.settings.family}",
-            hint="drop --family",
+            f"--family {request.family}: the run {run.path} is {family}", hint="drop --family"
         )
-    family = find_family(manifest.settings.family)
     if request.model is None and request.base is None:
-        model, transformer = _model_of_run(run, manifest, family)
+        base = _model_of_run(run, manifest)
     else:
-        model, transformer = _given_model(request, family)
+        base = _given_model(request, family)
     loras = {phase: run.lora(phase) for phase in wanted}
     for path in loras.values():
         verify_lora(read_lora(path), path=path)
-    return Pair(
-        model,
-        transformer,
-        family,
-        loras,
-        {phase: hash_file(path) for phase, path in loras.items()},
-        manifest.resolve_schedule(),
-        resolution=manifest.settings.resolution,
+    return LoraPair(
+        base=base,
+        loras=loras,
+        hashes={phase: hash_file(path) for phase, path in loras.items()},
+        schedule=manifest.resolve_schedule(),
+        side=manifest.settings.resolution,
         trained=manifest.sampling,
         run=run,
         notes=notes,
     )
 
 
-def _pair_by_hand(request: InferRequest) -> Pair:
+def _pair_by_hand(request: InferRequest) -> LoraPair:
     given = {Phase.SLOW: request.slow_lora, Phase.FAST: request.fast_lora}
-    wanted = {phase: given[phase] for phase in wanted_loras(request)}
-    missing = [phase for phase, source in wanted.items() if source is None]
-    if missing:
+    wanted = {phase: given[phase] for phase in request.wanted_loras}
+    sources = {phase: source for phase, source in wanted.items() if source is not None}
+    missing = next((phase for phase in wanted if phase not in sources), None)
+    if missing is not None:
+        other = Phase.FAST if missing is Phase.SLOW else Phase.SLOW
         raise UsageError(
-            f"--{missing[0]}-lora is missing",
-            hint=f"give both LoRAs, or say --{_other(missing[0])}-only",
+            f"--{missing}-lora is missing", hint=f"give both LoRAs, or say --{other}-only"
         )
-    loras = {
-        phase: locate_lora(source, phase) for phase, source in wanted.items() if source is not None
-    }
+    loras = {phase: locate_lora(source, phase) for phase, source in sources.items()}
     home = _common_run(loras)
     facts = _examine(loras)
-    _require_phases(facts)
     says_model = request.model is not None or request.base is not None
     if home is not None and not says_model and request.family in (None, home[1].settings.family):
-        family = find_family(home[1].settings.family)
-        model, transformer = _model_of_run(*home, family)
+        base = _model_of_run(*home)
         notes = [f"the model is that of the LoRAs' run, {home[0].path}"]
     else:
         known = next((one.family for one in facts.values() if one.family is not None), None)
-        family = resolve_family(request.family or known, request.model)
-        model, transformer = _given_model(request, family)
+        base = _given_model(request, request.family or known)
         notes = []
     schedule = trained_schedule(facts) or _preset_of_one(facts)
     if schedule is None and home is not None:
         schedule = home[1].resolve_schedule()
-    return Pair(
-        model,
-        transformer,
-        family,
-        loras,
-        {phase: one.sha256 for phase, one in facts.items()},
-        schedule,
-        resolution=None if home is None else home[1].settings.resolution,
+    return LoraPair(
+        base=base,
+        loras=loras,
+        hashes={phase: one.sha256 for phase, one in facts.items()},
+        schedule=schedule,
+        side=None if home is None else home[1].settings.resolution,
         trained={
             f"{phase}_guidance": one.guidance
             for phase, one in facts.items()
             if one.guidance is not None
         },
         names={
-            phase: source
-            for phase, source in wanted.items()
-            if source is not None and find_local(source, phase) is None
+            phase: source for phase, source in sources.items() if find_local(source, phase) is None
         },
-        notes=(*notes, *_notes(facts, family, schedule, request)),
+        notes=(*notes, *_notes(facts, base.family, schedule, request)),
+    )
+
+
+def _given_model(request: InferRequest, family: str | None) -> BaseModel:
+    return BaseModel.resolve(request.model, base=request.base, family=family)
+
+
+def _model_of_run(run: RunFolder, manifest: Manifest) -> BaseModel:
+    settings = manifest.settings
+    return BaseModel.recorded(
+        settings.model, settings.transformer, family=settings.family, start=run.path
     )
 
 
@@ -166,11 +161,16 @@ def _examine(loras: Mapping[Phase, Path]) -> Mapping[Phase, LoraFacts]:
             problems += exc.problems
     if problems:
         raise LoraError(dict.fromkeys(problems))
+    swapped = [one for phase, one in facts.items() if one.phase not in (None, phase)]
+    if swapped:
+        raise LoraError(
+            Problem(
+                f"{one.path} is the {one.phase} LoRA of its pair",
+                "swap --slow-lora and --fast-lora",
+            )
+            for one in swapped
+        )
     return facts
-
-
-def _other(phase: Phase) -> Phase:
-    return Phase.FAST if phase is Phase.SLOW else Phase.SLOW
 
 
 def _notes(
@@ -197,7 +197,7 @@ def _notes(
         if one.family not in (None, family.name)
     ]
     says = (
-        *(request.schedule, request.slow_timesteps, request.fast_timesteps),
+        *(request.schedule.name, request.schedule.slow_timesteps, request.schedule.fast_timesteps),
         *(request.from_image, request.init_latents),  # they record a schedule
     )
     if facts and schedule is None and not any(says):
@@ -208,27 +208,6 @@ def _notes(
     return notes
 
 
-def _require_phases(facts: Mapping[Phase, LoraFacts]) -> None:
-    swapped = [one for phase, one in facts.items() if one.phase not in (None, phase)]
-    if swapped:
-        raise LoraError(
-            Problem(
-                f"{one.path} is the {one.phase} LoRA of its pair",
-                "swap --slow-lora and --fast-lora",
-            )
-            for one in swapped
-        )
-
-
-def _given_model(request: InferRequest, family: Family) -> tuple[str, Path | None]:
-    """Return the user's --model and --base; a folder stays relative to where the user is."""
-    here = Path.cwd()
-    model, transformer = locate_base(request.model, request.base, family=family, run=here)
-    if (folder := recorded_folder(model, here)).is_dir():
-        model = os.path.relpath(folder)
-    return model, recorded_transformer(transformer, run=here)
-
-
 def _preset_of_one(facts: Mapping[Phase, LoraFacts]) -> Schedule | None:
     """Return the preset that the only LoRA was trained on: its header says one phase's list."""
     if len(facts) != 1:
@@ -236,12 +215,6 @@ def _preset_of_one(facts: Mapping[Phase, LoraFacts]) -> Schedule | None:
     ((phase, one),) = facts.items()
     schedules = (preset.schedule for preset in PRESETS.values())
     return next((it for it in schedules if it.phase(phase).timesteps == one.timesteps), None)
-
-
-def _model_of_run(run: RunFolder, manifest: Manifest, family: Family) -> tuple[str, Path | None]:
-    settings = manifest.settings
-    model = recorded_model(settings.model, family=family, run=run.path)
-    return model, recorded_transformer(settings.transformer, run=run.path)
 
 
 def _common_run(loras: Mapping[Phase, Path]) -> tuple[RunFolder, Manifest] | None:

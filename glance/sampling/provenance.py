@@ -1,0 +1,407 @@
+"""What a file says of its making: the record of an image, in the image and beside its latents.
+
+In an image the record is JSON, in the PNG text chunk `glance` or behind `glance: ` in the EXIF
+description; beside it stands the infotext, and in a PNG ComfyUI's workflow. Saved latents are a
+safetensors file: the tensor `latents`, (1, ...) as the family packs them, at the noise level of
+the fast phase's first sigma; the record is JSON in the header's `glance`. Only this module writes
+or reads any of them, but for the tensor itself.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Any, Final, Literal, Self
+
+from PIL import Image, PngImagePlugin
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from safetensors import SafetensorError, safe_open
+
+from glance import __version__
+from glance.core.device import Device, Precision
+from glance.core.errors import InputError, ScheduleError, SetupError, locate_fault
+from glance.core.files import find_place, replacing, require_file
+from glance.core.phase import Phase
+from glance.core.pictures import DECODER_ERRORS, open_picture
+from glance.sampling.settings import SampleSettings
+from glance.schedule.lists import Schedule
+
+SCHEMA_VERSION: Final = 1
+TENSOR: Final = "latents"
+KEY: Final = "glance"
+"""Of the record in the header of saved latents."""
+FORMATS: Final = MappingProxyType({".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"})
+"""The endings of the images that are written, and Pillow's names for them."""
+
+_CHUNK: Final = "glance"
+_COMFYUI_CHUNK: Final = "prompt"  # as its own SaveImage calls it
+_MARK: Final = "glance: "
+_DESCRIPTION: Final = 0x010E  # EXIF ImageDescription
+_EXIF_FOLDER: Final = 0x8769
+_USER_COMMENT: Final = 0x9286
+_JPEG_EXIF_BYTES: Final = 65_533  # a marker's length is 16 bits and counts itself
+_MAX_RECORD: Final = 1 << 21  # characters: two prompts of 64 Ki stay below it, however escaped
+_MAX_FILE: Final = 1 << 29  # bytes: the largest picture, not compressed at all, is under half
+_REMEDY: Final = "give a picture as `glance infer` wrote it: PNG, JPEG or WebP"
+_LATENTS_REMEDY: Final = "give a file that `glance infer --save-latents` wrote"
+_FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}\b")  # of a model's folder; a Hub commit has 40
+_PLACES: Final[dict[str, Any]] = {
+    **dict.fromkeys(("schema_version", "run", "model", "transformer"), True),
+    "schedule": {"name"},
+    "loras": {"__all__": {"file"}},
+    "settings": {"reference"},
+}
+"""What does not decide a pixel: places and names."""
+
+# --- the record ----------------------------------------------------------------------------------
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class LoraUse(_Part):
+    """One LoRA of the pair, and how strongly it was applied."""
+
+    phase: Phase = Field(description="The phase that it ran in.")
+    file: str = Field(
+        description="Relative to the picture's folder, or on the Hub: owner/repo:file.safetensors."
+    )
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Of the whole file.")
+    scale: float = Field(description="The strength that it was applied with.")
+
+
+class PhaseTimesteps(_Part):
+    """The timesteps of one phase; the sigmas are there for the reader."""
+
+    timesteps: tuple[float, ...] = Field(description="0-1000, stepped from.")
+    sigmas: tuple[float, ...] = Field(description="The same from 0 to 1.")
+
+
+class ScheduleUse(_Part):
+    """What was stepped along."""
+
+    name: str = Field(description="The preset's name, or custom.")
+    slow: PhaseTimesteps = Field(description="Slow phase.")
+    fast: PhaseTimesteps = Field(description="Fast phase.")
+
+    @classmethod
+    def of(cls, schedule: Schedule) -> Self:
+        """Return a record's form of a schedule."""
+        return cls.model_validate({"name": schedule.name, **schedule.to_json()})
+
+    def resolve(self) -> Schedule:
+        """Return the schedule as the object that checks its rules; raises ScheduleError."""
+        return Schedule(self.name, self.slow.timesteps, self.fast.timesteps)
+
+
+class Record(_Part):
+    """Everything that made one picture."""
+
+    schema_version: Literal[1] = Field(default=SCHEMA_VERSION, description="Of this record.")
+    glance: str = Field(default=__version__, description="The glance that made it.")
+    versions: Mapping[str, str] = Field(description="Of the packages that sampled it.")
+    family: str = Field(description="Model family, a row of families.")
+    model: str = Field(description="Base model: a Hub id, or relative to the picture's folder.")
+    base_revision: str = Field(description="Its commit on the Hub, or its folder's fingerprint.")
+    transformer: str | None = Field(
+        default=None, description="Single file for its transformer, relative to the picture."
+    )
+    run: str | None = Field(default=None, description="Run folder, relative to the picture.")
+    device: Device = Field(description="Where it was sampled.")
+    dtype: Precision = Field(description="The precision of the weights.")
+    quantize: str = Field(default="none", description="How the transformer was quantised.")
+    schedule: ScheduleUse = Field(description="The steps of both phases.")
+    loras: tuple[LoraUse, ...] = Field(description="The LoRAs that were applied.")
+    settings: SampleSettings = Field(description="What was asked for.")
+    reference_sha256: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{64}$",
+        description="Of the file in settings.reference, for a family that edits.",
+    )
+
+    init_latents_sha256: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{64}$",
+        description="Of the saved latents that it began from, in place of the slow phase.",
+    )
+
+    @model_validator(mode="after")
+    def _knows_its_reference(self) -> Self:
+        if (self.settings.reference is None) != (self.reference_sha256 is None):
+            raise ValueError("settings.reference and reference_sha256 go together")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """How many steps both phases took."""
+        return len(self.schedule.slow.timesteps) + len(self.schedule.fast.timesteps)
+
+    def key(self) -> str:
+        """Return a SHA-256 over all that decides the pixels, and not over where things lie.
+
+        So a run that was moved or a schedule that was renamed gives the same key. A model's folder
+        counts by its fingerprint alone; a single file by its name, beside the base revision.
+        """
+        decisive = self.model_dump(mode="json", exclude=_PLACES)
+        if not _FINGERPRINT.match(self.base_revision):
+            decisive["model"] = self.model
+        decisive["transformer"] = self.transformer and PurePosixPath(self.transformer).name
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A record, and the file that holds it: its paths start from that file's folder."""
+
+    record: Record
+    source: Path
+
+    def place(self, recorded: str) -> str:
+        """Return a recorded path as seen from here; what is not there is a name on the Hub."""
+        path = Path(os.path.normpath(self.source.parent / recorded))
+        if path.exists():
+            return str(path)
+        found = find_place(recorded, self.source.parent)
+        return os.path.relpath(found) if found.exists() else recorded
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def write_image(
+    image: Image.Image,
+    path: Path,
+    record: Record | None,
+    *,
+    workflow: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a picture atomically, with its record; without any metadata where there is none.
+
+    A PNG also carries `workflow`, ComfyUI's API JSON, where its page looks for it when a picture
+    is dropped there. PNG and WebP keep every pixel, JPEG is written at quality 95 with all of its
+    colours. The same image and record give the same bytes.
+
+    Raises InputError: no known ending, or a record longer than the 64 KiB that JPEG has for it.
+    Raises SetupError: it cannot be written.
+    """
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise InputError(
+            f"{path}: {path.suffix or 'no ending'} is not a picture format",
+            hint=f"use one of {', '.join(FORMATS)}",
+        )
+    plain = image.copy()
+    plain.info = {}  # Pillow would write the comment and the colour profile that it came with
+    encoded = BytesIO()  # Pillow, writing JPEG itself, does not notice that the disk is full
+    plain.save(encoded, format=kind, **_options(kind, path, record, workflow))
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(encoded.getvalue())
+    except OSError as exc:
+        raise SetupError(
+            f"cannot write {path}: {exc.strerror or exc}", hint="give --output another path"
+        ) from exc
+
+
+def require_room(path: Path, record: Record) -> None:
+    """Raise InputError where `write_image` would, because JPEG has no room for the record."""
+    if FORMATS.get(path.suffix.lower()) == "JPEG":
+        _fitting_exif(path, record)
+
+
+def read_record(path: Path) -> Record:
+    """Return what a picture says of its making: well-formed, but anybody may have written it.
+
+    Raises InputError: no such file, no picture, no record in it, a damaged one or one of a newer
+    glance.
+    """
+    return parse_record(_read_text(path), source=path)
+
+
+def parse_record(text: str, *, source: Path) -> Record:
+    """Return the record that stands as JSON in the file `source`; raises InputError."""
+    try:
+        document = json.loads(text)
+        version = document.get("schema_version") if isinstance(document, dict) else None
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise InputError(
+                f"{source}: its record is of a newer glance, this one reads schema version "
+                f"{SCHEMA_VERSION}",
+                hint="use the glance that wrote it",
+            )
+        record = Record.model_validate(document)
+        record.schedule.resolve()
+        record.model_dump_json()  # raises where a text is none: it could not be printed either
+    except (ValueError, ScheduleError, RecursionError) as exc:
+        raise InputError(
+            f"{source}: its glance record is damaged ({_first_fault(exc)})", hint=_REMEDY
+        ) from exc
+    return record
+
+
+def latents_path(image: Path) -> Path:
+    """Return where the latents of an image are saved."""
+    return image.with_suffix(".latents.safetensors")
+
+
+def preview_path(image: Path) -> Path:
+    """Return where the preview of an image's slow phase is saved."""
+    return image.with_stem(f"{image.stem}-slow")
+
+
+def read_handover(path: Path) -> Record:
+    """Return the record of a hand-over file; raise InputError when it is none."""
+    try:
+        require_file(path)
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            names = list(file.keys())
+    except FileNotFoundError as exc:
+        raise InputError(f"latents not found: {path}", hint=_LATENTS_REMEDY) from exc
+    except (OSError, SafetensorError) as exc:
+        reason = getattr(exc, "strerror", None) or exc
+        message = f"{path}: not a whole safetensors file ({reason})"
+        raise InputError(message, hint=_LATENTS_REMEDY) from exc
+    if KEY not in metadata or names != [TENSOR]:
+        raise InputError(f"{path} holds no latents of glance's", hint=_LATENTS_REMEDY)
+    return parse_record(metadata[KEY], source=path)
+
+
+def _options(
+    kind: str, path: Path, record: Record | None, workflow: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return what Pillow's writer of that kind is told."""
+    match kind:
+        case "PNG":
+            return {} if record is None else {"pnginfo": _text_chunks(record, workflow)}
+        case "JPEG":
+            exif = b"" if record is None else _fitting_exif(path, record)
+            return {"quality": 95, "subsampling": "4:4:4", "exif": exif}
+        case _:
+            exif = b"" if record is None else _exif(record, format_parameters(record))
+            return {"lossless": True, "exif": exif}
+
+
+def _text_chunks(record: Record, workflow: Mapping[str, Any] | None) -> PngImagePlugin.PngInfo:
+    chunks = PngImagePlugin.PngInfo()  # it takes iTXt, in UTF-8, where Latin-1 is not enough
+    chunks.add_text("parameters", format_parameters(record))
+    chunks.add_text(_CHUNK, _to_json(record))
+    if workflow is not None:
+        chunks.add_text(_COMFYUI_CHUNK, json.dumps(workflow))
+    return chunks
+
+
+def _fitting_exif(path: Path, record: Record) -> bytes:
+    """Return EXIF that fits into JPEG: the record alone where both have no room."""
+    for parameters in (format_parameters(record), None):
+        exif = _exif(record, parameters)
+        if len(exif) <= _JPEG_EXIF_BYTES:
+            return exif
+    raise InputError(
+        f"{path}: the record of its making has {len(exif):,} bytes, JPEG has room for "
+        f"{_JPEG_EXIF_BYTES:,}",
+        hint="shorten the prompt, or write .png or .webp",
+    )
+
+
+def _exif(record: Record, parameters: str | None) -> bytes:
+    exif = Image.Exif()
+    exif.endian = ">"  # EXIF reads the comment in the file's byte order, the web UI in this one
+    exif[_DESCRIPTION] = _MARK + _to_json(record)
+    if parameters is not None:
+        comment = b"UNICODE\0" + parameters.encode("utf-16-be")
+        exif.get_ifd(_EXIF_FOLDER)[_USER_COMMENT] = comment
+    return exif.tobytes()
+
+
+def _to_json(record: Record) -> str:
+    """Return the record in one line of ASCII, which is all that EXIF's description may hold."""
+    return json.dumps(record.model_dump(mode="json"), separators=(",", ":"))
+
+
+def _read_text(path: Path) -> str:
+    """Return the record's JSON, unread; raises InputError."""
+    try:
+        if not path.is_file():  # opening a pipe would wait forever
+            what = "is not a file" if path.exists() else "does not exist"
+            raise InputError(f"picture {path} {what}", hint=_REMEDY)
+        if path.stat().st_size > _MAX_FILE:
+            raise InputError(f"picture {path} is larger than 512 MiB", hint=_REMEDY)
+        with open_picture(path) as picture:
+            text = _find_text(picture)
+    except DECODER_ERRORS as exc:
+        reason = getattr(exc, "strerror", None) or "it is no picture, or damaged"
+        raise InputError(f"picture {path} cannot be read: {reason}", hint=_REMEDY) from exc
+    if text is None:
+        raise InputError(f"{path} carries no record of its making", hint=_REMEDY)
+    if len(text) > _MAX_RECORD:
+        raise InputError(f"{path}: its glance record is damaged (too long)", hint=_REMEDY)
+    return text
+
+
+def _find_text(picture: Image.Image) -> str | None:
+    if picture.format == "PNG":
+        chunk = picture.info.get(_CHUNK)
+        return str(chunk) if isinstance(chunk, str) else None
+    description = picture.getexif().get(_DESCRIPTION)
+    if not isinstance(description, str) or not description.startswith(_MARK):
+        return None
+    return description.removeprefix(_MARK)
+
+
+def _first_fault(exc: Exception) -> str:
+    if isinstance(exc, ValidationError):
+        text = locate_fault(exc.errors(include_url=False)[0])
+    else:
+        text = str(exc)
+    return "".join(c if c.isprintable() else "?" for c in text[:200])  # it came with the file
+
+
+# --- the record in the words of AUTOMATIC1111's web UI, which Civitai and most viewers read ------
+
+
+def format_parameters(record: Record) -> str:
+    """Return what the web UI calls the infotext: the prompts, then one line of `name: value`.
+
+    After its modules/infotext_utils.py: a value that holds a comma, a colon or a line break is
+    quoted as JSON.
+
+    "Lora hashes" are the first ten digits of a file's SHA-256. Civitai looks for an equal hash
+    (`mfh.hash = irh.hash` in its SQL function get_image_resources), and this is the one that it
+    keeps as AutoV2. The web UI itself writes twelve digits of a hash that leaves out the file's
+    header (AutoV3); twelve digits of the whole file's would match nothing. Civitai takes the names
+    for keys (src/utils/metadata/automatic.metadata.ts), and both LoRAs of a run are called alike:
+    so each name ends in its phase.
+    """
+    settings = record.settings
+    values = {
+        "Steps": str(record.steps),
+        "Sampler": "Euler",
+        "Schedule type": record.schedule.name,
+        "CFG scale": repr(settings.slow_guidance).removesuffix(".0"),
+        "Seed": str(settings.seed),
+        "Size": f"{settings.width}x{settings.height}",
+        "Model": PurePosixPath(record.model).name,
+        "Lora hashes": ", ".join(f"{_lora_name(it)}: {it.sha256[:10]}" for it in record.loras),
+        "Version": f"glance {record.glance}",
+    }
+    lines = [settings.prompt]
+    if settings.negative_prompt:
+        lines.append(f"Negative prompt: {settings.negative_prompt}")
+    lines.append(", ".join(f"{name}: {_quoted(text)}" for name, text in values.items() if text))
+    return "\n".join(lines).encode(errors="replace").decode()  # it has to be encoded once more
+
+
+def _lora_name(lora: LoraUse) -> str:
+    stem = PurePosixPath(lora.file.replace(":", "/")).stem
+    return f"{re.sub(r'[^\w.-]+', '-', stem)}-{lora.phase}"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if re.search(r'[,:"\n]', text) else text
