@@ -14,9 +14,8 @@ from benchmarks.evidence.schedules import OPTIMISED, STEPS, load_optimised
 from benchmarks.evidence.workshop import Workshop
 from glance.core.files import write_json
 from glance.core.phase import Phase
-from glance.demo.world.captions import describe_loosely
-from glance.demo.world.scene import training_scene
-from glance.evaluation.search.plan import leave_free
+from glance.demo.world import describe_loosely, training_scene
+from glance.evaluation.search import leave_free
 from glance.models.families import find_family
 from glance.sampling.settings import SampleSettings, resolve_sample_settings
 from glance.schedule.lists import Schedule
@@ -50,13 +49,13 @@ def open_base(shop: Workshop, pictures: list[SampleSettings], *, tokens: int) ->
     `tokens` is T5's padding here, for the sake of time.
     """
     from glance.sampling.pipeline.glance_pipeline import GlancePipeline
-    from glance.sampling.pipeline.trajectories import BaseModel
+    from glance.sampling.pipeline.record import VelocityField
 
     family = find_family("flux")
     text = replace(family.text, arguments=MappingProxyType({"max_sequence_length": tokens}))
     pipeline = shop.load()
     sampler = GlancePipeline(pipeline, family=replace(family, text=text))
-    model = BaseModel(sampler, pictures, batch_size=50, on_forward=lambda _: None)
+    model = VelocityField(sampler, pictures, batch_size=50, on_forward=lambda _: None)
     shift = read_shift(pipeline.scheduler.config)
     assert shift is not None
     return model, model.follow(teacher_sigmas(shift, *_SIZE))

@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.evidence.pairs import Recipe, Source, Wording
 from glance.core.device import Device, Precision
 from glance.core.phase import Phase
+from glance.models.base import BaseModel
 from glance.models.families import find_family
 from glance.runs.folder import RunFolder
 
@@ -36,8 +37,9 @@ class Workshop:
         from glance.sampling.pipeline.quiet import hush
 
         hush()
-        from glance.sampling.pipeline.pipeline import Fit, load_pipeline
+        from glance.sampling.pipeline.load import Fit, load_pipeline
 
         loras = {} if run is None else {phase: run.lora(phase) for phase in Phase}
         fit = Fit(device=Device.CPU, dtype=Precision.FP32)
-        return load_pipeline(find_family("flux"), str(self.model), loras, fit).pipeline
+        base = BaseModel(find_family("flux"), str(self.model))
+        return load_pipeline(base, loras, fit).pipeline

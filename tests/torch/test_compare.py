@@ -13,13 +13,16 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 
 from glance.core.events import Event, Noted
 from glance.core.phase import Phase
-from glance.evaluation.compare.cache import Cache
-from glance.evaluation.compare.execute import compare_pair, run_comparison
-from glance.evaluation.compare.outputs import Report
-from glance.evaluation.compare.plan import plan_comparison
-from glance.evaluation.compare.request import JUDGED, CompareRequest, Variant
-from glance.evaluation.compare.result import Comparison
-from glance.evaluation.compare.trial import try_pair
+from glance.evaluation.cache import Cache
+from glance.evaluation.compare import (
+    CompareRequest,
+    compare_pair,
+    plan_comparison,
+    run_comparison,
+    try_pair,
+)
+from glance.evaluation.comparison import JUDGED, Comparison, Variant
+from glance.evaluation.report import Report
 from glance.runs.folder import RunFolder
 from glance.sampling.generate import load_planned, run_generation
 from glance.sampling.pipeline.similarity import PromptScore, measure_likeness
@@ -112,9 +115,9 @@ def final_latents(run: Path, prompt: str, seed: int) -> float:
     infer = InferRequest(prompts=(prompt,), run=run, device="cpu", seeds=(seed,))
     planned = plan_generation(infer)
     sampler = load_planned(planned)
-    pair = sampler.sample_one(planned.settings).pictures[0].final
+    pair = sampler.sample_one(planned.settings).images[0].final
     (teacher,) = sampler.sample_base([planned.settings], steps=6)
-    return float((pair - teacher.pictures[0].final).square().mean().sqrt())
+    return float((pair - teacher.images[0].final).square().mean().sqrt())
 
 
 def test_batches_change_hardly_a_figure(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,13 +13,14 @@ from plain_loops import FAST, SLOW, flux
 from glance.core.errors import InputError
 from glance.core.phase import Phase
 from glance.sampling import generate as execute
-from glance.sampling.generate import load_planned, run_generation
+from glance.sampling.generate import GenerationResult, load_planned, run_generation
 from glance.sampling.pipeline.glance_pipeline import GlancePipeline
-from glance.sampling.pipeline.two_phase import TwoPhase
+from glance.sampling.pipeline.sample import TwoPhase
 from glance.sampling.plan import plan_generation
-from glance.sampling.provenance.picture import read_record
-from glance.sampling.request import GenerationResult, InferRequest
+from glance.sampling.provenance import read_record
+from glance.sampling.request import InferRequest
 from glance.sampling.settings import resolve_sample_settings
+from glance.schedule.options import ScheduleOptions
 
 SIZE = {"width": 64, "height": 64}
 
@@ -58,7 +59,7 @@ def test_true_cfg_leads_away_from_the_negative_prompt_in_both_phases(
         sampler.family, prompt="a hill", seed=3, negative_prompt="a sea", true_cfg=2.5, **SIZE
     )
 
-    (painted,) = sampler.sample_one(settings).pictures
+    (painted,) = sampler.sample_one(settings).images
 
     x, with_ = flux.begin(sampler.pipeline, "a hill", torch.Generator("cpu").manual_seed(3))
     _, without = flux.begin(sampler.pipeline, "a sea", torch.Generator("cpu").manual_seed(3))
@@ -91,7 +92,7 @@ def test_a_setting_that_there_is_not_is_a_bug_of_the_caller(sampler: GlancePipel
 def test_a_picture_is_painted_again_to_the_byte(infer: Callable, suffix: str) -> None:
     first = Path(f"first{suffix}")
     request = {"prompts": ("a hill",), "seeds": (3,), "slow_guidance": 2.0, "fast_scale": 0.5}
-    infer(**request, fast_timesteps="886.7053,400", output=first)
+    infer(**request, schedule=ScheduleOptions(fast_timesteps="886.7053,400"), output=first)
 
     infer(run=None, from_image=first, output=Path(f"again{suffix}"))
     infer(run=None, from_image=first, seeds=(4,), output=Path(f"other{suffix}"))

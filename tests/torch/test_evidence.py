@@ -14,8 +14,7 @@ from benchmarks.evidence.sampling import (
     sample_uncorrected,
 )
 from benchmarks.evidence.schedules import shifted_sigmas
-from glance.sampling.plan import plan_generation
-from glance.sampling.plan import GenerationPlan
+from glance.sampling.plan import GenerationPlan, plan_generation
 from glance.sampling.request import InferRequest
 
 PROMPTS = ["a hill", "a sea", "a tree at night"]

@@ -14,8 +14,8 @@ from tiny_models.adapters import make_loras
 
 from glance.core.device import Precision
 from glance.core.phase import Phase
-from glance.interop.diffusers.write import export_diffusers
-from glance.interop.source import open_source
+from glance.interop.diffusers import export_diffusers
+from glance.interop.export import open_source
 from glance.models.families import FAMILIES, find_family
 from glance.runs.folder import RunFolder
 from glance.sampling.generate import run_generation

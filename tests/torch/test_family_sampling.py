@@ -82,7 +82,9 @@ def load(family: Family, model: Path, loras: dict[str, Path], dtype: str = "fp32
     from glance.sampling.pipeline.load import Fit, load_pipeline
 
     fit = Fit(device=Device.CPU, dtype=Precision(dtype))
-    pipeline, *_ = load_pipeline(BaseModel(family, str(model)), {one: loras[one] for one in Phase}, fit)
+    pipeline, *_ = load_pipeline(
+        BaseModel(family, str(model)), {one: loras[one] for one in Phase}, fit
+    )
     return pipeline
 
 
@@ -111,12 +113,9 @@ def test_two_phases_equal_a_plain_euler_loop(ready: Ready, *, is_guided: bool) -
 
 
 def test_a_batch_with_previews_holds_the_picture_that_is_painted_alone(ready: Ready) -> None:
-    from glance.sampling.pipeline.sample import Extras
-
-    extras = Extras(batch_size=2, previews=True)
     wanted = [ready.settings(seed=seed) for seed in (3, 4)]
 
-    batches = list(ready.sampler.sample_each(wanted, extras=extras))
+    batches = list(ready.sampler.sample_each(wanted, batch_size=2, previews=True))
 
     assert len(batches) == (2 if ready.family.edits else 1)
     first, second = (one for done in batches for one in done.images)
@@ -126,10 +125,7 @@ def test_a_batch_with_previews_holds_the_picture_that_is_painted_alone(ready: Re
 
 
 def test_the_fast_phase_goes_on_from_latents_that_were_handed_over(ready: Ready) -> None:
-    from glance.sampling.pipeline.sample import Extras
-
-    extras = Extras(start=ready.whole.latents)
-    (done,) = ready.sampler.sample_each([ready.settings()], extras=extras)
+    (done,) = ready.sampler.sample_each([ready.settings()], start=ready.whole.latents)
 
     assert same(done.images[0].image, ready.whole.image)
     assert done.sigmas[Phase.SLOW] == ()
@@ -144,7 +140,7 @@ def test_a_negative_prompt_is_encoded_where_it_is_guided_away_from(ready: Ready)
     elif row.text.negative is Negative.NONE:
         pytest.skip("it has no negative prompt")
     encoded = [
-        ready.sampler._encode([ready.settings(negative_prompt=text, **strong)])[0].arguments
+        ready.sampler._encode([ready.settings(negative_prompt=text, **strong)])[0]
         for text in ("", "blur")
     ]
 
@@ -183,12 +179,12 @@ def paint_uninterrupted(sampler: Any, settings: Any) -> Image.Image:
 
     pipeline, reference = sampler.pipeline, open_reference(settings)
     pipeline.scheduler = VerbatimEulerScheduler.ending_at(0.0, like=pipeline.scheduler)
-    (encoded,) = sampler._encode([settings])
+    ((_, call),) = sampler.prepare([settings], batch_size=1)
     sigmas = [sigma for phase in Phase for sigma in sampler.schedule.phase(phase).sigmas]
     sampler.loras.use(pipeline, Phase.SLOW, scale=1.0)
     with shown_at_its_area(pipeline, reference):
         picture: Image.Image = pipeline(
-            **sampler._call([(settings, encoded)], reference),
+            **call,
             **sampler.guided(settings, Phase.SLOW),
             generator=torch.Generator("cpu").manual_seed(settings.seed),
             sigmas=sigmas,

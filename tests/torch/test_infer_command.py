@@ -48,11 +48,13 @@ def test_the_same_seed_is_the_same_picture(run_folder: Path, in_process: Callabl
     there = in_process(seeds=(5,))
 
     assert again.images[0].read_bytes() == kept.read_bytes() != other.read_bytes()
-    assert (there.images, there.pictures[0].is_done) == (again.images, True)
+    assert (there.images, there.planned[0].is_done) == (again.images, True)
 
 
 def test_the_users_own_lists_are_run(run_folder: Path, in_process: Callable) -> None:
-    result = in_process(slow_timesteps="1,0.9", fast_timesteps="500")
+    from glance.schedule.options import ScheduleOptions
+
+    result = in_process(schedule=ScheduleOptions(slow_timesteps="1,0.9", fast_timesteps="500"))
 
     assert [list(values) for values in result.sigmas.values()] == [[1.0, 0.9], [0.5]]
 
@@ -109,7 +111,7 @@ def test_ctrl_c_keeps_what_is_painted_and_the_same_command_goes_on(run_folder: P
     assert told <= painted
     assert len(painted - told) <= 1  # it may come between writing and telling
     plan = plan_generation(InferRequest(prompts=("a hill",), count=500, output=Path("out")))
-    assert {str(one.output) for one in plan.pictures if one.is_done} == painted
+    assert {str(one.output) for one in plan.images if one.is_done} == painted
 
 
 @pytest.fixture

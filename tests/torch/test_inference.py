@@ -49,6 +49,7 @@ def sampled(tiny_flux: Path, loras: dict[str, Path]) -> dict[str, Any]:
     """One sampling by glance, with everything counted on the way."""
     from glance.core.device import Device, Precision
     from glance.core.phase import Phase
+    from glance.models.base import BaseModel
     from glance.models.families import find_family
     from glance.sampling.pipeline.load import Fit, load_pipeline
     from glance.sampling.pipeline.sample import TwoPhase
@@ -57,7 +58,9 @@ def sampled(tiny_flux: Path, loras: dict[str, Path]) -> dict[str, Any]:
 
     family = find_family("flux")
     fit = Fit(device=Device.CPU, dtype=Precision.FP32)
-    pipeline, *_ = load_pipeline(BaseModel(family, str(tiny_flux)), {one: loras[one] for one in Phase}, fit)
+    pipeline, *_ = load_pipeline(
+        BaseModel(family, str(tiny_flux)), {one: loras[one] for one in Phase}, fit
+    )
     counts = {
         "forward": Counted(pipeline.transformer, "forward"),
         "encode": Counted(pipeline.text_encoder_2, "forward"),

@@ -13,9 +13,9 @@ from glance.core.events import Event, PictureDone, SamplingStep
 from glance.sampling import generate as execute
 from glance.sampling.generate import load_planned, run_generation
 from glance.sampling.pipeline.memory import explaining_lack_of_memory
-from glance.sampling.pipeline.two_phase import Extras, TwoPhase
-from glance.sampling.plan import plan_generation
-from glance.sampling.request import GenerationPlan, InferRequest
+from glance.sampling.pipeline.sample import TwoPhase
+from glance.sampling.plan import GenerationPlan, plan_generation
+from glance.sampling.request import InferRequest
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +57,12 @@ def paint(planned: GenerationPlan) -> list[Event]:
 
 
 def pixels(sampler: TwoPhase, planned: GenerationPlan, *, batch_size: int = 1) -> dict[Any, bytes]:
-    wanted = [one.settings for one in planned.pictures]
-    batches = sampler.sample_each(wanted, extras=Extras(batch_size=batch_size))
+    wanted = [one.settings for one in planned.images]
+    batches = sampler.sample_each(wanted, batch_size=batch_size)
     return {
         (one.settings.prompt, one.settings.seed): one.image.tobytes()
         for done in batches
-        for one in done.pictures
+        for one in done.images
     }
 
 
@@ -94,20 +94,20 @@ class TestFinalLatents:
     ) -> None:
         (done,) = sampler.sample_each([plan(prompts=("a",)).settings])
 
-        (painted,) = done.pictures
+        (painted,) = done.images
         assert decode(sampler, painted.final) == painted.image.tobytes()
         assert painted.final.dtype == torch.float32
 
     def test_those_of_the_base_are_too_one_by_one_and_in_a_batch(
         self, sampler: TwoPhase, plan: Callable
     ) -> None:
-        wanted = [one.settings for one in plan(prompts=("a", "b"), seeds=(1, 2)).pictures]
+        wanted = [one.settings for one in plan(prompts=("a", "b"), seeds=(1, 2)).images]
 
-        alone = [b.pictures[0] for b in sampler.sample_base(wanted, steps=5)]
+        alone = [b.images[0] for b in sampler.sample_base(wanted, steps=5)]
         batches = list(sampler.sample_base(wanted, steps=5, batch_size=3))
 
-        assert [len(batch.pictures) for batch in batches] == [3, 1]
-        together = [one for batch in batches for one in batch.pictures]
+        assert [len(batch.images) for batch in batches] == [3, 1]
+        together = [one for batch in batches for one in batch.images]
         for one, other, settings in zip(alone, together, wanted, strict=True):
             assert one.settings == other.settings == settings
             assert decode(sampler, one.final) == one.image.tobytes()
@@ -116,12 +116,12 @@ class TestFinalLatents:
     def test_a_batch_of_the_base_that_memory_does_not_suffice_for_is_halved(
         self, sampler: TwoPhase, plan: Callable
     ) -> None:
-        wanted = [one.settings for one in plan(prompts=("a",), seeds=(1, 2, 3)).pictures]
+        wanted = [one.settings for one in plan(prompts=("a",), seeds=(1, 2, 3)).images]
 
         with counting(sampler.pipeline.transformer, refusing_more_than(1, [])):
             batches = list(sampler.sample_base(wanted, steps=2, batch_size=3))
 
-        assert [one.settings.seed for done in batches for one in done.pictures] == [1, 2, 3]
+        assert [one.settings.seed for done in batches for one in done.images] == [1, 2, 3]
 
 
 def test_each_prompt_is_encoded_once(sampler: TwoPhase, plan: Callable) -> None:
@@ -196,9 +196,9 @@ def test_what_is_painted_stays_when_the_rest_fails_and_is_not_painted_again(
     resumed = plan(**request)
     events = paint(resumed)
 
-    assert [one.is_done for one in resumed.pictures] == [True, False, False]
+    assert [one.is_done for one in resumed.images] == [True, False, False]
     assert [one.was_there for one in events if isinstance(one, PictureDone)] == [True, False, False]
-    assert all(Image.open(one.output).size == (64, 64) for one in resumed.pictures)
+    assert all(Image.open(one.output).size == (64, 64) for one in resumed.images)
 
 
 def test_nothing_is_loaded_when_all_is_there(plan: Callable, monkeypatch: Any) -> None:
@@ -240,7 +240,7 @@ def test_nan_is_no_picture(sampler: TwoPhase, plan: Callable) -> None:
     with hook, pytest.raises(InferenceFailed, match="NaN or infinity instead of a picture"):
         paint(planned)
 
-    assert not planned.pictures[0].output.exists()
+    assert not planned.images[0].output.exists()
 
 
 class counting:  # noqa: N801  # reads as a verb where it is used

@@ -16,8 +16,8 @@ from glance.models.base import BaseModel
 from glance.models.families import find_family
 from glance.sampling.pipeline.glance_pipeline import GlancePipeline
 from glance.sampling.pipeline.load import Fit, load_pipeline
-from glance.sampling.pipeline.stepsizes import distance, find_way, walk
 from glance.sampling.pipeline.record import Trajectory, VelocityField
+from glance.sampling.pipeline.stepsizes import distance, find_way, walk
 from glance.sampling.settings import resolve_sample_settings
 
 SLOW, FAST = (Phase.SLOW,), (Phase.FAST,)
@@ -93,7 +93,9 @@ def test_a_models_velocity_is_what_its_own_sampling_follows(family: str, tmp_pat
     model = build_tiny(family, tmp_path / "model", seed=1)
     lend_parts(family, model)
     row, fit = find_family(family), Fit(device=Device.CPU, dtype=Precision.FP32)
-    sampler = GlancePipeline(load_pipeline(BaseModel(row, str(model)), {}, fit).pipeline, family=row)
+    sampler = GlancePipeline(
+        load_pipeline(BaseModel(row, str(model)), {}, fit).pipeline, family=row
+    )
     pictures = [
         resolve_sample_settings(row, prompt=text, seed=seed, width=64, height=64, slow_guidance=3.0)
         for seed, text in enumerate(("a hill", "a long white wall by the sea"))
@@ -113,7 +115,9 @@ def test_a_models_velocity_is_what_its_own_sampling_follows(family: str, tmp_pat
 
 def test_its_noise_is_that_of_sampling(tiny_flux: Path) -> None:
     row, fit = find_family("flux"), Fit(device=Device.CPU, dtype=Precision.FP32)
-    sampler = GlancePipeline(load_pipeline(BaseModel(row, str(tiny_flux)), {}, fit).pipeline, family=row)
+    sampler = GlancePipeline(
+        load_pipeline(BaseModel(row, str(tiny_flux)), {}, fit).pipeline, family=row
+    )
     one = resolve_sample_settings(row, prompt="a hill", seed=3, width=64, height=64, loras=())
     base = VelocityField(sampler, [one], batch_size=1, on_forward=lambda _: None)
 
@@ -122,6 +126,11 @@ def test_its_noise_is_that_of_sampling(tiny_flux: Path) -> None:
 
     (painted,) = sampler.sample_one(one).images
     assert torch.equal(teacher.points[len(slow.sigmas)], painted.latents)
+
+
+def load(base: BaseModel) -> GlancePipeline:
+    fit = Fit(device=Device.CPU, dtype=Precision.FP32)
+    return GlancePipeline(load_pipeline(base, {}, fit).pipeline, family=base.family)
 
 
 OPTIMIZE = (

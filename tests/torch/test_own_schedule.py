@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 from tiny_models import build_tiny
 
+from glance.models.base import BaseModel
 from glance.models.families import FAMILIES, find_family
-from glance.models.schedules import LevelsRequest, Subject, resolve_levels
+from glance.schedule.options import ScheduleOptions
 
 SIZE = (96, 64)
 
@@ -36,17 +37,16 @@ def test_it_is_what_the_pipeline_steps(
 
     stepped = step(pipeline, slow + fast, edits=find_family(name).edits)
 
-    own = resolve_levels(
-        LevelsRequest(name="own", slow_steps=slow, fast_steps=fast),
-        Subject(find_family(name), str(model), SIZE),
-    ).schedule
+    base = BaseModel(find_family(name), str(model))
+    options = ScheduleOptions(name="own", slow_steps=slow, fast_steps=fast)
+    own = base.resolve_schedule(options, SIZE).schedule
     assert len(own.slow_timesteps) == slow
     assert (*own.slow_timesteps, *own.fast_timesteps) == pytest.approx(stepped, abs=1e-4)
 
 
 def step(pipeline: Any, steps: int, *, edits: bool) -> list[float]:
     """Return the timesteps (0-1000) that a call with nothing but a number of steps goes along."""
-    from glance.sampling.pipeline.reference import Reference, shown_at_its_area
+    from glance.sampling.pipeline.sample import Reference, shown_at_its_area
 
     width, height = SIZE
     reference = Reference(Image.new("RGB", SIZE), area=width * height) if edits else None

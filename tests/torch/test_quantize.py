@@ -16,12 +16,11 @@ from glance.core.device import Quantize
 from glance.models.families import FAMILIES, find_family
 from glance.sampling.pipeline.memory import (
     apply_fp8,
+    large_parts,
     part_config,
     part_sizes,
-    parts_to_quantize,
     quantization_config,
     quantize_loaded,
-    sizes_of,
 )
 
 DTYPE = torch.bfloat16
@@ -217,7 +216,7 @@ def test_four_bits_are_nf4_and_compute_in_the_models_precision() -> None:
     ],
 )
 def test_only_large_parts_are_quantized(name: str, parts: tuple[str, ...]) -> None:
-    assert parts_to_quantize(sizes_of(find_family(name))) == parts
+    assert large_parts(find_family(name)) == parts
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -226,4 +225,4 @@ def test_the_parts_names_are_the_pipelines(name: str) -> None:
 
     known = inspect.signature(getattr(diffusers, family.pipeline).__init__).parameters
 
-    assert set(sizes_of(family)) <= set(known)
+    assert set(large_parts(family)) <= set(known)

@@ -18,12 +18,12 @@ from glance.core.errors import InferenceFailed
 from glance.core.events import Event, SamplingStep
 from glance.models.families import FAMILIES, Family, Latents, find_family
 from glance.sampling.generate import load_planned
-from glance.sampling.pipeline.recording import PathRecorder, Recorded, as_grid, record_paths
+from glance.sampling.pipeline.record import PathRecorder, Recorded, as_grid, record_paths
 from glance.sampling.pipeline.scheduler import VerbatimEulerScheduler
 from glance.sampling.settings import SampleSettings
-from glance.training.distillation.plan import plan_distillation
-from glance.training.distillation.record import STATES, is_recorded, record
-from glance.training.distillation.request import DistillationPlan, DistillRequest
+from glance.training.distillation.execute import STATES, is_recorded, record
+from glance.training.distillation.plan import DistillationPlan, plan_distillation
+from glance.training.request import DistillRequest
 
 STEPS = 6
 PROMPTS = ("a lighthouse", "a lighthouse at night")
@@ -170,7 +170,7 @@ def test_its_picture_is_what_the_pipeline_paints_along_its_own_schedule(ready: R
     (recorded,) = ready.record([one], (0.0,))
 
     (own,) = ready.sampler.sample_base([one], steps=STEPS)
-    assert furthest(recorded.image, own.pictures[0].image) <= 1
+    assert furthest(recorded.image, own.images[0].image) <= 1
 
 
 def test_a_batch_gives_what_each_path_gives_alone_in_the_order_asked_for(ready: Ready) -> None:

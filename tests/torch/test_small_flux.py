@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from glance.demo.world.captions import describe, read_caption
-from glance.demo.world.check import check_picture
-from glance.demo.world.draw import draw
-from glance.demo.world.scene import held_out_scenes
+from glance.demo.check import check_picture
+from glance.demo.draw import draw
+from glance.demo.world import describe, held_out_scenes, read_caption
 
 CAPTIONS = [describe(scene) for scene in held_out_scenes(20, seed=3)]
 
@@ -57,7 +56,7 @@ def test_it_draws_what_captions_it_never_saw_say(pipeline: Any) -> None:
 
 
 def test_a_loose_caption_has_many_pictures(pipeline: Any) -> None:
-    from glance.demo.world.check import read_picture
+    from glance.demo.check import read_picture
 
     pictures = sample(pipeline, ["a landscape at night"] * 8, steps=10)
 

@@ -11,9 +11,9 @@ from glance.core.device import Device, Precision
 from glance.core.phase import Phase
 from glance.models.base import BaseModel
 from glance.models.families import find_family
+from glance.sampling.pipeline.adapters import level, load_swapped
 from glance.sampling.pipeline.glance_pipeline import GlancePipeline
 from glance.sampling.pipeline.load import Fit, compile_transformer, load_pipeline
-from glance.sampling.pipeline.adapters import level, load_swapped
 from glance.schedule.lists import PRESETS
 
 FIT = Fit(device=Device.CPU, dtype=Precision.FP32)
@@ -22,7 +22,9 @@ SIZE = {"width": 64, "height": 64}
 
 def load(model: Path, loras: dict[str, Path], *, swapped: bool = False) -> GlancePipeline:
     family, files = find_family("flux"), {phase: loras[phase] for phase in Phase}
-    pipeline, switch, _ = load_pipeline(BaseModel(family, str(model)), {} if swapped else files, FIT)
+    pipeline, switch, _ = load_pipeline(
+        BaseModel(family, str(model)), {} if swapped else files, FIT
+    )
     if swapped:
         switch = load_swapped(pipeline, files)
     return GlancePipeline(pipeline, schedule=PRESETS["guide"].schedule, switch=switch)
@@ -69,9 +71,10 @@ def test_scale_0_is_the_base_model_alone(resident: GlancePipeline) -> None:
 def test_the_base_models_own_loras_work_wherever_none_of_the_pairs_does(
     resident: GlancePipeline, tiny_flux: Path, loras: dict[str, Path]
 ) -> None:
-    """As a teacher paints with somebody's style: `glance distill --teacher-lora`."""
+    """As a teacher samples with somebody's style: `glance distill --teacher-lora`."""
     family, style = find_family("flux"), loras[Phase.FAST]
-    pipeline, switch, _ = load_pipeline(BaseModel(family, str(tiny_flux)), {Phase.SLOW: loras[Phase.SLOW]}, FIT, base_loras=[style]
+    pipeline, switch, _ = load_pipeline(
+        BaseModel(family, str(tiny_flux)), {Phase.SLOW: loras[Phase.SLOW]}, FIT, base_loras=[style]
     )
     styled = GlancePipeline(pipeline, schedule=PRESETS["guide"].schedule, switch=switch)
 

@@ -9,10 +9,10 @@ from tiny_models import build_tiny, layouts
 
 from glance.core.device import Device, Precision
 from glance.core.errors import ModelNotFound
+from glance.models.base import BaseModel
 from glance.models.checkpoint import read_checkpoint
 from glance.models.families import FAMILIES
-from glance.sampling.pipeline.pipeline import Fit, load_pipeline
-from glance.sampling.pipeline.transformer import load_transformer, write_transformer
+from glance.sampling.pipeline.load import Fit, load_pipeline, load_transformer, write_transformer
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +109,7 @@ def test_the_pipeline_is_the_bases_with_the_files_transformer(z_images: tuple[Pa
     layouts.write(layouts.original_z_image(expected), Path("x.safetensors"))
 
     fit = Fit(device=Device.CPU, dtype=Precision.FP32)
-    pipeline, *_ = load_pipeline(
-        FAMILIES["z_image"], str(base), {}, fit, transformer=Path("x.safetensors")
-    )
+    model = BaseModel(FAMILIES["z_image"], str(base), Path("x.safetensors"))
+    pipeline, *_ = load_pipeline(model, {}, fit)
 
     assert same(pipeline.transformer, expected)

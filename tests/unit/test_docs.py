@@ -15,7 +15,7 @@ from PIL import Image
 from glance import __version__
 from glance.models.families import FAMILIES
 from glance.sampling.plan import plan_generation
-from glance.sampling.provenance.picture import write_picture
+from glance.sampling.provenance import write_image
 from glance.sampling.request import InferRequest
 
 ROOT = Path(__file__).parents[2]
@@ -103,7 +103,7 @@ def make_what_the_pages_speak_of() -> None:
         write_lora(Path(f"{name}.safetensors"))
     picture = Path("harbour.png")
     plan = plan_generation(InferRequest(prompts=("x",), device="cpu", output=picture))
-    write_picture(Image.new("RGB", (8, 8)), picture, plan.pictures[0].record)
+    write_image(Image.new("RGB", (8, 8)), picture, plan.images[0].record)
     lines = re.search(r"```json\n(.*?)```", SAMPLING_PAGE, re.DOTALL)
     assert lines is not None
     Path("prompts.jsonl").write_text(lines[1])

@@ -1,21 +1,22 @@
-"""Plans of sampling from a made run, and what painting would leave of them."""
+"""Plans of sampling from a made run, and what sampling would leave of them."""
 
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from glance.sampling.plan import plan_generation
-from glance.sampling.provenance.picture import write_picture
-from glance.sampling.request import GenerationPlan, InferRequest, PlannedPicture
+from glance.sampling.images import PlannedImage
+from glance.sampling.plan import GenerationPlan, plan_generation
+from glance.sampling.provenance import write_image
+from glance.sampling.request import InferRequest
 
 
 def plan(**request: Any) -> GenerationPlan:
-    """Plan one picture of a hill, but for what is asked."""
+    """Plan one image of a hill, but for what is asked."""
     return plan_generation(InferRequest(**{"prompts": ("A hill.",), **request}))
 
 
-def paint(picture: PlannedPicture) -> Path:
-    """Leave what painting would leave."""
-    write_picture(Image.new("RGB", (8, 8)), picture.output, picture.record)
-    return picture.output
+def pretend(image: PlannedImage) -> Path:
+    """Leave what sampling would leave."""
+    write_image(Image.new("RGB", (8, 8)), image.output, image.record)
+    return image.output

@@ -10,11 +10,11 @@ from fakes.pairs import write_run
 from PIL import Image
 
 from glance.core.phase import Phase
-from glance.interop.source import open_source
+from glance.interop.export import open_source
 from glance.runs.folder import RunFolder
 from glance.sampling.plan import plan_generation
 from glance.sampling.request import InferRequest
-from glance.sampling.workflow import describe_workflow
+from glance.sampling.generate import describe_workflow
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_a_picture_carries_the_workflow_of_its_export(glance: Callable, run: Run
     glance("export", "comfyui", run.path, "--prompt", "a mill", "--seed", 3, "--output", "there")
     plan = plan_generation(InferRequest(prompts=("a mill",), seeds=(3,), run=run.path))
 
-    carried = describe_workflow(plan, plan.pictures[0])
+    carried = describe_workflow(plan, plan.images[0])
 
     exported = json.loads(Path("there/workflow-api.json").read_text())
     (save,) = [node for node in exported.values() if node["class_type"] == "SaveImage"]

@@ -11,7 +11,7 @@ import pytest
 from fakes.commands import Glance
 from fakes.hub import FakeHub
 from fakes.pairs import write_lora, write_run
-from fakes.plans import paint, plan
+from fakes.plans import plan, pretend
 
 PEFT = json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 8})
 PROMPT = ("--prompt", "a hill")
@@ -116,7 +116,7 @@ def test_nor_of_what_cannot_be_used(
 def test_a_picture_that_was_made_here_stays_here(online: Glance, hub: FakeHub) -> None:
     """The folders are gone that it was made with: their names are still no names on the Hub."""
     loras = {"slow_lora": "lora/peft_slow", "fast_lora": "lora/peft_fast"}
-    picture = paint(plan(**loras, model="models/small", output=Path("x.png")).pictures[0])
+    picture = pretend(plan(**loras, model="models/small", output=Path("x.png")).images[0])
     shutil.rmtree("models")
 
     done = online("infer", "--from-image", picture, "--dry-run")

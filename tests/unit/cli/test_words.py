@@ -158,7 +158,7 @@ def test_texts_that_only_resemble_a_name_are_taken(text: str) -> None:
     [
         ("a cat --ar 16:9", "'--ar 16:9' is an option of another program"),
         ("a cat --w 1024 --d 7", "'--w 1024' is an option of another program"),
-        ('{"prompt": "a cat", "seed": 7}', "is JSON, and would be painted as words"),
+        ('{"prompt": "a cat", "seed": 7}', "is JSON, and would be taken as words of the prompt"),
     ],
 )
 def test_what_other_programs_read_is_not_painted_as_words(prompt: str, told: str) -> None:

@@ -11,9 +11,9 @@ from fakes.plans import plan
 
 from glance.core.errors import LoraError, RunError, UsageError
 from glance.core.phase import Phase
+from glance.sampling.generate import describe_workflow
 from glance.sampling.lora_pair import LoraPair, find_pair
 from glance.sampling.request import InferRequest
-from glance.sampling.generate import describe_workflow
 from glance.schedule.lists import PRESETS
 
 
@@ -27,7 +27,7 @@ def test_a_run_brings_its_schedule_and_its_resolution() -> None:
     pair = find_pair(InferRequest())
 
     assert pair.schedule == PRESETS["guide"].schedule
-    assert (pair.resolution, pair.model) == (64, "acme/tiny")
+    assert (pair.side, pair.base.location) == (64, "acme/tiny")
     assert pair.notes == ("using the newest finished run, runs/cat",)
 
 
@@ -68,7 +68,7 @@ def test_a_run_is_taken_by_its_folder_with_its_model() -> None:
     pair = find_pair(InferRequest(slow_lora="runs/cat", fast_lora="runs/cat"))
 
     assert pair.loras == {phase: run.lora(phase) for phase in Phase}
-    assert (pair.model, pair.resolution) == ("acme/tiny", 64)
+    assert (pair.base.location, pair.side) == ("acme/tiny", 64)
     assert pair.notes == ("the model is that of the LoRAs' run, runs/cat",)
     assert pair_of(slow_lora="runs/cat", fast_lora="runs/cat").notes == ()
 
@@ -79,7 +79,7 @@ def test_loras_of_two_runs_have_no_model_in_common() -> None:
 
     pair = find_pair(InferRequest(slow_lora="runs/cat", fast_lora="runs/dog"))
 
-    assert pair.model == "black-forest-labs/FLUX.1-dev"
+    assert pair.base.location == "black-forest-labs/FLUX.1-dev"
 
 
 def test_a_strength_that_lies_beside_a_file_is_said() -> None:
@@ -107,7 +107,11 @@ def test_the_workflow_in_a_picture_is_as_strong_as_the_picture(
     """ComfyUI reads alpha from tensors alone: what only we read goes into its strength."""
     path = write_lora(Path("x.safetensors"), {"format": "pt", **header})
     planned = plan(
-        slow_lora=str(path), loras=(Phase.SLOW,), slow_scale=0.5, model="acme/tiny", schedule="guide"
+        slow_lora=str(path),
+        loras=(Phase.SLOW,),
+        slow_scale=0.5,
+        model="acme/tiny",
+        schedule="guide",
     )
 
     nodes = describe_workflow(planned, planned.images[0]).values()
@@ -182,7 +186,7 @@ def test_a_missing_half_is_asked_for() -> None:
 def test_a_model_alone_is_enough_without_loras() -> None:
     pair = pair_of(loras=())
 
-    assert (pair.loras, pair.family.name) == ({}, "flux")
+    assert (pair.loras, pair.base.family.name) == ({}, "flux")
 
 
 def test_the_fast_phase_alone_needs_no_slow_lora() -> None:

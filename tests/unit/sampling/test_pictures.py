@@ -1,4 +1,4 @@
-"""Which pictures are asked for, in which order."""
+"""Which images are asked for, in which order."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from glance.core.errors import InputError, Problem, SettingsError, UsageError
+from glance.models.base import BaseModel
 from glance.models.families import find_family
-from glance.sampling.pictures import lay_out
+from glance.sampling.images import lay_out
+from glance.sampling.lora_pair import LoraPair
 from glance.sampling.request import InferRequest
 
 
@@ -17,7 +19,8 @@ def laid_out(**request: Any) -> list[tuple[str, int]]:
 
 
 def settings_of(**request: Any) -> Any:
-    return lay_out(InferRequest(**request), find_family("sd3"), resolution=64, recorded=None)
+    base = BaseModel(find_family("sd3"), "acme/tiny")
+    return lay_out(InferRequest(**request), LoraPair(base=base, side=64))
 
 
 def write_prompts(*lines: dict[str, Any]) -> Path:
@@ -55,7 +58,7 @@ def test_prompts_of_the_command_line_follow_those_of_the_file() -> None:
     assert laid_out(prompt_file=file, prompts=("b",)) == [("a", 0), ("b", 0)]
 
 
-def test_nothing_to_paint_is_said_with_the_flags_to_use() -> None:
+def test_no_prompt_is_said_with_the_flags_to_use() -> None:
     with pytest.raises(UsageError) as caught:
         settings_of()
 

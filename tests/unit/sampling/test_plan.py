@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 from fakes.pairs import glance_header, write_lora, write_run
-from fakes.plans import paint, plan
+from fakes.plans import plan, pretend
 
 from glance.core.errors import InputError, SetupError
 from glance.core.phase import Phase
-from glance.sampling.request import GenerationPlan
+from glance.sampling.plan import GenerationPlan
 
 
 def names(planned: GenerationPlan) -> list[str]:
-    return [str(one.output) for one in planned.pictures]
+    return [str(one.output) for one in planned.images]
 
 
 @pytest.fixture(autouse=True)
@@ -70,8 +70,8 @@ def test_a_prompt_that_jpeg_has_no_room_for_is_refused_before_anything_is_loaded
 
     with pytest.raises(InputError, match="JPEG has room for"):
         plan(prompts=long, output=Path("x.jpg"))
-    assert plan(prompts=long, output=Path("x.jpg"), metadata=False).pictures
-    assert plan(prompts=long, output=Path("x.png")).pictures
+    assert plan(prompts=long, output=Path("x.jpg"), metadata=False).images
+    assert plan(prompts=long, output=Path("x.png")).images
 
 
 def test_a_place_that_cannot_be_written_is_refused() -> None:
@@ -85,51 +85,51 @@ def test_a_place_that_cannot_be_written_is_refused() -> None:
 
 
 def test_an_interrupted_command_goes_on_with_what_is_missing() -> None:
-    paint(plan(seeds=(1, 2, 3)).pictures[1])
+    pretend(plan(seeds=(1, 2, 3)).images[1])
 
     again = plan(seeds=(1, 2, 3))
 
-    assert [one.is_done for one in again.pictures] == [False, True, False]
+    assert [one.is_done for one in again.images] == [False, True, False]
     assert names(again)[1] == "runs/cat/images/a-hill-2.png"
 
 
 @pytest.mark.parametrize("output", [None, Path("x.png")])
 def test_a_single_picture_that_is_there_is_done_as_one_of_several_is(output: Path | None) -> None:
-    first = paint(plan(output=output).pictures[0])
+    first = pretend(plan(output=output).images[0])
 
-    (again,) = plan(output=output).pictures
+    (again,) = plan(output=output).images
     anew, other = plan(output=output, restart=True), plan(output=output, slow_scale=0.5)
 
     assert (again.output, again.is_done) == (first, True)
-    assert [(one.output, one.is_done) for one in anew.pictures] == [(first, False)]
-    (changed,) = other.pictures
+    assert [(one.output, one.is_done) for one in anew.images] == [(first, False)]
+    (changed,) = other.images
     place = Path("x.png") if output else first.with_stem("a-hill-0-2")
     assert (changed.output, changed.is_done) == (place, False)
 
 
 def test_what_is_to_lie_beside_a_picture_must_be_there_too() -> None:
-    picture = paint(plan().pictures[0])
+    picture = pretend(plan().images[0])
 
-    (without,) = plan(save_latents=True).pictures
+    (without,) = plan(save_latents=True).images
     picture.with_suffix(".latents.safetensors").write_text("")
 
     assert (without.output, without.is_done) == (picture, False)
-    assert plan(save_latents=True).pictures[0].is_done
+    assert plan(save_latents=True).images[0].is_done
 
 
 def test_a_picture_that_says_nothing_of_itself_is_never_taken_for_another() -> None:
-    paint(plan().pictures[0])
+    pretend(plan().images[0])
 
-    (again,) = plan(metadata=False).pictures
+    (again,) = plan(metadata=False).images
 
     assert (again.output.name, again.is_done) == ("a-hill-0-2.png", False)
 
 
 def test_equal_pictures_are_found_again_each_in_its_own_place() -> None:
-    for one in plan(seeds=(1, 1)).pictures:
-        paint(one)
+    for one in plan(seeds=(1, 1)).images:
+        pretend(one)
 
-    again = plan(seeds=(1, 1, 1)).pictures
+    again = plan(seeds=(1, 1, 1)).images
 
     assert [one.is_done for one in again] == [True, True, False]
     assert again[2].output.name == "a-hill-1-3.png"
@@ -149,35 +149,35 @@ def test_prompts_that_begin_alike_are_not_looked_for_one_by_one(
 
 
 def test_a_picture_of_other_settings_is_neither_taken_nor_lost() -> None:
-    paint(plan(seeds=(1, 2), slow_scale=0.5).pictures[0])
+    pretend(plan(seeds=(1, 2), slow_scale=0.5).images[0])
 
-    first, second = plan(seeds=(1, 2)).pictures
+    first, second = plan(seeds=(1, 2)).images
 
     assert (first.output.name, first.is_done) == ("a-hill-1-2.png", False)
     assert (second.output.name, second.is_done) == ("a-hill-2.png", False)
 
 
 def test_restart_paints_over_what_the_same_command_has_painted() -> None:
-    paint(plan(seeds=(1, 2)).pictures[0])
+    pretend(plan(seeds=(1, 2)).images[0])
 
-    first, _ = plan(seeds=(1, 2), restart=True).pictures
+    first, _ = plan(seeds=(1, 2), restart=True).images
 
     assert (first.output.name, first.is_done) == ("a-hill-1.png", False)
 
 
 def test_another_lora_is_another_picture() -> None:
-    paint(plan(seeds=(1, 2)).pictures[0])
+    pretend(plan(seeds=(1, 2)).images[0])
     lora = Path("runs/cat/output/glance-slow/pytorch_lora_weights.safetensors")
     write_lora(lora, glance_header(Phase.SLOW), fill=2.0)
 
-    assert [one.is_done for one in plan(seeds=(1, 2)).pictures] == [False, False]
+    assert [one.is_done for one in plan(seeds=(1, 2)).images] == [False, False]
 
 
 def test_a_moved_run_goes_on_where_it_was() -> None:
-    paint(plan(seeds=(1, 2)).pictures[0])
+    pretend(plan(seeds=(1, 2)).images[0])
     Path("elsewhere").mkdir()
     moved = Path("runs/cat").rename("elsewhere/dog")
 
-    first, second = plan(seeds=(1, 2), run=moved).pictures
+    first, second = plan(seeds=(1, 2), run=moved).images
 
     assert (first.is_done, second.is_done) == (True, False)

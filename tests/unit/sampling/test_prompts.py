@@ -11,8 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from glance.core.errors import InputError, Problem
-from glance.sampling.prompts.entries import MAX_BYTES
-from glance.sampling.prompts.files import PromptLine, read_prompts
+from glance.sampling.prompts import MAX_BYTES, PromptLine, read_prompts
 
 EXAMPLE = 'write a line like {"prompt": "a cat in the rain", "seed": 7}'
 SEED = 'write "seed": 7, for example'
@@ -280,7 +279,7 @@ def test_json_in_a_text_file_is_not_painted_as_words(line: str) -> None:
     [problem] = problems(write(f"a cat\n{line}\n", "p.txt"))
 
     assert problem.message.startswith("p.txt:2: ")
-    assert problem.message.endswith("is JSON, and would be painted as words")
+    assert problem.message.endswith("is JSON, and would be taken as words of the prompt")
     assert problem.hint == "name the file .jsonl, or .json for a list"
 
 

@@ -14,9 +14,15 @@ from glance import __version__
 from glance.core.device import Device, Precision
 from glance.core.errors import GlanceError, InputError, ScheduleError, SetupError
 from glance.core.phase import Phase
-from glance.sampling.provenance import format_parameters
-from glance.sampling.provenance import read_record, write_image
-from glance.sampling.provenance import LoraUse, PhaseTimesteps, Record, ScheduleUse
+from glance.sampling.provenance import (
+    LoraUse,
+    PhaseTimesteps,
+    Record,
+    ScheduleUse,
+    format_parameters,
+    read_record,
+    write_image,
+)
 from glance.sampling.settings import SampleSettings
 from glance.schedule.lists import PRESETS, Schedule
 

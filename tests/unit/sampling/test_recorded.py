@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 from fakes.pairs import glance_header, write_lora, write_pair, write_run
-from fakes.plans import paint, plan
+from fakes.plans import plan, pretend
 from PIL import Image
 
 from glance.core.device import Quantize
 from glance.core.errors import InputError, LoraError, UsageError
 from glance.core.phase import Phase
-from glance.sampling.provenance.picture import read_record
-from glance.sampling.request import GenerationPlan
+from glance.sampling.plan import GenerationPlan
+from glance.sampling.provenance import read_record
 from glance.sampling.settings import SampleSettings
+from glance.schedule.options import ScheduleOptions
 
 
 @pytest.fixture(autouse=True)
@@ -36,21 +37,21 @@ def test_a_picture_is_repeated_in_every_setting() -> None:
         slow_guidance=2.0,
         fast_scale=0.5,
         width=128,
-        fast_timesteps="886,500",
+        schedule=ScheduleOptions(fast_timesteps="886,500"),
         loras=(Phase.FAST,),
         quantize=Quantize.FP8,
     )
 
-    found = again(paint(wanted.pictures[0]))
+    found = again(pretend(wanted.images[0]))
 
-    assert found.pictures[0].record.key() == wanted.pictures[0].record.key()
+    assert found.images[0].record.key() == wanted.images[0].record.key()
     assert found.settings == wanted.settings
     assert (found.schedule, found.quantize) == (wanted.schedule, Quantize.FP8)
     assert found.loras.keys() == {Phase.FAST}
 
 
 def test_flags_go_over_what_a_picture_says() -> None:
-    source = paint(plan(seeds=(7,), slow_guidance=2.0).pictures[0])
+    source = pretend(plan(seeds=(7,), slow_guidance=2.0).images[0])
 
     found = plan(prompts=("a sea",), from_image=source, width=128).settings
 
@@ -65,7 +66,7 @@ def test_a_picture_names_no_folder_and_finds_all_that_is_moved_with_it(*, by_han
     given = (
         {**loras, "model": "acme/tiny"} if by_hand else {"run": Path("anna/a customer/runs/cat")}
     )
-    picture = paint(plan(output=Path("anna/pictures/x.png"), **given).pictures[0])
+    picture = pretend(plan(output=Path("anna/pictures/x.png"), **given).images[0])
     Path("anna").rename("ben")
     picture = Path("ben/pictures/x.png")
 
@@ -74,7 +75,7 @@ def test_a_picture_names_no_folder_and_finds_all_that_is_moved_with_it(*, by_han
 
     assert b"customer" not in picture.read_bytes()
     assert set(record.run or "..") <= set("./~0123456789abcdefcat")
-    assert found.pictures[0].record.key() == record.key()
+    assert found.images[0].record.key() == record.key()
     assert {path.resolve().parts[-3:-2] for path in found.loras.values()} <= {
         ("output",),
         ("a customer",),
@@ -82,14 +83,14 @@ def test_a_picture_names_no_folder_and_finds_all_that_is_moved_with_it(*, by_han
 
 
 def test_a_picture_of_a_moved_run_finds_it() -> None:
-    source = paint(plan().pictures[0])
+    source = pretend(plan().images[0])
     Path("runs").rename("kept")
 
     assert again(Path("kept") / source.relative_to("runs")).loras[Phase.SLOW].is_file()
 
 
 def test_a_picture_whose_lora_was_trained_again_is_refused() -> None:
-    source = paint(plan().pictures[0])
+    source = pretend(plan().images[0])
     lora = Path("runs/cat/output/glance-slow/pytorch_lora_weights.safetensors")
     write_lora(lora, glance_header(Phase.SLOW), fill=2.0)
 
@@ -100,7 +101,7 @@ def test_a_picture_whose_lora_was_trained_again_is_refused() -> None:
 
 
 def test_another_lora_that_is_asked_for_is_taken_and_mentioned() -> None:
-    source = paint(plan().pictures[0])
+    source = pretend(plan().images[0])
     files = write_pair(Path("other"))
     write_lora(Path(files["slow_lora"]), glance_header(Phase.SLOW), fill=2.0)
 
@@ -111,7 +112,7 @@ def test_another_lora_that_is_asked_for_is_taken_and_mentioned() -> None:
 
 def test_a_picture_of_files_finds_them_from_where_it_lies() -> None:
     files = write_pair(Path("loras"))
-    source = paint(plan(**files, model="acme/tiny", output=Path("out/x.png")).pictures[0])
+    source = pretend(plan(**files, model="acme/tiny", output=Path("out/x.png")).images[0])
     shutil.rmtree("runs")
 
     found = again(source)
@@ -120,9 +121,9 @@ def test_a_picture_of_files_finds_them_from_where_it_lies() -> None:
 
 
 def test_other_versions_are_mentioned() -> None:
-    picture = plan().pictures[0]
+    picture = plan().images[0]
     old = picture.record.model_copy(update={"versions": {"torch": "1.0"}})
-    source = paint(replace(picture, record=old))
+    source = pretend(replace(picture, record=old))
 
     assert any("was made with torch 1.0, here is" in note for note in again(source).notes)
 
@@ -135,7 +136,7 @@ def test_a_picture_of_somebody_elses_is_refused() -> None:
 
 
 def test_records_hold_no_absolute_path() -> None:
-    source = paint(plan(**write_pair(Path("loras")), model="acme/tiny").pictures[0])
+    source = pretend(plan(**write_pair(Path("loras")), model="acme/tiny").images[0])
 
     record = read_record(source)
 
@@ -150,7 +151,7 @@ def write_latents(settings: SampleSettings | None = None, **request: Any) -> Pat
     import numpy as np
     from safetensors.numpy import save_file
 
-    record = plan(**request).pictures[0].record
+    record = plan(**request).images[0].record
     if settings is not None:
         record = record.model_copy(update={"settings": settings})
     path = Path("runs/cat/images/x.latents.safetensors")
@@ -205,9 +206,9 @@ def test_a_file_of_something_else_holds_no_latents() -> None:
 
 
 def test_a_picture_painted_from_latents_asks_for_them() -> None:
-    source = paint(plan(init_latents=write_latents()).pictures[0])
+    source = pretend(plan(init_latents=write_latents()).images[0])
 
-    with pytest.raises(InputError, match="was painted from saved latents"):
+    with pytest.raises(InputError, match="was generated from saved latents"):
         again(source)
 
 
@@ -221,13 +222,13 @@ def test_a_picture_finds_what_it_was_made_of_and_a_changed_one_is_another_pictur
     write_run(Path("runs/edit"), family="qwen_image_edit_2511", model="../../model")
     Image.new("RGB", (64, 64), "red").save("before.png")
     wanted = {"run": Path("runs/edit"), "reference": Path("before.png"), "seeds": (1, 2)}
-    picture = plan(**wanted).pictures[0]
-    source = paint(picture)
+    picture = plan(**wanted).images[0]
+    source = pretend(picture)
 
-    found = again(source).pictures[0]
+    found = again(source).images[0]
 
     assert found.settings.reference == Path("before.png")
     assert found.record.key() == picture.record.key()
     Image.new("RGB", (64, 64), "blue").save("before.png")
-    assert [one.is_done for one in plan(**wanted).pictures] == [False, False]
+    assert [one.is_done for one in plan(**wanted).images] == [False, False]
     assert any("the reference is not that of" in note for note in again(source).notes)

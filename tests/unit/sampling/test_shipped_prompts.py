@@ -7,10 +7,15 @@ from itertools import combinations
 import pytest
 
 from glance.core.errors import SettingsError
-from glance.demo.world.captions import read_caption
-from glance.demo.world.prompts import judging_captions, teaching_captions
-from glance.demo.world.scene import ATTRIBUTES, all_facts, is_held_out
-from glance.sampling.prompts.shipped import judging_prompts, teaching_prompts
+from glance.demo.world import (
+    ATTRIBUTES,
+    all_facts,
+    is_held_out,
+    judging_captions,
+    read_caption,
+    teaching_captions,
+)
+from glance.sampling.prompts import judging_prompts, teaching_prompts
 
 MOST = {False: (256, 32), True: (256, 200)}
 JUDGED = (
