@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from glance.demo.world.captions import describe
-from glance.demo.world.draw import draw as draw_scene
-from glance.demo.world.scene import Scene
+from glance.demo.draw import draw as draw_scene
+from glance.demo.world import Scene, describe
 
 ROOT = Path(__file__).parents[1]
 CAPTION = (

@@ -10,10 +10,9 @@ import numpy as np
 
 from benchmarks.evidence.pairs import Wording
 from glance.core.files import replacing
-from glance.demo.world.captions import describe, describe_loosely, read_caption
-from glance.demo.world.check import read_picture as read
-from glance.demo.world.scene import ATTRIBUTES, held_out_scenes
-from glance.evaluation.compare.intervals import Values
+from glance.demo.check import read_picture as read
+from glance.demo.world import ATTRIBUTES, describe, describe_loosely, held_out_scenes, read_caption
+from glance.evaluation.measure import Values
 
 if TYPE_CHECKING:
     from benchmarks.evidence.sampling import Pictures

@@ -13,13 +13,12 @@ from PIL import Image
 from benchmarks.evidence.pairs import FEW, Recipe, Source, Wording
 from benchmarks.evidence.schedules import load_schedules
 from benchmarks.evidence.workshop import Workshop
-from glance.demo.world.captions import describe, describe_loosely
-from glance.demo.world.draw import draw
-from glance.demo.world.scene import training_scene
+from glance.demo.draw import draw
+from glance.demo.world import describe, describe_loosely, training_scene
+from glance.schedule.options import ScheduleOptions
 from glance.training.execute import run_training
 from glance.training.plan import plan_training
-from glance.training.request import TrainRequest
-from glance.training.simpletuner.command import Launcher
+from glance.training.request import Launcher, TrainRequest
 from glance.training.simpletuner.runner import Job, ProcessRunner
 
 _SEED = 11
@@ -84,8 +83,10 @@ def _train(task: tuple[Workshop, Recipe, int]) -> str:
             learning_rate=recipe.learning_rate,
             resolution=64,
             seed=number + 1,
-            slow_timesteps=_listed(schedule.slow_timesteps),
-            fast_timesteps=_listed(schedule.fast_timesteps),
+            schedule=ScheduleOptions(
+                slow_timesteps=_listed(schedule.slow_timesteps),
+                fast_timesteps=_listed(schedule.fast_timesteps),
+            ),
             device="cpu",
             launcher=Launcher.DIRECT,
             overrides=(

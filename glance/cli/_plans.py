@@ -14,7 +14,7 @@ from glance.schedule.lists import Schedule
 if TYPE_CHECKING:
     from glance.evaluation.compare import ComparisonPlan
     from glance.sampling.plan import GenerationPlan
-    from glance.training.distillation.request import DistillationPlan
+    from glance.training.distillation.plan import DistillationPlan
     from glance.training.plan import TrainingPlan
 
 _TEXT: Final = 70  # characters of a prompt
@@ -109,7 +109,7 @@ def comparison_rows(plan: "ComparisonPlan", facts: Mapping[str, Any]) -> Rows:
     for phase in Phase:
         yield f"{phase} LoRA", str(plan.generation.loras.get(phase, "none"))
     yield from _schedule_rows(plan.generation.schedule)
-    first = plan.rows[0].images.values()
+    first = plan.rows[0].cells.values()
     yield from _continued("side by side", (one.label for one in first))
     prompts = list(dict.fromkeys(row.settings.prompt for row in plan.rows))
     yield from _continued("prompts", _listed([_short(text) for text in prompts], most=3))
@@ -162,9 +162,9 @@ def _listed(texts: list[str], *, most: int) -> Iterator[str]:
 
 def _place(model: str, run: Path) -> str:
     """Return a recorded model as it is seen from here."""
-    from glance.models.base import recorded_folder
+    from glance.core.files import find_place
 
-    place = recorded_folder(model, run)
+    place = find_place(model, run)
     return os.path.relpath(place) if place.exists() else model
 
 

@@ -2,15 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from glance.cli._usage import Command, Group
-from glance.cli.console import Console
-
-if TYPE_CHECKING:
-    from glance.core.canvas import Glyphs
 
 _FLAG = "--plot"
 TERMINAL = Path("-")
@@ -40,13 +36,6 @@ class PlotGroup(Group):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, list(_complete(args)))
-
-
-def choose_terminal_glyphs() -> "Glyphs":
-    """Return what a chart on stdout is made of."""
-    from glance.core.canvas import choose_glyphs
-
-    return choose_glyphs(Console.current.encoding)
 
 
 def _complete(args: Sequence[str]) -> Iterator[str]:

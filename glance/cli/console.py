@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from shutil import get_terminal_size
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 from glance.cli.bars import Bars, MovingBars, PlainBars, Progress
 from glance.core.errors import GlanceError, Problem, SetupError, TrainingFailed
@@ -34,6 +35,9 @@ from glance.core.events import (
     format_duration,
 )
 
+if TYPE_CHECKING:
+    from glance.core.plot import Terminal
+
 
 class Console:
     """One command's voice."""
@@ -52,9 +56,12 @@ class Console:
         Console.current = self
 
     @property
-    def encoding(self) -> str:
-        """What stdout can write."""
-        return sys.stdout.encoding
+    def terminal(self) -> "Terminal":
+        """What a chart on stdout is made for."""
+        from glance.core.plot import Terminal
+
+        columns = get_terminal_size().columns
+        return Terminal.of(sys.stdout.encoding, is_tty=sys.stdout.isatty(), columns=columns)
 
     def result(self, text: str) -> None:
         """Write what the command was run for; `--json` replaces it."""

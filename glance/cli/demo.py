@@ -1,4 +1,4 @@
-"""`glance demo`: the whole line, offline, on the CPU."""
+"""`glance demo`: train, sample and compare on the small model of the package."""
 
 from pathlib import Path
 from shlex import quote
@@ -22,12 +22,12 @@ def demo(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Run the whole line, offline and on the CPU.
+    """Train, sample and compare on a bundled toy model (offline, CPU).
 
-    Trains two pairs of LoRAs for the package's small FLUX with real SimpleTuner: one on a picture,
+    Trains two pairs of LoRAs for the package's small FLUX with real SimpleTuner: one on an image,
     as the guide says, and one that the base model teaches itself. A sheet shows what each is worth,
     from the same noise: the base with 50 steps and with 4, the distilled pair with 4, the guide's
-    with 10. The model paints small landscapes; a checker says what each picture shows.
+    with 10. The model generates small landscapes; a checker says what each image shows.
 
     Example: glance demo
     """
@@ -40,6 +40,6 @@ def demo(
     console.note(f'next:    glance infer --run {run} --prompt "a landscape at dawn"')
     console.note("the sheet to look at; its prompts were chosen because four steps fail there:")
     console.result(str(result.sheet))
-    console.note("and on eight that were not chosen, which name all that a picture shows:")
+    console.note("and on eight that were not chosen, which name all that an image shows:")
     console.result(result.report.verdict.sentence)
     console.document(result.to_json())

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from glance.cli._options import JsonOption, QuietOption, VerboseOption
-from glance.cli._plot import TERMINAL, PlotCommand, PlotOption, choose_terminal_glyphs
+from glance.cli._plot import TERMINAL, PlotCommand, PlotOption
 from glance.cli.console import Console, format_table
 
 runs = typer.Typer(
@@ -65,7 +65,7 @@ def show(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Show all that is known of a run, and whether its LoRAs are still what was made.
+    """Show what `glance info` says of a run; with --plot its losses are drawn larger, or to a file.
 
     The losses are drawn as the mean of each round of the phase's list: from one timestep to the
     next they differ by far more than training changes them.
@@ -73,14 +73,15 @@ def show(
     Example: glance runs show runs/glance --plot losses.png
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.runs.listing import plot_run, show_run
+    from glance.interop.info import describe_run
+    from glance.runs.listing import plot_run
 
     if plot is not None and plot != TERMINAL:
         plot_run(run, plot)
         console.note(f"the losses are drawn in {plot}")
-    document, lines = show_run(run, glyphs=choose_terminal_glyphs(), is_large=plot == TERMINAL)
-    console.document(document)
-    for line in lines:
+    found = describe_run(run, terminal=console.terminal, is_large=plot == TERMINAL)
+    console.document(found.document)
+    for line in found.lines:
         console.result(line)
 
 

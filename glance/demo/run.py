@@ -1,7 +1,7 @@
-"""`glance demo`: the main job, offline and on the CPU, with the small model of the package.
+"""`glance demo`: train, sample and compare on the package's small model, offline, on the CPU.
 
-Both ways to a pair run in front of the user, at the same time: the guide's recipe on one picture,
-and the base model that teaches itself. A sheet shows what each is worth.
+Both ways to a pair run at the same time: the guide's recipe on one image, and the base model that
+teaches itself. A sheet shows what each is worth.
 """
 
 import os
@@ -19,31 +19,28 @@ from glance.core.device import Device, cpu_cores
 from glance.core.errors import Problem, RunError
 from glance.core.events import Event, EventSink, Noted
 from glance.core.files import replacing
-from glance.evaluation.compare.execute import compare_pair, run_comparison
-from glance.evaluation.compare.measure import import_similarity
-from glance.evaluation.compare.outputs import Report
-from glance.evaluation.compare.plan import plan_comparison
-from glance.evaluation.compare.request import JUDGED, CompareRequest, Variant
-from glance.evaluation.compare.result import Cell, Comparison
-from glance.evaluation.compare.sheet import place_picture
+from glance.evaluation.compare import CompareRequest, compare_pair, plan_comparison, run_comparison
+from glance.evaluation.comparison import JUDGED, Cell, Comparison, Variant
+from glance.evaluation.measure import import_similarity
+from glance.evaluation.report import Report, place_picture
 from glance.models.families import find_family
 from glance.runs.folder import RUNS, RunFolder, writing
 from glance.sampling.generate import import_sampler
+from glance.sampling.prompts import judging_prompts, teaching_prompts
+from glance.schedule.options import ScheduleOptions
 from glance.training.distillation.execute import DistillationResult, run_distillation
-from glance.training.distillation.plan import plan_distillation
-from glance.training.distillation.request import DistillationPlan, DistillRequest
+from glance.training.distillation.plan import DistillationPlan, plan_distillation
 from glance.training.execute import TrainingResult, run_training
-from glance.training.plan import plan_training
-from glance.training.prepare import find_manifest
-from glance.training.request import TrainingPlan, TrainRequest
-from glance.training.simpletuner.command import Launcher
+from glance.training.folder import find_manifest
+from glance.training.plan import TrainingPlan, plan_training
+from glance.training.request import DistillRequest, Launcher, TrainRequest
 from glance.training.simpletuner.runner import ProcessRunner
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 MODEL: Final = "small-flux"  # in glance/assets
-SAMPLE: Final = "sunset"  # likewise, drawn by glance.demo.world
+SAMPLE: Final = "sunset"  # likewise, drawn by glance.demo.draw
 PROMPTS: Final = "demo-prompts.jsonl"
 """Likewise: prompts and noises that nobody was trained on, at which four steps visibly fail."""
 _RANK: Final = 4  # of the guide's pair; this and the rate: docs/evidence.md for this model
@@ -55,8 +52,8 @@ _TEACHER_STEPS: Final = 20
 _BATCH_SIZE: Final = 2
 _TAUGHT_RATE: Final = 2e-3  # for so few steps: docs/evidence.md, short trainings
 _JUDGED_ON: Final = 8  # prompts
-_PAINTED_AT_ONCE: Final = 8
-_SIDE: Final = 160  # pixels of the sheet that a picture is shown at
+_AT_ONCE: Final = 8  # images
+_SIDE: Final = 160  # pixels of the sheet that an image is shown at
 _MARGIN: Final = 8
 _LABEL: Final = 52
 
@@ -92,7 +89,7 @@ class DemoResult:
                     {
                         "variant": label,
                         "distance": cell.figures.get("latents"),
-                        "verdict": cell.verdict,
+                        "verdict": cell.words,
                     }
                     for label, cell in _columns(row.cells, others.cells)
                 ]
@@ -116,30 +113,34 @@ def run_demo(output: Path | None, *, steps: int, on_event: EventSink) -> DemoRes
         tell(Noted("the guide's pair is trained while the base model is recorded for the other"))
         training, distilled = _train_both(guides, taught, tell)
         tell(Noted("sampling: the base model and both pairs, from the same noise"))
-        shown = CompareRequest(
-            prompt_file=assets / PROMPTS, device=Device.CPU, batch_size=_PAINTED_AT_ONCE
-        )
+        shown = CompareRequest(prompt_file=assets / PROMPTS, device=Device.CPU, batch_size=_AT_ONCE)
 
-        def paint(folder: RunFolder, variants: tuple[Variant, ...]) -> Comparison:
+        def sample(folder: RunFolder, variants: tuple[Variant, ...]) -> Comparison:
             request = replace(shown, run=folder.path, variants=variants)
             return run_comparison(plan_comparison(request), tell).judged(judge)
 
-        pictures = paint(taught.run, JUDGED)
-        others = paint(guides.run, (Variant.TEACHER, Variant.BOTH))
+        images = sample(taught.run, JUDGED)
+        others = sample(guides.run, (Variant.TEACHER, Variant.BOTH))
     unchosen = replace(
-        shown, run=taught.run.path, prompt_file=None, prompts=_judging_prompts(), variants=JUDGED
+        shown,
+        run=taught.run.path,
+        prompt_file=None,
+        # every other one names all attributes: from so few, the others would give no clear verdict
+        prompts=judging_prompts(2 * _JUDGED_ON, world=True)[1::2],
+        variants=JUDGED,
+        finds_worth=False,
     )
-    report = compare_pair(plan_comparison(replace(unchosen, finds_worth=False)), tell, words=judge)
+    report = compare_pair(plan_comparison(unchosen), tell, words=judge)
     sheet = run.images / "sheet.png"
-    _save_sheet(pictures, others, sheet)
-    return DemoResult(training, distilled, others, pictures, report, sheet)
+    _save_sheet(images, others, sheet)
+    return DemoResult(training, distilled, others, images, report, sheet)
 
 
 def judge(prompt: str, image: "Image") -> str:
-    """Say how many of the attributes that the prompt names the picture shows, and which not."""
+    """Say how many of the attributes that the prompt names the image shows, and which not."""
     import numpy as np
 
-    from glance.demo.world.check import check_picture
+    from glance.demo.check import check_picture
 
     verdict = check_picture(np.asarray(image.convert("RGB")), prompt)
     wrong = [name for name, is_shown in verdict.items() if not is_shown]
@@ -185,7 +186,9 @@ def _plan(run: RunFolder, assets: Path, steps: int) -> tuple[TrainingPlan, Disti
         with writing(run.path):
             find_manifest(beside)
             if find_manifest(run) is None and not run.model.exists():
-                _copy_model(assets / MODEL, run)
+                shutil.rmtree(run.unfinished_model, ignore_errors=True)
+                shutil.copytree(assets / MODEL, run.unfinished_model)
+                run.unfinished_model.rename(run.model)
         guides = plan_training(
             TrainRequest(
                 image=assets / f"{SAMPLE}.png",
@@ -201,11 +204,11 @@ def _plan(run: RunFolder, assets: Path, steps: int) -> tuple[TrainingPlan, Disti
         )
         taught = plan_distillation(
             DistillRequest(
-                prompts=_teaching_prompts(),
+                prompts=teaching_prompts(TAUGHT, world=True),
                 run=beside.path,
                 model=str(run.model),
                 noises=1,
-                teacher_steps=_TEACHER_STEPS,
+                schedule=ScheduleOptions(teacher_steps=_TEACHER_STEPS),
                 steps=steps,
                 batch_size=_BATCH_SIZE,
                 learning_rate=_TAUGHT_RATE,
@@ -223,29 +226,10 @@ def _plan(run: RunFolder, assets: Path, steps: int) -> tuple[TrainingPlan, Disti
     return guides, taught
 
 
-def _teaching_prompts() -> tuple[str, ...]:
-    from glance.sampling.prompts.shipped import teaching_prompts
-
-    return teaching_prompts(TAUGHT, world=True)
-
-
-def _judging_prompts() -> tuple[str, ...]:
-    from glance.sampling.prompts.shipped import judging_prompts
-
-    # every other one names all attributes: from so few, the others would give no clear verdict
-    return judging_prompts(2 * _JUDGED_ON, world=True)[1::2]
-
-
-def _copy_model(model: Path, run: RunFolder) -> None:
-    shutil.rmtree(run.unfinished_model, ignore_errors=True)
-    shutil.copytree(model, run.unfinished_model)
-    run.unfinished_model.rename(run.model)
-
-
 def _columns(
     taught: Mapping[Variant, Cell], guides: Mapping[Variant, Cell]
 ) -> list[tuple[str, Cell]]:
-    """Return the pictures of one prompt from left to right, with what stands above them."""
+    """Return the images of one prompt from left to right, with what stands above them."""
     base, few, own = (taught[variant] for variant in JUDGED)
     other = guides[Variant.BOTH]
     return [
@@ -273,7 +257,7 @@ def _save_sheet(taught: Comparison, guides: Comparison, path: Path) -> None:
             place = (_MARGIN + column * (_SIDE + _MARGIN), top + 24)
             away = cell.figures.get("latents")
             lines = [label] if away is None else [label, f"distance {away:.2f}"]
-            lines += wrap(cell.verdict, 26, max_lines=1, placeholder=" ...")
-            place_picture(sheet, pen, place, cell.image, side=_SIDE, lines=tuple(lines))
+            lines += wrap(cell.words, 26, max_lines=1, placeholder=" ...")
+            place_picture(sheet, place, cell.image, side=_SIDE, lines=tuple(lines))
     with replacing(path) as temporary:
         sheet.save(temporary)

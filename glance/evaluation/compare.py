@@ -42,15 +42,16 @@ from glance.runs.folder import RunFolder
 from glance.runs.manifest import find_newest_run, load_manifest, read_caption
 from glance.runs.settings import Teacher
 from glance.sampling.generate import fetch_planned, import_sampler, load_planned
-from glance.sampling.plan import plan_generation
-from glance.sampling.prompts.shipped import judging_prompts
-from glance.sampling.request import MOST_PICTURES, GenerationPlan, InferRequest, PlannedPicture
+from glance.sampling.images import PlannedImage
+from glance.sampling.plan import GenerationPlan, plan_generation
+from glance.sampling.prompts import judging_prompts
+from glance.sampling.request import MOST_IMAGES, InferRequest
 from glance.sampling.settings import SampleSettings
 from glance.schedule.lists import MOST_STEPS, Schedule
 
 if TYPE_CHECKING:
-    from glance.sampling.pipeline.batches import Batch
     from glance.sampling.pipeline.glance_pipeline import GlancePipeline
+    from glance.sampling.pipeline.sample import Batch
 
 NEUTRAL_PROMPT: Final = "a bowl of fruit on a wooden table"
 _TEACHER_STEPS: Final = 50  # what the method distils from
@@ -95,7 +96,7 @@ class CompareRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedImage:
+class PlannedCell:
     """One image of some noise: how it is sampled, and its key in the cache."""
 
     variant: Variant
@@ -114,8 +115,8 @@ class PlannedImage:
 class PlannedRow:
     """One prompt and seed, and the images of it."""
 
-    pair: PlannedPicture
-    images: Mapping[Variant, PlannedImage]
+    pair: PlannedImage
+    cells: Mapping[Variant, PlannedCell]
 
     @property
     def settings(self) -> SampleSettings:
@@ -144,9 +145,9 @@ class ComparisonPlan:
     """See cache.sample_weights."""
 
     @property
-    def images(self) -> tuple[PlannedImage, ...]:
+    def cells(self) -> tuple[PlannedCell, ...]:
         """Every image, row by row."""
-        return tuple(one for row in self.rows for one in row.images.values())
+        return tuple(one for row in self.rows for one in row.cells.values())
 
 
 def plan_comparison(request: CompareRequest) -> ComparisonPlan:
@@ -185,42 +186,42 @@ def plan_comparison(request: CompareRequest) -> ComparisonPlan:
             metadata=False,
         )
     )
-    _require_few(len(generation.pictures), len(set(request.variants)))
+    _require_few(len(generation.images), len(set(request.variants)))
     weights = sample_weights(generation)
     return ComparisonPlan(
         generation=generation,
         rows=tuple(
-            _plan_row(one, request, generation.schedule, weights) for one in generation.pictures
+            _plan_row(one, request, generation.schedule, weights) for one in generation.images
         ),
         variants=tuple(dict.fromkeys(request.variants)),
         teacher_steps=request.teacher_steps,
         metrics=tuple(dict.fromkeys(request.metrics)),
         # a model of the Hub must be in its cache: only then is its commit known
-        is_cacheable=not generation.pictures[0].record.base_revision.startswith("unknown"),
+        is_cacheable=not generation.images[0].record.base_revision.startswith("unknown"),
         sample=subject.sample,
         folder=request.output or subject.folder,
         teacher_guidance=request.teacher_guidance,
         finds_worth=request.finds_worth
         and set(JUDGED) <= set(request.variants)
-        and len(generation.pictures) >= FEWEST,
+        and len(generation.images) >= FEWEST,
         weights=weights,
     )
 
 
-def plan_own(plan: ComparisonPlan, row: PlannedRow, steps: int) -> PlannedImage:
+def plan_own(plan: ComparisonPlan, row: PlannedRow, steps: int) -> PlannedCell:
     """Return the image of the base model alone along its own schedule of so many steps."""
     guided = _guide_teacher(row.settings, plan.teacher_guidance)
-    return _plan_image(row.pair, Variant.TEACHER, guided, steps=steps, weights=plan.weights)
+    return _plan_cell(row.pair, Variant.TEACHER, guided, steps=steps, weights=plan.weights)
 
 
 def _require_few(rows: int, variants: int) -> None:
     """Raise SettingsError for more images than a comparison can hold: all are in memory."""
-    if rows * variants > MOST_PICTURES:
+    if rows * variants > MOST_IMAGES:
         raise SettingsError(
             f"{rows:,} prompts and noises, each sampled in {variants} ways: "
             f"{rows * variants:,} images in all, and one comparison makes at most "
-            f"{MOST_PICTURES:,}",
-            hint=f"give {MOST_PICTURES // variants:,} prompts and noises at most: more change "
+            f"{MOST_IMAGES:,}",
+            hint=f"give {MOST_IMAGES // variants:,} prompts and noises at most: more change "
             "no verdict",
         )
 
@@ -276,10 +277,10 @@ def _guide_as_taught(request: CompareRequest, teacher: Teacher | None) -> Compar
 
 
 def _plan_row(
-    one: PlannedPicture, request: CompareRequest, schedule: Schedule, weights: str
+    one: PlannedImage, request: CompareRequest, schedule: Schedule, weights: str
 ) -> PlannedRow:
     few = sum(len(schedule.phase(phase).timesteps) for phase in Phase)
-    images = {}
+    cells = {}
     for variant in request.variants:
         steps, guided = few, dict[str, float]()
         if variant is Variant.TEACHER:
@@ -287,8 +288,8 @@ def _plan_row(
             guided = _guide_teacher(one.settings, request.teacher_guidance)
         elif variant is Variant.BASE and request.base_guidance is not None:
             guided = dict(zip(_GUIDANCE, request.base_guidance, strict=True))
-        images[variant] = _plan_image(one, variant, guided, steps=steps, weights=weights)
-    return PlannedRow(one, images)
+        cells[variant] = _plan_cell(one, variant, guided, steps=steps, weights=weights)
+    return PlannedRow(one, cells)
 
 
 def _guide_teacher(settings: SampleSettings, guidance: float | None) -> dict[str, float]:
@@ -297,24 +298,24 @@ def _guide_teacher(settings: SampleSettings, guidance: float | None) -> dict[str
     return {**dict.fromkeys(_GUIDANCE, used), "slow_scale": 1.0, "fast_scale": 1.0}
 
 
-def _plan_image(
-    one: PlannedPicture, variant: Variant, guided: Mapping[str, float], *, steps: int, weights: str
-) -> PlannedImage:
+def _plan_cell(
+    one: PlannedImage, variant: Variant, guided: Mapping[str, float], *, steps: int, weights: str
+) -> PlannedCell:
     changes = {**guided, "loras": variant.loras}
     own_steps = steps if variant is Variant.TEACHER else None
     key = image_key(one.record, changes, own_steps=own_steps, weights=weights)
-    return PlannedImage(variant, steps, one.settings.model_copy(update=changes), key)
+    return PlannedCell(variant, steps, one.settings.model_copy(update=changes), key)
 
 
 def foresee(plan: ComparisonPlan) -> dict[str, Any]:
     """Return what `glance compare --dry-run --json` prints: what is sampled, what is there."""
     cache = ImageCache(is_used=plan.is_cacheable)
-    wanted = {one.key: one for one in plan.images}
+    wanted = {one.key: one for one in plan.cells}
     missing = [one for key, one in wanted.items() if not cache.holds(key)]
     return {
         "folder": str(plan.folder),
         "rows": [{"prompt": row.settings.prompt, "seed": row.settings.seed} for row in plan.rows],
-        "variants": [one.label for one in plan.rows[0].images.values()],
+        "variants": [one.label for one in plan.rows[0].cells.values()],
         "pictures": len(wanted),
         "cached": len(wanted) - len(missing),
         "steps": sum(one.steps for one in missing),
@@ -391,11 +392,11 @@ def try_pair(run: RunFolder, on_event: EventSink, request: CompareRequest | None
 
 def describe_plan(plan: ComparisonPlan) -> dict[str, Any]:
     """Return what all images have in common, for compare.json; no path, for it lies in a run."""
-    record = plan.generation.pictures[0].record
-    model = Path(plan.generation.model)
+    record = plan.generation.images[0].record
+    base = plan.generation.base
     return {
         "family": record.family,
-        "model": model.name if model.is_dir() else plan.generation.model,
+        "model": base.location if base.folder is None else base.folder.name,
         "base_revision": record.base_revision,
         "loras": {use.phase.value: use.sha256 for use in record.loras},
         "schedule": plan.generation.schedule.to_json(),
@@ -422,15 +423,15 @@ class _Comparer:
             self._on_event(Noted(note))
         likeness = Likeness(plan.metrics) if Variant.TEACHER in plan.variants else None
         images, seconds = {}, {}
-        for one, made, took in self._obtain(plan.images):
+        for one, made, took in self._obtain(plan.cells):
             images[one.key], self._latents[one.key] = made.image, made.latents
             if took is not None:
                 seconds[one.key] = took
 
-        def measure(row: PlannedRow, one: PlannedImage) -> dict[str, float]:
+        def measure(row: PlannedRow, one: PlannedCell) -> dict[str, float]:
             if likeness is None or one.variant is Variant.TEACHER:
                 return {}
-            teacher = row.images[Variant.TEACHER].key
+            teacher = row.cells[Variant.TEACHER].key
             distance = root_mean_square(self._latents[one.key], self._latents[teacher])
             return {"latents": distance, **likeness.measure(images[one.key], images[teacher])}
 
@@ -447,7 +448,7 @@ class _Comparer:
                         was_cached=one.key not in seconds,
                         figures=measure(row, one),
                     )
-                    for variant, one in row.images.items()
+                    for variant, one in row.cells.items()
                 },
             )
             for row in plan.rows
@@ -475,7 +476,7 @@ class _Comparer:
         own = [plan_own(self._plan, row, steps) for row in self._plan.rows]
         latents = {one.key: made.latents for one, made, _ in self._obtain(own)}
         return fmean(
-            root_mean_square(latents[one.key], self._latents[row.images[Variant.TEACHER].key])
+            root_mean_square(latents[one.key], self._latents[row.cells[Variant.TEACHER].key])
             for one, row in zip(own, self._plan.rows, strict=True)
         )
 
@@ -488,7 +489,7 @@ class _Comparer:
         several = [list(seeds.values()) for seeds in prompts.values() if len(seeds) > 1]
 
         def spread(rows: Sequence[PlannedRow], variant: Variant) -> float:
-            latents = [self._latents[row.images[variant].key] for row in rows]
+            latents = [self._latents[row.cells[variant].key] for row in rows]
             return fmean(root_mean_square(one, other) for one, other in combinations(latents, 2))
 
         variants = (Variant.TEACHER, Variant.BOTH) if several else ()
@@ -499,8 +500,8 @@ class _Comparer:
         }
 
     def _obtain(
-        self, wanted: Sequence[PlannedImage]
-    ) -> Iterator[tuple[PlannedImage, CachedImage, float | None]]:
+        self, wanted: Sequence[PlannedCell]
+    ) -> Iterator[tuple[PlannedCell, CachedImage, float | None]]:
         """Yield each image, from the cache, or sampled now and then with its seconds."""
         missing = []
         for one in {one.key: one for one in wanted}.values():
@@ -514,8 +515,8 @@ class _Comparer:
             yield one, made, seconds
 
     def _sample(
-        self, wanted: Sequence[PlannedImage]
-    ) -> Iterator[tuple[PlannedImage, CachedImage, float]]:
+        self, wanted: Sequence[PlannedCell]
+    ) -> Iterator[tuple[PlannedCell, CachedImage, float]]:
         """Yield each image as soon as it is done: along the pair's sigmas, then the others.
 
         Row by row, so that what is timed side by side was sampled side by side. The seconds are
@@ -534,10 +535,10 @@ class _Comparer:
         number = 0
         for batch in batches:
             took = sum(value for part, value in batch.seconds.items() if part != "encode")
-            for made in batch.pictures:
+            for made in batch.images:
                 one = next(left)
                 latents = made.final.numpy().astype(np.float16)
-                yield one, CachedImage(made.image, latents), took / len(batch.pictures)
+                yield one, CachedImage(made.image, latents), took / len(batch.images)
                 number, done = number + 1, done + one.steps
                 pace = (time.monotonic() - began) / done
                 self._on_event(
@@ -548,32 +549,30 @@ class _Comparer:
                 )
 
     def _sample_batches(
-        self, sampler: "GlancePipeline", short: Sequence[PlannedImage], own: Sequence[PlannedImage]
+        self, sampler: "GlancePipeline", short: Sequence[PlannedCell], own: Sequence[PlannedCell]
     ) -> Iterator["Batch"]:
-        from glance.sampling.pipeline.two_phase import Extras
-
         size = self._plan.generation.batch_size
         yield from sampler.sample_each(
-            [one.settings for one in short], self._on_event, extras=Extras(batch_size=size)
+            [one.settings for one in short], self._on_event, batch_size=size
         )
         for steps, some in groupby(own, key=lambda one: one.steps):
             yield from sampler.sample_base(
                 [one.settings for one in some], steps=steps, batch_size=size
             )
 
-    def _load(self, first: PlannedImage) -> "GlancePipeline":
+    def _load(self, first: PlannedCell) -> "GlancePipeline":
         if self._sampler is None:
             generation = self._plan.generation
             fetch_planned(generation, self._on_event)
-            self._on_event(Noted(f"loading {generation.model}"))
-            import_sampler(generation.family)
+            self._on_event(Noted(f"loading {generation.base.location}"))
+            import_sampler(generation.base.family)
             self._sampler = load_planned(generation, self._on_event)
             for _ in self._sampler.sample_base([first.settings], steps=2):
                 pass  # first calls are slow
         return self._sampler
 
 
-def _in_batches(images: Sequence[PlannedImage], size: int) -> Iterator[PlannedImage]:
+def _in_batches(images: Sequence[PlannedCell], size: int) -> Iterator[PlannedCell]:
     """Yield the images of `size` rows at a time, those of one variant together."""
     variants = {one.variant for one in images}
     for some in batched(images, size * max(1, len(variants))):

@@ -124,6 +124,18 @@ class Course:
         return self.trend[-1][1] if self.trend else None
 
 
+def describe_course(course: Course) -> str:
+    """Return in a line what the first and the last round lost, or what else is known."""
+    if not course.losses:
+        return "no losses of its steps are kept"
+    trend = course.trend
+    if not trend:
+        return f"last loss {course.losses[-1].loss:.4g}, less than a round of steps"
+    first, last = trend[0][1], trend[-1][1]
+    change = f" ({last / first - 1:+.0%})" if len(trend) > 1 else ""
+    return f"loss of a round: {first:.4g} at first, {last:.4g} at last{change}"
+
+
 def read_courses(run: RunFolder, manifest: Manifest) -> tuple[Course, ...]:
     """Return how the loss of each phase went, slow first."""
     return tuple(read_course(run, manifest, phase) for phase in Phase)

@@ -1,4 +1,4 @@
-"""The losses of both phases as pictures and as text.
+"""The losses of both phases drawn.
 
 On a logarithmic scale: the timesteps of one list may differ thirtyfold in their loss.
 """
@@ -6,16 +6,14 @@ On a logarithmic scale: the timesteps of one list may differ thirtyfold in their
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from glance.core.canvas import UNICODE, Canvas, Glyphs, frame, label_rows, spread_labels
-from glance.core.figure import COLOURS, GREY, drawing
-from glance.runs.losses import Course
+from glance.core.plot import COLOURS, GREY, Terminal, drawing
+from glance.runs.losses import Course, describe_course
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LEAST: Final = (40, 5)  # characters across and lines; in less nothing can be read
 _SIGNS: Final = "o^sDvP*X"  # one a timestep; of a longer list they are not told apart
 _SPREAD: Final = 1.02  # a course that is flatter than that is drawn flat
 
@@ -25,7 +23,7 @@ def draw_losses(courses: Sequence[Course], path: Path) -> None:
 
     Every step is a faint point, in the sign of its timestep; the line is the mean of each round.
 
-    Raises UsageError for another ending, InputError where the file cannot be written.
+    Raises InputError for another ending, SetupError where the file cannot be written.
     """
     drawn = [course for course in courses if course.losses]
     with drawing(path, inches=(5.5 * max(1, len(drawn)), 4.8)) as figure:
@@ -33,59 +31,31 @@ def draw_losses(courses: Sequence[Course], path: Path) -> None:
             _draw_course(figure.add_subplot(1, len(drawn), place), course)
 
 
-def describe_course(course: Course) -> str:
-    """Return in a line what the first and the last round lost, or what else is known."""
-    if not course.losses:
-        return "no losses of its steps are kept"
-    trend = course.trend
-    if not trend:
-        return f"last loss {course.losses[-1].loss:.4g}, less than a round of steps"
-    first, last = trend[0][1], trend[-1][1]
-    change = f" ({last / first - 1:+.0%})" if len(trend) > 1 else ""
-    return f"loss of a round: {first:.4g} at first, {last:.4g} at last{change}"
+def chart_course(course: Course, terminal: Terminal, *, height: int) -> str:
+    """Return the mean of each round for a terminal, in `height` lines.
 
-
-def chart_course(
-    course: Course, *, width: int = 78, height: int = 8, glyphs: Glyphs = UNICODE
-) -> str:
-    """Return the mean of each round as text: at most `width` characters across, `height` lines.
-
-    `glyphs`: `choose_glyphs` of the stream's encoding. Less than 40 x 5 is taken as that. Empty
-    for a course of less than two rounds' ends, which has no shape.
+    Empty for a course of less than two rounds' ends, which has no shape.
     """
-    trend = course.trend
-    if len(trend) < 2:
+    if len(course.trend) < 2:
         return ""
-    width, height = max(width, _LEAST[0]), max(height, _LEAST[1])
-    low, high = _range([value for _, value in trend])
+    steps, means = zip(*course.trend, strict=True)
+    middle = math.sqrt(min(means) * max(means))
+    low, high = min(*means, middle / _SPREAD), max(*means, middle * _SPREAD)
+    ticks = [low, middle, high] if height > 5 else [low, high]
     first, last = course.losses[0].step, course.losses[-1].step
-    labels = [(share, f"{low * (high / low) ** share:.3g}") for share in (1.0, 0.5, 0.0)]
-    margin = max(len(label) for _, label in labels) + 2  # a space and the axis
-    canvas = Canvas(width - margin, height - 2, glyphs)
+    starts = {row.step: f"start {row.start}" for row in course.resumptions}
 
-    def across(step: float) -> float:
-        return (step - first) / max(last - first, 1)
+    def draw(plot: Any) -> None:
+        plot.plot(steps, [math.log(mean) for mean in means], marker=terminal.line, color="blue")
+        for step in starts:
+            plot.vline(step, "gray")
+        plot.xlim(first, max(last, first + 1))
+        plot.ylim(math.log(low), math.log(high))
+        plot.yticks([math.log(tick) for tick in ticks], [f"{tick:.3g}" for tick in ticks])
+        labels = {first: f"step {first}", **starts, last: str(last)}
+        plot.xticks(list(labels), list(labels.values()))
 
-    canvas.line([(across(x), math.log(y / low) / math.log(high / low)) for x, y in trend])
-    for row in course.resumptions:
-        canvas.column(across(row.step), glyphs.boundary)
-    rows = canvas.rows()
-    starts = [(across(row.step), f"start {row.start}") for row in course.resumptions]
-    ends = [(0.0, f"step {first}"), (1.0, str(last))]
-    lines = frame(
-        rows,
-        glyphs,
-        left=label_rows(len(rows), labels if len(rows) > 2 else labels[::2]),
-        right=[""] * len(rows),
-        below=spread_labels([*ends, *starts], len(rows[0])),
-    )
-    return "\n".join(lines)
-
-
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    middle = math.sqrt(low * high)
-    return min(low, middle / _SPREAD), max(high, middle * _SPREAD)
+    return terminal.chart(draw, height=height)
 
 
 def _draw_course(axes: "Axes", course: Course) -> None:

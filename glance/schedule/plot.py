@@ -1,24 +1,22 @@
-"""The noise levels of both phases as a picture and as text, on the base model's own curve."""
+"""A schedule drawn: the noise levels of both phases on the base model's own curve."""
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from glance.core.canvas import UNICODE, Canvas, Glyphs, frame, label_rows, spread_labels
-from glance.core.figure import COLOURS, GREY, MARKERS, drawing
 from glance.core.phase import Phase
+from glance.core.plot import COLOURS, GREY, MARKERS, Terminal, drawing
 from glance.schedule.lists import MAX_TIMESTEP, Schedule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_HEIGHT: Final = 18  # lines of a chart
 _LEVELS: Final = (1.0, 0.75, 0.5, 0.25, 0.0)
-_LEAST: Final = (40, 10)  # characters across and lines; in less nothing can be read
-_LETTERS: Final = {Phase.SLOW: "S", Phase.FAST: "F"}
+_LETTERS: Final = {Phase.SLOW: ("S", "blue"), Phase.FAST: ("F", "orange")}
 
 type Point = tuple[float, float]
 
@@ -40,7 +38,7 @@ class SchedulePoints:
 
     @property
     def boundary(self) -> Point:
-        """Where the slow LoRA hands over to the fast one."""
+        """Where the fast LoRA takes over from the slow one."""
         return self.phases[Phase.FAST][0]
 
 
@@ -71,7 +69,7 @@ def draw_schedule(schedule: Schedule, teacher: Sequence[float], path: Path) -> N
 
     `teacher`: the base model's own sigmas, from 1 downwards without the final 0, or empty.
 
-    Raises UsageError for another ending, InputError where the file cannot be written.
+    Raises InputError for another ending, SetupError where the file cannot be written.
     """
     points = schedule_points(schedule, teacher)
     with drawing(path, inches=(8.0, 4.8)) as figure:
@@ -80,7 +78,7 @@ def draw_schedule(schedule: Schedule, teacher: Sequence[float], path: Path) -> N
         _draw_boundary(axes, points)
         axes.set_title(f"schedule: {schedule.name}")
         axes.set_xlabel(points.x_label)
-        axes.set_ylabel("sigma (1: pure noise, 0: the picture)")
+        axes.set_ylabel("sigma (1: pure noise, 0: the image)")
         axes.set_xlim(-0.02 * points.last_x, 1.02 * points.last_x)
         axes.set_ylim(-0.03, 1.03)
         _add_timesteps(axes)
@@ -88,56 +86,31 @@ def draw_schedule(schedule: Schedule, teacher: Sequence[float], path: Path) -> N
         axes.legend(loc="lower left", framealpha=0.9)
 
 
-def chart_schedule(
-    schedule: Schedule,
-    teacher: Sequence[float],
-    *,
-    width: int = 80,
-    height: int = 16,
-    glyphs: Glyphs = UNICODE,
-) -> str:
-    """Return the same as text: at most `width` characters across and `height` lines.
-
-    `glyphs`: `choose_glyphs` of the stream's encoding. Less than 40 x 10 is taken as that.
-    """
-    width, height = max(width, _LEAST[0]), max(height, _LEAST[1])
+def chart_schedule(schedule: Schedule, teacher: Sequence[float], terminal: Terminal) -> str:
+    """Return the same for a terminal."""
     points = schedule_points(schedule, teacher)
-    notes = textwrap.wrap(_legend(points, glyphs), width)
-    canvas = Canvas(width - 11, height - 4 - len(notes), glyphs)
-    canvas.line(_scaled(points, points.teacher or _joined(points)))
-    for phase in Phase:
-        for x, sigma in _scaled(points, points.phases[phase][:-1]):
-            canvas.mark(x, sigma, _LETTERS[phase])
-    canvas.column(points.boundary[0] / points.last_x, glyphs.boundary)
-    rows = canvas.rows()
-    lines = frame(
-        rows,
-        glyphs,
-        left=label_rows(len(rows), [(level, f"{level:g}") for level in _LEVELS]),
-        right=label_rows(len(rows), [(level, f"{level * MAX_TIMESTEP:g}") for level in _LEVELS]),
-        below=spread_labels(_ticks(points.last_x), len(rows[0])),
-    )
-    head = f"sigma{'timestep':>{width - 5}}"
-    return "\n".join((head, *lines, points.x_label.center(width).rstrip(), *notes))
+    joined = (*points.phases[Phase.SLOW], *points.phases[Phase.FAST][1:])
+
+    def draw(plot: Any) -> None:
+        curve = points.teacher or joined
+        plot.plot(*_columns(curve), marker=terminal.line, color="gray")
+        plot.vline(points.boundary[0], "gray")
+        for phase, (letter, colour) in _LETTERS.items():
+            plot.scatter(*_columns(points.phases[phase][:-1]), marker=letter, color=colour)
+        plot.ylim(0, 1)
+        plot.yticks(_LEVELS, [f"{level:g}" for level in _LEVELS])
+        steps = range(0, round(points.last_x) + 1, math.ceil(points.last_x / 10))
+        plot.xticks(list(steps), list(map(str, steps)))
+        plot.title("sigma")
+        plot.xlabel(points.x_label)
+
+    own = "; the curve is the base model's" if points.teacher else ""
+    legend = f"S slow, F fast{own}\n{_say_boundary(points)}"
+    return f"{terminal.chart(draw, height=_HEIGHT)}\n{legend}"
 
 
-def _legend(points: SchedulePoints, glyphs: Glyphs) -> str:
-    own = f", {glyphs.curve} the base model" if points.teacher else ""
-    return f"S slow, F fast{own}; {glyphs.boundary} {_say_boundary(points)}"
-
-
-def _joined(points: SchedulePoints) -> tuple[Point, ...]:
-    return (*points.phases[Phase.SLOW], *points.phases[Phase.FAST][1:])
-
-
-def _scaled(points: SchedulePoints, some: Sequence[Point]) -> list[Point]:
-    return [(x / points.last_x, sigma) for x, sigma in some]
-
-
-def _ticks(last_x: float) -> list[tuple[float, str]]:
-    """Return at most eleven whole numbers of steps, with their share of the axis."""
-    stride = math.ceil(last_x / 10)
-    return [(x / last_x, str(x)) for x in range(0, round(last_x) + 1, stride)]
+def _columns(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def _say_boundary(points: SchedulePoints) -> str:
@@ -147,15 +120,12 @@ def _say_boundary(points: SchedulePoints) -> str:
 
 def _draw_curves(axes: "Axes", points: SchedulePoints) -> None:
     if points.teacher:
-        xs, sigmas = zip(*points.teacher, strict=True)
         label = f"the base model's own {len(points.teacher) - 1} steps"
-        axes.plot(xs, sigmas, color=GREY, linewidth=1, label=label)
+        axes.plot(*_columns(points.teacher), color=GREY, linewidth=1, label=label)
     for phase in Phase:
-        xs, sigmas = zip(*points.phases[phase], strict=True)
-        count = len(xs) - 1
+        count = len(points.phases[phase]) - 1
         axes.plot(
-            xs,
-            sigmas,
+            *_columns(points.phases[phase]),
             color=COLOURS[phase],
             marker=MARKERS[phase],
             markevery=range(count),  # the last is the other's first, or the end

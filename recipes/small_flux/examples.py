@@ -10,9 +10,8 @@ from session import load_checkpoint, save_checkpoint
 from torch import Tensor
 from train_vae import as_input
 
-from glance.demo.world.captions import describe, describe_loosely
-from glance.demo.world.draw import draw
-from glance.demo.world.scene import Scene, training_scene
+from glance.demo.draw import draw
+from glance.demo.world import Scene, describe, describe_loosely, training_scene
 
 SEED = 1
 FULL_SHARE = 0.55

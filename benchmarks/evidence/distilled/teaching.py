@@ -25,16 +25,15 @@ from benchmarks.evidence.schedules import load_schedules, own, shifted_sigmas
 from benchmarks.evidence.workshop import Workshop
 from glance.core.files import replacing
 from glance.core.phase import Phase
-from glance.demo.world.captions import describe, describe_loosely, read_caption
-from glance.demo.world.scene import training_scene
+from glance.demo.world import describe, describe_loosely, read_caption, training_scene
 from glance.models.families import find_family
 from glance.runs.folder import RunFolder
 from glance.sampling.pipeline.quiet import hush
 from glance.schedule.lists import Schedule
+from glance.schedule.options import ScheduleOptions
 from glance.training.distillation.execute import run_distillation
 from glance.training.distillation.plan import plan_distillation
-from glance.training.distillation.request import DistillRequest
-from glance.training.simpletuner.command import Launcher
+from glance.training.request import DistillRequest, Launcher
 
 GUIDANCE: Final = 3.5
 """The teacher's, throughout."""
@@ -422,8 +421,10 @@ def _distil(shop: Workshop, recipe: Recipe, run: RunFolder) -> None:
             rank=recipe.rank,
             learning_rate=recipe.learning_rate,
             seed=recipe.seed,
-            slow_timesteps=",".join(map(str, schedule.slow_timesteps)),
-            fast_timesteps=",".join(map(str, schedule.fast_timesteps)),
+            schedule=ScheduleOptions(
+                slow_timesteps=",".join(map(str, schedule.slow_timesteps)),
+                fast_timesteps=",".join(map(str, schedule.fast_timesteps)),
+            ),
             device="cpu",
             launcher=Launcher.DIRECT,
             compares=False,

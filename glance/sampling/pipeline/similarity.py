@@ -1,10 +1,5 @@
-"""How near two pictures are (torchmetrics' figures), and how well one shows its prompt.
+"""How near an image is to a reference of the same size: PSNR, SSIM and LPIPS, torchmetrics' own."""
 
-PSNR, SSIM and LPIPS compare a picture with a reference of the same size; CLIP score needs none.
-"""
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -44,8 +39,14 @@ class Perceptual:
         """Load the network, fetched if it must be; raises SetupError."""
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-        with _fetching("LPIPS"):
+        try:
             return cls(LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True))
+        except (OSError, RuntimeError) as exc:
+            reason = (str(exc).strip() or type(exc).__name__).splitlines()[0]
+            raise SetupError(
+                f"the network of LPIPS cannot be loaded: {reason}",
+                hint="fetch it once with a connection, or leave out --metric for LPIPS",
+            ) from exc
 
     def measure(self, picture: Image.Image, reference: Image.Image) -> float:
         """Return the distance of two pictures of one size."""
@@ -53,54 +54,6 @@ class Perceptual:
             return float(self.network(_as_tensor(picture), _as_tensor(reference)))
 
 
-@dataclass(frozen=True, slots=True)
-class PromptScore:
-    """CLIP score of Hessel et al. 2021: 100 times the cosine of picture and prompt, at least 0.
-
-    The arithmetic is torchmetrics'; its own class, of 1.9, fails with transformers 5, whose
-    CLIPModel returns an object and no tensor.
-    """
-
-    model: Any
-    processor: Any
-
-    @classmethod
-    def load(cls, model: str) -> "PromptScore":
-        """Load the network, of the Hub or a folder, fetched if it must be; raises SetupError."""
-        from transformers import CLIPModel, CLIPProcessor
-
-        with _fetching("CLIP score"):
-            return cls(CLIPModel.from_pretrained(model), CLIPProcessor.from_pretrained(model))
-
-    def measure(self, picture: Image.Image, prompt: str) -> float:
-        """Return the score of a picture for a prompt, of which CLIP reads the first 77 tokens."""
-        most = self.model.config.text_config.max_position_embeddings
-        shown = self.processor(images=picture.convert("RGB"), return_tensors="pt")
-        said = self.processor(text=prompt, return_tensors="pt", truncation=True, max_length=most)
-        with torch.inference_mode():
-            one = self.model.get_image_features(**shown).pooler_output  # (1, width)
-            other = self.model.get_text_features(**said).pooler_output
-        return max(0.0, 100 * float(torch.cosine_similarity(one, other)))
-
-
-@contextmanager
-def _fetching(what: str) -> Iterator[None]:
-    """Turn what a failed download raises into a SetupError."""
-    try:
-        yield
-    except (OSError, RuntimeError) as exc:
-        reason = (str(exc).strip() or type(exc).__name__).splitlines()[0]
-        raise SetupError(
-            f"the network of {what} cannot be loaded: {reason}",
-            hint=f"fetch it once with a connection, or leave out --metric for {what}",
-        ) from exc
-
-
-def _as_bytes(picture: Image.Image) -> torch.Tensor:
-    """Return (1, 3, height, width), 0 to 255."""
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None]
-
-
 def _as_tensor(picture: Image.Image) -> torch.Tensor:
     """Return (1, 3, height, width), 0 to 1."""
-    return _as_bytes(picture).float() / 255
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None].float() / 255

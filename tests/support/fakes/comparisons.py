@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from glance.evaluation.compare.cache import Cache, Kept
-from glance.evaluation.compare.plan import plan_own
-from glance.evaluation.compare.request import ComparisonPlan, Variant
-from glance.evaluation.compare.result import Cell, Comparison, Row
+from glance.evaluation.cache import CachedImage, ImageCache
+from glance.evaluation.compare import ComparisonPlan, plan_own
+from glance.evaluation.comparison import Cell, Comparison, Row, Variant
+from glance.evaluation.measure import Likeness
 
 SSIM = {Variant.BASE: 0.5, Variant.SLOW_ONLY: 0.6, Variant.FAST_ONLY: 0.7, Variant.BOTH: 0.8}
 
@@ -47,29 +48,40 @@ def make_comparison(*rows: Row) -> Comparison:
     return Comparison(rows or (make_row(),))
 
 
-def fill_cache(plan: ComparisonPlan) -> None:
-    """Put every picture and figure of a plan into the cache, as if it had been run before.
+def fill_cache(plan: ComparisonPlan, *, pair: float = 0.2) -> None:
+    """Put every image of a plan into the cache, as if it had been run before.
 
-    Final latents are the seed, of the pair three quarters of it: so is its variety.
+    Final latents of the teacher are the seed; the others are as far from it as their SSIM says, the
+    pair as far as `pair`, upwards of even seeds and downwards of odd ones.
     """
-    cache = Cache.of_user()
+    cache = ImageCache()
     for row in plan.rows:
-        for variant, one in row.paintings.items():
-            cell = make_cell(variant)
-            share = 0.75 if variant is Variant.BOTH else 1.0
-            latents = np.full((1, 4, 2), share * row.settings.seed, np.float16)
-            cache.keep(one.key, Kept(cell.image, latents))
-            cache.keep_figures(one.key, row.paintings[Variant.TEACHER].key, cell.figures)
+        seed = row.settings.seed
+        for variant, one in row.cells.items():
+            away = pair if variant is Variant.BOTH else 1 - SSIM.get(variant, 1.0)
+            latents = np.full((1, 4, 2), seed + (away if seed % 2 == 0 else -away))
+            cache.keep(one.key, CachedImage(make_cell(variant).image, latents))
 
 
 def fill_worth(plan: ComparisonPlan) -> None:
-    """Put the distances of the base's own n steps into the cache: 0.99 / n."""
-    cache = Cache.of_user()
+    """Put the images of the base's own n steps into the cache: they are 0.99 / n away."""
+    cache = ImageCache()
     for row in plan.rows:
         for steps in range(2, plan.teacher_steps):
-            own = plan_own(plan, row, steps)
-            teacher = row.paintings[Variant.TEACHER].key
-            cache.keep_figures(own.key, teacher, {"latents": 0.99 / steps})
+            latents = np.full((1, 4, 2), row.settings.seed + 0.99 / steps)
+            image = make_cell(Variant.TEACHER).image
+            cache.keep(plan_own(plan, row, steps).key, CachedImage(image, latents))
+
+
+def fake_likeness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the images of `make_cell` measured by their colour: nobody imports torch."""
+
+    def measure(self: Likeness, image: Image.Image, reference: Image.Image) -> dict[str, float]:
+        red, _, _ = image.getpixel((0, 0))
+        ssim = SSIM[list(Variant)[red // 40]]
+        return {"psnr": 40 * ssim, "ssim": ssim}
+
+    monkeypatch.setattr(Likeness, "measure", measure)
 
 
 def write_caption(run: Path, text: str) -> None:

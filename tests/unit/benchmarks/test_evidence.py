@@ -10,10 +10,9 @@ from benchmarks.evidence import report
 from benchmarks.evidence.observations import Observations, captions_of, observe
 from benchmarks.evidence.pairs import PUBLISHED, QUESTIONS, Recipe, Wording, all_pairs
 from benchmarks.evidence.schedules import load_schedules, own, shifted_sigmas, uniform_sigmas
-from glance.demo.world.captions import read_caption
-from glance.demo.world.draw import draw
-from glance.demo.world.scene import held_out_scenes, is_held_out
-from glance.evaluation.compare.intervals import estimate_difference, estimate_mean, estimate_ratio
+from glance.demo.draw import draw
+from glance.demo.world import held_out_scenes, is_held_out, read_caption
+from glance.evaluation.measure import estimate_difference, estimate_mean, estimate_ratio
 
 
 class TestIntervals:

@@ -1,19 +1,22 @@
-"""`glance compare` and `glance train --compare` as users meet them; painting is in tests/torch."""
+"""`glance compare` and `glance train --compare` as users meet them; sampling is in tests/torch."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from fakes.commands import TRAIN, Glance
-from fakes.comparisons import fill_cache, fill_worth, read_figures, write_caption
+from fakes.comparisons import (
+    fake_likeness,
+    fill_cache,
+    fill_worth,
+    read_figures,
+    write_caption,
+)
 from fakes.pairs import write_run
 from fakes.trainer import FakeSimpleTuner
 
-from glance.evaluation.compare.plan import plan_comparison
-from glance.evaluation.compare.request import CompareRequest
+from glance.evaluation.compare import CompareRequest, plan_comparison
 
 pytest_plugins = ["fakes.plugin"]
 RUN = Path("runs/cat")
@@ -22,6 +25,7 @@ RUN = Path("runs/cat")
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    fake_likeness(monkeypatch)
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def test_it_prints_the_sheets_path_a_table_and_the_verdict(glance: Callable) -> 
         done.out
         == """\
 runs/cat/images/compare/sheet.png
-            picture  latents   SSIM  PSNR dB
+              image  latents   SSIM  PSNR dB
      base, 50 steps        -      -        -
      base, 10 steps    0.500  0.500     20.0
 slow only, 10 steps    0.400  0.600     24.0
@@ -56,7 +60,7 @@ the base's 50 than the base itself along the same sigmas (latents 0.200 against 
 
 
 @pytest.mark.usefixtures("compared")
-def test_a_dry_run_says_what_is_to_be_painted_and_what_is_there(glance: Callable) -> None:
+def test_a_dry_run_says_what_is_to_be_sampled_and_what_is_there(glance: Callable) -> None:
     prompts = (
         "--prompt",
         "a hill",
@@ -87,8 +91,7 @@ def test_json_is_what_the_file_holds(glance: Callable) -> None:
     done = glance("compare", "--device", "cpu", *prompts, "--output", "out", "--json", "--quiet")
 
     assert (done.code, done.err) == (0, "")
-    places = {"sheet": "out/sheet.png", "page": "out/index.html"}
-    assert done.document == {**places, **read_figures(Path("out"))}
+    assert done.document == {"sheet": "out/sheet.png", **read_figures(Path("out"))}
     assert [row["prompt"] for row in done.document["rows"]] == ["a hill", "a sea"]
     assert done.document["rows"][0]["variants"]["both"] == {
         "steps": 10, "seconds": None, "was_cached": True, "latents": 0.2, "psnr": 32.0, "ssim": 0.8,
@@ -112,34 +115,23 @@ def test_eight_pictures_have_a_verdict(
     last = shown.out.splitlines()[-1]
     assert last == document["sentence"]
     assert last.startswith("it helps: in 10 steps the pair ends 60 % nearer to the base's 50 than ")
-    assert last.endswith("variety 75 % of the base's")
+    assert last.endswith("variety 92 % of the base's")
     assert ("worth about 5 of the base's own steps" in last) == (worth == 5)
     difference = {"base": 0.5, "pair": 0.2, "difference": -0.3, "interval": [-0.3, -0.3]}
     assert document["verdict"] == {
         "distance": difference,
         "perceptual": {**difference, "metric": "1 - ssim"},
-        "variety": {"base": 1.6667, "pair": 1.25},
+        "variety": {"base": 1.6667, "pair": 1.5333},
         "worth_steps": worth,
         "images": 8,
     }
 
 
 @pytest.mark.usefixtures("compared")
-def test_what_is_cached_needs_no_torch() -> None:
-    script = (
-        "import sys\nfrom glance.cli import app\n"
-        "try:\n    app(['compare', '--device', 'cpu', '--quiet'])\nexcept SystemExit as end:\n"
-        "    assert end.code in (None, 0), end.code\n"
-        "heavy = {name.split('.')[0] for name in sys.modules}\n"
-        "sys.exit(', '.join(heavy & {'torch', 'diffusers', 'transformers', 'peft'}) or 0)"
-    )
+def test_what_is_cached_needs_no_model(glance: Callable) -> None:
+    done = glance("compare", "--device", "cpu", "--quiet")
 
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
-
-    assert done.returncode == 0, done.stderr
-    assert (RUN / "images/compare/index.html").is_file()
+    assert (done.code, done.err) == (0, "")
     assert (RUN / "images/compare/pictures/1-both.png").is_file()
 
 
@@ -147,8 +139,7 @@ def test_what_is_cached_needs_no_torch() -> None:
 def test_nothing_that_lies_in_the_run_says_where_it_is(glance: Callable) -> None:
     assert glance("compare", "--device", "cpu", "--quiet").code == 0
 
-    for name in ("compare.json", "index.html"):
-        assert str(Path.cwd()) not in (RUN / "images/compare" / name).read_text()
+    assert str(Path.cwd()) not in (RUN / "images/compare/compare.json").read_text()
 
 
 def test_without_any_run_the_train_command_is_named(glance: Callable) -> None:
@@ -159,17 +150,14 @@ def test_without_any_run_the_train_command_is_named(glance: Callable) -> None:
     assert "glance train --image" in done.err
 
 
-def test_metrics_that_must_be_fetched_are_refused_offline_at_once(glance: Callable) -> None:
+def test_a_metric_that_must_be_fetched_is_refused_offline_at_once(glance: Callable) -> None:
     write_run(RUN)
-    metrics = ("--metric", "lpips", "--metric", "clip")
 
-    done = glance("compare", "--prompt", "x", "--device", "cpu", *metrics, "--json")
+    done = glance("compare", "--prompt", "x", "--device", "cpu", "--metric", "lpips", "--json")
 
     assert done.code == 3
-    messages = [one["message"] for one in done.document["error"]["problems"]]
-    assert len(messages) == 2
-    assert messages[0].startswith("--metric lpips: its network, ")
-    assert messages[1].startswith("--metric clip: model openai/clip-vit-large-patch14 is not in")
+    (problem,) = done.document["error"]["problems"]
+    assert problem["message"].startswith("--metric lpips: its network, ")
 
 
 def test_a_model_that_cannot_be_had_is_refused(glance: Callable) -> None:
@@ -206,7 +194,7 @@ class TestTrain:
 
     @pytest.mark.usefixtures("fully_trained", "simpletuner")
     def test_it_ends_with_one_sentence(self, glance: Glance) -> None:
-        from glance.evaluation.compare.trial import NEUTRAL_PROMPT
+        from glance.evaluation.compare import NEUTRAL_PROMPT
 
         prompts = ("a grey circle", NEUTRAL_PROMPT)
         fill_cache(plan_comparison(CompareRequest(RUN, prompts, device="cpu")))

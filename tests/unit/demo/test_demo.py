@@ -21,9 +21,8 @@ def test_a_strangers_folder_is_refused_and_left_as_it_was(glance: Callable) -> N
 def test_the_judge_names_what_is_not_shown() -> None:
     from PIL import Image
 
-    from glance.demo.world.captions import describe
-    from glance.demo.world.draw import draw
-    from glance.demo.world.scene import Scene
+    from glance.demo.draw import draw
+    from glance.demo.world import Scene, describe
 
     scene = Scene("sunset", "large", "low", "right", "sea", "mountains", "boat")
     picture = Image.fromarray(draw(scene))
@@ -36,9 +35,8 @@ def test_its_prompts_are_captions_of_the_world_that_nobody_learns_from() -> None
     from importlib.resources import as_file, files
 
     from glance.demo.run import PROMPTS, TAUGHT
-    from glance.demo.world.captions import read_caption
-    from glance.sampling.prompts.files import read_prompts
-    from glance.sampling.prompts.shipped import teaching_prompts
+    from glance.demo.world import read_caption
+    from glance.sampling.prompts import read_prompts, teaching_prompts
 
     with as_file(files("glance") / "assets" / PROMPTS) as path:
         prompts = [line.prompt for line in read_prompts(path)]

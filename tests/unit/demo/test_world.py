@@ -3,16 +3,18 @@
 import numpy as np
 import pytest
 
-from glance.demo.world.captions import describe, describe_loosely, read_caption
-from glance.demo.world.check import check_picture, read_picture
-from glance.demo.world.draw import SIDE, draw
-from glance.demo.world.scene import (
+from glance.demo.check import check_picture, read_picture
+from glance.demo.draw import SIDE, draw
+from glance.demo.world import (
     ATTRIBUTES,
     Scene,
     all_facts,
+    describe,
+    describe_loosely,
     held_out_scenes,
     is_held_out,
     random_scene,
+    read_caption,
     training_scene,
 )
 

@@ -46,16 +46,16 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def keys(run: Path = RUN, **changes: object) -> dict[Variant, str]:
     request = CompareRequest(**{"run": run, "prompts": ("a hill",), "device": "cpu", **changes})
-    images = plan_comparison(request).rows[0].images
-    return {variant: one.key for variant, one in images.items()}
+    cells = plan_comparison(request).rows[0].cells
+    return {variant: one.key for variant, one in cells.items()}
 
 
 def guidance(**changes: object) -> dict[Variant, tuple[float, float]]:
     request = CompareRequest(RUN, ("a",), device="cpu", **changes)
-    images = plan_comparison(request).rows[0].images
+    cells = plan_comparison(request).rows[0].cells
     return {
         variant: (one.settings.slow_guidance, one.settings.fast_guidance)
-        for variant, one in images.items()
+        for variant, one in cells.items()
     }
 
 
@@ -176,7 +176,7 @@ class TestKeys:
         assert asked[Variant.BASE] == (2.0, 3.0)
 
     def test_weights_that_changed_in_place_are_another_model(self, tiny_weights: Path) -> None:
-        write_run(RUN, model=os.path.relpath(tiny_weights.parents[3], RUN))
+        write_run(RUN, model=os.path.relpath(tiny_weights.parents[1], RUN))
         before = keys()
         status = tiny_weights.stat()
         content = bytearray(tiny_weights.read_bytes())

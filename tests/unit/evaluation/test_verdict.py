@@ -6,9 +6,7 @@ import pytest
 from fakes.comparisons import make_cell, make_comparison, make_row
 
 from glance.core.errors import UsageError
-from glance.evaluation.compare.request import Variant
-from glance.evaluation.compare.result import Comparison
-from glance.evaluation.compare.verdict import judge
+from glance.evaluation.comparison import Comparison, Variant, judge
 
 
 def compare(base: float, both: float, *, count: int = 8, spread: float = 0.01) -> Comparison:

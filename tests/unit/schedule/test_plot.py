@@ -1,4 +1,4 @@
-"""Schedules and losses as pictures and as text: the data behind, and what the files say."""
+"""Schedules and losses in files and in the terminal: the data behind, and what the files say."""
 
 import subprocess
 import sys
@@ -9,11 +9,11 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from glance.core.canvas import ASCII, UNICODE, choose_glyphs
 from glance.core.errors import InputError, SetupError
 from glance.core.phase import Phase
-from glance.runs.losses import Course, StepLoss
-from glance.runs.plot import chart_course, describe_course, draw_losses
+from glance.core.plot import Terminal
+from glance.runs.losses import Course, StepLoss, describe_course
+from glance.runs.plot import chart_course, draw_losses
 from glance.schedule.lists import PRESETS, Schedule
 from glance.schedule.plot import chart_schedule, draw_schedule, schedule_points
 from glance.schedule.shift import DynamicShift, teacher_sigmas
@@ -89,7 +89,7 @@ def test_the_same_data_give_the_same_bytes(name: str) -> None:
     assert str(Path.cwd()).encode() not in b"".join(drawn[0])
 
 
-def test_a_png_is_a_picture() -> None:
+def test_a_png_is_an_image() -> None:
     draw_schedule(SMALL, (), Path("x.png"))
 
     with Image.open("x.png") as picture:
@@ -128,56 +128,87 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left() -> None:
 
 
 def test_a_schedule_is_drawn_in_the_terminal() -> None:
-    assert chart_schedule(PAPER, TEACHER, width=60, height=14).splitlines() == [
-        "sigma                                               timestep",
-        "   1 │S⠉S⠒S⠒S⠤SF⢄⣀⣀⣀                                    1000",
-        "     │         ┊    ⠉⠉⠉⠑⠒F⠤⠤⢄⣀⡀",
-        "0.75 │         ┊              ⠈⠉⠉⠒⠢F⣀⡀                  750",
-        "     │         ┊                     ⠈⠉⠉⠢⠤⡀",
-        " 0.5 │         ┊                          ⠈⠉⠉F⢄         500",
-        "0.25 │         ┊                               ⠉⠢⢄      250",
-        "     │         ┊                                  ⠉⠢⢄",
-        "   0 │         ┊                                     F⢄ 0",
-        "     └─────────────────────────────────────────────────",
-        "      0    5   10   15   20   25  30   35   40   45  50",
-        "           steps done, of the base model's own 50",
-        "S slow, F fast, ⠒⠒ the base model; ┊ fast begins at sigma",
-        "0.9266, timestep 926.6",
+    chart = chart_schedule(PAPER, TEACHER, Terminal(60)).splitlines()
+
+    assert chart[0].strip() == "sigma"
+    assert chart[2].startswith("   1┤S")
+    assert "".join(chart[:-2]).count("F") == 5
+    assert any("⠢" in line for line in chart)
+    assert chart[-3].strip() == "steps done, of the base model's own 50"
+    assert chart[-2:] == [
+        "S slow, F fast; the curve is the base model's",
+        "fast begins at sigma 0.9266, timestep 926.6",
     ]
 
 
 def test_plain_ascii_will_do() -> None:
-    assert chart_schedule(SMALL, (), width=50, height=11, glyphs=ASCII).splitlines() == [
-        "sigma                                     timestep",
-        "   1 |S*********S**      :                    1000",
-        "0.75 |             ****  :                    750",
-        " 0.5 |                 **F****                500",
-        "0.25 |                   :    ****F****       250",
-        "   0 |                   :             ****** 0",
-        "     +---------------------------------------",
-        "      0         1        2        3         4",
-        "                    steps done",
-        "S slow, F fast; : fast begins at sigma 0.6,",
-        "timestep 600",
+    assert chart_schedule(SMALL, (), Terminal(44, is_unicode=False)).splitlines() == [
+        "                      sigma",
+        "    +-------------------+------------------+",
+        "   1+S                  |                  |",
+        "    | ********S         |                  |",
+        "    |          **       |                  |",
+        "0.75+            ***    |                  |",
+        "    |               **  |                  |",
+        "    |                 **F                  |",
+        " 0.5+                   |*                 |",
+        "    |                   | **               |",
+        "    |                   |   **             |",
+        "0.25+                   |     **           |",
+        "    |                   |       *F         |",
+        "    |                   |         ****     |",
+        "   0+                   |             *****|",
+        "    ++--------+---------+--------+--------++",
+        "     0        1         2        3        4",
+        "                   steps done",
+        "S slow, F fast",
+        "fast begins at sigma 0.6, timestep 600",
     ]
 
 
-@pytest.mark.parametrize(("width", "height"), [(80, 16), (44, 10), (200, 40), (1, 1)])
-def test_a_chart_keeps_to_its_size(width: int, height: int) -> None:
-    schedule = chart_schedule(PAPER, (), width=width, height=height).splitlines()
-    course = chart_course(make_course(*range(1, 9)), width=width, height=height).splitlines()
+@pytest.mark.parametrize("width", [40, 80, 100])
+def test_a_chart_keeps_to_its_size(width: int) -> None:
+    schedule = chart_schedule(PAPER, (), Terminal(width)).splitlines()
+    course = chart_course(make_course(*range(1, 9)), Terminal(width), height=8).splitlines()
 
-    assert len(schedule) == max(height, 10)
-    assert len(course) == max(height, 5)
-    assert max(map(len, schedule + course)) <= max(width, 40)
+    assert (len(schedule), len(course)) == (20, 8)
+    assert max(map(len, schedule[:-2] + course)) <= width
 
 
 @pytest.mark.parametrize(
-    ("encoding", "glyphs"),
-    [("utf-8", UNICODE), ("ascii", ASCII), ("latin-1", ASCII), (None, ASCII), ("no such", ASCII)],
+    ("encoding", "kind", "is_unicode"),
+    [
+        ("utf-8", "xterm", True),
+        ("utf-8", "dumb", False),
+        ("ascii", "xterm", False),
+        ("latin-1", "xterm", False),
+        (None, "xterm", False),
+        ("no such", "xterm", False),
+    ],
 )
-def test_a_chart_is_made_of_what_the_stream_can_write(encoding: str, glyphs: object) -> None:
-    assert choose_glyphs(encoding) == glyphs
+def test_a_chart_is_made_of_what_the_terminal_can_show(
+    encoding: str | None, kind: str, is_unicode: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", kind)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+    terminal = Terminal.of(encoding, is_tty=True, columns=70)
+
+    assert terminal == Terminal(70, is_unicode=is_unicode, has_colours=kind != "dumb")
+    assert chart_schedule(SMALL, (), terminal).isascii() == (not is_unicode)
+
+
+def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    seen = Terminal.of("utf-8", is_tty=True, columns=80)
+    piped = Terminal.of("utf-8", is_tty=False, columns=80)
+    monkeypatch.setenv("NO_COLOR", "1")
+    refused = Terminal.of("utf-8", is_tty=True, columns=80)
+
+    charts = [chart_schedule(SMALL, (), one) for one in (seen, piped, refused)]
+
+    assert ["\x1b[" in chart for chart in charts] == [True, False, False]
 
 
 def test_the_trend_of_losses_is_blind_to_the_levels_of_their_timesteps() -> None:
@@ -198,26 +229,24 @@ def test_a_course_is_drawn_in_the_terminal() -> None:
     rows = [StepLoss(1 if step < 5 else 2, step, 8 / step) for step in range(1, 11)]
     course = Course(Phase.FAST, (800.0,), tuple(rows))
 
-    assert chart_course(course, width=44, height=7, glyphs=ASCII).splitlines() == [
-        "   8 |***             :",
-        "     |   ***          :",
-        "2.53 |      ********* :",
-        "     |               ************",
-        " 0.8 |                :          ***********",
-        "     +--------------------------------------",
-        "      step 1       start 2                10",
-    ]
+    lines = chart_course(course, Terminal(44, is_unicode=False), height=8).splitlines()
+
+    labels = [line.partition("+")[0].strip() for line in lines]
+    assert [label for label in labels if label[:1].isdigit()] == ["8", "2.53", "0.8"]
+    assert [words for words in lines[-1].split("  ") if words] == ["step 1", "start 2", "10"]
+    again = ["|" in line[10:-1] for line in lines[1:-2]]  # where the trainer started again
+    assert again.count(False) <= 1  # behind the curve
 
 
 def test_too_few_steps_have_no_shape() -> None:
-    assert chart_course(make_course(0.5)) == ""
+    assert chart_course(make_course(0.5), Terminal(), height=8) == ""
     assert describe_course(make_course(0.5)) == "last loss 0.5, less than a round of steps"
     assert describe_course(make_course()) == "no losses of its steps are kept"
 
 
 def test_flat_and_vanished_losses_can_be_drawn() -> None:
     for course in (make_course(0.5, 0.5, 0.5), make_course(0.0, 0.0, 0.0)):
-        assert chart_course(course)
+        assert chart_course(course, Terminal(), height=5)
         draw_losses([course], Path("x.png"))
 
 
@@ -234,8 +263,11 @@ def test_drawn_losses_name_their_timesteps_and_their_starts() -> None:
     assert "slow: loss of a round: 0.4472 at first, 0.3464 at last (-23%)" in said
 
 
-def test_matplotlib_is_not_loaded_before_it_is_needed() -> None:
-    script = "import sys, glance.plot, glance.runs.listing; sys.exit('matplotlib' in sys.modules)"
+def test_nothing_that_draws_is_loaded_before_it_is_needed() -> None:
+    script = (
+        "import sys, glance.core.plot, glance.schedule.plot, glance.runs.plot, glance.cli._plot\n"
+        "sys.exit('matplotlib' in sys.modules or 'plotext' in sys.modules)"
+    )
 
     done = subprocess.run([sys.executable, "-c", script], check=False)
 

@@ -10,8 +10,7 @@ from itertools import product
 
 import numpy as np
 
-from glance.demo.world.captions import read_caption
-from glance.demo.world.draw import (
+from glance.demo.draw import (
     HORIZON,
     LIGHT_RADIUS,
     LIGHT_X,
@@ -26,7 +25,7 @@ from glance.demo.world.draw import (
     paint_object,
     sky,
 )
-from glance.demo.world.scene import ATTRIBUTES, Scene, objects_on
+from glance.demo.world import ATTRIBUTES, Scene, objects_on, read_caption
 
 Verdict = dict[str, bool]
 

@@ -6,22 +6,21 @@ of 8 (the VAE's), because a small model learns such places many times faster tha
 
 from collections.abc import Mapping
 from functools import cache
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from glance.demo.world.scene import Scene
+from glance.demo.world import Scene
 
 Array = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
 SIDE = 64
 HORIZON = 40.0
-LIGHT_X = MappingProxyType({"left": 16.0, "middle": 32.0, "right": 48.0})
-LIGHT_Y = MappingProxyType({"high": 10.0, "low": 26.0})
-LIGHT_RADIUS = MappingProxyType({"small": 4.0, "large": 7.5})
+LIGHT_X = {"left": 16.0, "middle": 32.0, "right": 48.0}
+LIGHT_Y = {"high": 10.0, "low": 26.0}
+LIGHT_RADIUS = {"small": 4.0, "large": 7.5}
 OBJECT_X = (16.0, 48.0)
 
 
@@ -36,42 +35,38 @@ class Palette(NamedTuple):
     """What the hour does to the colour of the ground."""
 
 
-PALETTES: Mapping[str, Palette] = MappingProxyType(
-    {
-        "dawn": Palette(
-            ((112, 128, 196), (222, 150, 178), (250, 198, 160)),
-            (255, 252, 226),
-            (124, 98, 146),
-            (0.98, 0.80, 0.84),
-        ),
-        "day": Palette(
-            ((58, 132, 220), (120, 184, 240), (196, 228, 250)),
-            (255, 242, 140),
-            (84, 122, 146),
-            (1.0, 1.0, 1.0),
-        ),
-        "sunset": Palette(
-            ((70, 40, 108), (206, 74, 86), (255, 160, 72)),
-            (255, 232, 130),
-            (88, 40, 84),
-            (0.84, 0.60, 0.56),
-        ),
-        "night": Palette(
-            ((8, 12, 42), (22, 32, 78), (50, 66, 122)),
-            (242, 240, 222),
-            (12, 16, 42),
-            (0.34, 0.42, 0.60),
-        ),
-    }
-)
-GROUNDS: Mapping[str, tuple[int, int, int]] = MappingProxyType(
-    {
-        "sea": (38, 100, 160),
-        "meadow": (98, 168, 70),
-        "desert": (228, 182, 108),
-        "snow": (240, 244, 250),
-    }
-)
+PALETTES: Mapping[str, Palette] = {
+    "dawn": Palette(
+        ((112, 128, 196), (222, 150, 178), (250, 198, 160)),
+        (255, 252, 226),
+        (124, 98, 146),
+        (0.98, 0.80, 0.84),
+    ),
+    "day": Palette(
+        ((58, 132, 220), (120, 184, 240), (196, 228, 250)),
+        (255, 242, 140),
+        (84, 122, 146),
+        (1.0, 1.0, 1.0),
+    ),
+    "sunset": Palette(
+        ((70, 40, 108), (206, 74, 86), (255, 160, 72)),
+        (255, 232, 130),
+        (88, 40, 84),
+        (0.84, 0.60, 0.56),
+    ),
+    "night": Palette(
+        ((8, 12, 42), (22, 32, 78), (50, 66, 122)),
+        (242, 240, 222),
+        (12, 16, 42),
+        (0.34, 0.42, 0.60),
+    ),
+}
+GROUNDS: Mapping[str, tuple[int, int, int]] = {
+    "sea": (38, 100, 160),
+    "meadow": (98, 168, 70),
+    "desert": (228, 182, 108),
+    "snow": (240, 244, 250),
+}
 
 
 def draw(scene: Scene, size: int = SIDE) -> Pixels:

@@ -1,0 +1,393 @@
+"""What came of a comparison: images with their figures, their means, and the verdict.
+
+What is asked: does the pair end nearer to where the base model's many steps end, from the same
+noise, than the base model itself along the same sigmas? The distance of the latents decides; what
+is seen of it, the variety between seeds, and the base's steps that it saves stand beside it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from glance.core.errors import UsageError
+from glance.core.phase import Phase
+from glance.evaluation.measure import Estimate, Values, estimate_difference, estimate_mean
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FEWEST: Final = 8  # images: of fewer, no interval, no verdict, and no worth in steps
+FIGURES: Final = ("latents", "psnr", "ssim", "lpips")
+_TITLES: Final = {"ssim": "SSIM", "psnr": "PSNR dB", "lpips": "LPIPS"}
+_DIGITS: Final = {"seconds": 2, "latents": 3, "ssim": 3, "psnr": 1, "lpips": 3}  # in the table
+
+Judge = Callable[[str, "Image"], str]
+"""Says of a prompt and an image, in a few words, whether the one shows the other."""
+
+
+class Variant(StrEnum):
+    """One way to sample from the same noise; in the order that they are shown."""
+
+    TEACHER = "teacher"
+    """The base model with many steps of its own schedule."""
+    BASE = "base"
+    """The base model along the pair's own sigmas."""
+    SLOW_ONLY = "slow-only"
+    FAST_ONLY = "fast-only"
+    BOTH = "both"
+
+    @property
+    def loras(self) -> tuple[Phase, ...]:
+        """The phases that run with their LoRA."""
+        return _VARIANTS[self][1]
+
+    def label(self, steps: int) -> str:
+        """Return what people read above an image: `base, 50 steps`, `slow only, 10 steps`."""
+        return f"{_VARIANTS[self][0]}, {steps} steps"
+
+
+JUDGED: Final = (Variant.TEACHER, Variant.BASE, Variant.BOTH)
+"""What a verdict is made of."""
+_VARIANTS: Final[Mapping[Variant, tuple[str, tuple[Phase, ...]]]] = {
+    Variant.TEACHER: ("base", ()),
+    Variant.BASE: ("base", ()),
+    Variant.SLOW_ONLY: ("slow only", (Phase.SLOW,)),
+    Variant.FAST_ONLY: ("fast only", (Phase.FAST,)),
+    Variant.BOTH: ("both", (Phase.SLOW, Phase.FAST)),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One image: how it was made, what it took, how near it is to the teacher's."""
+
+    variant: Variant
+    image: "Image"
+    steps: int
+    seconds: float | None
+    """Of denoising and decoding. None of an image that was there already: another day's are not
+    to be held against today's."""
+    was_cached: bool
+    figures: Mapping[str, float]
+    """By name, FIGURES that were measured: `latents` is the root mean square of the difference of
+    its final latents to the teacher's. Empty where there is no teacher, and of the teacher."""
+    words: str = ""
+    """A judge's, if one was asked."""
+
+    @property
+    def label(self) -> str:
+        """How it was made, in words."""
+        return self.variant.label(self.steps)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the pixels."""
+        found = {name: self.figures.get(name) for name in ("latents", "psnr", "ssim")}
+        return {
+            "steps": self.steps,
+            "seconds": None if self.seconds is None else round(self.seconds, 3),
+            "was_cached": self.was_cached,
+            **{name: _rounded(value) for name, value in (found | dict(self.figures)).items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The images of one prompt and seed, all from the same noise."""
+
+    prompt: str
+    seed: int
+    cells: Mapping[Variant, Cell]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the pixels."""
+        cells = {variant.value: cell.to_json() for variant, cell in self.cells.items()}
+        return {"prompt": self.prompt, "seed": self.seed, "variants": cells}
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A mean over all rows; of fewer than FEWEST there is no interval."""
+
+    value: float
+    interval: tuple[float, float] | None
+
+    @classmethod
+    def of(cls, count: int, estimate: Estimate) -> "Mean":
+        """Return an estimate from `count` images."""
+        return cls(estimate.value, (estimate.low, estimate.high) if count >= FEWEST else None)
+
+    def to_json(self) -> dict[str, float | None]:
+        """Return the mean and the ends of its 95 % interval, or null."""
+        low, high = self.interval or (None, None)
+        return {"mean": _rounded(self.value), "low": _rounded(low), "high": _rounded(high)}
+
+    def show(self, digits: int) -> str:
+        """Return it as people read it: `0.812 (0.790 to 0.830)`."""
+        if self.interval is None:
+            return f"{self.value:.{digits}f}"
+        low, high = self.interval
+        return f"{self.value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A row of images for each prompt and seed."""
+
+    rows: tuple[Row, ...]
+    variety: Mapping[Variant, float] = field(default_factory=dict)
+    """How far images of one prompt under different seeds are apart: the mean root mean square of
+    the differences of their final latents, of the teacher and of both LoRAs. Empty where no prompt
+    has two seeds."""
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Those that were sampled, in their order."""
+        return tuple(self.rows[0].cells)
+
+    def judged(self, judge: Judge) -> "Comparison":
+        """Return the same images with a judge's words on each."""
+
+        def judge_row(row: Row) -> Row:
+            cells = {
+                variant: replace(cell, words=judge(row.prompt, cell.image))
+                for variant, cell in row.cells.items()
+            }
+            return replace(row, cells=cells)
+
+        return replace(self, rows=tuple(map(judge_row, self.rows)))
+
+    def mean(self, variant: Variant, name: str) -> Mean | None:
+        """Return the mean of a variant's `name`, one of FIGURES or seconds; None: not measured.
+
+        The interval is a bootstrap over prompts and seeds (see measure). Seconds have a mean only
+        where the base's and the pair's images were all sampled side by side with them.
+        """
+        beside = {variant, Variant.BASE, Variant.BOTH} & set(self.variants)
+        if name == "seconds" and any(
+            row.cells[one].seconds is None for row in self.rows for one in beside
+        ):
+            return None
+        values = self._values(variant, name)
+        return None if values is None else Mean.of(values.size, estimate_mean(values))
+
+    def gain(self, name: str) -> Mean | None:
+        """Return the mean of both LoRAs' figure minus the base's along the same sigmas, paired."""
+        both, base = (self._values(one, name) for one in (Variant.BOTH, Variant.BASE))
+        if both is None or base is None:
+            return None
+        return Mean.of(both.size, estimate_difference(both, base))
+
+    def _values(self, variant: Variant, name: str) -> Values | None:
+        """Return (seeds, prompts) where every prompt has every seed, else (1, rows)."""
+        cells = [row.cells.get(variant) for row in self.rows]
+        found = [
+            None if cell is None else cell.seconds if name == "seconds" else cell.figures.get(name)
+            for cell in cells
+        ]
+        if any(value is None for value in found):
+            return None
+        prompts = list(dict.fromkeys(row.prompt for row in self.rows))
+        seeds = list(dict.fromkeys(row.seed for row in self.rows))
+        places = {
+            (row.seed, row.prompt): value for row, value in zip(self.rows, found, strict=True)
+        }
+        if len(places) == len(found) == len(seeds) * len(prompts):
+            crossed = [[places[seed, prompt] for prompt in prompts] for seed in seeds]
+            return np.array(crossed, dtype=np.float64)
+        return np.array([found], dtype=np.float64)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the pixels."""
+        means = {
+            variant.value: {
+                name: found.to_json()
+                for name in ("seconds", *FIGURES)
+                if (found := self.mean(variant, name)) is not None
+            }
+            for variant in self.variants
+        }
+        gains = {name: self.gain(name) for name in FIGURES}
+        return {
+            "rows": [row.to_json() for row in self.rows],
+            "means": means,
+            "both_minus_base": {name: g.to_json() for name, g in gains.items() if g is not None},
+        }
+
+    def tabulate(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Return the header and a row a variant, as text: the means, with their intervals."""
+        found = {name: [self.mean(one, name) for one in self.variants] for name in _DIGITS}
+        columns = [name for name, means in found.items() if any(means)]
+        rows = []
+        for number, cell in enumerate(self.rows[0].cells.values()):
+            texts = (
+                "-" if (mean := found[name][number]) is None else mean.show(_DIGITS[name])
+                for name in columns
+            )
+            rows.append((cell.label, *texts))
+        return ("image", *(_TITLES.get(name, name) for name in columns)), rows
+
+
+class Outcome(StrEnum):
+    """On which side of 0 the pair's distance minus the base's lies."""
+
+    NEARER = "nearer"
+    FURTHER = "further"
+    OPEN = "open"
+    """Its interval holds 0, or there is none."""
+
+
+_SAID: Final = {
+    Outcome.NEARER: "it helps",
+    Outcome.FURTHER: "it does not help",
+    Outcome.OPEN: "too close to call",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Distances:
+    """Mean distances to the base's many steps from the same noise, over all images."""
+
+    base: float
+    """Of the base model along the pair's sigmas."""
+    pair: float
+    difference: float
+    """Pair - base: below 0, the pair is nearer."""
+    interval: tuple[float, float] | None
+    """95 %, paired by image; None for fewer than FEWEST."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """Whether the whole interval lies on one side of 0."""
+        low, high = self.interval or (0.0, 0.0)
+        if high < 0:
+            return Outcome.NEARER
+        return Outcome.FURTHER if low > 0 else Outcome.OPEN
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures, to four decimals."""
+        interval = None if self.interval is None else [round(end, 4) for end in self.interval]
+        found = {"base": self.base, "pair": self.pair, "difference": self.difference}
+        return {**{name: round(value, 4) for name, value in found.items()}, "interval": interval}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a comparison says of its pair."""
+
+    distance: Distances
+    """Root mean square of the difference of the final latents."""
+    perceptual: Distances
+    """LPIPS of the images where it was asked for, else 1 - SSIM."""
+    metric: str
+    """Which of them: lpips, or 1 - ssim."""
+    variety: Mapping[str, float] | None
+    """Comparison.variety of `base`, its many steps, and `pair`; None where no prompt has two
+    seeds."""
+    worth_steps: int | None
+    """The fewest of the base's own steps that end as near; None where nobody looked."""
+    images: int
+    """Images of the pair that were compared."""
+    sentence: str
+    """All of it for people, on one line."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures, to four decimals."""
+        variety = self.variety
+        return {
+            "distance": self.distance.to_json(),
+            "perceptual": {**self.perceptual.to_json(), "metric": self.metric},
+            "variety": variety and {name: round(value, 4) for name, value in variety.items()},
+            "worth_steps": self.worth_steps,
+            "images": self.images,
+        }
+
+
+def judge(comparison: Comparison, *, worth_steps: int | None = None) -> Verdict:
+    """Return the verdict on a comparison whose variants are JUDGED, at least.
+
+    `worth_steps` is what Comparer.find_worth found. Raises UsageError where a variant is missing.
+    """
+    require_judged(comparison.variants)
+    has_lpips = comparison.gain("lpips") is not None
+    distance = _distances(comparison, "latents")
+    perceptual = _distances(comparison, "lpips" if has_lpips else "ssim")
+    apart = comparison.variety
+    variety = {"base": apart[Variant.TEACHER], "pair": apart[Variant.BOTH]} if apart else None
+    disagree = {distance.outcome, perceptual.outcome} == {Outcome.NEARER, Outcome.FURTHER}
+    seen = _tell(perceptual, "LPIPS" if has_lpips else "1 - SSIM")
+    said = f"{_tell(distance, 'latents')}; {'but ' if disagree else ''}{seen}"
+    parts = [f"{_conclude(distance, comparison)} ({said})"]
+    if worth_steps is not None:
+        parts.append(f"worth about {worth_steps} of the base's own steps")
+    if variety is not None and variety["base"] > 0:
+        parts.append(f"variety {_percent(variety['pair'] / variety['base'])} of the base's")
+    return Verdict(
+        distance=distance,
+        perceptual=perceptual,
+        metric="lpips" if has_lpips else "1 - ssim",
+        variety=variety,
+        worth_steps=worth_steps,
+        images=len(comparison.rows),
+        sentence="; ".join(parts),
+    )
+
+
+def require_judged(variants: tuple[Variant, ...]) -> None:
+    """Raise UsageError where a variant is missing that a verdict needs."""
+    missing = [one for one in JUDGED if one not in variants]
+    if missing:
+        raise UsageError(
+            f"there is no verdict without {' and '.join(missing)}",
+            hint="sample the variants teacher, base and both at least",
+        )
+
+
+def _distances(comparison: Comparison, name: str) -> Distances:
+    base, pair = (comparison.mean(v, name) for v in (Variant.BASE, Variant.BOTH))
+    gain = comparison.gain(name)
+    if base is None or pair is None or gain is None:
+        raise UsageError(f"nobody measured {name}", hint="run_comparison measures it")
+    if name == "ssim":
+        interval = None if gain.interval is None else (-gain.interval[1], -gain.interval[0])
+        return Distances(1 - base.value, 1 - pair.value, -gain.value, interval)
+    return Distances(base.value, pair.value, gain.value, gain.interval)
+
+
+def _conclude(distance: Distances, comparison: Comparison) -> str:
+    """Return whether it helps, and how much nearer or further the pair ends."""
+    images = len(comparison.rows)
+    cells = comparison.rows[0].cells
+    few, many = (cells[one].steps for one in (Variant.BOTH, Variant.TEACHER))
+    moved, base = distance.difference, distance.base
+    words = "nearer to" if moved < 0 else "further from"
+    percent = f"{_percent(abs(moved) / base)} " if base > 0 else ""
+    place = f"{percent}{words} the base's {many} than"
+    verdict = _SAID[distance.outcome]
+    if images < FEWEST:
+        count = "one picture proves" if images == 1 else f"{images} pictures prove"
+        verdict = f"{count} little (from {FEWEST} on there is a verdict)"
+    if moved == 0 or (images >= FEWEST and distance.outcome is Outcome.OPEN):
+        place = f"about as near to the base's {many} as"
+    return f"{verdict}: in {few} steps the pair ends {place} the base itself along the same sigmas"
+
+
+def _percent(share: float) -> str:
+    return "less than 1 %" if share < 0.005 else f"{100 * share:.0f} %"
+
+
+def _tell(found: Distances, title: str) -> str:
+    """Return `latents 0.160 against 0.271, difference -0.111, 95 % -0.130 to -0.090`."""
+    digits = 3 if abs(found.difference) >= 0.005 else 4
+    figures = f"{found.pair:.{digits}f} against {found.base:.{digits}f}"
+    interval = ""
+    if found.interval is not None:
+        low, high = found.interval
+        interval = f", 95 % {low:+.{digits}f} to {high:+.{digits}f}"
+    return f"{title} {figures}, difference {found.difference:+.{digits}f}{interval}"
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

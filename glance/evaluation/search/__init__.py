@@ -1,1 +1,0 @@
-"""`glance schedule optimize`: sigmas at which few steps end nearest to the base model's many."""
