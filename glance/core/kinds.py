@@ -100,7 +100,7 @@ _KINDS: Final = (
     *((bytes((0x80, protocol)), *_PICKLE) for protocol in range(2, 6)),
 )
 """By their first bytes: what they are, and what to do."""
-_LONGEST_HEADER: Final = 100_000_000  # as the safetensors library has it
+LONGEST_HEADER: Final = 100_000_000  # as the safetensors library has it
 _TITLE: Final = re.compile(r"<title[^>]*>\s*(.{1,80}?)\s*</title>", re.IGNORECASE | re.DOTALL)
 
 
@@ -240,9 +240,9 @@ def _explain_length(file: Any, size: int) -> tuple[str, str] | None:
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
     start = file.read(1)
-    if size < 8 or (length <= _LONGEST_HEADER and start == b"{" and 8 + length > size):
+    if size < 8 or (length <= LONGEST_HEADER and start == b"{" and 8 + length > size):
         return f"cut short within its header, after {size:,} bytes", _AGAIN
-    if length > _LONGEST_HEADER or start != b"{":
+    if length > LONGEST_HEADER or start != b"{":
         return "no safetensors file, by its first bytes", _AGAIN
     file.seek(8)
     try:

@@ -18,7 +18,7 @@ from pydantic import Field
 from glance.core.errors import ModelNotFound, Problem, ScheduleError, SettingsError
 from glance.core.files import find_place, is_folder, open_file, read_text, record_place
 from glance.core.hub import name_address, read_hub_text
-from glance.core.kinds import explain_tensors
+from glance.core.kinds import LONGEST_HEADER, explain_tensors
 from glance.core.settings import Settings
 from glance.models.checkpoint import is_checkpoint, read_checkpoint
 from glance.models.families import (
@@ -45,12 +45,12 @@ from glance.schedule.shift import EmpiricalShift, KnownShift, read_shift
 INDEX: Final = "model_index.json"
 _SCHEDULER: Final = "scheduler/scheduler_config.json"
 _TRANSFORMER: Final = "transformer/config.json"
-_SMALL_MODEL: Final = "assets/small-flux"
+_PACKAGED: Final = "assets/small-flux"
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SIDE_STEP: Final = 64  # 32 is the sample size that diffusers writes if nobody says one
 _SMALL: Final = 4
 """A model made for less than this part of its family's side is a small one of its kind."""
-_LONGEST_HEADER: Final = 100_000_000  # as the safetensors library has it
+_AGAIN: Final = "download or copy it again, whole"
 
 
 class Weights(Settings):
@@ -79,21 +79,49 @@ class BaseModel:
     ) -> Self:
         """Return what the user names: a whole model, or a single file and the `base` of the rest.
 
-        Without a model it is the family's default, without a family the model's own. Raises what
-        resolve_family, locate_model and read_checkpoint raise.
+        Without a model it is the family's default, without a family the model's own, else the
+        default one. What is here is never a name on the Hub. Raises ModelNotFound for a folder or
+        file that is missing, incomplete or of another pipeline, SettingsError for what is neither
+        a folder nor a Hub id, or of no supported family.
         """
-        row, here = resolve_family(family, model), Path.cwd()
-        whole, file = locate_base(model, base, family=row, run=here)
-        folder = recorded_folder(whole, here)
-        location = os.path.relpath(folder) if folder.is_dir() else whole
-        return cls(row, location, recorded_transformer(file, run=here))
+        if family is not None:
+            row = find_family(family)
+        else:
+            row = (model and detect_family(model)) or find_family(DEFAULT_FAMILY)
+        if model is None or not is_checkpoint(model):
+            if base is not None:
+                raise SettingsError(
+                    "--base goes with a single file in --model",
+                    hint="give a whole model to --model alone",
+                )
+            return cls(row, _locate(row.default_model if model is None else model, row))
+        path = Path(model).expanduser()
+        families = read_checkpoint(path).families
+        if row not in families:
+            raise SettingsError(
+                f"model {model} is a file of {families[0].title}, not of {row.title}",
+                hint=f"leave out --family, or say --family {families[0].name}",
+            )
+        return cls(row, _locate(base or row.default_model, row), path.resolve())
 
     @classmethod
     def recorded(cls, model: str, transformer: str | None, *, family: str, start: Path) -> Self:
         """Return what was recorded in the folder `start`, where it is now; raises ModelNotFound."""
-        row = find_family(family)
-        location = recorded_model(model, family=row, run=start)
-        return cls(row, location, recorded_transformer(transformer, run=start))
+        row, folder = find_family(family), find_place(model, start)
+        if folder.is_dir():
+            check_folder(folder, row)
+        elif not is_hub_id(model):
+            raise ModelNotFound(
+                f"the run's base model is not at {folder}",
+                hint="was the run or the model moved? say where the model is with --model",
+            )
+        file = None if transformer is None else find_place(transformer, start)
+        if file is not None and not file.is_file():
+            raise ModelNotFound(
+                f"the run's transformer is not at {file}",
+                hint="was the run or the file moved? say where the file is with --model",
+            )
+        return cls(row, str(folder) if folder.is_dir() else model, file)
 
     def record(self, start: Path) -> tuple[str, str | None]:
         """Return model and transformer as a run in the folder `start` writes them down."""
@@ -117,17 +145,17 @@ class BaseModel:
     @property
     def hub_models(self) -> tuple[str, ...]:
         """The Hub models that it needs: itself, and what its family borrows."""
-        return hub_models(self.location, family=self.family, run=Path())
+        own = (self.location,) if self.folder is None else ()
+        borrowed = (self.family.borrowed.model,) if self.family.borrowed else ()
+        return tuple(dict.fromkeys((*own, *borrowed)))
 
     @cached_property
     def fingerprint(self) -> str:
-        """What tells one base model from another: a Hub id, or a hash over a folder's files.
-
-        Of the weights only names and sizes are read, so it takes no time; of the rest, everything.
-        A single file counts by its name and size.
-        """
-        file = None if self.transformer is None else str(self.transformer)
-        return fingerprint(self.location, run=Path(), transformer=file)
+        """What tells one base model from another; a single file counts by its name and size."""
+        whole, file = fingerprint(self.location), self.transformer
+        if file is None:
+            return whole
+        return f"{whole} {file.name} {file.stat().st_size if file.is_file() else 0}"
 
     @cached_property
     def weights(self) -> Weights:
@@ -174,7 +202,12 @@ class BaseModel:
     @cached_property
     def is_packaged(self) -> bool:
         """Whether it is the package's small model; by content, so a copy is it as well."""
-        return is_small_model(self.location)
+        if self.folder is None or not (self.folder / INDEX).is_file():
+            return False  # any other folder may hold a whole disk
+        try:
+            return fingerprint(self.location) == fingerprint(str(files("glance") / _PACKAGED))
+        except OSError:  # out of reach: whoever loads it says it better
+            return False
 
     def find_shift(self) -> KnownShift:
         """Return its shift.
@@ -223,8 +256,8 @@ class BaseModel:
         elif options.name == OWN:
             named = resolve_own(options, self.find_shift(), size, title=title, spacing=spacing)
         elif options.name == OPTIMAL:
-            whole = fingerprint(self.location, run=Path())  # that a file is in it is not asked
-            named = resolve_optimal(options, whole, size)
+            # by the whole model, whatever file is in it
+            named = resolve_optimal(options, fingerprint(self.location), size)
         else:
             named = resolve_given(options)
         schedule = options.replace_lists(named.schedule)
@@ -233,21 +266,11 @@ class BaseModel:
         return ResolvedSchedule(schedule, "yours", named.doubts)
 
 
-def resolve_family(name: str | None, model: str | None) -> Family:
-    """Return the family that is named, else the model's, else the default one.
-
-    Raises SettingsError for a name that is not known, or a model of no supported family.
-    """
-    if name is not None:
-        return find_family(name)
-    return (model and detect_family(model)) or find_family(DEFAULT_FAMILY)
-
-
 def detect_family(model: str) -> Family | None:
     """Return the family that a model's index names: a folder's, a cached one's, or the Hub's.
 
-    None when the index cannot be read; why that is, locate_model and check_access say better.
-    Raises SettingsError for a pipeline of no supported family.
+    None when the index cannot be read: BaseModel.resolve and check_access say better why. Raises
+    SettingsError for a pipeline of no supported family.
     """
     for family in FAMILIES.values():
         if model == family.default_model:
@@ -261,97 +284,32 @@ def detect_family(model: str) -> Family | None:
     return found[0] if len(found) == 1 else _family_of_transformer(model, found)
 
 
-def locate_base(
-    model: str | None, base: str | None, *, family: Family, run: Path
-) -> tuple[str, str | None]:
-    """Return a whole model, and the single file in place of its transformer, if that is given.
+def fingerprint(location: str) -> str:
+    """Return what tells one whole model from another: a Hub id, or a hash over a folder's files.
 
-    `model` is the whole one or the file, `base` the whole one that goes with a file. Both as a
-    run records them; raises what locate_model and read_checkpoint raise.
+    Of the weights only names and sizes are read, so it takes no time; of the rest, everything.
     """
-    if model is None or not is_checkpoint(model):
-        if base is not None:
-            raise SettingsError(
-                "--base goes with a single file in --model",
-                hint="give a whole model to --model alone",
-            )
-        whole = family.default_model if model is None else model
-        return locate_model(whole, family=family, run=run), None
-    path = Path(model).expanduser()
-    families = read_checkpoint(path).families
-    if family not in families:
-        found = families[0]
-        raise SettingsError(
-            f"model {model} is a file of {found.title}, not of {family.title}",
-            hint=f"leave out --family, or say --family {found.name}",
-        )
-    whole = locate_model(base or family.default_model, family=family, run=run)
-    return whole, record_place(path, run)
+    folder = Path(location)
+    if not folder.is_dir():
+        return location
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{file.relative_to(folder).as_posix()} {file.stat().st_size}\n".encode())
+        if file.suffix == ".json":
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
-def locate_model(model: str, *, family: Family, run: Path) -> str:
-    """Return `model` as a run records it: a Hub id as it is, a folder relative to the run.
-
-    What is here is never a name on the Hub, and what is recorded of it never looks like one. Raises
-    ModelNotFound for a folder that is missing, incomplete or of another pipeline, SettingsError for
-    what is neither a folder nor a Hub id.
-    """
-    if not model.strip():  # Path("") is the folder that one is in
-        raise SettingsError("the model's name is empty", hint=_hint(family))
-    try:
-        folder = Path(model).expanduser()
-        is_folder, exists = folder.is_dir(), os.path.lexists(folder)
-    except (OSError, RuntimeError) as exc:  # out of reach, or in the home of nobody
-        reason = str(getattr(exc, "strerror", None) or exc)
-        raise ModelNotFound(f"model {model}: {reason}", hint=_hint(family)) from exc
-    if is_folder:
-        check_folder(folder, family)
-        place = record_place(folder, run)
-        return f"./{place}" if is_hub_id(place) else place
-    if is_hub_id(model) and not exists:
-        _check_pipeline(model, family)
+def find_packaged(model: str) -> str:
+    """Return where the model of that name in the package lies; any other model as it is."""
+    if model != _PACKAGED.rpartition("/")[2] or Path(model).exists():
         return model
-    if exists or _is_path(model):
-        what = _what_is(folder) if exists else "not found"
-        named = name_address(model)
-        hint = _hint(family) if named is None else f"of the Hub: --model {named.partition(':')[0]}"
-        raise ModelNotFound(f"model {model}: {what}", hint=hint)
-    raise ModelNotFound(
-        f"model {model!r} is neither a folder nor a Hub id",
-        hint=f"a Hub id looks like {family.default_model}",
-    )
+    return str(files("glance") / _PACKAGED)
 
 
-def recorded_model(model: str, *, family: Family, run: Path) -> str:
-    """Return where a run's recorded model is now: the folder's path, or the Hub id."""
-    folder = recorded_folder(model, run)
-    if folder.is_dir():
-        check_folder(folder, family)
-        return str(folder)
-    if is_hub_id(model):
-        return model
-    raise ModelNotFound(
-        f"the run's base model is not at {folder}",
-        hint="was the run or the model moved? say where the model is with --model",
-    )
-
-
-def recorded_transformer(transformer: str | None, *, run: Path) -> Path | None:
-    """Return where a run's single file is now; raise ModelNotFound when it is gone."""
-    if transformer is None:
-        return None
-    path = recorded_folder(transformer, run)
-    if not path.is_file():
-        raise ModelNotFound(
-            f"the run's transformer is not at {path}",
-            hint="was the run or the file moved? say where the file is with --model",
-        )
-    return path
-
-
-def recorded_folder(model: str, run: Path) -> Path:
-    """Return where a recorded folder or file is; the run's own folder need not exist yet."""
-    return find_place(model, run)
+def is_hub_id(text: str) -> bool:
+    """Whether it has the form of a name on the Hub; a folder of that name goes before it."""
+    return _HUB_ID.fullmatch(text) is not None
 
 
 def is_outside(model: str) -> bool:
@@ -363,64 +321,8 @@ def shown_model(model: str, *, run: Path) -> str:
     """Return a recorded model or file as people call it: a Hub id, or where it is from here."""
     if not is_outside(model):
         return model
-    path = recorded_folder(model, run)
+    path = find_place(model, run)
     return os.path.relpath(path) if path.exists() else f"{path.name}, which is not where it was"
-
-
-def hub_models(model: str, *, family: Family, run: Path) -> tuple[str, ...]:
-    """Return the Hub models that training needs: a recorded model, and what its family borrows."""
-    is_hub = is_hub_id(model) and not recorded_folder(model, run).is_dir()
-    own = (model,) if is_hub else ()
-    borrowed = (family.borrowed.model,) if family.borrowed else ()
-    return tuple(dict.fromkeys((*own, *borrowed)))
-
-
-def fingerprint(model: str, *, run: Path, transformer: str | None = None) -> str:
-    """Return what tells one base model from another: a Hub id, or a hash over a folder's files.
-
-    Of the weights only names and sizes are read, so it takes no time; of the rest, everything.
-    A single file counts by its name and size.
-    """
-    if transformer is not None:
-        file = recorded_folder(transformer, run)
-        size = file.stat().st_size if file.is_file() else 0
-        return f"{fingerprint(model, run=run)} {file.name} {size}"
-    folder = recorded_folder(model, run)
-    if not folder.is_dir():
-        return model
-    digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{file.relative_to(folder).as_posix()} {file.stat().st_size}\n".encode())
-        if file.suffix == ".json":
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def is_hub_id(text: str) -> bool:
-    """Whether it has the form of a name on the Hub; a folder of that name goes before it."""
-    return _HUB_ID.fullmatch(text) is not None
-
-
-def find_packaged(model: str) -> str:
-    """Return where the model of that name in the package lies; any other model as it is."""
-    if model != _SMALL_MODEL.rpartition("/")[2] or Path(model).exists():
-        return model
-    return str(files("glance") / _SMALL_MODEL)
-
-
-def is_small_model(model: str) -> bool:
-    """Whether `model`, a Hub id or a folder as it is found from here, is the package's small model.
-
-    By content: a copy of the folder is it as well, wherever it lies.
-    """
-    ours = str(files("glance") / _SMALL_MODEL)
-    try:
-        folder = Path(model).expanduser()
-        if not (folder / INDEX).is_file():  # any other folder may hold a whole disk
-            return False
-        return fingerprint(str(folder), run=Path()) == fingerprint(ours, run=Path())
-    except (OSError, RuntimeError):  # out of reach, or in the home of nobody: locate_model says it
-        return False
 
 
 def read_model_json(model: str, name: str) -> dict[str, Any] | None:
@@ -466,7 +368,7 @@ def check_folder(folder: Path, family: Family) -> None:
     if missing:
         raise ModelNotFound(
             f"model {folder} lacks {', '.join(missing)}",
-            hint="download or copy it again, whole",
+            hint=_AGAIN,
         )
     _check_weights(folder, [name for name, kind in parts.items() if _is_part(kind)])
 
@@ -481,7 +383,7 @@ def _check_weights(folder: Path, parts: list[str]) -> None:
             try:
                 found = explain_tensors(path)
             except OSError as exc:
-                found = (f"out of reach: {exc.strerror or exc}", "download or copy it again, whole")
+                found = (f"out of reach: {exc.strerror or exc}", _AGAIN)
             is_pickle = found is not None and path.suffix == ".bin" and "pickle" in found[0]
             if found is not None and not is_pickle:  # transformers reads those with care
                 raise ModelNotFound(
@@ -495,7 +397,7 @@ def _check_weights(folder: Path, parts: list[str]) -> None:
             if missing:
                 raise ModelNotFound(
                     f"model {folder} lacks {name}/{missing[0]}",
-                    hint="download or copy it again, whole",
+                    hint=_AGAIN,
                 )
 
 
@@ -558,7 +460,7 @@ def _count_file(path: Path) -> int:
     try:
         with open_file(path) as file:
             (size,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(size)) if size <= _LONGEST_HEADER else {}
+            header = json.loads(file.read(size)) if size <= LONGEST_HEADER else {}
         return sum(
             math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"
         )
@@ -582,3 +484,30 @@ def _hint(family: Family) -> str:
 
 def _is_path(model: str) -> bool:
     return model.startswith((".", "/", "~")) or "\\" in model or model.count("/") > 1
+
+
+def _locate(model: str, family: Family) -> str:
+    """Return a Hub id, or the path of a folder from here; raise ModelNotFound, SettingsError."""
+    if not model.strip():  # Path("") is the folder that one is in
+        raise SettingsError("the model's name is empty", hint=_hint(family))
+    try:
+        folder = Path(model).expanduser()
+        is_folder, exists = folder.is_dir(), os.path.lexists(folder)
+    except (OSError, RuntimeError) as exc:  # out of reach, or in the home of nobody
+        reason = str(getattr(exc, "strerror", None) or exc)
+        raise ModelNotFound(f"model {model}: {reason}", hint=_hint(family)) from exc
+    if is_folder:
+        check_folder(folder, family)
+        return os.path.relpath(folder.resolve())
+    if is_hub_id(model) and not exists:
+        _check_pipeline(model, family)
+        return model
+    if exists or _is_path(model):
+        what = _what_is(folder) if exists else "not found"
+        named = name_address(model)
+        hint = _hint(family) if named is None else f"of the Hub: --model {named.partition(':')[0]}"
+        raise ModelNotFound(f"model {model}: {what}", hint=hint)
+    raise ModelNotFound(
+        f"model {model!r} is neither a folder nor a Hub id",
+        hint=f"a Hub id looks like {family.default_model}",
+    )

@@ -14,56 +14,38 @@ LORA_FILE: Final = "pytorch_lora_weights.safetensors"  # the name that diffusers
 TRAINERS_PAGE: Final = "README.md"  # SimpleTuner's, beside the LoRA
 
 
+class _Place:
+    """A path that every run has, below its own."""
+
+    def __init__(self, *parts: str) -> None:
+        self._parts = parts
+
+    def __get__(self, run: "RunFolder", owner: type) -> Path:
+        return run.path.joinpath(*self._parts)
+
+
 @dataclass(frozen=True, slots=True)
 class RunFolder:
     """The layout of one run. Making the object touches nothing."""
 
     path: Path
 
-    @property
-    def manifest(self) -> Path:
-        """glance.json."""
-        return self.path / "glance.json"
-
-    @property
-    def data(self) -> Path:
-        """The staged pair."""
-        return self.path / "data"
-
-    @property
-    def references(self) -> Path:
-        """The staged reference, for a family that edits."""
-        return self.path / "reference"
-
-    @property
-    def recordings(self) -> Path:
-        """What the base model passed on its own way, until both phases have learnt it."""
-        return self.path / "cache" / "teacher"
-
-    @property
-    def images(self) -> Path:
-        """Sampled pictures."""
-        return self.path / "images"
-
-    @property
-    def model(self) -> Path:
-        """A base model that travels with the run; most runs have none."""
-        return self.path / "model"
-
-    @property
-    def unfinished_model(self) -> Path:
-        """Where that model is copied to until it is whole."""
-        return self.path / "model.part"
-
-    @property
-    def transformer(self) -> Path:
-        """The transformer of a single file, made ready for the trainer; gone when it is done."""
-        return self.path / "transformer"
-
-    @property
-    def lock(self) -> Path:
-        """Held while somebody trains here."""
-        return self.path / "glance.lock"
+    manifest = _Place("glance.json")
+    lock = _Place("glance.lock")
+    """Held while somebody trains here."""
+    data = _Place("data")
+    """The staged pair."""
+    references = _Place("reference")
+    """The staged reference, for a family that edits."""
+    recordings = _Place("cache", "teacher")
+    """What the base model passed on its own way, until both phases have learnt it."""
+    images = _Place("images")
+    model = _Place("model")
+    """A base model that travels with the run; most runs have none."""
+    unfinished_model = _Place("model.part")
+    """Where that model is copied to until it is whole."""
+    transformer = _Place("transformer")
+    """The transformer of a single file, made ready for the trainer; gone when it is done."""
 
     def output(self, phase: Phase) -> Path:
         """What SimpleTuner writes for one phase."""
@@ -77,13 +59,13 @@ class RunFolder:
         """Everything the trainer said in one phase."""
         return self.path / "logs" / f"{environment(phase)}.log"
 
-    def samples(self, phase: Phase) -> Path:
-        """Where SimpleTuner paints while it trains, if it is asked to."""
-        return self.output(phase) / "validation_images"
-
     def losses(self, phase: Phase) -> Path:
         """The loss of each step of one phase."""
         return self.path / "logs" / f"{environment(phase)}-losses.csv"
+
+    def samples(self, phase: Phase) -> Path:
+        """Where SimpleTuner generates images while it trains, if it is asked to."""
+        return self.output(phase) / "validation_images"
 
 
 def environment(phase: Phase) -> str:

@@ -14,13 +14,10 @@ from glance.models.families import (
     chroma,
     flux,
     flux2,
-    flux2_klein,
     hidream,
     krea2,
     lumina2,
     qwen_image,
-    qwen_image_edit_2509,
-    qwen_image_edit_2511,
     sd3,
     z_image,
 )
@@ -38,13 +35,13 @@ __all__ = [
 ]
 
 DEFAULT_FAMILY: Final = "flux"
-_MODULES: Final = (
-    *(flux, sd3, qwen_image, qwen_image_edit_2509, qwen_image_edit_2511, flux2, flux2_klein),
-    *(z_image, auraflow, lumina2, chroma, krea2, hidream),
+_ROWS: Final = (
+    *(flux.FAMILY, sd3.FAMILY),
+    *(qwen_image.FAMILY, qwen_image.EDIT_2509, qwen_image.EDIT_2511),
+    *(flux2.FAMILY, flux2.KLEIN, z_image.FAMILY, auraflow.FAMILY, lumina2.FAMILY),
+    *(chroma.FAMILY, krea2.FAMILY, hidream.FAMILY),
 )
-FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {module.FAMILY.name: module.FAMILY for module in _MODULES}
-)
+FAMILIES: Final[Mapping[str, Family]] = MappingProxyType({row.name: row for row in _ROWS})
 
 
 def find_family(name: str) -> Family:

@@ -1,6 +1,5 @@
 """AuraFlow 0.1 to 0.3: an open flow model with SDXL's VAE."""
 
-from types import MappingProxyType
 from typing import Final
 
 from glance.models.families.family import (
@@ -45,7 +44,7 @@ FAMILY = Family(
             "negative_prompt_attention_mask",
         ),
         negative=Negative.TOGETHER,
-        arguments=MappingProxyType({"max_sequence_length": 120}),
+        arguments={"max_sequence_length": 120},
     ),
     guidance=Guidance("guidance_scale", slow=3.5, fast=1.0),  # diffusers' default; none
     marks=Marks(

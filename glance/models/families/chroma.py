@@ -1,6 +1,5 @@
 """Chroma1: a de-distilled FLUX.1-schnell with real guidance; padding is masked."""
 
-from types import MappingProxyType
 from typing import Final
 
 from glance.models.families.family import (
@@ -67,18 +66,16 @@ FAMILY = Family(
     learning_rate=5e-4,
     trains_on_mps=True,  # "works well" (SimpleTuner's CHROMA.md)
     # Otherwise SimpleTuner squares the list towards both ends: 886.7 becomes 987.2.
-    training_options=MappingProxyType({"flow_use_uniform_schedule": True}),
+    training_options={"flow_use_uniform_schedule": True},
     comfyui=ComfyUI(
         weighs_words=True,
         model_id="chroma1-base",
         model=ComfyFile("Chroma1-Base.safetensors", "diffusion_models", "lodestones/Chroma1-Base"),
-        others=MappingProxyType(
-            {
-                "chroma1-hd": ComfyFile(
-                    "Chroma1-HD.safetensors", "diffusion_models", "lodestones/Chroma1-HD"
-                )
-            }
-        ),
+        others={
+            "chroma1-hd": ComfyFile(
+                "Chroma1-HD.safetensors", "diffusion_models", "lodestones/Chroma1-HD"
+            )
+        },
         text_encoders=(flux_text_encoder("t5xxl_fp16.safetensors"),),
         text_type="chroma",
         vae=FLUX_VAE,

@@ -1,6 +1,5 @@
 """FLUX.1: dev, Krea, and what was made of them."""
 
-from types import MappingProxyType
 from typing import Final
 
 from glance.models.families.family import (
@@ -31,7 +30,7 @@ FAMILY = Family(
     architecture=Architecture(
         "flux-1-dev",
         "flux1",
-        MappingProxyType({"schnell": Architecture("flux-1-schnell", "flux1")}),
+        {"schnell": Architecture("flux-1-schnell", "flux1")},
     ),
     simpletuner_name="flux",
     pipeline="FluxPipeline",
@@ -76,28 +75,24 @@ FAMILY = Family(
     learning_rate=5e-4,
     published="rank 16, 5e-4, guidance 1, alpha 4 x rank",
     trains_on_mps=False,  # "Apple GPUs do not currently work" (SimpleTuner's FLUX.md)
-    training_options=MappingProxyType(
-        {
-            # Every attention projection of both block kinds: SimpleTuner's default, stated.
-            "flux_lora_target": "all",
-            # The method trains the guidance-distilled model at guidance 1.
-            "flux_guidance_mode": "constant",
-            "flux_guidance_value": 1.0,
-        }
-    ),
+    training_options={
+        # Every attention projection of both block kinds: SimpleTuner's default, stated.
+        "flux_lora_target": "all",
+        # The method trains the guidance-distilled model at guidance 1.
+        "flux_guidance_mode": "constant",
+        "flux_guidance_value": 1.0,
+    },
     comfyui=ComfyUI(
         weighs_words=True,
         model_id="flux.1-dev",
         model=ComfyFile("flux1-dev.safetensors", "diffusion_models", "Comfy-Org/flux1-dev"),
-        others=MappingProxyType(
-            {
-                "flux.1-krea-dev": split_file(
-                    "flux1-krea-dev_fp8_scaled.safetensors",
-                    "diffusion_models",
-                    "FLUX.1-Krea-dev_ComfyUI",
-                )
-            }
-        ),
+        others={
+            "flux.1-krea-dev": split_file(
+                "flux1-krea-dev_fp8_scaled.safetensors",
+                "diffusion_models",
+                "FLUX.1-Krea-dev_ComfyUI",
+            )
+        },
         text_encoders=(
             flux_text_encoder("clip_l.safetensors"),
             flux_text_encoder("t5xxl_fp16.safetensors"),

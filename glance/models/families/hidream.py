@@ -1,6 +1,5 @@
 """HiDream-I1: four text encoders, experts, and Llama from a model of its own."""
 
-from types import MappingProxyType
 from typing import Final
 
 from glance.models.families.family import (
@@ -47,9 +46,10 @@ FAMILY = Family(
             "negative_pooled_prompt_embeds",
         ),
         negative=Negative.TOGETHER,
-        batch_axes=MappingProxyType(
-            {"prompt_embeds_llama3": 1, "negative_prompt_embeds_llama3": 1}  # layers come first
-        ),
+        batch_axes={
+            "prompt_embeds_llama3": 1,
+            "negative_prompt_embeds_llama3": 1,
+        },  # layers come first,
     ),
     guidance=Guidance("guidance_scale", slow=5.0, fast=1.0),  # diffusers' default; none
     marks=Marks(
@@ -69,9 +69,7 @@ FAMILY = Family(
     trains_on_mps=True,
     borrowed=Borrowed(
         "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct",
-        MappingProxyType(
-            {"text_encoder_4": "LlamaForCausalLM", "tokenizer_4": "PreTrainedTokenizerFast"}
-        ),
+        {"text_encoder_4": "LlamaForCausalLM", "tokenizer_4": "PreTrainedTokenizerFast"},
     ),
     comfyui=ComfyUI(
         weighs_words=True,

@@ -1,6 +1,5 @@
 """Lumina-Image 2: Gemma 2 reads, time runs from noise (0) to picture (1)."""
 
-from types import MappingProxyType
 from typing import Final
 
 from glance.models.families.family import (
@@ -73,14 +72,12 @@ FAMILY = Family(
         prompt_prefix="You are an assistant designed to generate superior images with the superior "
         "degree of image-text alignment based on textual prompts or user prompts. <Prompt Start> ",
         fuses_qkv=True,
-        layer_names=MappingProxyType(
-            {
-                "attn.to_out.0": "attention.out",
-                "feed_forward.linear_1": "feed_forward.w1",
-                "feed_forward.linear_2": "feed_forward.w2",
-                "feed_forward.linear_3": "feed_forward.w3",
-                "norm1.linear": "adaLN_modulation.1",
-            }
-        ),
+        layer_names={
+            "attn.to_out.0": "attention.out",
+            "feed_forward.linear_1": "feed_forward.w1",
+            "feed_forward.linear_2": "feed_forward.w2",
+            "feed_forward.linear_3": "feed_forward.w3",
+            "norm1.linear": "adaLN_modulation.1",
+        },
     ),
 )

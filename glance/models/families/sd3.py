@@ -1,6 +1,5 @@
 """Stable Diffusion 3.5, medium and large."""
 
-from types import MappingProxyType
 from typing import Final
 
 from glance.models.families.family import (
@@ -29,12 +28,12 @@ FAMILY = Family(
     title="Stable Diffusion 3.5",
     architecture=Architecture(
         "stable-diffusion-v3.5-medium",
-        others=MappingProxyType({"large": Architecture("stable-diffusion-v3.5-large")}),
+        others={"large": Architecture("stable-diffusion-v3.5-large")},
     ),
     simpletuner_name="sd3",
     pipeline="StableDiffusion3Pipeline",
     default_model="stabilityai/stable-diffusion-3.5-medium",
-    size=Size(2.24, (0.12, 0.69, 4.76), MappingProxyType({"large": 8.06})),
+    size=Size(2.24, (0.12, 0.69, 4.76), {"large": 8.06}),
     distilled=("turbo",),
     latents=Latents.GRID,
     told=Told.TIMESTEP,
@@ -49,9 +48,7 @@ FAMILY = Family(
             "negative_pooled_prompt_embeds",
         ),
         negative=Negative.TOGETHER,
-        arguments=MappingProxyType(
-            {"prompt_2": None, "prompt_3": None, "max_sequence_length": 154}
-        ),
+        arguments={"prompt_2": None, "prompt_3": None, "max_sequence_length": 154},
     ),
     guidance=Guidance("guidance_scale", slow=7.0, fast=1.0),  # diffusers' default; none
     marks=Marks(
@@ -79,14 +76,12 @@ FAMILY = Family(
             "checkpoints",
             "Comfy-Org/stable-diffusion-3.5-fp8",
         ),
-        others=MappingProxyType(
-            {
-                "stable-diffusion-3.5-large": ComfyFile(
-                    "sd3.5_large_fp8_scaled.safetensors",
-                    "checkpoints",
-                    "Comfy-Org/stable-diffusion-3.5-fp8",
-                )
-            }
-        ),
+        others={
+            "stable-diffusion-3.5-large": ComfyFile(
+                "sd3.5_large_fp8_scaled.safetensors",
+                "checkpoints",
+                "Comfy-Org/stable-diffusion-3.5-fp8",
+            )
+        },
     ),
 )

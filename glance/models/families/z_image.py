@@ -1,6 +1,5 @@
 """Z-Image: time runs from noise (0) to picture (1)."""
 
-from types import MappingProxyType
 from typing import Final
 
 from glance.models.families.family import (
@@ -62,14 +61,12 @@ FAMILY = Family(
         text_type="lumina2",
         vae=FLUX_VAE,
         fuses_qkv=True,
-        layer_names=MappingProxyType(
-            {
-                "attention.to_out.0": "attention.out",
-                "feed_forward.w1": "feed_forward.w1",
-                "feed_forward.w2": "feed_forward.w2",
-                "feed_forward.w3": "feed_forward.w3",
-                "adaLN_modulation.0": "adaLN_modulation.0",
-            }
-        ),
+        layer_names={
+            "attention.to_out.0": "attention.out",
+            "feed_forward.w1": "feed_forward.w1",
+            "feed_forward.w2": "feed_forward.w2",
+            "feed_forward.w3": "feed_forward.w3",
+            "adaLN_modulation.0": "adaLN_modulation.0",
+        },
     ),
 )

@@ -12,21 +12,19 @@ from pathlib import Path
 import pytest
 from fakes.models import make_model
 from fakes.pairs import write_lora, write_run
-from glance.interop.importing.plan import plan_import
-from glance.interop.importing.request import ImportRequest
-from glance.sampling.pair import find_pair
 
 from glance.core.errors import GlanceError, ModelNotFound
 from glance.core.kinds import explain_tensors
 from glance.core.phase import Phase
 from glance.interop.export import open_source
-from glance.interop.info.describe import describe
-from glance.models.base import locate_model
+from glance.interop.importing import ImportRequest, plan_import
+from glance.interop.info import describe
+from glance.models.base import BaseModel
 from glance.models.checkpoint import read_checkpoint
-from glance.models.families import find_family
+from glance.sampling.lora_pair import find_pair
 from glance.sampling.request import InferRequest
 from glance.training.distillation.plan import plan_distillation
-from glance.training.distillation.request import DistillRequest
+from glance.training.request import DistillRequest
 
 FILE = Path("x.safetensors")
 POINTER = (
@@ -157,7 +155,7 @@ def test_the_weights_of_a_folder_are_looked_at(kind: str) -> None:
     content, message, remedy = KINDS[kind]
     (folder / "vae/model.safetensors").write_bytes(content())
 
-    told = problem(lambda: locate_model("flux", family=find_family("flux"), run=Path("runs/cat")))
+    told = problem(lambda: BaseModel.resolve("flux", family="flux"))
 
     assert told[0].startswith("model flux: vae/model.safetensors is ")
     assert message.removeprefix("it ") in told[0]
@@ -168,10 +166,10 @@ def test_pickles_in_a_model_are_left_to_transformers() -> None:
     folder = make_model(Path("flux"))
     (folder / "vae/pytorch_model.bin").write_bytes(zipped("archive/data.pkl"))
 
-    assert locate_model("flux", family=find_family("flux"), run=Path("run")) == "../flux"
+    assert BaseModel.resolve("flux").location == "flux"
     (folder / "vae/pytorch_model.bin").write_bytes(POINTER)
     with pytest.raises(ModelNotFound, match="is a Git LFS pointer"):
-        locate_model("flux", family=find_family("flux"), run=Path("run"))
+        BaseModel.resolve("flux", family="flux")
 
 
 def test_a_missing_shard_is_named() -> None:
@@ -181,7 +179,7 @@ def test_a_missing_shard_is_named() -> None:
     write_lora(folder / "transformer/m-1.safetensors")
 
     with pytest.raises(ModelNotFound, match=r"^model flux lacks transformer/m-2\.safetensors$"):
-        locate_model("flux", family=find_family("flux"), run=Path("run"))
+        BaseModel.resolve("flux", family="flux")
 
 
 @pytest.mark.parametrize("kind", ["pointer", "cut in its tensors"])

@@ -12,19 +12,7 @@ from fakes.models import make_model
 from safetensors.numpy import save_file
 
 from glance.core.errors import ModelNotFound, SettingsError
-from glance.models.base import (
-    BaseModel,
-    check_folder,
-    detect_family,
-    find_packaged,
-    fingerprint,
-    hub_models,
-    is_small_model,
-    locate_base,
-    locate_model,
-    recorded_model,
-    resolve_family,
-)
+from glance.models.base import BaseModel, check_folder, detect_family, find_packaged
 from glance.models.families import FAMILIES, Family, find_family
 
 FLUX = find_family("flux")
@@ -34,7 +22,11 @@ HINT = "give --model a folder that holds model_index.json, or a Hub id such as "
 
 
 def locate(model: str, run: Path = Path("runs/cat")) -> str:
-    return locate_model(model, family=FLUX, run=run)
+    return BaseModel.resolve(model, family="flux").record(run)[0]
+
+
+def recorded(model: str, run: Path) -> BaseModel:
+    return BaseModel.recorded(model, None, family="flux", start=run)
 
 
 # --- what the user gives -------------------------------------------------------------------------
@@ -65,9 +57,7 @@ def test_folder_in_the_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_folder_goes_before_a_hub_id_of_the_same_name() -> None:
     make_model(Path("me/mine"))
     found = locate("me/mine")
-    assert recorded_model(found, family=FLUX, run=Path("runs/cat")) == str(
-        Path("me/mine").resolve()
-    )
+    assert recorded(found, Path("runs/cat")).location == str(Path("me/mine").resolve())
 
 
 @pytest.mark.parametrize("model", ["./flux", "/no/flux", "~/flux", "a/b/c", "..\\flux"])
@@ -92,7 +82,7 @@ def test_the_one_file_of_a_folder_is_named(tmp_path: Path) -> None:
     assert caught.value.problems[0].hint == hint
 
 
-@pytest.mark.parametrize("model", ["flux.safetensors", "me/flux.safetensors"])
+@pytest.mark.parametrize("model", ["flux.zip", "me/flux.zip"])
 def test_single_file_is_refused(model: str) -> None:
     Path("me").mkdir()
     Path(model).touch()
@@ -126,7 +116,7 @@ def test_path_that_the_system_refuses_is_refused_with_its_reason(model: str, rea
 @pytest.mark.parametrize("model", ["", " "])
 def test_an_empty_name_is_neither_the_default_nor_the_folder_that_one_is_in(model: str) -> None:
     with pytest.raises(SettingsError, match="the model's name is empty"):
-        locate_base(model, None, family=FLUX, run=Path("runs/fox"))
+        locate(model)
 
 
 def test_whole_model_is_accepted(tmp_path: Path) -> None:
@@ -165,8 +155,8 @@ def test_recorded_folder_is_found_again_from_the_run(tmp_path: Path) -> None:
     make_model(tmp_path / "flux")
     run = tmp_path / "moved" / "cat"
     run.mkdir(parents=True)
-    assert recorded_model("../../flux", family=FLUX, run=run) == str(tmp_path / "flux")
-    assert hub_models("../../flux", family=FLUX, run=run) == ()
+    assert recorded("../../flux", run).location == str(tmp_path / "flux")
+    assert recorded("../../flux", run).hub_models == ()
 
 
 def test_recorded_folder_is_found_again_through_a_link(tmp_path: Path) -> None:
@@ -174,41 +164,41 @@ def test_recorded_folder_is_found_again_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "disk" / "deep").mkdir(parents=True)
     Path("runs").symlink_to(tmp_path / "disk" / "deep")
     run = Path("runs/cat")
-    recorded = locate("flux", run)
+    written = locate("flux", run)
     run.mkdir()
-    assert Path(recorded_model(recorded, family=FLUX, run=run)).samefile("flux")
+    assert Path(recorded(written, run).location).samefile("flux")
 
 
 def test_recorded_hub_id_stays_one(tmp_path: Path) -> None:
-    assert recorded_model(FLUX.default_model, family=FLUX, run=tmp_path) == FLUX.default_model
-    assert hub_models(FLUX.default_model, family=FLUX, run=tmp_path) == (FLUX.default_model,)
+    assert recorded(FLUX.default_model, tmp_path).location == FLUX.default_model
+    assert recorded(FLUX.default_model, tmp_path).hub_models == (FLUX.default_model,)
 
 
-def test_what_a_family_borrows_comes_from_the_hub_too(tmp_path: Path) -> None:
+def test_what_a_family_borrows_comes_from_the_hub_too() -> None:
     hidream, auraflow = find_family("hidream"), find_family("auraflow")
     assert hidream.borrowed is not None
-    make_model(tmp_path / "hidream")
-    assert hub_models("hidream", family=hidream, run=tmp_path) == (hidream.borrowed.model,)
-    assert hub_models(auraflow.default_model, family=auraflow, run=tmp_path) == (
-        auraflow.default_model,
-    ), "its text encoder's own model, once"
+    make_model(Path("hidream"))
+    assert BaseModel(hidream, "hidream").hub_models == (hidream.borrowed.model,)
+    assert BaseModel(auraflow, auraflow.default_model).hub_models == (auraflow.default_model,), (
+        "its text encoder's own model, once"
+    )
 
 
 def test_recorded_folder_that_is_gone_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match=r"^the run's base model is not at") as caught:
-        recorded_model("../../flux", family=FLUX, run=tmp_path)
+        recorded("../../flux", tmp_path)
     assert "--model" in (caught.value.problems[0].hint or "")
 
 
 def test_a_fingerprint_moves_with_the_folder_and_changes_with_it(tmp_path: Path) -> None:
     model = make_model(tmp_path / "model")
-    before = fingerprint("model", run=tmp_path)
+    before = BaseModel(FLUX, str(model)).fingerprint
     moved = model.rename(model.with_name("moved"))
-    assert fingerprint(moved.name, run=moved.parent) == before
+    assert BaseModel(FLUX, str(moved)).fingerprint == before
 
     (moved / "model_index.json").write_text("{}")
 
-    assert fingerprint(moved.name, run=moved.parent) != before
+    assert BaseModel(FLUX, str(moved)).fingerprint != before
 
 
 class TestDetection:
@@ -287,12 +277,12 @@ class TestDetection:
         (tmp_path / "model_index.json").write_text(text)
 
         assert detect_family(str(tmp_path)) is None
-        assert resolve_family(None, str(tmp_path)).name == "flux"
+        assert BaseModel.resolve(None).family is FLUX
 
-    def test_a_name_goes_before_the_model(self, tmp_path: Path) -> None:
-        assert resolve_family("sd3", "acme/tiny").name == "sd3"
-        assert resolve_family(None, "acme/tiny").name == "flux"
-        assert resolve_family(None, None).name == "flux"
+    def test_a_name_goes_before_the_model(self) -> None:
+        assert BaseModel.resolve("acme/unseen", family="sd3").family.name == "sd3"
+        assert BaseModel.resolve("acme/tiny").family is FLUX
+        assert BaseModel.resolve(None).family is FLUX
 
 
 def test_the_small_model_is_known_by_what_is_in_it() -> None:
@@ -301,10 +291,10 @@ def test_the_small_model_is_known_by_what_is_in_it() -> None:
     shutil.copytree(ours, "other")
     (Path("other") / "scheduler/scheduler_config.json").write_text("{}")
 
-    assert is_small_model(str(ours))
-    assert is_small_model("copy")
-    assert not is_small_model("other")
-    assert not is_small_model(FLUX.default_model)
+    assert BaseModel(FLUX, str(ours)).is_packaged
+    assert BaseModel(FLUX, "copy").is_packaged
+    assert not BaseModel(FLUX, "other").is_packaged
+    assert not BaseModel(FLUX, FLUX.default_model).is_packaged
 
 
 class TestBaseModel:

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from glance.core.errors import ModelNotFound, SettingsError
-from glance.models.base import detect_family, fingerprint, locate_base, recorded_transformer
+from glance.models.base import BaseModel, detect_family
 from glance.models.checkpoint import is_checkpoint, read_checkpoint
 from glance.models.families import FAMILIES, Family
 
@@ -75,8 +75,8 @@ def test_families_whose_tensors_have_the_same_names_are_all_told() -> None:
         *("qwen_image", "qwen_image_edit_2509", "qwen_image_edit_2511")
     ]
     for family in found.families:
-        base, file = locate_base("x.safetensors", None, family=family, run=Path("runs/cat"))
-        assert (base, file) == (family.default_model, "../../x.safetensors")
+        model = BaseModel.resolve("x.safetensors", family=family.name)
+        assert model.record(Path("runs/cat")) == (family.default_model, "../../x.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,8 @@ class TestWithItsBase:
         write(*self.family.marks.original, to="files/mine.safetensors")
 
     def locate(self, model: str | None, base: str | None = None) -> tuple[str, str | None]:
-        return locate_base(model, base, family=self.family, run=Path("runs/cat"))
+        found = BaseModel.resolve(model, base=base, family=self.family.name)
+        return found.record(Path("runs/cat"))
 
     def test_the_rest_comes_from_the_familys_default(self) -> None:
         located = self.locate("files/mine.safetensors")
@@ -152,16 +153,19 @@ class TestWithItsBase:
             self.locate("files/mine.safetensors")
 
     def test_the_run_finds_it_again_and_knows_it_from_another(self) -> None:
-        run = Path("runs/cat")
-        recorded = "../../files/mine.safetensors"
-        path = recorded_transformer(recorded, run=run)
+        def found() -> BaseModel:
+            return BaseModel.recorded(
+                "acme/flux", "../../files/mine.safetensors", family="flux", start=Path("runs/cat")
+            )
+
+        path = found().transformer
         assert path is not None
         assert path.samefile("files/mine.safetensors")
-        before = fingerprint("acme/flux", run=run, transformer=recorded)
+        before = found().fingerprint
 
         write("another", to="files/mine.safetensors")
 
-        assert fingerprint("acme/flux", run=run, transformer=recorded) != before
+        assert found().fingerprint != before
         path.unlink()
         with pytest.raises(ModelNotFound, match="the run's transformer is not at"):
-            recorded_transformer(recorded, run=run)
+            found()

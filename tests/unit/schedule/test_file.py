@@ -160,7 +160,7 @@ def test_a_damaged_neighbour_hides_no_sound_one() -> None:
 
 
 def test_the_small_model_of_the_package_has_one() -> None:
-    small = fingerprint(str(files("glance") / "assets/small-flux"), run=Path())
+    small = fingerprint(str(files("glance") / "assets/small-flux"))
 
     found = find_optimal(small, (64, 64), slow_steps=None, fast_steps=None)
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from glance.interop.importing.foreign import open_lora
 from safetensors.numpy import save_file
 
 from glance.core.errors import LoraError
 from glance.core.phase import Phase
-from glance.interop.info.describe import describe
+from glance.interop.foreign import open_lora
+from glance.interop.info import describe
 from glance.models.lora.examine import examine_lora
 from glance.models.lora.keys import Strength, read_file_strength
 
