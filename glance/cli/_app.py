@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from glance import __version__
+from glance.cli._command import Command
 from glance.cli._usage import guard_commands, respell, translate
 from glance.cli._words import check_words
 from glance.cli.check import check
@@ -64,11 +65,12 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help starts in half the time
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 160},
 )
 for command in (demo, doctor, check, train, distill, infer, compare, info):
-    app.command()(command)
-app.command("import")(import_)
+    app.command(cls=Command)(command)
+app.command("generate", cls=Command, hidden=True, help="The same as glance infer.")(infer)
+app.command("import", cls=Command)(import_)
 app.add_typer(export, name="export")
 app.add_typer(schedule, name="schedule")
 app.add_typer(runs, name="runs")

@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 from glance.core.options import Field, Group, build, declared
 
 _WORDS: Final = {str: "TEXT", int: "INTEGER", float: "NUMBER", Path: "PATH"}
+_ALL: Final = "--help-all"
 _OTHERS: Final = "Options"  # the heading of what stands under no other
 
 
@@ -52,7 +53,20 @@ def takes[R](request: type[R]) -> Callable[[Callable[..., None]], Callable[..., 
 
 
 class Command(TyperCommand):
-    """Its help has the options under the headings of Group; advanced ones are only named."""
+    """Its help has the options under the headings of Group; advanced ones in --help-all alone."""
+
+    _shows_all = False
+
+    def get_help_option_names(self, ctx: Any) -> list[str]:
+        """Take --help-all for help, where there is more of it."""
+        names = super().get_help_option_names(ctx)
+        has_more = any(_heading(one) == Group.ADVANCED for one in self.params)
+        return [*names, _ALL] if has_more else names
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Remember which help is asked for."""
+        self._shows_all = _ALL in args
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments, then the options group by group."""
@@ -67,7 +81,11 @@ class Command(TyperCommand):
             if not some:
                 continue
             with formatter.section(heading):
-                formatter.write_dl([p.get_help_record(ctx) for p in some])
+                if heading == Group.ADVANCED and not self._shows_all:
+                    names = ", ".join(p.opts[0] for p in some)
+                    formatter.write_text(f"{names}: see {_ALL}")
+                else:
+                    formatter.write_dl([p.get_help_record(ctx) for p in some])
 
 
 def _heading(parameter: Any) -> str | None:
@@ -78,6 +96,7 @@ def _heading(parameter: Any) -> str | None:
 def _option(field: Field) -> Any:
     flag = field.flag
     (kind, *_), _ = _kinds(field.type)
+    kind = flag.choices or kind
     bounds = {"min": flag.least, "max": flag.most, "parser": flag.parse}
     return typer.Option(
         *field.names,
@@ -90,8 +109,7 @@ def _option(field: Field) -> Any:
 
 def _typer_type(field: Field) -> Any:
     (kind, *_), is_several = _kinds(field.type)
-    if field.flag.parse is not None:
-        kind = str
+    kind = field.flag.choices or (str if field.flag.parse else kind)
     if is_several:
         return list[kind] | None  # type: ignore[valid-type]
     return kind | None if field.default is None else kind
@@ -110,10 +128,14 @@ def _default(field: Field) -> Any:
         return False
     if field.default is MISSING:
         return inspect.Parameter.empty
-    return None if field.default == () else field.default
+    if field.default == ():
+        return None
+    return field.default if field.flag.choices is None else field.flag.choices(field.default)
 
 
 def _value(field: Field, typed: Any) -> Any:
     if field.flag.off is not None:
         return not typed
+    if field.flag.choices is not None:
+        return typed.value
     return tuple(typed or ()) if _kinds(field.type)[1] else typed

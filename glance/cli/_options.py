@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from glance.core.device import Memory
+from glance.core.options import Group
 from glance.core.phase import Phase
 
 
@@ -44,16 +45,31 @@ def find_model(text: str) -> str:
 
 
 JsonOption = Annotated[
-    bool, typer.Option("--json", help="One JSON document on stdout, at the end.")
+    bool,
+    typer.Option(
+        "--json", help="One JSON document on stdout, at the end.", rich_help_panel=Group.RUN
+    ),
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Results and errors only.")]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Results and errors only.", rich_help_panel=Group.RUN)
+]
 VerboseOption = Annotated[
     bool,
-    typer.Option("--verbose", "-v", help="Everything, the trainer's own output too."),
+    typer.Option(
+        "--verbose",
+        "-v",
+        help="Everything, the trainer's own output too.",
+        rich_help_panel=Group.RUN,
+    ),
 ]
 EventsOption = Annotated[
     Path | None,
-    typer.Option("--events", help="Append one JSON event a line to this file; - for stdout."),
+    typer.Option(
+        "--events",
+        metavar="PATH",
+        help="Append one JSON event a line to this file; - for stdout.",
+        rich_help_panel=Group.RUN,
+    ),
 ]
 FamilyOfModelOption = Annotated[
     str | None, typer.Option(help="Model family. Default: the model's; flux.")
@@ -146,7 +162,12 @@ OverridesOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Further SimpleTuner option; repeatable."),
 ]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Show files and commands, touch nothing.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Show what would be done; write and load nothing.",
+        rich_help_panel=Group.RUN,
+    ),
 ]
 RestartOption = Annotated[
     bool,

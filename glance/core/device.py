@@ -27,6 +27,15 @@ class Device(StrEnum):
     CPU = "cpu"
 
 
+class DeviceChoice(StrEnum):
+    """What --device takes."""
+
+    AUTO = AUTO
+    CUDA = "cuda"
+    MPS = "mps"
+    CPU = "cpu"
+
+
 class Precision(StrEnum):
     """The data type that a model is sampled in."""
 

@@ -4,10 +4,13 @@ A request is a frozen dataclass whose fields carry a `Flag` in `Annotated`. `gla
 makes a command's signature from it; nothing else declares what users can say.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from glance.core.errors import InputError
 
 
 class Group(StrEnum):
@@ -15,16 +18,18 @@ class Group(StrEnum):
 
     PROMPT = "Prompt"
     DATA = "Data"
-    MODEL = "Model"
     LORAS = "LoRAs"
-    TRAINING = "Training"
+    MODEL = "Model"
+    OUTPUT = "Output"
     SAMPLING = "Sampling"
+    TRAINING = "Training"
     SCHEDULE = "Schedule"
     HARDWARE = "Hardware"
+    MEMORY = "Memory"
     PREVIEW = "Preview"
-    OUTPUT = "Output"
     RUN = "Run"
     ADVANCED = "Advanced"
+    """Only named in the short help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,8 @@ class Flag:
     least: float | None = None
     most: float | None = None
     parse: Callable[[str], Any] | None = None
+    choices: type[StrEnum] | None = None
+    """What a text may be."""
     off: str | None = None
     """Of a field that is True unless the user says this flag."""
 
@@ -92,3 +99,28 @@ def build(request: type, values: dict[tuple[str, ...], Any]) -> Any:
         else:
             nested.setdefault(path[0], {})[path[1:]] = value
     return request(**own, **{name: build(hints[name], inner) for name, inner in nested.items()})
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return width and height in pixels of a text such as 1024x768; raise InputError."""
+    found = re.fullmatch(r"\s*(\d{1,5})\s*[xX]\s*(\d{1,5})\s*", text)
+    if found is None:
+        raise InputError(f"--size {text[:40]}: not width x height", hint="--size 1024x768")
+    return int(found[1]), int(found[2])
+
+
+def parse_guidance(text: str) -> tuple[float, float]:
+    """Return the guidance of the slow and the fast phase; one number is for both.
+
+    Raises InputError.
+    """
+    try:
+        scales = [float(part) for part in text.split(",")]
+    except ValueError:
+        scales = []
+    if len(scales) not in (1, 2):
+        raise InputError(
+            f"--guidance {text[:40]}: not one number, or two",
+            hint="--guidance 3.5, or of the slow and the fast phase --guidance 3.5,1",
+        )
+    return scales[0], scales[-1]

@@ -84,6 +84,7 @@ class BaseModel:
         file that is missing, incomplete or of another pipeline, SettingsError for what is neither
         a folder nor a Hub id, or of no supported family.
         """
+        model = None if model is None else find_packaged(model)
         if family is not None:
             row = find_family(family)
         else:

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
-from glance.core.device import AUTO, Memory, Precision, Quantize
+from glance.core.device import AUTO, DeviceChoice, Memory, Precision, Quantize
 from glance.core.errors import UsageError
+from glance.core.options import Flag, Group, parse_guidance, parse_size
 from glance.core.phase import Phase
 from glance.schedule.options import ScheduleOptions
 
@@ -20,53 +21,177 @@ class InferRequest:
     What describes an image holds for all of them, but for what a line of `prompt_file` says.
     """
 
-    prompts: tuple[str, ...] = ()
-    prompt_file: Path | None = None
-    from_image: Path | None = None
-    """An image of glance's: what it records stands in for all that is not given."""
-    init_latents: Path | None = None
-    """Handed-over latents: the fast phase alone, from there."""
-    seeds: tuple[int, ...] = ()
-    count: int | None = None
-    """Images a prompt and seed: with the seed, the next one, and so on."""
-    negative_prompt: str | None = None
-    slow_guidance: float | None = None
-    fast_guidance: float | None = None
-    true_cfg: float | None = None
-    slow_scale: float | None = None
-    fast_scale: float | None = None
+    prompts: Annotated[
+        tuple[str, ...], Flag("What the image shows; repeatable.", Group.PROMPT, ("--prompt", "-p"))
+    ] = ()
+    prompt_file: Annotated[
+        Path | None,
+        Flag(
+            "One prompt a line; or .jsonl, .json: objects with prompt, seed, size, ...",
+            Group.PROMPT,
+        ),
+    ] = None
+    negative_prompt: Annotated[str | None, Flag("What guidance leads away from.", Group.PROMPT)] = (
+        None
+    )
+    seeds: Annotated[
+        tuple[int, ...],
+        Flag("Seed of the initial noise; repeatable. Default: 0.", Group.PROMPT, ("--seed",)),
+    ] = ()
+    count: Annotated[
+        int | None,
+        Flag("Images per prompt, with consecutive seeds.", Group.PROMPT, least=1),
+    ] = None
+    reference: Annotated[
+        Path | None, Flag("Edit models: the source image.", Group.PROMPT, ("--source-image",))
+    ] = None
+    from_image: Annotated[
+        Path | None,
+        Flag(
+            "Generate an image of glance's again, by the settings recorded in it; other options "
+            "change them.",
+            Group.PROMPT,
+        ),
+    ] = None
+    """What it records stands in for all that is not given."""
+    run: Annotated[
+        Path | None,
+        Flag("Run folder. Default: the newest finished run in runs/.", Group.LORAS),
+    ] = None
+    slow_lora: Annotated[
+        str | None,
+        Flag(
+            "Slow LoRA instead of a run: a file, a folder, or owner/repo:file on the Hub.",
+            Group.LORAS,
+        ),
+    ] = None
+    fast_lora: Annotated[str | None, Flag("Fast LoRA, likewise.", Group.LORAS)] = None
+    slow_scale: Annotated[
+        float | None, Flag("Strength of the slow LoRA. Default: 1.", Group.LORAS)
+    ] = None
+    fast_scale: Annotated[
+        float | None, Flag("Strength of the fast LoRA. Default: 1.", Group.LORAS)
+    ] = None
     loras: tuple[Phase, ...] | None = None
     """The phases that run with their LoRA; None: both."""
-    width: int | None = None
-    height: int | None = None
-    reference: Path | None = None
-    run: Path | None = None
-    slow_lora: str | None = None
-    fast_lora: str | None = None
-    model: str | None = None
-    base: str | None = None
+    model: Annotated[
+        str | None,
+        Flag(
+            "Base model: Hub id, diffusers folder, or .safetensors file. Default: the run's.",
+            Group.MODEL,
+        ),
+    ] = None
+    base: Annotated[
+        str | None,
+        Flag(
+            "The whole model that a .safetensors file in --model belongs to. Default: the "
+            "family's.",
+            Group.MODEL,
+            ("--pipeline",),
+        ),
+    ] = None
+    family: Annotated[str | None, Flag("Model family. Default: the run's.", Group.MODEL)] = None
     base_loras: tuple[Path, ...] = ()
     """LoRAs that belong to the base model: they work wherever none of the pair's does."""
-    family: str | None = None
+    output: Annotated[
+        Path | None,
+        Flag(
+            "Image file, or folder. Default: the run's images/.", Group.OUTPUT, ("--output", "-o")
+        ),
+    ] = None
+    size: Annotated[
+        tuple[int, int] | None,
+        Flag(
+            "Width and height in pixels. Default: as the run was trained.",
+            Group.OUTPUT,
+            kind="WxH",
+            parse=parse_size,
+        ),
+    ] = None
+    """In place of width and height."""
+    width: Annotated[int | None, Flag("Width alone.", Group.OUTPUT)] = None
+    height: Annotated[int | None, Flag("Height alone.", Group.OUTPUT)] = None
+    metadata: Annotated[bool, Flag("Do not embed metadata.", Group.OUTPUT, off="--no-metadata")] = (
+        True
+    )
+    save_phases: Annotated[
+        bool, Flag("Also save the image at the end of the slow phase.", Group.OUTPUT)
+    ] = False
+    guidance: Annotated[
+        tuple[float, float] | None,
+        Flag(
+            "Guidance scale of both phases, or SLOW,FAST. Default: what the pair was trained for, "
+            "else the family's.",
+            Group.SAMPLING,
+            kind="A[,B]",
+            parse=parse_guidance,
+        ),
+    ] = None
+    """In place of slow_guidance and fast_guidance."""
+    slow_guidance: Annotated[
+        float | None, Flag("Guidance scale of the slow phase alone.", Group.SAMPLING)
+    ] = None
+    fast_guidance: Annotated[
+        float | None, Flag("Guidance scale of the fast phase alone.", Group.SAMPLING)
+    ] = None
+    true_cfg: Annotated[
+        float | None,
+        Flag(
+            "FLUX: classifier-free guidance besides, needed by a negative prompt.", Group.SAMPLING
+        ),
+    ] = None
+    batch_size: Annotated[
+        int,
+        Flag("Images at once; fewer where memory is short.", Group.SAMPLING, least=1, most=64),
+    ] = 1
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
-    reshift: bool = False
-    """Move the schedule as the model's shift moves with the image's size."""
-    device: str = AUTO
-    dtype: Precision | None = None
-    memory: Memory = Memory.AUTO
-    quantize: Quantize | None = None
-    compiled: bool = False
-    batch_size: int = 1
-    output: Path | None = None
-    save_latents: bool = False
-    save_phases: bool = False
-    metadata: bool = True
-    restart: bool = False
-    """Generate again what an earlier start of the same command has generated."""
+    device: Annotated[str, Flag("Where to run.", Group.MEMORY, choices=DeviceChoice)] = AUTO
+    dtype: Annotated[
+        Precision | None, Flag("Default: fp32 on the CPU, bf16 elsewhere.", Group.MEMORY)
+    ] = None
+    memory: Annotated[
+        Memory,
+        Flag("What stays on the GPU (docs/sampling-memory.md).", Group.MEMORY, ("--offload",)),
+    ] = Memory.AUTO
+    quantize: Annotated[
+        Quantize | None, Flag("Quantize the base model's weights.", Group.MEMORY)
+    ] = None
+    compiled: Annotated[
+        bool,
+        Flag("torch.compile: a slow first image, then faster.", Group.MEMORY, ("--compile",)),
+    ] = False
+    restart: Annotated[
+        bool, Flag("Generate again what an interrupted start has generated.", Group.RUN)
+    ] = False
+    init_latents: Annotated[
+        Path | None, Flag("Run the fast phase alone, from saved latents.", Group.ADVANCED)
+    ] = None
+    save_latents: Annotated[
+        bool, Flag("Save the latents between the phases beside the image.", Group.ADVANCED)
+    ] = False
+    reshift: Annotated[
+        bool,
+        Flag("Move the timesteps as the model's shift moves with the size.", Group.ADVANCED),
+    ] = False
 
     def __post_init__(self) -> None:
-        """Take a schedule's name for the options that say no more."""
+        """Take a schedule's name for the options, `size` for two fields and `guidance` for two.
+
+        Raises UsageError where one of those two is given as well.
+        """
         object.__setattr__(self, "schedule", ScheduleOptions.of(self.schedule))
+        for short, names in (
+            ("size", ("width", "height")),
+            ("guidance", ("slow_guidance", "fast_guidance")),
+        ):
+            values = getattr(self, short)
+            if values is None:
+                continue
+            for name, value in zip(names, values, strict=True):
+                if getattr(self, name) not in (None, value):
+                    flag = f"--{name.replace('_', '-')}"
+                    raise UsageError(f"--{short} and {flag} exclude each other", hint="drop one")
+                object.__setattr__(self, name, value)
 
     @property
     def wanted_loras(self) -> tuple[Phase, ...]:

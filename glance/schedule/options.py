@@ -5,9 +5,10 @@ What needs no base model is found here; `BaseModel.resolve_schedule` finds all o
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Annotated, Final, Self
 
 from glance.core.errors import Problem, ScheduleError, UsageError
+from glance.core.options import Flag, Group
 from glance.schedule.lists import DEFAULT_SCHEDULE, PRESETS, Schedule, preset_name, replace_lists
 from glance.schedule.shift import (
     OWN_STEPS,
@@ -32,13 +33,45 @@ _SHOWN: Final = 80  # characters of a name that is none
 class ScheduleOptions:
     """--schedule and the flags that go with it, unchecked; travels whole from command to plan."""
 
-    name: str | None = None
-    """A preset, `auto`, `own`, `optimal` or a file; None: what the command does without it."""
-    slow_timesteps: str | None = None
-    fast_timesteps: str | None = None
-    slow_steps: int | None = None
-    fast_steps: int | None = None
-    teacher_steps: int | None = None
+    name: Annotated[
+        str | None,
+        Flag(
+            "guide (SimpleTuner's one-sample list), paper (FLUX's), auto (some of the model's own "
+            "50 steps), own (the steps diffusers itself would take), optimal (found by glance "
+            "schedule optimize), or a .json file. Default: guide; distill: own; infer: what the "
+            "pair was trained on.",
+            Group.SCHEDULE,
+            ("--schedule",),
+        ),
+    ] = None
+    """None: what the command does without it."""
+    slow_timesteps: Annotated[
+        str | None,
+        Flag(
+            "List of the slow phase: timesteps (0-1000) or sigmas (0-1), comma-separated.",
+            Group.SCHEDULE,
+            kind="LIST",
+        ),
+    ] = None
+    fast_timesteps: Annotated[
+        str | None, Flag("List of the fast phase.", Group.SCHEDULE, kind="LIST")
+    ] = None
+    slow_steps: Annotated[
+        int | None,
+        Flag(
+            "Steps of the slow phase, for auto, own, optimal. Default: 5; own: 2.", Group.SCHEDULE
+        ),
+    ] = None
+    fast_steps: Annotated[
+        int | None, Flag("Steps of the fast phase, likewise.", Group.SCHEDULE)
+    ] = None
+    teacher_steps: Annotated[
+        int | None,
+        Flag(
+            "Steps of the base model's own schedule that auto chooses from. Default: 50.",
+            Group.ADVANCED,
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         """Call a preset what it is called now."""

@@ -78,7 +78,12 @@ def test_what_the_declaration_forbids_is_a_usage_error(run: Any, words: str) -> 
 def test_help_has_headings_in_their_order(run: Any) -> None:
     text = run("--help").output
 
-    places = [text.index(f"{name}:\n") for name in ("Prompt", "Data", "Schedule", "Output")]
+    places = [text.index(f"{name}:\n") for name in ("Prompt", "Data", "Output", "Schedule")]
     assert places == sorted(places)
     assert "WxH" in text
     assert "[default: red]" in text
+
+
+def test_advanced_options_are_named_in_the_help_and_told_in_help_all(run: Any) -> None:
+    assert "  --fast: see --help-all" in run("--help").output
+    assert "Fast." in run("--help-all").output
