@@ -18,10 +18,9 @@ from glance.cli._options import (
     VerboseOption,
 )
 from glance.cli.console import Console
-from glance.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from glance.interop.folder import Exported
+    from glance.interop.export import Exported
 
 export = typer.Typer(
     help="A finished pair for ComfyUI, diffusers or the Hub.", no_args_is_help=True
@@ -40,7 +39,7 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Replace an earlier e
 def comfyui(
     run: RunArgument = None,
     prompt: Annotated[
-        str | None, typer.Option(help="What the workflow paints. Default: the sample's caption.")
+        str | None, typer.Option(help="What the workflow generates. Default: the sample's caption.")
     ] = None,
     negative_prompt: NegativePromptOption = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise. Default: 0.")] = None,
@@ -54,14 +53,6 @@ def comfyui(
     ] = None,
     output: OutputOption = None,
     force: ForceOption = False,
-    submit: Annotated[
-        str | None,
-        typer.Option(help="Queue it in the ComfyUI at this address instead of writing files."),
-    ] = None,
-    upload_reference: Annotated[
-        bool,
-        typer.Option("--upload-reference", help="Families that edit: send the picture, too."),
-    ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
@@ -71,17 +62,11 @@ def comfyui(
     workflow.json opens on ComfyUI's page, workflow-api.json is for its API; README.md says which
     file goes where.
 
-    Examples:
-
-    glance export comfyui runs/glance --prompt "a harbour at dawn"
-
-    glance export comfyui runs/glance --submit http://127.0.0.1:8188
+    Example: glance export comfyui runs/glance --prompt "a harbour at dawn"
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    _refuse_idle(submit, upload_reference=upload_reference, writes=force or output is not None)
-    from glance.interop.comfyui.submit import submit_planned
-    from glance.interop.comfyui.write import export_comfyui, plan_comfyui
-    from glance.interop.source import open_source
+    from glance.interop.comfyui import export_comfyui, plan_comfyui
+    from glance.interop.export import open_source
 
     planned = plan_comfyui(
         open_source(run),
@@ -95,26 +80,19 @@ def comfyui(
         width=width,
         height=height,
     )
-    if submit is None:
-        folder = output or Path(f"{planned.source.name}-comfyui")
-        _show(console, export_comfyui(planned, folder, force=force))
-        console.note(
-            f"next: copy {quote(str(folder))}/*.safetensors to ComfyUI's models/loras, and drop "
-            f"{quote(str(folder))}/workflow.json on its page"
-        )
-    else:
-        queued = submit_planned(submit, planned, upload_reference=upload_reference)
-        for note in planned.notes:
-            console.note(note)
-        console.result(queued.id)
-        console.document(queued.to_json())
+    folder = output or Path(f"{planned.source.name}-comfyui")
+    _show(console, export_comfyui(planned, folder, force=force))
+    console.note(
+        f"next: copy {quote(str(folder))}/*.safetensors to ComfyUI's models/loras, and drop "
+        f"{quote(str(folder))}/workflow.json on its page"
+    )
 
 
 @export.command()
 def diffusers(
     run: RunArgument = None,
     prompt: Annotated[
-        str | None, typer.Option(help="What the script paints unless told otherwise.")
+        str | None, typer.Option(help="What the script generates unless told otherwise.")
     ] = None,
     output: OutputOption = None,
     force: ForceOption = False,
@@ -124,13 +102,13 @@ def diffusers(
 ) -> None:
     """Write both LoRAs, the schedule and a script that needs only diffusers.
 
-    It paints the picture of `glance infer`, to the bit.
+    It generates the image of `glance infer`, to the bit.
 
     Example: glance export diffusers runs/glance --prompt "a harbour at dawn"
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.interop.diffusers.write import export_diffusers
-    from glance.interop.source import open_source
+    from glance.interop.diffusers import export_diffusers
+    from glance.interop.export import open_source
 
     source = open_source(run)
     folder = output or Path(f"{source.name}-diffusers")
@@ -142,14 +120,15 @@ def hub(
     repo: Annotated[str, typer.Option(help="name, or owner/name.")],
     run: RunArgument = None,
     public: Annotated[bool, typer.Option("--public", help="For everybody. Else: private.")] = False,
-    licence: Annotated[
+    license: Annotated[
         str | None, typer.Option(help="Of the LoRAs. Default: what the base model's demands.")
     ] = None,
-    licence_name: Annotated[str | None, typer.Option(help="With --licence other.")] = None,
-    licence_link: Annotated[str | None, typer.Option(help="With --licence other.")] = None,
-    sample_licence: Annotated[
+    sample_license: Annotated[
         str | None,
-        typer.Option(help="Of your picture and caption; without it they are not sent."),
+        typer.Option(help="Of your image and caption; without it they are not sent."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the repository to this folder, send nothing.")
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace an earlier export in that repository.")
@@ -162,60 +141,47 @@ def hub(
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Send both LoRAs to the Hugging Face Hub, with a model card, pictures, scripts and workflows.
+    """Send both LoRAs to the Hugging Face Hub, with a model card, images, a script and a workflow.
 
-    In one commit, to a private repository. The token is HF_TOKEN's or that of `hf auth login`.
+    To a private repository. The token is HF_TOKEN's or that of `hf auth login`.
 
     Examples:
 
     glance export hub runs/glance --repo my-pair --dry-run
 
-    glance export hub runs/glance --repo me/my-pair --public --sample-licence cc-by-4.0
+    glance export hub runs/glance --repo me/my-pair --public --sample-license cc-by-4.0
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.interop.hub.extra import find_extra
-    from glance.interop.hub.plan import HubRequest, plan_hub
-    from glance.interop.hub.send import send_hub
-    from glance.interop.source import open_source
+    from glance.interop.export import open_source
+    from glance.interop.hub import HubRequest, plan_hub, send_hub, write_hub
 
-    source = open_source(run)
-    extra = find_extra(source)
     plan = plan_hub(
         HubRequest(
-            source=source,
+            source=open_source(run),
             repo=repo,
-            extra=extra.files,
-            licence=licence,
-            licence_name=licence_name,
-            licence_link=licence_link,
-            sample_licence=sample_licence,
+            license=license,
+            sample_license=sample_license,
             public=public,
             force=force,
         )
     )
-    for note in (*plan.notes, *extra.notes):
+    if output is not None and not dry_run:
+        _show(console, write_hub(plan, output))
+        return
+    for note in plan.notes:
         console.note(note)
     if dry_run:
-        console.result(plan.describe())
-        console.document(plan.to_json())
+        document = plan.to_json()
+        console.result(f"{repo} ({'public' if public else 'private'})")
+        for file in document["files"]:
+            console.result(f"{file['bytes']:>12,}  {file['sha256'][:12]}  {file['path']}")
+        console.result(f"\n{plan.card}")
+        console.document(document)
         return
     with console.progress(events) as on_event:
-        result = send_hub(plan, on_event)
-    console.result(result.url)
-    console.document(result.to_json())
-
-
-def _refuse_idle(submit: str | None, *, upload_reference: bool, writes: bool) -> None:
-    """Raise UsageError for flags that would do nothing."""
-    if submit is None and upload_reference:
-        raise UsageError(
-            "--upload-reference goes with --submit", hint="add --submit URL, or drop it"
-        )
-    if submit is not None and writes:
-        raise UsageError(
-            "--submit writes no files, so --output and --force do nothing",
-            hint="run it twice: once with them, once with --submit",
-        )
+        sent = send_hub(plan, on_event)
+    console.result(sent["url"])
+    console.document(sent)
 
 
 def _show(console: Console, exported: "Exported") -> None:

@@ -11,23 +11,24 @@ from glance.cli.console import Console
 
 def info(
     path: Annotated[
-        Path, typer.Argument(help="A LoRA of anybody's, a run folder, or a picture of glance's.")
+        Path, typer.Argument(help="A LoRA of anybody's, a run folder, or an image of glance's.")
     ],
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Show all that a LoRA, a run or a picture says of itself, and what is wrong with it.
+    """Inspect a LoRA, run or image: settings, hashes, metadata, problems.
 
-    Of a LoRA: its keys, rank, scale, hashes and metadata; of a run: its settings, how far it is
-    and what to do next; of a picture: how it was made, and the command that makes it again.
+    Of a LoRA: its keys, rank, scale, hashes and metadata; of a run: its settings, how far it is,
+    its losses and what to do next; of an image: how it was made, and the command that makes it
+    again.
 
     Example: glance info runs/glance
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.interop.info.describe import describe
+    from glance.interop.info import describe
 
-    found = describe(path)
+    found = describe(path, terminal=console.terminal)
     console.document(found.document)
     for line in found.lines:
         console.result(line)

@@ -208,9 +208,9 @@ def _open_both(request: ImportRequest) -> Mapping[Phase, ForeignLora]:
             loras[phase] = opened
     checks.require()
     slow, fast = (loras[phase] for phase in Phase)
-    swapped = None
+    swapped: str | None = None
     for phase, one in loras.items():
-        if one.facts.phase not in (None, phase):
+        if swapped is None and one.facts.phase not in (None, phase):
             swapped = f"{one.path} is the {one.facts.phase} LoRA of its pair"
     lists = [one.timesteps for one in (slow, fast) if one.timesteps]
     if swapped is None and len(lists) == 2 and max(lists[0]) < min(lists[1]):
@@ -428,8 +428,9 @@ def _make_manifest(plan: ImportPlan) -> Manifest:
     return Manifest(
         created=created,
         origin=Sealer(state_folder()).mark(created.isoformat()),
-        sample=sample
-        and SampleRecord(
+        sample=None
+        if sample is None
+        else SampleRecord(
             image=f"data/{sample.name}.png",
             caption=f"data/{sample.name}.txt",
             width=sample.width,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from glance.interop.comfyui.keys import to_comfyui
+from glance.interop.comfyui import to_comfyui
 from glance.models.families import FAMILIES, Family
 from glance.models.lora.file import DOWN, PREFIX, UP, Lora, Tensor
 from scripts.comfyui.checkout import Checkout

@@ -100,6 +100,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self.commit(repo, [json.loads(line) for line in body.splitlines()])
                 url = f"{hub.url}/{name}/commit/{repo.sha}"
                 return {"commitUrl": url, "commitOid": repo.sha, "pullRequestUrl": None}
+            case ["tree", _]:
+                return [
+                    {"type": "file", "path": path, "size": len(content), "oid": "0"}
+                    for path, content in repo.files.items()
+                ]
             case _:
                 siblings = [{"rfilename": name} for name in repo.files]
                 return {"id": "x", "sha": repo.sha, "private": repo.private, "siblings": siblings}

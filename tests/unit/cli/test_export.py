@@ -5,16 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fakes.comfyui_server import FakeComfy, serving
 from fakes.pairs import write_run
 from PIL import Image
 
 from glance.core.phase import Phase
 from glance.interop.export import open_source
 from glance.runs.folder import RunFolder
+from glance.sampling.generate import describe_workflow
 from glance.sampling.plan import plan_generation
 from glance.sampling.request import InferRequest
-from glance.sampling.generate import describe_workflow
 
 
 @pytest.fixture
@@ -63,27 +62,6 @@ def test_no_run_is_bad_input(glance: Callable, tool: str) -> None:
     assert "not a run folder: nowhere" in done.err
 
 
-def test_a_running_comfyui_is_asked_first(glance: Callable, run: RunFolder) -> None:
-    with serving(FakeComfy()) as comfy:
-        done = glance("export", "comfyui", run.path, "--submit", comfy.url, "--json")
-
-    said = [problem["message"] for problem in done.document["error"]["problems"]]
-    assert done.code == 3
-    assert any("models/loras" in one for one in said)
-    assert list(Path().iterdir()) == [Path("runs")]
-
-
-@pytest.mark.parametrize(
-    "flags",
-    [("--upload-reference",), ("--submit", "http://127.0.0.1:1", "--output", "there")],
-    ids=["nobody to send to", "no files to write"],
-)
-def test_flags_that_would_do_nothing_are_refused(
-    glance: Callable, run: RunFolder, flags: tuple[str, ...]
-) -> None:
-    assert glance("export", "comfyui", run.path, *flags).code == 2
-
-
 def test_the_dry_run_of_a_repository_shows_all_of_it(glance: Callable, run: RunFolder) -> None:
     done = glance("export", "hub", run.path, "--repo", "my-pair", "--dry-run", "--json")
 
@@ -94,6 +72,20 @@ def test_the_dry_run_of_a_repository_shows_all_of_it(glance: Callable, run: RunF
     assert {f"comfyui/{name}-slow.safetensors", "comfyui/workflow.json"} <= set(paths)
     assert not any(path.startswith("sample/") for path in paths)
     assert "a grey circle" not in done.out
+
+
+def test_a_repository_can_be_written_to_a_folder(glance: Callable, run: RunFolder) -> None:
+    arguments = ("export", "hub", run.path, "--repo", "me/my-pair", "--license", "mit")
+    shown = glance(*arguments, "--dry-run", "--output", "there")
+    assert not Path("there").exists()
+
+    done = glance(*arguments, "--output", "there", "--json")
+
+    card = Path("there/README.md").read_text()
+    assert done.document["files"] == sorted(done.document["files"])
+    assert {"README.md", "slow.safetensors", "comfyui/workflow.json"} <= set(done.document["files"])
+    assert "license: mit\n" in card
+    assert card in shown.out
 
 
 def test_a_picture_carries_the_workflow_of_its_export(glance: Callable, run: RunFolder) -> None:

@@ -15,11 +15,10 @@ from safetensors.numpy import save_file
 from glance.core.device import Device, Precision
 from glance.core.errors import InputError, LoraError, RunError
 from glance.core.phase import Phase
-from glance.interop.info.describe import describe
+from glance.interop.info import describe
 from glance.models.lora.file import hash_data, hash_file, read_header, rewrite_metadata
 from glance.runs.manifest import PhaseState, load_manifest
-from glance.sampling.provenance import write_image
-from glance.sampling.provenance import LoraUse, Record, ScheduleUse
+from glance.sampling.provenance import LoraUse, Record, ScheduleUse, write_image
 from glance.sampling.settings import SampleSettings
 from glance.schedule.lists import PRESETS
 
@@ -233,10 +232,12 @@ def test_an_unfinished_run_says_how_to_go_on() -> None:
     assert [document["phases"][phase]["state"] for phase in Phase] == ["done", "pending"]
     assert document["phases"]["fast"] == {
         "state": "pending",
+        "attempts": [],
         "lora": None,
         "is_recorded": None,
         "problems": [],
     }
+    assert document["next"] == []
     assert "next: run its `glance train` command again: it continues" in lines(RUN.path)
     assert "glance infer" not in lines(RUN.path)
 
@@ -337,7 +338,7 @@ def test_a_picture_says_how_it_is_made_again(name: str) -> None:
     assert (document["kind"], document["record"]["settings"]["seed"]) == ("picture", 7)
     assert [lora["state"] for lora in document["loras"]] == ["there", "on the Hub"]
     assert document["command"] == f"glance infer --from-image {name}"
-    assert f"{name}: picture, 64x64, 10 steps, seed 7" in lines(Path(name))
+    assert f"{name}: image, 64x64, 10 steps, seed 7" in lines(Path(name))
     assert f"again: glance infer --from-image {name}" in describe(Path(name)).lines
 
 

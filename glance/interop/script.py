@@ -1,7 +1,7 @@
 """The script of a diffusers export: text made of the family's row, which needs nothing of glance.
 
 It does what `glance.sampling.pipeline` does, written out for one family, and is held to the same
-picture.
+image.
 """
 
 import json
@@ -16,7 +16,7 @@ from glance.sampling.settings import SampleSettings
 _WIDTH: Final = 100
 
 _SCRIPT: Final = Template('''\
-"""Paint with two LoRAs: the slow one over the first sigmas, the fast one from there to the end.
+"""Generate an image with two LoRAs: the slow one over the first sigmas, the fast one for the rest.
 
 Usage: python generate.py$example
 """
@@ -68,9 +68,9 @@ $load
 
 
 @torch.inference_mode()
-def paint(pipeline, args):
+def generate(pipeline, args):
     schedule = json.loads((HERE / "schedule.json").read_text(encoding="utf-8"))
-${prepare}    result = None  # the slow phase's latents, then the picture
+${prepare}    result = None  # the slow phase's latents, then the image
     for phase, end_sigma in (("slow", schedule["fast"]["sigmas"][0]), ("fast", 0.0)):
         pipeline.set_adapters(phase)
         pipeline.scheduler.end_sigma = end_sigma
@@ -82,7 +82,7 @@ ${after_phase}    return result[0]
 
 if __name__ == "__main__":
     args = parse_arguments()
-    paint(load_pipeline(args), args).save(args.output)
+    generate(load_pipeline(args), args).save(args.output)
 ''')
 
 _REFERENCE: Final = Template("""\
@@ -125,7 +125,7 @@ def render_script(
 ) -> str:
     """Return the script, in ruff's format.
 
-    `settings` gives guidance and size. What it paints unless told otherwise: `prompt` with
+    `settings` gives guidance and size. What it generates unless told otherwise: `prompt` with
     `model`, a Hub id; without them the script asks for them.
     """
     return _SCRIPT.substitute(

@@ -15,10 +15,8 @@ from glance.core.errors import GlanceError, InputError, LoraError, RunError, Set
 from glance.core.phase import Phase
 from glance.interop.comfyui import export_comfyui, plan_comfyui
 from glance.interop.export import Exported, Source, open_source
-from glance.interop.hub.extra import find_extra
-from glance.interop.importing.execute import run_import
-from glance.interop.importing.plan import plan_import
-from glance.interop.importing.request import ImportRequest
+from glance.interop.hub import HubRequest, plan_hub
+from glance.interop.importing import ImportRequest, plan_import, run_import
 from glance.models.lora.file import hash_data, read_header, read_lora
 from glance.runs.folder import RunFolder
 from glance.runs.manifest import load_manifest, record_schedule
@@ -453,20 +451,20 @@ def test_an_export_does_not_import_torch() -> None:
 def test_a_repository_holds_the_workflow_and_not_the_picture_that_is_edited() -> None:
     run = make_run(family=EDIT, model="Qwen/Qwen-Image-Edit-2509")
 
-    extra = find_extra(open_source(run.path))
+    plan = plan_hub(HubRequest(source=open_source(run.path), repo="x"))
 
-    readme = extra.files["comfyui/README.md"].decode()
-    assert "comfyui/workflow.json" in extra.files
-    assert not any(name.endswith(".png") for name in extra.files)
-    assert "put the picture that is edited into ComfyUI's input/" in readme
-    assert CAPTION not in str(extra.files)
+    readme = plan.contents["comfyui/README.md"]
+    assert "comfyui/workflow.json" in plan.contents
+    assert not any(name.endswith(".png") for name in plan.contents)
+    assert b"put the image that is edited into ComfyUI's input/" in readme
+    assert CAPTION not in str(plan.contents)
 
 
 def test_a_repository_goes_without_a_workflow_where_there_can_be_none() -> None:
     run = make_run(family=EDIT, model="Qwen/Qwen-Image-Edit-2509")
     (run.references / "x.png").unlink()
 
-    extra = find_extra(open_source(run.path))
+    plan = plan_hub(HubRequest(source=open_source(run.path), repo="x"))
 
-    assert not any(name.startswith("comfyui/") for name in extra.files)
-    assert any("no workflow for ComfyUI" in note for note in extra.notes)
+    assert not any(name.startswith("comfyui/") for name in plan.contents)
+    assert any("no workflow for ComfyUI" in note for note in plan.notes)

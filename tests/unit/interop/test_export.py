@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from glance.core.errors import InputError, SetupError
-from glance.interop.folder import Exported, list_files, whole_folder
+from glance.interop.export import Exported, list_files, whole_folder
 
 OUT = Path("out")
 ONE, TWO = {"a.txt": "1", "b/c.txt": "2"}, {"a.txt": "3", "b/c.txt": "4", "d.txt": "5"}

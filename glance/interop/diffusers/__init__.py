@@ -1,1 +1,0 @@
-"""`glance export diffusers`: a folder with a script that paints without glance."""

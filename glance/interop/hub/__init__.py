@@ -1,1 +1,0 @@
-"""`glance export hub`: a repository on the Hub, with a model card."""

@@ -1,0 +1,585 @@
+"""`glance info`: all that a LoRA, a run or an image says of itself. Reads, and changes nothing.
+
+Metadata are anybody's: whatever a terminal would obey is shown escaped, and long values are cut.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from glance.core.errors import Findings, InputError, LoraError, Problem, RunError, quoted, shown
+from glance.core.files import is_readable
+from glance.core.hub import is_hub_file
+from glance.core.phase import Phase
+from glance.core.plot import PLAIN, Terminal
+from glance.models.base import shown_model
+from glance.models.lora.examine import examine_lora
+from glance.models.lora.file import Header, hash_data, hash_file, read_header, unreadable
+from glance.models.lora.keys import PairKeys, Strength, read_strength, sort_keys
+from glance.runs.folder import RunFolder
+from glance.runs.locate import locate_lora
+from glance.runs.lora import SPEC
+from glance.runs.losses import Course, describe_course, read_courses
+from glance.runs.manifest import Attempt, Manifest, PhaseState, load_manifest
+from glance.runs.plot import chart_course
+from glance.sampling.provenance import (
+    FORMATS,
+    KEY,
+    TENSOR,
+    LoraUse,
+    Recorded,
+    read_handover,
+    read_record,
+)
+from glance.schedule.lists import MAX_TIMESTEP
+
+_REMEDY: Final = "give a .safetensors file, a run folder, or an image that `glance infer` wrote"
+_WIDTH: Final = 240  # characters of a value
+_NAME: Final = 24  # no name is given more room than this
+_SMALL_CHART, _LARGE_CHART = 7, 16  # lines
+_OWN: Final = "glance."
+_STYLES: Final = {
+    "lora_unet_": "kohya",
+    "lora_transformer_": "OneTrainer",
+    "base_model.model.": "PEFT",
+    "transformer.": "diffusers",
+    "diffusion_model.": "ComfyUI",
+    "model.diffusion_model.": "ComfyUI, of a whole checkpoint",
+}
+"""Whose names a key has, by how it begins."""
+_BARE: Final = "bare names of layers"
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """One file or folder: everything as JSON, and in lines for a person."""
+
+    document: Mapping[str, Any]
+    lines: tuple[str, ...]
+
+
+def describe(path: Path, *, terminal: Terminal = PLAIN) -> Description:
+    """Return all that is to be known of a LoRA, a run folder, an image or saved latents.
+
+    What is wrong with a file that can be read is part of it. Charts are for `terminal`. Raises
+    InputError: nothing is there, or it cannot be read at all.
+    """
+    try:
+        is_folder = path.is_dir()
+    except (OSError, ValueError) as exc:  # out of reach; a NUL in the path
+        reason = getattr(exc, "strerror", None) or exc
+        raise InputError([Problem(f"{shown(path)} cannot be read: {reason}", _REMEDY)]) from exc
+    if is_folder:
+        if RunFolder(path).manifest.exists():
+            return describe_run(path, terminal=terminal)
+        try:
+            return _describe_lora(_read_lora_file(locate_lora(str(path))))
+        except LoraError as exc:
+            (problem,) = exc.problems
+            raise RunError(f"not a run folder: {problem.message}", hint=problem.hint) from exc
+    found = Findings()
+    if not is_readable(path, shown(path), found, remedy=_REMEDY):
+        raise InputError(found.problems)
+    if path.suffix.lower() in FORMATS:
+        return _describe_image(path)
+    file = _read_lora_file(path)
+    if KEY in file.header.metadata and list(file.header.entries) == [TENSOR]:
+        command = f"glance infer --init-latents {quoted(path)}"
+        return _describe_recorded(Recorded(read_handover(path), path), "latents", command)
+    return _describe_lora(file)
+
+
+# --- a LoRA -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _LoraFile:
+    """What a file holds, by its header, its bytes and its few numbers of alpha."""
+
+    header: Header
+    pairs: tuple[PairKeys, ...]
+    sha256: str
+    data_sha256: str
+    """Of all that follows the header."""
+    strength: Strength | None
+    """How strongly it is applied; None: that cannot be made out, for a reason in `problems`."""
+    problems: tuple[Problem, ...]
+    """Why glance could not use it."""
+
+    @property
+    def ranks(self) -> Mapping[int, int]:
+        """Rank -> in how many layers."""
+        shapes = (self.header.entries[pair.down].shape for pair in self.pairs)
+        return Counter(sorted(next(iter(shape), 0) for shape in shapes))
+
+    @property
+    def dtypes(self) -> Mapping[str, int]:
+        """Type, by safetensors' name -> how many tensors have it."""
+        return Counter(sorted(entry.dtype for entry in self.header.entries.values()))
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the file holds."""
+        return sum(math.prod(entry.shape) for entry in self.header.entries.values())
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """Whose names the pairs have."""
+
+        def style(key: str) -> str:
+            return next((one for start, one in _STYLES.items() if key.startswith(start)), _BARE)
+
+        return tuple(sorted({style(pair.down) for pair in self.pairs}))
+
+    @property
+    def scales(self) -> Mapping[float, int]:
+        """What B A is multiplied by -> in how many layers."""
+        return Counter({} if self.strength is None else self.strength.factors.values())
+
+    @property
+    def alpha(self) -> str | None:
+        """Where alpha is said; None: nowhere, so it is taken as the rank."""
+        return None if self.strength is None else self.strength.source
+
+    def said(self, name: str) -> str | None:
+        """Return what glance wrote into the header under `name`."""
+        return self.header.metadata.get(f"{_OWN}{name}")
+
+    @property
+    def timesteps(self) -> list[float] | None:
+        """The timesteps (0-1000) that it was trained on, where the header says it."""
+        try:
+            return [float(value) for value in json.loads(self.said("timesteps") or "")]
+        except (ValueError, TypeError):
+            return None
+
+
+def _read_lora_file(path: Path) -> _LoraFile:
+    """Read all that is to be known; raises LoraError when it is no whole safetensors file."""
+    header = read_header(path)
+    keys = sort_keys(header.entries)
+    try:
+        return _LoraFile(
+            header=header,
+            pairs=keys.pairs,
+            sha256=hash_file(path),
+            data_sha256=hash_data(header),
+            strength=_find_strength(header, keys.pairs),
+            # without pairs it may be a whole model, of which no tensor need be read
+            problems=_examine(path) if keys.pairs else keys.problems,
+        )
+    except OSError as exc:
+        raise unreadable(path, exc) from exc
+
+
+def _describe_lora(file: _LoraFile) -> Description:
+    return Description(_lora_document(file), tuple(_lora_lines(file)))
+
+
+def _lora_document(file: _LoraFile) -> dict[str, Any]:
+    header, timesteps = file.header, file.timesteps
+    return {
+        "kind": "lora" if file.pairs else "safetensors",
+        "path": str(header.path),
+        "bytes": header.bytes,
+        "sha256": file.sha256,
+        "autov2": file.sha256[:10],
+        "autov3": file.data_sha256[:12],
+        "keys": list(file.styles),
+        "layers": len(file.pairs),
+        "ranks": {str(rank): count for rank, count in file.ranks.items()},
+        "alpha": file.alpha,
+        "scales": {f"{scale:g}": count for scale, count in file.scales.items()},
+        "dtypes": dict(file.dtypes),
+        "parameters": file.parameters,
+        "family": file.said("family"),
+        "phase": file.said("phase"),
+        "timesteps": timesteps,
+        "sigmas": timesteps and [value / MAX_TIMESTEP for value in timesteps],
+        "boundary": _number(file.said("boundary")),
+        "guidance": _number(file.said("guidance")),
+        "pair_id": file.said("pair_id"),
+        "base_model": file.said("base_model"),
+        "modelspec": _modelspec(header),
+        "metadata": dict(header.metadata),
+        "problems": _to_json(file.problems),
+    }
+
+
+def _summarise(file: _LoraFile) -> str:
+    """Return in one line what kind of LoRA it is, safe to print."""
+    if not file.pairs:
+        what = f"safetensors, no LoRA: {_count(len(file.header.entries), 'tensor')}"
+    else:
+        what = f"LoRA of {_count(len(file.pairs), 'layer')}, rank {_counted(file.ranks)}"
+    kinds = f", {', '.join(file.dtypes)}" if file.dtypes else ""
+    size = file.header.bytes
+    weight = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size:,} bytes"
+    return f"{what}{kinds}, {file.parameters:,} parameters, {weight}"
+
+
+def _lora_lines(file: _LoraFile) -> Iterator[str]:
+    metadata = file.header.metadata
+    yield f"{shown(file.header.path)}: {_summarise(file)}"
+    yield from _list_values(
+        {
+            "SHA-256": file.sha256,
+            "AutoV2": file.sha256[:10],
+            "AutoV3": f"{file.data_sha256[:12]} (tensors alone)",
+            "keys": ", ".join(file.styles) or None,
+            "scale": _scale_text(file),
+            **_training(file),
+        }
+    )
+    yield from _list_problems(file.problems)
+    if spec := _modelspec(file.header):
+        yield "ModelSpec:"
+        yield from _list_values(spec)
+    others = {key: text for key, text in metadata.items() if not key.startswith((SPEC, _OWN))}
+    if others:
+        yield "other metadata:"
+        yield from _list_values(dict(sorted(others.items())))
+
+
+def _training(file: _LoraFile) -> dict[str, str | None]:
+    boundary = _number(file.said("boundary"))
+    return {
+        "family": file.said("family"),
+        "base model": file.said("base_model"),
+        "phase": file.said("phase"),
+        "timesteps": None if file.timesteps is None else _join_numbers(file.timesteps),
+        "boundary": None if boundary is None else f"sigma {boundary:.6g}",
+        "guidance": file.said("guidance"),
+        "pair": file.said("pair_id"),
+        "glance": file.said("version"),
+    }
+
+
+def _scale_text(file: _LoraFile) -> str | None:
+    if not file.pairs or file.strength is None:
+        return None
+    said = file.alpha or "alpha is said nowhere and taken as the rank"
+    return f"{_counted(file.scales)} ({said})"
+
+
+def _find_strength(header: Header, pairs: tuple[PairKeys, ...]) -> Strength | None:
+    try:
+        return read_strength(header, pairs)
+    except LoraError:  # told among the problems
+        return None
+
+
+def _examine(path: Path) -> tuple[Problem, ...]:
+    try:
+        examine_lora(path)
+    except LoraError as exc:
+        mark = f"{path}: "
+        return tuple(Problem(item.message.removeprefix(mark), item.hint) for item in exc.problems)
+    return ()
+
+
+def _modelspec(header: Header) -> dict[str, str]:
+    found = (key for key in sorted(header.metadata) if key.startswith(SPEC))
+    return {key.removeprefix(SPEC): header.metadata[key] for key in found}
+
+
+def _counted(counts: Mapping[int, int] | Mapping[float, int]) -> str:
+    """Return the values, and how many of each there are where there is more than one."""
+    if len(counts) == 1:
+        return f"{next(iter(counts)):g}"
+    return ", ".join(f"{value:g} ({count})" for value, count in counts.items())
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        found = float(text or "")
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
+
+
+# --- an image, or latents that were saved -----------------------------------------------------
+
+
+def _describe_image(path: Path) -> Description:
+    """Raises InputError when it says nothing of its making."""
+    record = read_record(path)
+    command = f"glance infer --from-image {quoted(path)}"
+    if record.init_latents_sha256 is not None:
+        command += " --init-latents FILE"
+    return _describe_recorded(Recorded(record, path), "picture", command)
+
+
+def _describe_recorded(recorded: Recorded, kind: str, command: str) -> Description:
+    found = [(use, *_find_lora(recorded, use)) for use in recorded.record.loras]
+    document = {
+        "kind": kind,
+        "path": str(recorded.source),
+        "record": recorded.record.model_dump(mode="json"),
+        "loras": [
+            {**use.model_dump(mode="json"), "place": place, "state": state}
+            for use, place, state in found
+        ],
+        "command": command,
+    }
+    lines = [*_recorded_lines(recorded, kind), "LoRAs:" if found else "LoRAs: none"]
+    for use, place, state in found:
+        lines.append(f"  {use.phase}: {shown(place)}, strength {use.scale:g}, {state}")
+        lines.append(f"    SHA-256 {use.sha256}, AutoV2 {use.sha256[:10]}")
+    return Description(document, (*lines, f"again: {command}"))
+
+
+def _find_lora(recorded: Recorded, use: LoraUse) -> tuple[str, str]:
+    """Return a recorded LoRA's place as seen from here, and whether it is still there."""
+    place = recorded.place(use.file)
+    path = Path(place)
+    if not path.is_file():
+        return place, "on the Hub" if is_hub_file(use.file) else "missing"
+    try:
+        is_same = hash_file(path) == use.sha256
+    except OSError:
+        return place, "unreadable"
+    return place, "there" if is_same else "another file by now"
+
+
+def _recorded_lines(recorded: Recorded, kind: str) -> Iterator[str]:
+    record, settings = recorded.record, recorded.record.settings
+    what = "image" if kind == "picture" else kind
+    size = f"{settings.width}x{settings.height}"
+    yield f"{shown(recorded.source)}: {what}, {size}, {record.steps} steps, seed {settings.seed}"
+    schedule = record.schedule.resolve()
+    yield from _list_values(
+        {
+            "prompt": settings.prompt,
+            "negative prompt": settings.negative_prompt or None,
+            "guidance": f"{settings.slow_guidance:g} slow, {settings.fast_guidance:g} fast",
+            "family": record.family,
+            "model": recorded.place(record.model),
+            "transformer": record.transformer and recorded.place(record.transformer),
+            "revision": record.base_revision,
+            "run": record.run and recorded.place(record.run),
+            "schedule": record.schedule.name,
+            **{phase: _join_numbers(schedule.phase(phase).timesteps) for phase in Phase},
+            "boundary": f"sigma {schedule.phase(Phase.SLOW).end_sigma:.6g}",
+            "reference": settings.reference,
+            "made on": f"{record.device}, {record.dtype}, quantised: {record.quantize}",
+            "made with": ", ".join(f"{name} {own}" for name, own in record.versions.items()),
+            "glance": record.glance,
+        }
+    )
+
+
+# --- a run ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _PhaseReport:
+    """One phase, its losses, and its LoRA as it is on the disk."""
+
+    course: Course
+    file: _LoraFile | None
+    """None: it is not there, or cannot be read."""
+    is_recorded: bool | None
+    """Whether it is the one that the run recorded; None: there is none to compare."""
+    problems: tuple[Problem, ...]
+
+
+def describe_run(path: Path, *, terminal: Terminal = PLAIN, is_large: bool = False) -> Description:
+    """Return the description of a run, with charts of its losses for `terminal`.
+
+    Raises RunError when `path` is none.
+    """
+    run = RunFolder(path)
+    manifest = load_manifest(run)
+    reports = [_report(run, manifest, course) for course in read_courses(run, manifest)]
+    files = {
+        record.lora.path: _state(run.path / record.lora.path, report)
+        for record, report in zip(manifest.phases.values(), reports, strict=True)
+        if record.lora is not None
+    }
+    recorded = manifest.model_dump(mode="json")
+    is_pair = _is_pair(manifest, reports)
+    name = quoted(run.path)
+    commands = [f'glance infer --run {name} --prompt "..."', f"glance export comfyui {name}"]
+    document = {
+        **recorded,
+        "kind": "run",
+        "path": str(path),
+        "run": str(path),
+        "is_pair": is_pair,
+        "manifest": recorded,
+        "phases": {
+            report.course.phase.value: {
+                **recorded["phases"][report.course.phase.value],
+                "lora": None if report.file is None else _lora_document(report.file),
+                "is_recorded": report.is_recorded,
+                "problems": _to_json(report.problems),
+            }
+            for report in reports
+        },
+        "files": files,
+        "losses": {
+            report.course.phase.value: [row.to_json() for row in report.course.losses]
+            for report in reports
+        },
+        "next": commands if manifest.is_finished else [],
+    }
+    lines = list(_head(run, manifest))
+    for report in reports:
+        lines += _phase_lines(manifest, report, files)
+        if manifest.phases[report.course.phase].attempts:
+            height = _LARGE_CHART if is_large else _SMALL_CHART
+            chart = chart_course(report.course, terminal, height=height)
+            lines += (f"  {line}" for line in (describe_course(report.course), *chart.splitlines()))
+    lines += _pair_line(manifest, is_pair)
+    if manifest.is_finished:
+        lines += (f"next: {command}" for command in commands)
+    else:
+        lines.append(f"next: run its `{manifest.command}` command again: it continues")
+    return Description(document, tuple(lines))
+
+
+def _report(run: RunFolder, manifest: Manifest, course: Course) -> _PhaseReport:
+    record = manifest.phases[course.phase]
+    path = run.lora(course.phase)
+    file: _LoraFile | None = None
+    problems: tuple[Problem, ...] = ()
+    try:
+        file = _read_lora_file(path)
+    except LoraError as exc:
+        problems = exc.problems if record.state is PhaseState.DONE else ()
+    known = None if file is None or record.lora is None else file.sha256 == record.lora.sha256
+    if known is False:
+        problems = (
+            Problem(
+                f"{path} is not the file that the run recorded when it was trained",
+                "put the right one back, or train in another --run",
+            ),
+        )
+    return _PhaseReport(course, file, known, problems)
+
+
+def _state(path: Path, report: _PhaseReport) -> str:
+    """Return whether a recorded LoRA is there, and is what was recorded."""
+    if report.is_recorded:
+        return "sound"
+    return "changed" if path.is_file() else "missing"
+
+
+def _is_pair(manifest: Manifest, reports: Iterable[_PhaseReport]) -> bool | None:
+    """Whether both LoRAs carry the run's pair id; None when one is not there or carries none."""
+    said = [None if own.file is None else own.file.said("pair_id") for own in reports]
+    if None in said:
+        return None
+    return set(said) == {manifest.pair_id}
+
+
+def _pair_line(manifest: Manifest, is_pair: bool | None) -> Iterator[str]:  # noqa: FBT001
+    if manifest.pair_id is None:
+        yield "pair: named when both LoRAs are done"
+        return
+    where = {
+        True: "in the headers of both LoRAs",
+        False: "but its LoRAs are of another pair",
+        None: "not in the headers of both LoRAs",
+    }
+    yield f"pair: {manifest.pair_id}, {where[is_pair]}"
+
+
+def _head(run: RunFolder, manifest: Manifest) -> Iterator[str]:
+    settings, sample, imported = manifest.settings, manifest.sample, manifest.imported
+    states = ", ".join(f"{phase} {manifest.phases[phase].state}" for phase in Phase)
+    yield f"{shown(run.path)}: run, {states}"
+    unknown = () if imported is None else imported.unknown
+    asked = {
+        name.replace("_", " ") if name != "device" else "trained on": getattr(settings, name)
+        for name in ("steps", "rank", "learning_rate", "resolution", "seed", "device")
+        if name not in unknown
+    }
+    yield from _list_values(
+        {
+            "family": settings.family,
+            "model": shown_model(settings.model, run=run.path),
+            "transformer": settings.transformer and shown_model(settings.transformer, run=run.path),
+            "base model": manifest.base_model,
+            "sample": None if sample is None else f"{sample.image}, {sample.width}x{sample.height}",
+            "taught by": None if settings.teacher is None else settings.teacher.describe(),
+            **asked,
+            "not known": ", ".join(unknown) or None,
+            "overrides": dict(settings.overrides) or None,
+            "begun" if imported is None else "imported": manifest.created.isoformat(),
+            "glance": manifest.glance,
+            "schedule": manifest.schedule.name,
+        }
+    )
+    if imported is not None:
+        for phase in Phase:
+            source = f"{imported.sources[phase]}, {imported.folded[phase]}"
+            yield f"imported: {phase} from {shown(source)}"
+
+
+def _phase_lines(
+    manifest: Manifest, report: _PhaseReport, files: Mapping[str, str]
+) -> Iterator[str]:
+    phase, file = report.course.phase, report.file
+    record, part = manifest.phases[phase], manifest.resolve_schedule().phase(phase)
+    timesteps = _join_numbers(part.timesteps)
+    yield f"{phase}: {record.state}, timesteps {timesteps}, to {part.end_timestep:g}"
+    for number, attempt in enumerate(record.attempts, 1):
+        yield f"  start {number}: {_describe_attempt(attempt)}"
+    if record.lora is not None:
+        size = record.lora.bytes / 1e6
+        yield f"  {shown(record.lora.path)}: {size:.1f} MB, {files[record.lora.path]}"
+    if file is not None:
+        yield f"  {_summarise(file)}{'' if record.lora else ', not recorded'}"
+        yield f"  SHA-256 {file.sha256}, AutoV2 {file.sha256[:10]}"
+        yield from _list_problems(file.problems)
+    yield from _list_problems(report.problems)
+
+
+def _describe_attempt(attempt: Attempt) -> str:
+    parts = [f"{attempt.started:%Y-%m-%d %H:%M:%S}"]
+    if attempt.ended is not None:
+        parts.append(f"took {attempt.ended - attempt.started}")
+    if attempt.resumed:
+        parts.append(f"from step {attempt.resumed}")
+    parts.append(f"{attempt.measured.steps} steps")
+    if attempt.measured.last_loss is not None:
+        parts.append(f"last loss {attempt.measured.last_loss:.4f}")
+    return ", ".join(parts)
+
+
+# --- words that are safe to print -------------------------------------------------------------
+
+
+def _list_values(values: Mapping[str, object]) -> Iterator[str]:
+    """Yield indented lines of names and values; None has no line."""
+    known = {shown(name): value for name, value in values.items() if value is not None}
+    width = min(max(map(len, known), default=0), _NAME)
+    for name, value in known.items():
+        text = str(value)
+        rest = f"... ({len(text):,} characters)" if len(text) > _WIDTH else ""
+        yield f"  {name:<{width}}  {shown(text[:_WIDTH])}{rest}"
+
+
+def _list_problems(problems: Iterable[Problem]) -> Iterator[str]:
+    for problem in problems:
+        yield f"  problem: {shown(problem.message)}"
+        if problem.hint:
+            yield f"    hint: {shown(problem.hint)}"
+
+
+def _join_numbers(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def _to_json(problems: Iterable[Problem]) -> list[dict[str, str | None]]:
+    return [{"message": problem.message, "hint": problem.hint} for problem in problems]

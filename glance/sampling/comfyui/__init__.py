@@ -1,1 +1,0 @@
-"""A two-phase sampling in ComfyUI's words: nodes, graph, layout. Pure: no torch, no network."""
