@@ -6,7 +6,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Final
 from uuid import UUID
 
-from glance.core.errors import DeviceUnavailable, GlanceError, Problem, SetupError, UsageError
+from glance.core.errors import DeviceUnavailable, Problem, SetupError, UsageError
 
 AUTO = "auto"
 
@@ -254,80 +254,55 @@ def check_memory(
     each. Raises DeviceUnavailable (the device cannot do it), SetupError (a package is missing) or
     UsageError (the two do not go together): the class is that of the first problem.
     """
-    found = [
-        *_device_problems(memory, quantize, device),
-        *_package_problems(quantize, device),
-        *_4bit_problems(memory, quantize, is_single_file=is_single_file),
-        *(_compiled_problems(memory) if is_compiled else ()),
-    ]
+    is_cuda, moves_layers = device is Device.CUDA, memory in (Memory.GROUP, Memory.SEQUENTIAL)
+    is_4bit = quantize is Quantize.BIT4
+    package, command = _PACKAGES.get(quantize, ("", ""))
+    lacks_package = (is_cuda or not is_4bit) and package and find_spec(package) is None
+    cases = (
+        (
+            not is_cuda and memory in _OFFLOADS,
+            DeviceUnavailable,
+            f"--memory {memory}: on {device} everything is in system memory already",
+            "drop --memory",
+        ),
+        (
+            not is_cuda and is_4bit,
+            DeviceUnavailable,
+            "--quantize 4bit: it takes a CUDA device",
+            "use --quantize 8bit",
+        ),
+        (
+            device is Device.MPS and quantize is Quantize.FP8,
+            DeviceUnavailable,
+            "--quantize fp8: mps has no fp8",
+            "use --quantize 8bit",
+        ),
+        (lacks_package, SetupError, f"--quantize {quantize}: {package} is not installed", command),
+        (
+            # bitsandbytes keeps the scales beside the weight, where neither way of moving it sees
+            # them (huggingface/diffusers#10800; hooks/group_offloading.py moves the weight alone).
+            is_4bit and moves_layers,
+            UsageError,
+            f"--memory {memory} does not go with --quantize 4bit",
+            "use --memory offload, or --quantize 8bit",
+        ),
+        (
+            is_4bit and is_single_file,
+            UsageError,
+            "--quantize 4bit does not go with a transformer of a single file",
+            "use --quantize 8bit",
+        ),
+        (
+            # A compiled model's LoRAs are swapped in place, and both bring back copies made before.
+            is_compiled and moves_layers,
+            UsageError,
+            f"--memory {memory} does not go with --compile",
+            "use --memory offload",
+        ),
+    )
+    found = [(kind, Problem(message, hint)) for is_so, kind, message, hint in cases if is_so]
     if found:
         raise found[0][0](problem for _, problem in found)
-
-
-type _Found = tuple[type[GlanceError], Problem]
-
-
-def _device_problems(memory: Memory, quantize: Quantize, device: Device) -> Iterator[_Found]:
-    if device is not Device.CUDA and memory in _OFFLOADS:
-        yield (
-            DeviceUnavailable,
-            Problem(
-                f"--memory {memory}: on {device} everything is in system memory already",
-                "drop --memory",
-            ),
-        )
-    if device is not Device.CUDA and quantize is Quantize.BIT4:
-        yield (
-            DeviceUnavailable,
-            Problem("--quantize 4bit: it takes a CUDA device", "use --quantize 8bit"),
-        )
-    if device is Device.MPS and quantize is Quantize.FP8:
-        yield (
-            DeviceUnavailable,
-            Problem("--quantize fp8: mps has no fp8", "use --quantize 8bit"),
-        )
-
-
-def _package_problems(quantize: Quantize, device: Device) -> Iterator[_Found]:
-    package, command = _PACKAGES.get(quantize, ("", ""))
-    would_help = quantize is not Quantize.BIT4 or device is Device.CUDA
-    if package and would_help and find_spec(package) is None:
-        yield (
-            SetupError,
-            Problem(f"--quantize {quantize}: {package} is not installed", command),
-        )
-
-
-def _4bit_problems(memory: Memory, quantize: Quantize, *, is_single_file: bool) -> Iterator[_Found]:
-    if quantize is not Quantize.BIT4:
-        return
-    if memory in (Memory.GROUP, Memory.SEQUENTIAL):
-        # bitsandbytes keeps the scales beside the weight, where neither way of moving it sees
-        # them (huggingface/diffusers#10800; hooks/group_offloading.py moves the weight alone).
-        yield (
-            UsageError,
-            Problem(
-                f"--memory {memory} does not go with --quantize 4bit",
-                "use --memory offload, or --quantize 8bit",
-            ),
-        )
-    if is_single_file:
-        yield (
-            UsageError,
-            Problem(
-                "--quantize 4bit does not go with a transformer of a single file",
-                "use --quantize 8bit",
-            ),
-        )
-
-
-def _compiled_problems(memory: Memory) -> Iterator[_Found]:
-    if memory in (Memory.GROUP, Memory.SEQUENTIAL):
-        # A compiled model's LoRAs are swapped in place, and both bring back copies made before.
-        yield (
-            UsageError,
-            Problem(f"--memory {memory} does not go with --compile", "use --memory offload"),
-        )
 
 
 def activation_bytes(pixels: int, *, number_bytes: int = 2) -> int:

@@ -1,6 +1,11 @@
-"""The keys of anybody's LoRA file: which two belong together, to which layer, at which scale.
+"""The keys of anybody's LoRA file: which two belong together, to which layer, how strongly.
 
-Works on names and shapes alone, so that it serves numpy's tensors and torch's.
+What concerns keys alone works on names and shapes, so that it serves numpy's tensors and torch's.
+Everybody who loads, converts or describes a LoRA asks `read_strength` how strongly it is applied:
+its alpha by its rank, wherever its trainer has written alpha. The first that speaks is believed:
+glance's own header (alpha is multiplied in), the file's alpha tensors (layer by layer), its header
+as diffusers, PEFT and scripts write it, PEFT's adapter_config.json beside it, SimpleTuner's
+simpletuner_config.json beside it, and kohya's ss_network_alpha.
 """
 
 import json
@@ -52,6 +57,16 @@ _WITHOUT_TEXT: Final = "glance import --slow-lora A --fast-lora B --drop-text-en
 _NAMED: Final = 20
 _CHANGES_BASE: Final = ("pissa", "olora", "corda", "lora_ga", "loftq")
 """How PEFT begins with other weights of the base model than its own (peft.tuners.lora.layer)."""
+ADAPTER_CONFIG: Final = "adapter_config.json"
+"""What PEFT writes beside a LoRA."""
+TRAINED_CONFIG: Final = "simpletuner_config.json"
+"""What SimpleTuner writes beside a finished LoRA: every option that it was trained with."""
+INTEGERS: Final = ("I64", "I32")  # as which some trainers write alpha
+_ALPHAS: Final = ("lora_alpha", "network_alpha", "alpha")
+_OPTIONS: Final = ("use_rslora", "alpha_pattern", "use_dora", "init_lora_weights")
+_MOVE: Final = "move it out of that folder, or the LoRA into one of its own"
+_SAME: Final = 1e-4  # factors are told apart by this much of themselves
+_LONGEST: Final = 10_000_000  # bytes of a config; PEFT's have a few thousand
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +90,49 @@ class SortedKeys:
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """What diffusers' adapter metadata say of alpha."""
+    """What a LoraConfig of PEFT says of alpha."""
 
     alpha: float
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     is_rank_stabilised: bool = False
 
-    def factor(self, layer: str, rank: int) -> float:
-        """Return what B A is multiplied by: alpha / rank, with rsLoRA alpha / sqrt(rank).
+    def factors(self, ranks: Mapping[str, int]) -> dict[str, float]:
+        """Return what each layer's B A is multiplied by: alpha / rank, with rsLoRA by its root.
 
         As in peft: `update_layer` in tuners/lora/layer.py.
         """
-        alpha = match_pattern(self.alpha_pattern, layer, self.alpha)
-        return alpha / (math.sqrt(rank) if self.is_rank_stabilised else rank)
+        return {
+            layer: _match_pattern(self.alpha_pattern, layer, self.alpha)
+            / (math.sqrt(rank) if self.is_rank_stabilised else rank)
+            if rank
+            else 1.0
+            for layer, rank in ranks.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Strength:
+    """What each layer's B A is multiplied by, and what says so."""
+
+    factors: Mapping[str, float]
+    """By the file's own name of the layer."""
+    source: str | None
+    """Where alpha is said; None: nowhere, so it is taken as the rank."""
+    is_own: bool = True
+    """Whether the file itself says it, rather than one that lies beside it."""
+    is_in_tensors: bool = False
+    """Whether tools that look for alpha among the tensors alone apply it alike."""
+
+    @property
+    def factor(self) -> float | None:
+        """The factor that all layers have; None: they differ."""
+        values = set(self.factors.values())
+        return values.pop() if len(values) == 1 else None
+
+    def describe(self) -> str:
+        """Return the factor and what says it, in words."""
+        factor = "each layer's own" if self.factor is None else f"{self.factor:g}"
+        return f"{factor}: {self.source or 'alpha is said nowhere and taken as the rank'}"
 
 
 def sort_keys(keys: Iterable[str]) -> SortedKeys:
@@ -133,6 +178,89 @@ def pair_problem(keys: PairKeys, down: Sequence[int], up: Sequence[int]) -> Prob
     return None
 
 
+def is_text_key(key: str) -> bool:
+    """Whether it is a part of a text encoder's LoRA."""
+    return _TEXT.match(key) is not None
+
+
+def name_some(names: Iterable[str]) -> str:
+    """List names for a message: the first twenty, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
+    return ", ".join(listed[:_NAMED]) + more
+
+
+def adapter_config(ranks: Mapping[str, int]) -> dict[str, Any]:
+    """Return PEFT's LoraConfig, prefixed as diffusers stores it: alpha = rank, so scale 1.
+
+    `ranks` is by layer; the rarer ones go to PEFT's patterns, regular expressions that it matches
+    to the end of a name.
+    """
+    usual = Counter(ranks.values()).most_common(1)[0][0]
+    patterns: dict[str, int] = {}
+    for rank in sorted(set(ranks.values()) - {usual}):
+        layers = (re.escape(layer) for layer, own in sorted(ranks.items()) if own == rank)
+        # One pattern a rank: PEFT tries every pattern on every layer.
+        patterns[f"^(?:{'|'.join(layers)})"] = rank
+    config = {
+        "r": usual,
+        "lora_alpha": usual,
+        "target_modules": sorted(ranks),
+        "rank_pattern": patterns,
+        "alpha_pattern": dict(patterns),
+        "use_dora": False,
+        "lora_bias": False,
+    }
+    return {f"{PREFIX}{key}": value for key, value in config.items()}
+
+
+def read_strength(header: Header, pairs: Sequence[PairKeys]) -> Strength:
+    """Return how strongly a file's pairs are applied.
+
+    Raises LoraError: what says it cannot be understood, is of another LoRA, or contradicts the
+    file; OSError where the file cannot be read.
+    """
+    ranks = {pair.layer: next(iter(header.entries[pair.down].shape), 0) for pair in pairs}
+    usual = dict.fromkeys(ranks, 1.0)
+    if FOLDED in header.metadata:
+        source = f"glance folded {header.metadata[FOLDED]} into lora_B"
+        return Strength(usual, source, is_in_tensors=True)
+    read = {pair.layer: read_alpha(read_tensor(header, pair.alpha)) for pair in pairs if pair.alpha}
+    alphas = {layer: alpha for layer, alpha in read.items() if alpha is not None}
+    is_open = not alphas or len(alphas) < len(ranks)
+    said = next(_statements(header, ranks), None) if is_open else None
+    factors = usual if said is None else said.factors
+    if alphas:
+        own = {layer: alpha / ranks[layer] for layer, alpha in alphas.items() if ranks[layer]}
+        source = "alpha is in its tensors"
+        return Strength({**factors, **own}, source, is_in_tensors=said is None)
+    return said or Strength(usual, None)
+
+
+def read_file_strength(path: Path) -> Strength:
+    """Return how strongly a file's pairs are applied; raises what read_strength raises."""
+    header = read_header(path)
+    return read_strength(header, sort_keys(header.entries).pairs)
+
+
+def read_alpha(tensor: Tensor) -> float | None:
+    """Return the one number of an alpha tensor; None where it is none."""
+    if math.prod(tensor.shape) != 1:
+        return None
+    if tensor.dtype in FLOATS:
+        value = float(tensor.to_float().reshape(-1)[0])
+        return value if math.isfinite(value) else None
+    if tensor.dtype in INTEGERS:
+        return float(int.from_bytes(tensor.data, "little", signed=True))
+    return None
+
+
+def find_trained_config(lora: Path) -> Path | None:
+    """Return the file of options that SimpleTuner wrote beside a LoRA, or above its checkpoint."""
+    places = (folder / TRAINED_CONFIG for folder in (lora.parent, lora.parent.parent))
+    return next((path for path in places if path.is_file()), None)
+
+
 def read_scaling(metadata: Mapping[str, str]) -> Scaling | None:
     """Read diffusers' adapter metadata from a header; None when it says nothing of alpha.
 
@@ -171,43 +299,6 @@ def parse_scaling(
     return scaling
 
 
-def match_pattern[T](patterns: Mapping[str, T], layer: str, usual: T) -> T:
-    """Return the value of the first pattern that fits a layer; `get_pattern_key` of peft.utils."""
-    fitting = (own for at, own in patterns.items() if re.match(rf"(.*\.)?({at})$", layer))
-    return next(fitting, usual)
-
-
-def adapter_config(ranks: Mapping[str, int]) -> dict[str, Any]:
-    """Return PEFT's LoraConfig, prefixed as diffusers stores it: alpha = rank, so scale 1.
-
-    `ranks` is by layer; the rarer ones go to PEFT's patterns, regular expressions that it matches
-    to the end of a name.
-    """
-    usual = Counter(ranks.values()).most_common(1)[0][0]
-    patterns: dict[str, int] = {}
-    for rank in sorted(set(ranks.values()) - {usual}):
-        layers = (re.escape(layer) for layer, own in sorted(ranks.items()) if own == rank)
-        # One pattern a rank: PEFT tries every pattern on every layer.
-        patterns[f"^(?:{'|'.join(layers)})"] = rank
-    config = {
-        "r": usual,
-        "lora_alpha": usual,
-        "target_modules": sorted(ranks),
-        "rank_pattern": patterns,
-        "alpha_pattern": dict(patterns),
-        "use_dora": False,
-        "lora_bias": False,
-    }
-    return {f"{PREFIX}{key}": value for key, value in config.items()}
-
-
-def name_some(names: Iterable[str]) -> str:
-    """List names for a message: the first twenty, and how many more there are."""
-    listed = list(names)
-    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
-    return ", ".join(listed[:_NAMED]) + more
-
-
 def _layer(stem: str) -> str:
     for prefix in _PREFIXES:
         stem = stem.removeprefix(prefix)
@@ -231,7 +322,6 @@ def _number(value: Any) -> float:
 
 
 def _foreign_problems(keys: Sequence[str]) -> list[Problem]:
-    """Name what glance cannot load, kind by kind."""
     problems: list[Problem] = []
     text = [key for key in keys if _TEXT.match(key)]
     others = [key for key in keys if not _TEXT.match(key)]
@@ -272,117 +362,14 @@ def _lonely_problems(
 
 
 def _repeated_problems(pairs: Iterable[PairKeys], twice: Sequence[str]) -> list[Problem]:
-    """Name the layers that two spellings, or two adapters in one file, change."""
     counts = Counter(pair.layer for pair in pairs)
     repeated = dict.fromkeys([*(at for at, count in counts.items() if count > 1), *twice])
     return [Problem(f"it has more than one pair for {name_some(repeated)}")] if repeated else []
 
 
-def is_text_key(key: str) -> bool:
-    """Whether it is a part of a text encoder's LoRA."""
-    return _TEXT.match(key) is not None
-
-
-ADAPTER_CONFIG: Final = "adapter_config.json"
-"""What PEFT writes beside a LoRA."""
-TRAINED_CONFIG: Final = "simpletuner_config.json"
-"""What SimpleTuner writes beside a finished LoRA: every option that it was trained with."""
-INTEGERS: Final = ("I64", "I32")  # as which some trainers write alpha
-_ALPHAS: Final = ("lora_alpha", "network_alpha", "alpha")
-_OPTIONS: Final = ("use_rslora", "alpha_pattern", "use_dora", "init_lora_weights")
-_MOVE: Final = "move it out of that folder, or the LoRA into one of its own"
-_SAME: Final = 1e-4  # factors are told apart by this much of themselves
-_LONGEST: Final = 10_000_000  # bytes of a config; PEFT's have a few thousand
-
-
-@dataclass(frozen=True, slots=True)
-class Strength:
-    """What each layer's B A is multiplied by, and what says so."""
-
-    factors: Mapping[str, float]
-    """By the file's own name of the layer."""
-    source: str | None
-    """Where alpha is said; None: nowhere, so it is taken as the rank."""
-    is_own: bool = True
-    """Whether the file itself says it, rather than one that lies beside it."""
-    is_in_tensors: bool = False
-    """Whether tools that look for alpha among the tensors alone apply it alike."""
-
-    @property
-    def factor(self) -> float | None:
-        """The factor that all layers have; None: they differ."""
-        values = set(self.factors.values())
-        return values.pop() if len(values) == 1 else None
-
-    def describe(self) -> str:
-        """Return the factor and what says it, in words."""
-        factor = "each layer's own" if self.factor is None else f"{self.factor:g}"
-        return f"{factor}: {self.source or 'alpha is said nowhere and taken as the rank'}"
-
-
-def read_strength(header: Header, pairs: Sequence[PairKeys]) -> Strength:
-    """Return how strongly a file's pairs are applied.
-
-    Raises LoraError: what says it cannot be understood, is of another LoRA, or contradicts the
-    file; OSError where the file cannot be read.
-    """
-    ranks = {pair.layer: next(iter(header.entries[pair.down].shape), 0) for pair in pairs}
-    usual = dict.fromkeys(ranks, 1.0)
-    if FOLDED in header.metadata:
-        source = f"glance folded {header.metadata[FOLDED]} into lora_B"
-        return Strength(usual, source, is_in_tensors=True)
-    read = {pair.layer: read_alpha(read_tensor(header, pair.alpha)) for pair in pairs if pair.alpha}
-    alphas = {layer: alpha for layer, alpha in read.items() if alpha is not None}
-    is_open = not alphas or len(alphas) < len(ranks)
-    said = next(_statements(header, ranks), None) if is_open else None
-    factors = usual if said is None else said.factors
-    if alphas:
-        own = {layer: alpha / ranks[layer] for layer, alpha in alphas.items() if ranks[layer]}
-        source = "alpha is in its tensors"
-        return Strength({**factors, **own}, source, is_in_tensors=said is None)
-    if said is None:
-        return Strength(usual, None)
-    return Strength(factors, said.where, is_own=said.is_own)
-
-
-def read_file_strength(path: Path) -> Strength:
-    """Return how strongly a file's pairs are applied; raises what read_strength raises."""
-    header = read_header(path)
-    return read_strength(header, sort_keys(header.entries).pairs)
-
-
-def read_alpha(tensor: Tensor) -> float | None:
-    """Return the one number of an alpha tensor; None where it is none."""
-    if math.prod(tensor.shape) != 1:
-        return None
-    if tensor.dtype in FLOATS:
-        value = float(tensor.to_float().reshape(-1)[0])
-        return value if math.isfinite(value) else None
-    if tensor.dtype in INTEGERS:
-        return float(int.from_bytes(tensor.data, "little", signed=True))
-    return None
-
-
-def find_trained_config(lora: Path) -> Path | None:
-    """Return the file of options that SimpleTuner wrote beside a LoRA, or above its checkpoint."""
-    places = (folder / TRAINED_CONFIG for folder in (lora.parent, lora.parent.parent))
-    return next((path for path in places if path.is_file()), None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Said:
-    """What one place says of alpha."""
-
-    factors: Mapping[str, float]
-    alpha: str
-    """In words."""
-    where: str
-    is_own: bool
-
-
-def _statements(header: Header, ranks: Mapping[str, int]) -> Iterator[_Said]:
+def _statements(header: Header, ranks: Mapping[str, int]) -> Iterator[Strength]:
     """Yield what says alpha, but for tensors, in the order in which it is believed."""
-    own = _in_header(header.metadata, ranks)
+    own = _in_header(header.metadata)
     path = header.path.parent / ADAPTER_CONFIG
     try:
         beside = _beside(path, ranks)
@@ -390,42 +377,47 @@ def _statements(header: Header, ranks: Mapping[str, int]) -> Iterator[_Said]:
         if own is None:
             raise
         beside = None  # damaged or another LoRA's, and not needed
-    if own is not None and beside is not None and not _agree(own, beside):
-        raise LoraError(
-            f"its header says alpha {own.alpha}, {path} says {beside.alpha}",
-            hint=f"is {path} another LoRA's? {_MOVE}",
-        )
+    if own is not None:
+        scaling, where = own
+        if beside is not None and not _agree(scaling.factors(ranks), beside.factors(ranks)):
+            raise LoraError(
+                f"its header says alpha {scaling.alpha:g}, {path} says {beside.alpha:g}",
+                hint=f"is {path} another LoRA's? {_MOVE}",
+            )
+        yield Strength(scaling.factors(ranks), where)
+    if beside is not None:
+        where = f"alpha is in {ADAPTER_CONFIG} beside it"
+        yield Strength(beside.factors(ranks), where, is_own=False)
     trained = find_trained_config(header.path)
-    found = (
-        own,
-        beside,
-        None if trained is None else _recorded(trained, ranks),
-        _of_kohya(header, ranks),
-    )
-    yield from (said for said in found if said is not None)
+    recorded = None if trained is None else _recorded(trained, ranks)
+    if recorded is not None:
+        yield recorded
+    kohya = _of_kohya(header, ranks)
+    if kohya is not None:
+        yield Strength(kohya.factors(ranks), "alpha is in its header (ss_network_alpha)")
 
 
-def _in_header(metadata: Mapping[str, str], ranks: Mapping[str, int]) -> _Said | None:
+def _in_header(metadata: Mapping[str, str]) -> tuple[Scaling, str] | None:
     """Read diffusers' adapter metadata, a LoraConfig under any key, or its fields as keys."""
     scaling = read_scaling(metadata)
     if scaling is not None:
-        return _said(scaling, ranks, "alpha is in its header")
+        return scaling, "alpha is in its header"
     for key, text in metadata.items():
         config = _parse(text) if "lora_alpha" in text else None
         if isinstance(config, dict):
             bare = {name.removeprefix(PREFIX): value for name, value in config.items()}
             if scaling := parse_scaling(bare, f"its header's {key}"):
-                return _said(scaling, ranks, f"alpha is in its header ({key})")
+                return scaling, f"alpha is in its header ({key})"
     plain = {key.removeprefix(PREFIX): text for key, text in metadata.items()}
     options = {key: _parse(plain[key]) for key in _OPTIONS if key in plain}
     for key in _ALPHAS:
         config = {**options, "lora_alpha": _parse(plain.get(key, ""))}
         if scaling := parse_scaling(config, f"its header's {key}"):
-            return _said(scaling, ranks, f"alpha is in its header ({key})")
+            return scaling, f"alpha is in its header ({key})"
     return None
 
 
-def _beside(path: Path, ranks: Mapping[str, int]) -> _Said | None:
+def _beside(path: Path, ranks: Mapping[str, int]) -> Scaling | None:
     """Read PEFT's config beside the file; raise LoraError unless it is this file's."""
     config = _read_json(path)
     if config is None or config.get("lora_alpha") is None:
@@ -437,19 +429,17 @@ def _beside(path: Path, ranks: Mapping[str, int]) -> _Said | None:
     try:
         rank, patterns = config.get("r"), dict(config.get("rank_pattern") or {})
         fits = rank is None or all(
-            match_pattern(patterns, layer, rank) == own for layer, own in ranks.items()
+            _match_pattern(patterns, layer, rank) == own for layer, own in ranks.items()
         )
     except (TypeError, ValueError, re.error) as exc:
         raise LoraError(f"{path} cannot be read: {exc}", hint=_MOVE) from exc
     if not fits:
         found = ", ".join(map(str, sorted(set(ranks.values()))))
         raise LoraError(f"{path} is of rank {rank}, the LoRA of {found}", hint=_MOVE)
-    if scaling is None:
-        return None
-    return _said(scaling, ranks, f"alpha is in {ADAPTER_CONFIG} beside it", is_own=False)
+    return scaling
 
 
-def _recorded(path: Path, ranks: Mapping[str, int]) -> _Said | None:
+def _recorded(path: Path, ranks: Mapping[str, int]) -> Strength | None:
     """Read the options that SimpleTuner recorded; its usual alpha is the rank."""
     try:
         config = _read_json(path)
@@ -463,14 +453,14 @@ def _recorded(path: Path, ranks: Mapping[str, int]) -> _Said | None:
         return None  # of another training
     where = f"alpha is in {path.name} beside it"
     if alpha in (None, ""):
-        return _Said(dict.fromkeys(ranks, 1.0), "the rank", f"{where}: the rank", is_own=False)
+        return Strength(dict.fromkeys(ranks, 1.0), f"{where}: the rank", is_own=False)
     start = options.get("lora_initialisation_style")
     said = {"lora_alpha": alpha, "init_lora_weights": start}
     scaling = parse_scaling(said, str(path), remedy=f"mend it, or {_MOVE}")
-    return None if scaling is None else _said(scaling, ranks, where, is_own=False)
+    return None if scaling is None else Strength(scaling.factors(ranks), where, is_own=False)
 
 
-def _of_kohya(header: Header, ranks: Mapping[str, int]) -> _Said | None:
+def _of_kohya(header: Header, ranks: Mapping[str, int]) -> Scaling | None:
     """Read what kohya's trainers note of a network whose own alpha tensors are gone.
 
     Converters to other names multiply alpha in, drop the tensors and keep the notes (musubi-tuner's
@@ -485,19 +475,17 @@ def _of_kohya(header: Header, ranks: Mapping[str, int]) -> _Said | None:
     alpha = _finite(metadata.get("ss_network_alpha"))
     if not alpha:  # 0 and None stand for the rank, Dynamic for one of each layer's own
         return None
-    return _said(Scaling(alpha), ranks, "alpha is in its header (ss_network_alpha)")
+    return Scaling(alpha)
 
 
-def _said(scaling: Scaling, ranks: Mapping[str, int], where: str, *, is_own: bool = True) -> _Said:
-    factors = {layer: scaling.factor(layer, rank) if rank else 1.0 for layer, rank in ranks.items()}
-    return _Said(factors, f"{scaling.alpha:g}", where, is_own)
+def _agree(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    return all(math.isclose(factor, other[layer], rel_tol=_SAME) for layer, factor in one.items())
 
 
-def _agree(one: _Said, other: _Said) -> bool:
-    return all(
-        math.isclose(factor, other.factors[layer], rel_tol=_SAME)
-        for layer, factor in one.factors.items()
-    )
+def _match_pattern[T](patterns: Mapping[str, T], layer: str, usual: T) -> T:
+    """Return the value of the first pattern that fits a layer; `get_pattern_key` of peft.utils."""
+    fitting = (own for at, own in patterns.items() if re.match(rf"(.*\.)?({at})$", layer))
+    return next(fitting, usual)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -146,7 +146,7 @@ def test_factor_is_pefts(more: dict[str, Any], factor: float) -> None:
     scaling = read_scaling({"lora_adapter_metadata": json.dumps(config)})
 
     assert scaling is not None
-    assert scaling.factor("blocks.0.to_q", 4) == factor
+    assert scaling.factors({"blocks.0.to_q": 4}) == {"blocks.0.to_q": factor}
 
 
 def test_config_has_a_pattern_for_every_rarer_rank() -> None:
