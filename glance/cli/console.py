@@ -180,9 +180,9 @@ class Console:
                 figures = self._paces[event.phase].describe(event, drawn=self._moves)
                 return Progress(event.phase, event.step, event.steps, words, figures)
             case SamplingStep():
-                words = f"step {event.step:,} of {event.steps:,}"
+                words = f"step {event.step:,}/{event.steps:,}"
                 if event.phase is not None:
-                    words = f"{event.phase} {words}"
+                    words = f"{event.phase} phase, {words}"
                 left = _time_left(event.eta_seconds)
                 return Progress(event.task, event.done, event.total, words, left)
             case ModelFetched():

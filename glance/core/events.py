@@ -94,7 +94,7 @@ class SamplingStep(Event):
     done: int
     total: int
     eta_seconds: float | None = None
-    task: str = "painting"
+    task: str = "sampling"
     """What it is for: pictures, a search along them, or a recording."""
 
 

@@ -180,15 +180,15 @@ def _measure_reference(reference: Path | None, family: Family) -> tuple[int, int
     """Return the width and height of the image to edit; None where nothing is edited."""
     if family.edits and reference is None:
         raise SettingsError(
-            f"{family.title} edits a picture, and there is no --reference",
-            hint="say which one with --reference x.png",
+            f"{family.title} edits a picture, and there is no --source-image",
+            hint="say which one with --source-image x.png",
         )
     if reference is None:
         return None
     if not family.edits:
         raise SettingsError(
-            f"--reference {reference}: {family.title} generates from text alone",
-            hint="drop --reference",
+            f"--source-image {reference}: {family.title} generates from text alone",
+            hint="drop --source-image",
         )
     return measure_picture(reference)
 

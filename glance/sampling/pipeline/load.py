@@ -169,13 +169,13 @@ def load_transformer(checkpoint: Checkpoint, base: str, dtype: torch.dtype | Non
     except (OSError, ValueError, RuntimeError, LookupError, NotImplementedError) as exc:
         raise ModelNotFound(
             f"model {path} does not fit {base}: {str(exc).strip().splitlines()[0]}",
-            hint="say with --base which whole model it was made of",
+            hint="say with --pipeline which whole model it was made of",
         ) from exc
     missing = [name for name, tensor in transformer.state_dict().items() if tensor.is_meta]
     if missing:
         raise ModelNotFound(
             f"model {path} lacks {len(missing)} tensors that {base} has, {missing[0]} among them",
-            hint="say with --base which whole model it was made of",
+            hint="say with --pipeline which whole model it was made of",
         )
     return transformer
 

@@ -233,7 +233,7 @@ def explaining_lack_of_memory(doing: str) -> Iterator[None]:
             raise
         raise InferenceFailed(
             f"memory does not suffice for {doing}",
-            hint="use --quantize 8bit, --memory group (on a GPU), or a smaller --width and "
+            hint="use --quantize 8bit, --offload group (on a GPU), or a smaller --width and "
             "--height, and close other programs that use the device",
         ) from exc
 
