@@ -469,22 +469,8 @@ def _count_file(path: Path) -> int:
         return 0  # whoever loads it says it better
 
 
-def _what_is(path: Path) -> str:
-    if path.is_file():
-        return "is a file, not a folder in diffusers layout"
-    return (
-        f"is a link to {path.readlink()}, which is not there"
-        if path.is_symlink()
-        else "is no folder"
-    )
-
-
 def _hint(family: Family) -> str:
     return f"give --model a folder that holds {INDEX}, or a Hub id such as {family.default_model}"
-
-
-def _is_path(model: str) -> bool:
-    return model.startswith((".", "/", "~")) or "\\" in model or model.count("/") > 1
 
 
 def _locate(model: str, family: Family) -> str:
@@ -503,8 +489,12 @@ def _locate(model: str, family: Family) -> str:
     if is_hub_id(model) and not exists:
         _check_pipeline(model, family)
         return model
-    if exists or _is_path(model):
-        what = _what_is(folder) if exists else "not found"
+    if exists or model.startswith((".", "/", "~")) or "\\" in model or model.count("/") > 1:
+        what = "is no folder" if exists else "not found"
+        if folder.is_file():
+            what = "is a file, not a folder in diffusers layout"
+        elif folder.is_symlink():
+            what = f"is a link to {folder.readlink()}, which is not there"
         named = name_address(model)
         hint = _hint(family) if named is None else f"of the Hub: --model {named.partition(':')[0]}"
         raise ModelNotFound(f"model {model}: {what}", hint=hint)

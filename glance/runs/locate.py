@@ -102,7 +102,11 @@ def _require_no_typo(name: str) -> None:
 def _in_folder(folder: Path, phase: Phase | None) -> Path:
     run = RunFolder(folder)
     if run.manifest.is_file():
-        return _of_run(run, phase)
+        if phase is None:
+            both = " or ".join(quoted(run.lora(one)) for one in Phase)
+            raise LoraError(f"{run.path} is a run, which has two LoRAs", hint=f"give one: {both}")
+        require_finished(run, load_manifest(run), (phase,))
+        return run.lora(phase)
     for name in _USUAL:
         if (folder / name).exists():
             return folder / name
@@ -115,28 +119,17 @@ def _in_folder(folder: Path, phase: Phase | None) -> Path:
         return files[0]
     loras = [path for path in files if _is_lora(path)]
     if len(loras) > 1 and phase is not None:
-        loras = [path for path in loras if _phase_of(path) == phase] or loras
+        phases = {path: read_header(path).metadata.get("glance.phase") for path in loras}
+        loras = [path for path in loras if phases[path] == phase] or loras
     if len(loras) == 1:
         return loras[0]
     raise _refusal(folder, loras)
-
-
-def _of_run(run: RunFolder, phase: Phase | None) -> Path:
-    if phase is None:
-        both = " or ".join(quoted(run.lora(one)) for one in Phase)
-        raise LoraError(f"{run.path} is a run, which has two LoRAs", hint=f"give one: {both}")
-    require_finished(run, load_manifest(run), (phase,))
-    return run.lora(phase)
 
 
 def _is_lora(path: Path) -> bool:
     with suppress(LoraError):
         return bool(sort_keys(read_header(path).entries).pairs)
     return False
-
-
-def _phase_of(path: Path) -> str | None:
-    return read_header(path).metadata.get("glance.phase")
 
 
 def _refusal(folder: Path, loras: Sequence[Path]) -> LoraError:

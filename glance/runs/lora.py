@@ -1,6 +1,10 @@
 """What a finished LoRA says of itself: glance's own keys, ModelSpec 1.0.1, and what kohya's readers
 show.
 
+SimpleTuner's final file loses alpha: its header holds nothing but `format`, so every tool reads
+the pair at scale 1 where it was trained at alpha / rank. Finalising multiplies that factor into
+lora_B and says so in the header; from then on scale 1 is right everywhere.
+
 ModelSpec: the README of Stability-AI/ModelSpec. Its `prediction_type` is left out, as kohya's
 trainers do for flow models: readers know `v` and `epsilon`, and neither would be true. So is its
 `date`: two trainings of the same give the same files, and glance.json knows when.
@@ -113,6 +117,43 @@ def describe_origin(origin: Origin, *, rank: int, data_sha256: str) -> dict[str,
     }
 
 
+def finalise_lora(path: Path, *, rank: int, alpha: float, origin: Origin) -> None:
+    """Verify the trainer's file and make it final, in place and atomically.
+
+    lora_B is multiplied by alpha / rank; the header keeps what the trainer wrote and gains
+    diffusers' adapter metadata (so that alpha = rank is explicit) and all that `describe_origin`
+    tells. A file that is final already stays as it is.
+    Raises LoraError as `read_lora` and `verify_lora` do.
+    """
+    lora = read_lora(path)
+    verify_lora(lora, path=path, rank=rank)
+    if FOLDED in lora.metadata:
+        return
+    factor = alpha / rank
+    tensors = {
+        key: tensor.scaled(factor) if key.endswith(UP) else tensor
+        for key, tensor in lora.tensors.items()
+    }
+    metadata = {
+        **lora.metadata,
+        ADAPTER_METADATA: json.dumps(
+            adapter_config(dict.fromkeys(lora.modules, lora.rank)), sort_keys=True
+        ),
+        **describe_origin(origin, rank=rank, data_sha256=hash_tensors(tensors)),
+        FOLDED: json.dumps(factor),
+    }
+    with replacing(path) as temporary:
+        write_lora(Lora(tensors, metadata), temporary)
+
+
+def is_final(path: Path) -> bool:
+    """Whether the file exists and has been finalised."""
+    try:
+        return FOLDED in read_metadata(path)
+    except LoraError:
+        return False
+
+
 def complete_metadata(manifest: Manifest, phase: Phase, header: Header) -> dict[str, str]:
     """Return the metadata that belong to a finished LoRA of a run: its own, and those it lacks.
 
@@ -196,20 +237,6 @@ def record_lora(run: RunFolder, phase: Phase, *, rank: int) -> LoraRecord:
     )
 
 
-def timestep_range(origin: Origin) -> str:
-    """Return ModelSpec's `<min>,<max>`, 0-1000, rounded to the nearest integer.
-
-    From the boundary up to pure noise, or from the picture up to the boundary: the steps that a
-    LoRA takes, of which its list holds only the starts.
-    """
-    boundary = round(origin.boundary * MAX_TIMESTEP)
-    match origin.phase:
-        case Phase.SLOW:
-            return f"{boundary},{round(MAX_TIMESTEP)}"
-        case Phase.FAST:
-            return f"0,{boundary}"
-
-
 def _own_keys(origin: Origin) -> dict[str, str]:
     part = origin.part
     return {
@@ -228,6 +255,7 @@ def _own_keys(origin: Origin) -> dict[str, str]:
 
 def _spec_keys(origin: Origin, data_sha256: str) -> dict[str, str]:
     architecture = origin.family.architecture.of_model(origin.model)
+    boundary = round(origin.boundary * MAX_TIMESTEP)
     return {
         "sai_model_spec": "1.0.1",
         "architecture": f"{architecture.modelspec}/lora",
@@ -235,7 +263,11 @@ def _spec_keys(origin: Origin, data_sha256: str) -> dict[str, str]:
         "title": f"{origin.pair} ({origin.phase})",
         "description": _description(origin),
         "usage_hint": _usage_hint(origin),
-        "timestep_range": timestep_range(origin),
+        # of the steps that it takes, whose starts alone are in its list
+        "timestep_range": {
+            Phase.SLOW: f"{boundary},{round(MAX_TIMESTEP)}",
+            Phase.FAST: f"0,{boundary}",
+        }[origin.phase],
         "hash_sha256": f"0x{data_sha256}",
         **({"resolution": f"{side}x{side}"} if (side := origin.resolution) else {}),
     }
@@ -286,40 +318,3 @@ def _model_name(manifest: Manifest) -> str:
     if manifest.base_model == settings.model:  # a Hub id; a folder has a fingerprint
         return settings.model
     return PurePosixPath(settings.model).name or find_family(settings.family).title
-
-
-def finalise_lora(path: Path, *, rank: int, alpha: float, origin: Origin) -> None:
-    """Verify the trainer's file and make it final, in place and atomically.
-
-    lora_B is multiplied by alpha / rank; the header keeps what the trainer wrote and gains
-    diffusers' adapter metadata (so that alpha = rank is explicit) and all that `describe_origin`
-    tells. A file that is final already stays as it is.
-    Raises LoraError as `read_lora` and `verify_lora` do.
-    """
-    lora = read_lora(path)
-    verify_lora(lora, path=path, rank=rank)
-    if FOLDED in lora.metadata:
-        return
-    factor = alpha / rank
-    tensors = {
-        key: tensor.scaled(factor) if key.endswith(UP) else tensor
-        for key, tensor in lora.tensors.items()
-    }
-    metadata = {
-        **lora.metadata,
-        ADAPTER_METADATA: json.dumps(
-            adapter_config(dict.fromkeys(lora.modules, lora.rank)), sort_keys=True
-        ),
-        **describe_origin(origin, rank=rank, data_sha256=hash_tensors(tensors)),
-        FOLDED: json.dumps(factor),
-    }
-    with replacing(path) as temporary:
-        write_lora(Lora(tensors, metadata), temporary)
-
-
-def is_final(path: Path) -> bool:
-    """Whether the file exists and has been finalised."""
-    try:
-        return FOLDED in read_metadata(path)
-    except LoraError:
-        return False

@@ -14,7 +14,7 @@ from typing import Final, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from glance.core.errors import Problem, ScheduleError, locate_fault
-from glance.core.files import read_text, state_folder, write_text
+from glance.core.files import read_text, state_folder, write_json
 from glance.core.phase import Phase
 from glance.schedule.lists import MAX_TIMESTEP, Schedule, WrittenList
 
@@ -30,7 +30,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Levels(_Part):
+class PhaseTimesteps(_Part):
     """The noise levels of one phase, stepped from; either list says the other."""
 
     timesteps: tuple[float, ...] = Field(default=(), description="0-1000.")
@@ -52,10 +52,6 @@ class Levels(_Part):
         if self.timesteps:
             return WrittenList.of(f"{name}.timesteps", self.timesteps)
         return WrittenList.of(f"{name}.sigmas", self.sigmas, is_sigma=True)
-
-    def resolve(self) -> tuple[float, ...]:
-        """Return the timesteps."""
-        return self.written("").timesteps
 
 
 class Origin(_Part):
@@ -82,8 +78,8 @@ class ScheduleFile(_Part):
     """One file."""
 
     name: str = Field(default="", description="What a run calls it; empty: the file's name.")
-    slow: Levels
-    fast: Levels
+    slow: PhaseTimesteps
+    fast: PhaseTimesteps
     origin: Origin | None = None
 
     @classmethod
@@ -101,17 +97,12 @@ class ScheduleFile(_Part):
     @property
     def steps(self) -> tuple[int, int]:
         """How many the slow and the fast phase have."""
-        return len(self.slow.resolve()), len(self.fast.resolve())
-
-    def render(self) -> str:
-        """Return the file's text."""
-        content = self.model_dump(mode="json", exclude_none=True)
-        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        slow, fast = (len(part.timesteps or part.sigmas) for part in (self.slow, self.fast))
+        return slow, fast
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all; raises OSError."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, self.render())
+        write_json(path, self.model_dump(mode="json", exclude_none=True))
 
 
 def read_schedule_file(path: Path) -> ScheduleFile:
@@ -135,7 +126,6 @@ def read_schedule_file(path: Path) -> ScheduleFile:
 
 
 def _read_text(path: Path) -> str:
-    """Return the text; raise OSError, or ScheduleError for what no schedule is."""
     if path.stat().st_size > _MOST_BYTES:
         raise ScheduleError("it is larger than 1 MB, which no schedule is", hint=_WRITTEN)
     return read_text(path)
@@ -144,7 +134,10 @@ def _read_text(path: Path) -> str:
 def keep_optimal(found: ScheduleFile) -> Path:
     """Keep an optimised schedule for `--schedule optimal`; raises SetupError, OSError."""
     assert found.origin is not None
-    path = state_folder() / "schedules" / f"{_slug(found)}.json"
+    origin, (slow, fast) = found.origin, found.steps
+    model = origin.model.replace("/", "--")[:60].replace(" ", "-")
+    name = f"{model}-{origin.width}x{origin.height}-{slow}+{fast}.json"
+    path = state_folder() / "schedules" / name
     found.save(path)
     return path
 
@@ -185,14 +178,6 @@ def _kept() -> Iterator[ScheduleFile]:
         for path in sorted(folder.glob("*.json")):
             with suppress(ScheduleError):  # a damaged neighbour hides no sound one
                 yield read_schedule_file(path)
-
-
-def _slug(found: ScheduleFile) -> str:
-    origin = found.origin
-    assert origin is not None
-    model = origin.model.replace("/", "--")[:60].replace(" ", "-")
-    slow, fast = found.steps
-    return f"{model}-{origin.width}x{origin.height}-{slow}+{fast}"
 
 
 def _shown(found: ScheduleFile) -> str:

@@ -140,22 +140,16 @@ def _tensor_problems(tensors: Mapping[str, Tensor], pairs: Sequence[PairKeys]) -
             )
         )
     infinite = [
-        key for key in halves if tensors[key].dtype in FLOATS and not _is_finite(tensors[key])
+        key
+        for key in halves
+        if tensors[key].dtype in FLOATS and not np.isfinite(tensors[key].to_float()).all()
     ]
     infinite += [key for key in alphas if read_alpha(tensors[key]) is None]
     if infinite:
         problems.append(Problem(f"NaN, infinity or no number is in {name_some(infinite)}"))
-    if pairs and not problems and not any(_moved(tensors[pair.up]) for pair in pairs):
+    if pairs and not problems and not any(tensors[pair.up].to_float().any() for pair in pairs):
         problems.append(Problem("every lora_B (up) is zero: it changes nothing"))
     return problems
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    return bool(np.isfinite(tensor.to_float()).all())
-
-
-def _moved(tensor: Tensor) -> bool:
-    return bool(tensor.to_float().any())
 
 
 def _header_problems(metadata: Mapping[str, str]) -> list[Problem]:
