@@ -16,11 +16,11 @@ from benchmarks.rounds import ROOT, SMALL_MODEL, Conditions, call, interleave
 from glance.core.device import Device
 from glance.core.events import Event, StepDone
 from glance.core.phase import Phase
-from glance.training.distillation.plan import plan_distillation
-from glance.training.distillation.record import record
-from glance.training.distillation.request import DistillationPlan, DistillRequest
+from glance.schedule.options import ScheduleOptions
+from glance.training.distillation.execute import record
+from glance.training.distillation.plan import DistillationPlan, plan_distillation
 from glance.training.execute import run_training
-from glance.training.simpletuner.command import Launcher
+from glance.training.request import DistillRequest, Launcher
 from glance.training.simpletuner.config import TARGETS_VARIABLE, receipt_file
 from glance.training.simpletuner.runner import Job, ProcessRunner
 
@@ -78,7 +78,9 @@ def _plan(conditions: Conditions, run: Path) -> DistillationPlan:
             model=str(SMALL_MODEL),
             run=run,
             noises=1,
-            teacher_steps=_QUICK_TEACHER_STEPS if quick else _TEACHER_STEPS,
+            schedule=ScheduleOptions(
+                teacher_steps=_QUICK_TEACHER_STEPS if quick else _TEACHER_STEPS
+            ),
             steps=_QUICK_STEPS if quick else _STEPS,
             phases=(Phase.SLOW,),
             device=conditions.device.value,

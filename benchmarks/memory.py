@@ -89,7 +89,7 @@ def _request(model: Path, resolution: int, device: Device) -> TrainRequest:
 
 def _reckon(model: Path, resolution: int, device: Device) -> Measured:
     """Return what `--dry-run` would say."""
-    settings = plan_settings(_request(model, resolution, device))
+    _, settings = plan_settings(_request(model, resolution, device))
     found, pace = estimate(settings), speed(device)
     said = {
         _SYSTEM: found.system,

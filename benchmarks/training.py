@@ -14,10 +14,9 @@ from benchmarks.rounds import PICTURE, SMALL_MODEL, Conditions, call, interleave
 from glance.core.files import write_json
 from glance.core.phase import Phase
 from glance.dataset.sample import stage_sample
-from glance.training.plan import plan_training
-from glance.training.request import TrainingPlan, TrainRequest
+from glance.training.plan import TrainingPlan, plan_training
+from glance.training.request import Launcher, TrainRequest
 from glance.training.simpletuner.command import (
-    Launcher,
     Start,
     build_command,
     build_environment,
@@ -99,7 +98,8 @@ def _train_by_hand(conditions: Conditions, steps: int, folder: Path) -> None:
     run = plan.run
     for name, content in plan.files.items():
         write_json(run.path / name, content)
-    stage_sample(plan.pair, plan.stage)
+    assert plan.sample is not None
+    stage_sample(plan.sample, plan.stage)
     for phase in Phase:
         _run_by_hand(plan, phase, conditions)
 

@@ -14,9 +14,8 @@ from glance.core.device import Device
 from glance.core.files import write_json
 from glance.models.families import FAMILIES
 from glance.training.distillation.plan import plan_distillation
-from glance.training.distillation.request import DistillRequest
 from glance.training.plan import plan_training
-from glance.training.request import TrainRequest
+from glance.training.request import DistillRequest, TrainRequest
 
 ROOT = Path(__file__).parents[1]
 

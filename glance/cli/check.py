@@ -19,7 +19,7 @@ from glance.cli._options import (
 from glance.cli.console import Console
 
 if TYPE_CHECKING:
-    from glance.training.pair import Pair
+    from glance.training.plan import Pair
 
 
 def check(
@@ -41,7 +41,7 @@ def check(
     Example: glance check data/glance.png
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.training.pair import check_pair
+    from glance.training.plan import check_pair, tell_views
     from glance.training.request import TrainRequest
 
     pair = check_pair(
@@ -57,7 +57,7 @@ def check(
     )
     for warning in pair.warnings:
         console.warn(warning)
-    for line in pair.told:
+    for line in tell_views(pair.sample, pair.views):
         console.note(line)
     console.result(f"fit to train on: {image}, {pair.sample.width}x{pair.sample.height}")
     console.document(_describe(pair))

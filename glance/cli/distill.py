@@ -132,9 +132,9 @@ def distill(
     glance distill --size 1024x1024 --size 832x1216 --device cuda --dry-run
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
+    from glance.schedule.options import ScheduleOptions
     from glance.training.distillation.plan import plan_distillation
-    from glance.training.distillation.request import DistillRequest
-    from glance.training.simpletuner.command import Launcher
+    from glance.training.request import DistillRequest, Launcher
 
     plan = plan_distillation(
         DistillRequest(
@@ -146,13 +146,15 @@ def distill(
             base=base,
             run=run,
             sizes=tuple(size or ()),
-            schedule=schedule,
-            slow_timesteps=slow_timesteps,
-            fast_timesteps=fast_timesteps,
-            slow_steps=slow_steps,
-            fast_steps=fast_steps,
+            schedule=ScheduleOptions(
+                name=schedule,
+                slow_timesteps=slow_timesteps,
+                fast_timesteps=fast_timesteps,
+                slow_steps=slow_steps,
+                fast_steps=fast_steps,
+                teacher_steps=teacher_steps,
+            ),
             noises=noises,
-            teacher_steps=teacher_steps,
             guidance=guidance,
             teacher_loras=tuple(teacher_lora or ()),
             steps=steps,

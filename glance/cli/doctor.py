@@ -57,12 +57,10 @@ def doctor(
     from glance.core.device import speed
     from glance.core.files import require_possible
     from glance.core.phase import Phase
-    from glance.models.base import BaseModel
     from glance.runs.folder import RunFolder
     from glance.training.plan import parse_devices, plan_settings
     from glance.training.preflight import Job, Outcome, examine
-    from glance.training.request import TrainRequest
-    from glance.training.request import Launcher
+    from glance.training.request import Launcher, TrainRequest
     from glance.training.simpletuner.estimates import (
         describe_duration,
         describe_estimate,
@@ -71,7 +69,7 @@ def doctor(
     )
 
     require_possible(run, "--run")
-    settings = plan_settings(
+    resolved, settings = plan_settings(
         TrainRequest(
             image=Path(),
             family=family,
@@ -84,8 +82,8 @@ def doctor(
             preset=preset.value,
         )
     )
-    models = BaseModel.resolve(model, base=base, family=family).hub_models
-    job = Job(settings, RunFolder(run), Launcher(launcher.value), models, parse_devices(devices))
+    numbers, models = parse_devices(devices), resolved.hub_models
+    job = Job(settings, RunFolder(run), Launcher(launcher.value), models, numbers)
     checks = examine(job)
     for check in checks:
         console.result(f"{check.outcome:7}  {check.name}: {check.message}")

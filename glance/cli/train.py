@@ -113,9 +113,9 @@ def train(
     glance train --image data/glance.png --device cuda --dry-run
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
+    from glance.schedule.options import ScheduleOptions
     from glance.training.plan import plan_training
-    from glance.training.request import TrainRequest
-    from glance.training.request import Launcher
+    from glance.training.request import Launcher, TrainRequest
 
     plan = plan_training(
         TrainRequest(
@@ -132,12 +132,14 @@ def train(
             resolution=resolution,
             crop=crop,
             seed=seed,
-            schedule=schedule,
-            slow_timesteps=slow_timesteps,
-            fast_timesteps=fast_timesteps,
-            slow_steps=slow_steps,
-            fast_steps=fast_steps,
-            teacher_steps=teacher_steps,
+            schedule=ScheduleOptions(
+                name=schedule,
+                slow_timesteps=slow_timesteps,
+                fast_timesteps=fast_timesteps,
+                slow_steps=slow_steps,
+                fast_steps=fast_steps,
+                teacher_steps=teacher_steps,
+            ),
             phases=phase.phases,
             device=device.value,
             devices=devices,
@@ -172,7 +174,7 @@ def train(
         console.note(f"the sheet to look at: {report.sheet}")
         console.result(report.verdict.sentence)
     if result.manifest.is_finished:
-        edited = " --reference x.png" if plan.pair.reference else ""
+        edited = " --reference x.png" if plan.reference else ""
         path = quote(str(result.run.path))
         console.note(f'next: glance infer --run {path} --prompt "..."{edited}')
         console.note("fewer steps, with a gain that can be measured: glance distill --help")

@@ -29,7 +29,8 @@ from glance.core.hub import cache_folder, check_access, is_offline
 from glance.models.families import find_family
 from glance.runs.folder import RunFolder
 from glance.runs.settings import TrainSettings
-from glance.training.simpletuner.command import Launcher, find_program
+from glance.training.request import Launcher
+from glance.training.simpletuner.command import find_program
 from glance.training.simpletuner.estimates import BITSANDBYTES, estimate, memory_options
 
 _DISTRIBUTION: Final = "glance-lora"

@@ -4,42 +4,45 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from glance.core.device import Device, resolve_device
 from glance.core.errors import Checks, InputError, LoraError, Problem, SettingsError, UsageError
+from glance.core.phase import Phase
 from glance.dataset.caption import estimate_tokens
 from glance.dataset.sample import measure_picture, name_safely
-from glance.models.base import Weights, is_small_model, resolve_family
+from glance.models.base import BaseModel
 from glance.models.families import Family
 from glance.models.lora.examine import LoraFacts, examine_lora
 from glance.models.lora.file import hash_file
-from glance.models.schedules import AUTO_SCHEDULE, ResolvedLevels, find_shift
 from glance.runs.folder import RUNS, RunFolder
 from glance.runs.locate import locate_lora
 from glance.runs.settings import Layers, Teacher, TrainSettings, resolve_preset
-from glance.sampling.plan import plan_generation
-from glance.sampling.prompts.files import find_faults, read_prompts
-from glance.sampling.prompts.shipped import judging_prompts, teaching_prompts
-from glance.sampling.request import GenerationPlan, InferRequest
+from glance.sampling.plan import GenerationPlan, plan_generation
+from glance.sampling.prompts import find_faults, judging_prompts, read_prompts, teaching_prompts
+from glance.sampling.request import InferRequest
+from glance.sampling.settings import SampleSettings
+from glance.schedule.options import AUTO, OWN, ResolvedSchedule, ScheduleOptions
 from glance.schedule.shift import TEACHER_STEPS, teacher_sigmas
-from glance.training.distillation.request import (
-    LEARNING_RATE,
-    MOST_PATHS,
-    PROMPTS,
-    SMALL,
-    SMALL_RATE,
-    DistillationPlan,
-    DistillRequest,
-    lay_out_paths,
-)
-from glance.training.plan import parse_devices, put_together, resolve_levels_of, with_model
+from glance.training.plan import TrainingPlan, parse_devices, put_together, record_model
+from glance.training.request import DistillRequest
 from glance.training.simpletuner.config import OptionValue, parse_overrides
 
+PROMPTS: Final = 64
+"""Of the list that ships with the package, where none are given."""
+LEARNING_RATE: Final = 2e-4
+"""Others train LoRAs of few steps for FLUX.1 and Qwen-Image at 2e-5 to 5e-4 (docs/distill.md)."""
+SMALL_RATE: Final = 1e-3
+"""Measured on the package's small model (docs/evidence.md); a narrow model bears more."""
+SMALL: Final = 0.1
+"""Billions of parameters of a transformer, below which it is small."""
+MOST_PATHS: Final = 100_000
+"""Of one training: a plan holds each of them."""
+_FIRST_NOISE: Final = 1_000_000  # far from the seeds that people generate and judge with
 _SIZE: Final = re.compile(r"(\d{1,5})x(\d{1,5})")
 _SIDE_STEP: Final = 64  # what SimpleTuner cuts pictures to
 _SHOWN: Final = 3  # of many prompts with the same problem
@@ -51,6 +54,96 @@ _PIXELS_AT_ONCE: Final[Mapping[Device, int]] = MappingProxyType(
 """Recorded at a time; what memory does not suffice for is halved."""
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedPath:
+    """One path of the base model, and the name of its files."""
+
+    name: str
+    settings: SampleSettings
+    folder: str
+    """Of its image, within the run."""
+
+    def recording(self, run: RunFolder) -> Path:
+        """Return where its states lie."""
+        return run.recordings / f"{self.name}.safetensors"
+
+    def picture(self, run: RunFolder) -> Path:
+        """Return where the image at its end lies, its caption beside it."""
+        return run.path / self.folder / f"{self.name}.png"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillationPlan:
+    """Everything decided: what is recorded, and the training on it."""
+
+    training: TrainingPlan
+    teacher: Teacher
+    generation: GenerationPlan
+    """The base model alone, as it is recorded."""
+    paths: tuple[PlannedPath, ...]
+    sigmas: Mapping[tuple[int, int], tuple[float, ...]]
+    """The base model's own many, for each size."""
+    reference: Path | None
+    keep_recording: bool
+    compares: bool
+    """Whether the pair is judged at the end."""
+    judging: tuple[str, ...]
+    """Prompts that are not learnt from."""
+
+    @property
+    def run(self) -> RunFolder:
+        """Where everything goes."""
+        return self.training.run
+
+    @property
+    def family(self) -> Family:
+        """The base model's."""
+        return self.training.base.family
+
+    @property
+    def kept_sigmas(self) -> tuple[float, ...]:
+        """Where states are kept: at each step of both phases, and at the end."""
+        return (*self.training.schedule.sigmas, 0.0)
+
+    @property
+    def is_guided_twice(self) -> bool:
+        """Whether each of the teacher's steps takes a second forward pass."""
+        scale = self.teacher.guidance
+        return not self.family.embeds_guidance and scale > self.family.guidance.off
+
+    @property
+    def forwards(self) -> int:
+        """How many forward passes of the transformer the recording takes, an image each."""
+        return len(self.paths) * self.teacher.steps * (2 if self.is_guided_twice else 1)
+
+    @property
+    def recorded_bytes(self) -> int:
+        """How much room the states take until both phases are done."""
+        pixels = sum(one.settings.width * one.settings.height for one in self.paths)
+        return round(pixels * self.family.latent_numbers_a_pixel * 4 * len(self.kept_sigmas))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `--dry-run --json` prints."""
+        guidance = {phase.value: self.teacher.guidance_of(phase) for phase in Phase}
+        return {
+            **self.training.to_json(),
+            "recording": {
+                "prompts": len(self.teacher.prompts),
+                "noises": self.teacher.noises,
+                "sizes": [f"{width}x{height}" for width, height in self.teacher.sizes],
+                "paths": len(self.paths),
+                "forwards": self.forwards,
+                "disk_bytes": self.recorded_bytes,
+                "teacher": {
+                    "steps": self.teacher.steps,
+                    "guidance": self.teacher.guidance,
+                    "loras": list(self.teacher.loras),
+                },
+            },
+            "guidance": guidance,
+        }
+
+
 def plan_distillation(request: DistillRequest) -> DistillationPlan:
     """Check the request and decide the rest. Loads no model, writes nothing.
 
@@ -58,11 +151,10 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
     together, ModelNotFound, ScheduleError where the model's own schedule is not known, or RunError
     when the run folder holds something else.
     """
-    family = resolve_family(request.family, request.model)
-    model = family.default_model if request.model is None else request.model
-    is_small = is_small_model(model)
+    base = BaseModel.resolve(request.model, base=request.base, family=request.family)
+    family, is_small = base.family, base.is_packaged
     side = _SIDE_STEP if is_small else family.resolution
-    run = RunFolder(request.run or RUNS / f"{_name_of(model)}-distilled")
+    run = RunFolder(request.run or RUNS / f"{_name_of(base)}-distilled")
     checks = Checks()
     overrides = checks.make(lambda: parse_overrides(request.overrides))
     devices = checks.make(lambda: parse_devices(request.devices))
@@ -76,28 +168,26 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
     teacher = checks.make(
         lambda: _resolve_teacher(request, family, given or ("-",), sound, loras or ())
     )
-    settings = checks.make(lambda: _resolve_settings(request, family, sound, overrides or {}))
-    levels = checks.make(lambda: _resolve_levels(request, family, sound[0]))
+    settings = checks.make(lambda: _resolve_settings(request, base, run, sound, overrides or {}))
+    schedule = checks.make(lambda: _resolve_schedule(request.schedule, base, sound[0]))
     if overrides is None or devices is None or given is None or shape is None or sizes is None:
         raise checks.refusal()
-    if loras is None or teacher is None or settings is None or levels is None:
+    if loras is None or teacher is None or settings is None or schedule is None:
         raise checks.refusal()
     checks.require()
     if request.reference is not None:
         teacher = teacher.model_copy(update={"reference": hash_file(request.reference)})
-    settings = with_model(settings.model_copy(update={"teacher": teacher}), request, run)
-    if request.learning_rate is None and settings.weights.transformer < SMALL:
-        settings = settings.model_copy(update={"learning_rate": SMALL_RATE})
-    generation = _plan_painting(request, family, teacher, loras)
+    settings = settings.model_copy(update={"teacher": teacher})
+    generation = _plan_recording(request, family, teacher, loras)
     # a reference is shown as large as in training, and as `glance infer` will show it
-    painted = generation.settings.model_copy(update={"reference_side": settings.resolution})
-    judging = _choose_judging(request, teacher, is_small=is_small)
+    common = generation.settings.model_copy(update={"reference_side": settings.resolution})
     training = put_together(
         request,
         run=run,
         sample=None,
+        base=base,
         settings=settings,
-        levels=levels,
+        schedule=schedule,
         devices=devices,
         reference=None if request.reference is None else shape,
         warnings=(
@@ -106,12 +196,12 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
             *_length_warnings(settings, teacher),
         ),
     )
-    shift = find_shift(family, generation.model).shift
+    shift = base.find_shift().shift
     return DistillationPlan(
         training=training,
         teacher=teacher,
         generation=generation,
-        paths=tuple(lay_out_paths(teacher, painted)),
+        paths=tuple(_lay_out_paths(teacher, common)),
         sigmas={
             size: teacher_sigmas(shift, *size, steps=teacher.steps, spacing=family.spacing)
             for size in teacher.sizes
@@ -119,13 +209,33 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
         reference=request.reference,
         keep_recording=request.keep_recording,
         compares=request.compares,
-        judging=judging,
+        judging=_choose_judging(request, teacher, is_small=is_small),
     )
 
 
-def _name_of(model: str) -> str:
-    """Return what a model is called: by its folder, its file or its name on the Hub."""
-    return name_safely(Path(model).absolute().name.removesuffix(".safetensors"))
+def _name_of(base: BaseModel) -> str:
+    name = (base.transformer or Path(base.location).absolute()).name
+    return name_safely(name.removesuffix(".safetensors"))
+
+
+def _lay_out_paths(teacher: Teacher, settings: SampleSettings) -> Iterator[PlannedPath]:
+    """Yield every path, size by size: neighbours can share a batch. Each has a noise of its own.
+
+    `settings` are those that all have in common.
+    """
+    several = len(teacher.sizes) > 1
+    seed = _FIRST_NOISE
+    for width, height in teacher.sizes:
+        size = f"{width}x{height}"
+        for number, prompt in enumerate(teacher.prompts, 1):
+            for noise in range(1, teacher.noises + 1):
+                seed += 1
+                own = {"prompt": prompt, "seed": seed, "width": width, "height": height}
+                yield PlannedPath(
+                    name=f"{number:04d}-{noise}" + (f"-{size}" if several else ""),
+                    settings=settings.model_copy(update=own),
+                    folder=f"data/{size}" if several else "data",
+                )
 
 
 def _choose_prompts(request: DistillRequest, *, is_small: bool) -> tuple[str, ...]:
@@ -233,7 +343,7 @@ def _find_shape(request: DistillRequest, family: Family) -> tuple[int, int]:
     reference = request.reference
     if reference is not None and not family.edits:
         raise SettingsError(
-            f"--reference: {family.title} paints from text alone", hint="drop --reference"
+            f"--reference: {family.title} generates from text alone", hint="drop --reference"
         )
     if reference is None and family.edits:
         raise SettingsError(
@@ -319,13 +429,12 @@ def _require_lasting(request: DistillRequest, run: RunFolder) -> None:
         raise InputError(problems)
 
 
-def _resolve_levels(
-    request: DistillRequest, family: Family, size: tuple[int, int]
-) -> ResolvedLevels:
-    """Return the schedule; the teacher's steps are those of a derived one as well."""
-    is_derived = request.schedule == AUTO_SCHEDULE
-    asked = replace(request, teacher_steps=request.teacher_steps if is_derived else None)
-    return resolve_levels_of(asked, family, size)
+def _resolve_schedule(
+    options: ScheduleOptions, base: BaseModel, size: tuple[int, int]
+) -> ResolvedSchedule:
+    name = options.name or OWN
+    steps = options.teacher_steps if name == AUTO else None  # else they are the teacher's alone
+    return base.resolve_schedule(replace(options, name=name, teacher_steps=steps), size)
 
 
 def _resolve_teacher(
@@ -335,6 +444,7 @@ def _resolve_teacher(
     sizes: tuple[tuple[int, int], ...],
     loras: Sequence[LoraFacts],
 ) -> Teacher:
+    asked = request.schedule.teacher_steps
     guidance = family.guidance.slow if request.guidance is None else request.guidance
     # a guided teacher is learnt from without guidance, unless it is a number that costs nothing
     learnt = guidance if family.embeds_guidance else family.guidance.off
@@ -342,7 +452,7 @@ def _resolve_teacher(
         prompts=tuple(dict.fromkeys(prompts)),
         noises=request.noises,
         sizes=sizes,
-        steps=TEACHER_STEPS if request.teacher_steps is None else request.teacher_steps,
+        steps=TEACHER_STEPS if asked is None else asked,
         guidance=guidance,
         slow_guidance=learnt,
         fast_guidance=learnt,
@@ -361,25 +471,24 @@ def _resolve_teacher(
 
 def _resolve_settings(
     request: DistillRequest,
-    family: Family,
+    base: BaseModel,
+    run: RunFolder,
     sizes: tuple[tuple[int, int], ...],
     overrides: Mapping[str, OptionValue],
 ) -> TrainSettings:
+    rate = SMALL_RATE if base.weights.transformer < SMALL else LEARNING_RATE
     area = max(width * height for width, height in sizes)
     return TrainSettings.checked(
-        family=family.name,
-        model=family.default_model if request.model is None else request.model,
+        family=base.family.name,
+        **record_model(base, run),
         device=resolve_device(request.device),
         preset=resolve_preset(request.preset),
-        weights=Weights(
-            transformer=family.size.transformer, text_encoders=family.size.text_encoders
-        ),
         steps=request.steps,
         batch_size=request.batch_size,
         rank=request.rank,
         alpha_per_rank=1,
         layers=Layers.BLOCKS,
-        learning_rate=LEARNING_RATE if request.learning_rate is None else request.learning_rate,
+        learning_rate=rate if request.learning_rate is None else request.learning_rate,
         learning_rate_schedule="linear",
         resolution=max(_SIDE_STEP, round(math.sqrt(area) / _SIDE_STEP) * _SIDE_STEP),
         seed=request.seed,
@@ -387,10 +496,10 @@ def _resolve_settings(
     )
 
 
-def _plan_painting(
+def _plan_recording(
     request: DistillRequest, family: Family, teacher: Teacher, loras: Sequence[LoraFacts]
 ) -> GenerationPlan:
-    """Plan what the base model alone paints, guided alike in all its steps."""
+    """Plan what the base model alone generates, guided alike in all its steps."""
     width, height = max(teacher.sizes, key=lambda size: size[0] * size[1])
     at_once = _PIXELS_AT_ONCE[resolve_device(request.device)]
     return plan_generation(

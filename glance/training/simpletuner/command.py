@@ -10,7 +10,6 @@ import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -19,6 +18,7 @@ from glance.core.device import Device, cpu_cores
 from glance.core.errors import SimpleTunerNotFound
 from glance.core.phase import Phase
 from glance.runs.folder import environment
+from glance.training.request import Launcher
 from glance.training.simpletuner.config import (
     ACCELERATE_FILE,
     MODEL_VARIABLE,
@@ -52,15 +52,6 @@ _PASSED: Final = frozenset(
 )  # fmt: skip
 _PASSED_PREFIXES: Final = ("LC_", "XDG_", "CUDA_", "NVIDIA_", "PYTORCH_", "OMP_", "MKL_")
 _SECRETS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-
-
-class Launcher(StrEnum):
-    """How the trainer is started."""
-
-    SIMPLETUNER = "simpletuner"
-    """The public command, which starts accelerate, which starts the trainer."""
-    DIRECT = "direct"
-    """The trainer's own script: it saves the imports of two processes."""
 
 
 def build_command(phase: Phase, launcher: Launcher = Launcher.SIMPLETUNER) -> list[str]:

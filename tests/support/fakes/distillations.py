@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fakes.runs import with_options
 from PIL import Image
 from safetensors.numpy import save_file
 
 from glance.core.files import write_text
 from glance.models.families import find_family
 from glance.runs.folder import RunFolder
-from glance.training.distillation.plan import plan_distillation
-from glance.training.distillation.record import STATES, describe_path
-from glance.training.distillation.request import DistillationPlan, DistillRequest
+from glance.training.distillation.execute import STATES, describe_path
+from glance.training.distillation.plan import DistillationPlan, plan_distillation
+from glance.training.request import DistillRequest
 
 MODEL = Path("model")
 RUN = RunFolder(Path("runs/model-distilled"))
@@ -61,7 +62,7 @@ def distil(**changes: Any) -> DistillationPlan:
         "device": "cpu",
         "compares": False,
     }
-    return plan_distillation(DistillRequest(**{**usual, **changes}))
+    return plan_distillation(DistillRequest(**{**usual, **with_options(changes)}))
 
 
 def record_nothing(plan: DistillationPlan) -> None:

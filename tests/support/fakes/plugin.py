@@ -10,11 +10,12 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from fakes.commands import Glance
-from fakes.runs import RUN, Trained, train_in
+from fakes.runs import RUN, Trained, plan_and_train, train_in
 from fakes.trainer import FakeSimpleTuner, RunningGlance, find_processes
 from typer.testing import CliRunner
 
 from glance.cli import app
+from glance.core.events import Event
 
 
 @pytest.fixture
@@ -50,6 +51,12 @@ def invoke() -> Glance:
         return SimpleNamespace(code=done.exit_code, out=done.stdout, err=done.stderr)
 
     return invoke
+
+
+@pytest.fixture
+def train(pair: Path, simpletuner: FakeSimpleTuner) -> Callable[..., list[Event]]:
+    """Plan and train; return the events."""
+    return plan_and_train
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from PIL import Image
 from glance.core.events import Event
 from glance.core.phase import Phase
 from glance.runs.folder import RunFolder
+from glance.runs.manifest import load_manifest
+from glance.schedule.options import ScheduleOptions
 from glance.training.execute import run_training
-from glance.training.plan import plan_training
-from glance.training.request import TrainingPlan, TrainRequest
+from glance.training.plan import TrainingPlan, plan_training
+from glance.training.request import TrainRequest
 
 RUN = RunFolder(Path("runs/cat"))
 
@@ -23,7 +25,16 @@ RUN = RunFolder(Path("runs/cat"))
 def make_plan(**changes: Any) -> TrainingPlan:
     """A plan for the pair in the current folder: five steps of rank 4."""
     usual = {"model": "acme/tiny", "steps": 5, "rank": 4, "resolution": 64, "device": "cpu"}
-    return plan_training(TrainRequest(**{"image": Path("cat.png"), **usual, **changes}))
+    asked = {"image": Path("cat.png"), **usual, **with_options(changes)}
+    return plan_training(TrainRequest(**asked))
+
+
+def with_options(changes: dict[str, Any]) -> dict[str, Any]:
+    """Gather the flags of the schedule: a request holds them as one."""
+    names = [field.name for field in fields(ScheduleOptions)]
+    given = {name: changes[name] for name in names if name in changes}
+    options = ScheduleOptions(**{"name": changes.get("schedule"), **given})
+    return {**{k: v for k, v in changes.items() if k not in names}, "schedule": options}
 
 
 def plan_and_train(**changes: Any) -> list[Event]:
@@ -31,6 +42,17 @@ def plan_and_train(**changes: Any) -> list[Event]:
     events: list[Event] = []
     run_training(make_plan(**changes), events.append)
     return events
+
+
+def states(run: RunFolder = RUN) -> tuple[str, str]:
+    """How far both phases are."""
+    phases = load_manifest(run).phases
+    return phases[Phase.SLOW].state.value, phases[Phase.FAST].state.value
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from fakes.trainer import FakeSimpleTuner
 
 from glance.core.errors import InferenceFailed
 from glance.core.phase import Phase
-from glance.training.distillation import record
+from glance.training.distillation import execute
 
 pytest_plugins = ["fakes.plugin"]
 
@@ -30,7 +30,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_: object) -> None:
         raise InferenceFailed("there are no weights")
 
-    monkeypatch.setattr(record, "import_sampler", load)
+    monkeypatch.setattr(execute, "import_sampler", load)
 
 
 def test_a_dry_run_says_what_it_takes_and_writes_nothing(invoke: Glance, tmp_path: Path) -> None:

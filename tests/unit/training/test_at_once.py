@@ -8,11 +8,9 @@ from fakes.commands import TRAIN, Glance, StartGlance, states
 from fakes.runs import RUN, make_plan, plan_and_train
 from fakes.trainer import FakeSimpleTuner, wait_for
 
-from glance.core.device import Device
-from glance.core.errors import SettingsError, TrainingFailed
+from glance.core.errors import TrainingFailed
 from glance.core.events import Event, PhaseFinished, PhaseStarted, StepDone
 from glance.core.phase import Phase
-from glance.training import preflight
 from glance.training.execute import run_training
 
 pytest_plugins = ["fakes.plugin"]
@@ -144,23 +142,3 @@ def test_one_device_is_one_after_the_other(simpletuner: FakeSimpleTuner) -> None
     told = order(plan_and_train(devices="1"))
 
     assert told.index((PhaseFinished, Phase.SLOW)) < told.index((PhaseStarted, Phase.FAST))
-
-
-@pytest.mark.parametrize("text", ["", "0,1,2", "cuda", "-1", "0;1", "0,", "²"])
-def test_what_is_no_device_is_refused(text: str) -> None:
-    with pytest.raises(SettingsError, match="--devices"):
-        make_plan(devices=text)
-
-
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = make_plan(device="cuda", devices="0,7")
-    monkeypatch.setattr(preflight, "require_device", lambda _: None)
-    monkeypatch.setattr(preflight, "cuda_device_count", lambda: 1)
-    monkeypatch.setattr(preflight, "cuda_memory", lambda number: 24e9 if number == 0 else None)
-
-    job = preflight.Job(plan.settings, plan.run, plan.launcher, (), plan.devices)
-    found = [check for check in preflight.examine(job) if check.name == "device"]
-
-    assert [check.outcome.value for check in found] == ["ok", "failure"]
-    assert found[1].message == "--devices: there is no accelerator 7"
-    assert plan.settings.device is Device.CUDA

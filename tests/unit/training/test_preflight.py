@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
+from fakes.runs import make_plan
 from fakes.trainer import FakeSimpleTuner
 
 from glance.core.device import Device
@@ -18,7 +19,7 @@ from glance.runs.folder import RunFolder
 from glance.runs.settings import Preset, TrainSettings, resolve_train_settings
 from glance.training import preflight
 from glance.training.preflight import Check, Job, Outcome, examine, require
-from glance.training.simpletuner.command import Launcher
+from glance.training.request import Launcher
 
 pytest_plugins = ["fakes.plugin"]
 
@@ -126,6 +127,21 @@ def test_a_card_that_is_too_small_is_warned_of(
         words = "the training takes about 20.9 GB of the card, which has 12.9"
         expected.insert(0, (Outcome.WARNING, words))
     assert found == expected
+
+
+@pytest.mark.usefixtures("pair")
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(device="cuda", devices="0,7")
+    monkeypatch.setattr(preflight, "require_device", lambda _: None)
+    monkeypatch.setattr(preflight, "cuda_device_count", lambda: 1)
+    monkeypatch.setattr(preflight, "cuda_memory", lambda number: 24e9 if number == 0 else None)
+
+    job = Job(plan.settings, plan.run, plan.launcher, (), plan.devices)
+    found = [check for check in examine(job) if check.name == "device"]
+
+    assert [check.outcome.value for check in found] == ["ok", "failure"]
+    assert found[1].message == "--devices: there is no accelerator 7"
+    assert plan.settings.device is Device.CUDA
 
 
 def test_a_model_that_does_not_fit_into_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ import pytest
 from glance.core.device import Device
 from glance.core.errors import SimpleTunerNotFound
 from glance.core.phase import Phase
-from glance.training.simpletuner import command
 from glance.training.request import Launcher
+from glance.training.simpletuner import command
 from glance.training.simpletuner.command import (
     Start,
     build_command,

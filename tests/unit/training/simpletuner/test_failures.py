@@ -2,7 +2,7 @@
 
 import pytest
 
-from glance.training.simpletuner.failures import Diagnosis, diagnose
+from glance.training.simpletuner.progress import Diagnosis, diagnose
 
 TRACEBACK = (
     "Traceback (most recent call last):",

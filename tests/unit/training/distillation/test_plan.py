@@ -14,8 +14,7 @@ from glance.core.phase import Phase
 from glance.models.base import find_packaged
 from glance.models.families import find_family
 from glance.sampling.prompts import judging_prompts, teaching_prompts
-from glance.training.distillation.plan import plan_distillation
-from glance.training.distillation.request import DistillationPlan
+from glance.training.distillation.plan import DistillationPlan, plan_distillation
 from glance.training.request import DistillRequest
 
 EDIT = "qwen_image_edit_2511"
@@ -306,7 +305,7 @@ def test_a_family_that_edits_begins_with_a_reference_and_paints_in_its_shape() -
 
 def test_a_reference_is_there_where_it_is_needed_and_only_there() -> None:
     Image.new("RGB", (64, 64)).save("before.png")
-    assert problem(reference=Path("before.png")) == "--reference: FLUX.1 paints from text alone"
+    assert problem(reference=Path("before.png")) == "--reference: FLUX.1 generates from text alone"
 
     make_model(EDIT)
     assert "there is no --reference" in problem()
@@ -452,7 +451,7 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
         "--devices x",
         "--set nonsense",
         "LoRA not found: nowhere.safetensors",
-        "--reference: FLUX.1 paints from text alone",
+        "--reference: FLUX.1 generates from text alone",
     ):
         assert part in messages
 

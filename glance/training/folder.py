@@ -1,17 +1,23 @@
-"""The run folder before and after training: may it be used, fill it, tidy it."""
+"""A training's run folder: may it be used, what differs from what is asked, fill it, tidy it."""
 
 import json
 import re
 import shutil
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from itertools import zip_longest
 from pathlib import Path
 from platform import python_version
+from typing import TYPE_CHECKING, Any, Final
 
-from glance.core.errors import Problem, RunError
+from PIL import Image
+
+from glance.core.errors import Problem, RunError, as_typed, shown
 from glance.core.files import write_json, write_text
 from glance.core.phase import Phase
+from glance.core.pictures import DECODER_ERRORS, open_picture, to_rgb
 from glance.dataset.sample import Sample, stage_sample
-from glance.models.base import fingerprint
+from glance.models.base import shown_model
 from glance.runs.folder import LORA_FILE, TRAINERS_PAGE, RunFolder, writing
 from glance.runs.manifest import (
     Manifest,
@@ -21,10 +27,16 @@ from glance.runs.manifest import (
     now,
     record_schedule,
 )
+from glance.runs.settings import TrainSettings
 from glance.training.checkpoints import Sealer, remove_set_aside
-from glance.training.differences import find_differences
-from glance.training.request import TrainingPlan
 
+if TYPE_CHECKING:
+    from glance.training.plan import TrainingPlan
+
+_BEFORE: Final = 20  # characters of a text, before what differs
+_SHOWN: Final = 80
+_SAID: Final = {"overrides": "--set", "also_resolutions": "further --resolution", "crops": "--crop"}
+"""How the user says a setting, where its name is not that."""
 _STATES = "output/*/checkpoint-*/training_state-*.json"
 # In a checkpoint's state, with the run folder in front: that may hold folders of these names too.
 _A_PICTURE = re.compile(
@@ -33,7 +45,7 @@ _A_PICTURE = re.compile(
 _PACKAGES = ("simpletuner", "torch", "diffusers", "transformers", "peft", "accelerate")
 
 
-def check_run(plan: TrainingPlan) -> None:
+def check_run(plan: "TrainingPlan") -> None:
     """Raise RunError when the run folder holds something that `plan` must not touch.
 
     That is a folder which is no run, or a run of another sample, schedule or other settings,
@@ -48,7 +60,7 @@ def check_run(plan: TrainingPlan) -> None:
             f"run {plan.run.path} holds a pair that was imported: there is nothing to train in it",
             hint="give another --run",
         )
-    differences = find_differences(manifest, plan, base_model=_fingerprint(plan))
+    differences = find_differences(manifest, plan)
     kept = _kept_phases(manifest, plan)
     if differences and (kept or not plan.restart):
         *others, last = (
@@ -62,7 +74,7 @@ def check_run(plan: TrainingPlan) -> None:
         _require_lasting(plan)
 
 
-def prepare_run(plan: TrainingPlan, sealer: Sealer) -> Manifest:
+def prepare_run(plan: "TrainingPlan", sealer: Sealer) -> Manifest:
     """Make or continue the run folder and return its manifest. Safe to repeat.
 
     Raises SetupError when the folder cannot be written.
@@ -112,7 +124,7 @@ def find_manifest(run: RunFolder) -> Manifest | None:
     )
 
 
-def _require_lasting(plan: TrainingPlan) -> None:
+def _require_lasting(plan: "TrainingPlan") -> None:
     """Refuse a pair that lies among the pictures of the base model: a restart removes those."""
     sample, folder = plan.sample, plan.run.data.resolve()
     if sample is None:
@@ -126,21 +138,21 @@ def _require_lasting(plan: TrainingPlan) -> None:
             )
 
 
-def _kept_phases(manifest: Manifest, plan: TrainingPlan) -> list[Phase]:
-    """Return the phases that have been trained, and that `plan` leaves alone."""
+def _kept_phases(manifest: Manifest, plan: "TrainingPlan") -> list[Phase]:
+    # those that have been trained, and that `plan` leaves alone
     return [
         phase for phase in Phase if phase not in plan.phases and manifest.phases[phase].attempts
     ]
 
 
-def _open_manifest(plan: TrainingPlan, sealer: Sealer) -> Manifest:
+def _open_manifest(plan: "TrainingPlan", sealer: Sealer) -> Manifest:
     created = now()
     fresh = Manifest(
         created=created,
         origin=sealer.mark(created.isoformat()),
         sample=_record_sample(plan.sample),
         settings=plan.settings,
-        base_model=_fingerprint(plan),
+        base_model=plan.base.fingerprint,
         schedule=record_schedule(plan.schedule),
         versions=_versions(),
     )
@@ -179,11 +191,6 @@ def _record_sample(sample: Sample | None) -> SampleRecord | None:
         sha256=sample.sha256,
         reference=f"reference/{sample.name}.png" if sample.reference else None,
     )
-
-
-def _fingerprint(plan: TrainingPlan) -> str:
-    settings = plan.settings
-    return fingerprint(settings.model, run=plan.run.path, transformer=settings.transformer)
 
 
 def _forget_old_place(run: RunFolder) -> None:
@@ -251,3 +258,122 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found
+
+
+# --- what a run was trained on and with, against what is asked of it now ---
+
+
+def find_differences(manifest: Manifest, plan: "TrainingPlan") -> list[str]:
+    """Return what of the recorded run is not what is asked now, value by value."""
+    there: dict[str, Any] = {
+        "schedule": manifest.resolve_schedule().to_json(),
+        **_spread(manifest.settings),
+    }
+    asked: dict[str, Any] = {"schedule": plan.schedule.to_json(), **_spread(plan.settings)}
+    if ("noises" in there) != ("noises" in asked):  # the rest follows from it
+        ways = ("one picture", "the base model's own paths")
+        return [f"trained on: {ways['noises' in there]} there, {ways['noises' in asked]} asked"]
+    for values in (there, asked):
+        for name in ("model", "transformer"):
+            values[name] = values[name] and shown_model(values[name], run=plan.run.path)
+    if manifest.base_model == plan.base.fingerprint:
+        # the same one, wherever it or the run is now
+        there |= {name: asked[name] for name in ("model", "transformer", "weights")}
+    elif there["model"] == asked["model"]:
+        there["model"] += " as it was"
+    return [
+        *_of_pair(plan.run, manifest.sample, plan.sample),
+        *(
+            _difference(name, there[name], asked[name])
+            for name in asked
+            if there[name] != asked[name]
+        ),
+    ]
+
+
+def _of_pair(run: RunFolder, recorded: SampleRecord | None, sample: Sample | None) -> list[str]:
+    """Return what differs of the pair; that it does, where its copy in the run says no more."""
+    if recorded is None or sample is None or recorded.sha256 == sample.sha256:
+        return []
+    try:
+        found = list(_of_copy(run, recorded, sample))
+    except DECODER_ERRORS:
+        found = []
+    return found or [f"sample: {recorded.sha256[:12]} there, {sample.sha256[:12]} asked"]
+
+
+def _of_copy(run: RunFolder, recorded: SampleRecord, sample: Sample) -> Iterator[str]:
+    caption = (run.path / recorded.caption).read_text(encoding="utf-8").strip()
+    if caption != sample.caption:
+        there, asked = _where_they_differ(caption, sample.caption)
+        yield f"caption: {there} there, {asked} asked"
+    for word, copy, path in (
+        ("picture", recorded.image, sample.image),
+        ("reference", recorded.reference, sample.reference),
+    ):
+        if copy is None or path is None:
+            continue
+        old, new = _read(run.path / copy), _read(path)
+        if old.size != new.size:
+            sizes = (f"{width}x{height}" for width, height in (old.size, new.size))
+            yield "{}: {} there, {} asked".format(word, *sizes)
+        elif old.tobytes() != new.tobytes():
+            yield f"{word}: other pixels there than in {shown(path)}"
+
+
+def _read(path: Path) -> Image.Image:
+    with open_picture(path) as picture:
+        pixels, _ = to_rgb(picture)
+    return pixels
+
+
+def _where_they_differ(one: str, other: str) -> Iterator[str]:
+    """Yield both texts, quoted; of long ones, the part where they begin to differ."""
+    alike = next((n for n, two in enumerate(zip_longest(one, other)) if two[0] != two[1]), 0)
+    start = max(0, alike - _BEFORE) if max(len(one), len(other)) > _SHOWN else 0
+    for text in (one, other):
+        end = start + _SHOWN
+        part = ("..." if start else "") + text[start:end] + ("..." if text[end:] else "")
+        yield shown(repr(part))
+
+
+def _spread(settings: TrainSettings) -> dict[str, Any]:
+    """Return every setting by its name, those of the teacher among the others."""
+    found = settings.model_dump(mode="json")
+    teacher = found.pop("teacher") or {}
+    teacher |= {f"teacher_{name}": teacher.pop(name) for name in ("steps",) if name in teacher}
+    return {**found, **teacher}
+
+
+def _difference(name: str, there: Any, asked: Any) -> str:
+    if name != "prompts":
+        said = _SAID.get(name, name)
+        return f"{said}: {_shown(name, there)} there, {_shown(name, asked)} asked"
+    first = next(n for n, two in enumerate(zip_longest(there, asked), 1) if two[0] != two[1])
+    one, other = (
+        repr(them[first - 1]) if first <= len(them) else "none" for them in (there, asked)
+    )
+    return (
+        f"prompts: {len(there)} there, {len(asked)} asked; number {first} is {one} there, {other} "
+        "asked"
+    )
+
+
+def _shown(name: str, value: Any) -> str:
+    match name:
+        case "schedule":
+            return " | ".join(",".join(map(str, part["timesteps"])) for part in value.values())
+        case "sizes":
+            return ", ".join(f"{width}x{height}" for width, height in value)
+        case "loras":
+            return ", ".join(f"{lora} ({sha256[:12]})" for lora, sha256 in value.items()) or "none"
+        case _:
+            return _plain(value)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={_plain(one)}" for name, one in value.items()) or "none"
+    if isinstance(value, list):
+        return ",".join(map(_plain, value)) or "none"
+    return "none" if value is None else as_typed(value)

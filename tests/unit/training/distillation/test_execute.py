@@ -1,0 +1,530 @@
+"""A distilled run from its recordings on: trained by the fake trainer, continued, refused, used."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.distillations import MODEL, PROMPTS, RUN, distil, make_model, record_nothing
+from fakes.pairs import write_lora
+from fakes.runs import make_plan
+from fakes.trainer import FakeSimpleTuner
+from PIL import Image
+
+from glance.core.device import Quantize
+from glance.core.errors import RunError, TrainingFailed
+from glance.core.events import Event, Noted, PhaseSkipped
+from glance.core.phase import Phase
+from glance.interop.comfyui import export_comfyui, plan_comfyui
+from glance.interop.diffusers import export_diffusers
+from glance.interop.export import open_source
+from glance.interop.hub import HubRequest, plan_hub
+from glance.interop.importing import ImportRequest, plan_import, run_import
+from glance.interop.info import describe
+from glance.models.lora.file import read_lora
+from glance.runs.folder import RunFolder
+from glance.runs.manifest import PhaseState, load_manifest
+from glance.sampling.plan import GenerationPlan, plan_generation
+from glance.sampling.request import InferRequest
+from glance.training.distillation import execute
+from glance.training.distillation.execute import DistillationResult, is_recorded, run_distillation
+from glance.training.distillation.plan import DistillationPlan
+from glance.training.execute import run_training
+
+pytest_plugins = ["fakes.plugin"]
+
+SLOW, FAST = Phase
+
+
+@pytest.fixture(autouse=True)
+def model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A FLUX in the current folder, which nothing may load."""
+    make_model()
+
+    def load(*_: object) -> None:
+        raise AssertionError("a model was to be loaded")
+
+    monkeypatch.setattr(execute, "import_sampler", load)
+    monkeypatch.setattr(execute, "load_planned", load)
+
+
+def train(plan: DistillationPlan) -> tuple[DistillationResult, list[Event]]:
+    events: list[Event] = []
+    return run_distillation(plan, events.append), events
+
+
+def distil_whole(**changes: Any) -> DistillationPlan:
+    """Train both phases on recordings of nothing."""
+    plan = distil(**changes)
+    record_nothing_yet(plan)
+    train(plan)
+    return plan
+
+
+def record_nothing_yet(plan: DistillationPlan) -> None:
+    """Make the run folder what it is when its paths are recorded and no phase is trained."""
+    with pytest.raises(AssertionError, match="was to be loaded"):
+        train(plan)
+    record_nothing(plan)
+
+
+def states() -> list[PhaseState]:
+    return [load_manifest(RUN).phases[phase].state for phase in Phase]
+
+
+def differences(**changes: Any) -> list[str]:
+    with pytest.raises(RunError) as caught:
+        distil(**changes)
+    hints = {one.hint for one in caught.value.problems} - {None}
+    assert hints == {"give another --run; --restart would discard what this one has trained"}
+    before = f"run {RUN.path} was trained with other settings: "
+    return [one.message.removeprefix(before) for one in caught.value.problems]
+
+
+# The good way
+
+
+def test_both_phases_learn_what_is_recorded_and_nothing_is_loaded(
+    simpletuner: FakeSimpleTuner,
+) -> None:
+    plan = distil()
+    record_nothing_yet(plan)
+
+    result, events = train(plan)
+
+    assert states() == ["done", "done"]
+    assert simpletuner.phases == ["slow", "fast"]
+    assert Noted("4 of 4 paths are recorded already") in events
+    assert result.report is None
+    for start in simpletuner.starts:
+        assert start["environment"]["GLANCE_TARGETS"] == f"config/glance-{start['phase']}/" + (
+            "targets.json"
+        )
+    assert len(simpletuner.starts[0]["data"]) == 2 * 4
+    assert read_lora(RUN.lora(SLOW)).metadata["glance.folded_scale"] == "1.0"
+    assert read_lora(RUN.lora(FAST)).metadata["glance.guidance"] == "3.5"
+
+
+def test_recordings_are_removed_and_the_pictures_stay(simpletuner: FakeSimpleTuner) -> None:
+    distil_whole()
+
+    assert not RUN.recordings.exists()
+    assert len(list(RUN.data.glob("*.png"))) == len(list(RUN.data.glob("*.txt"))) == 4
+    assert list(RUN.path.glob("config/*/targets-in-use.txt")) == []
+
+
+def test_recordings_can_be_kept(simpletuner: FakeSimpleTuner) -> None:
+    plan = distil_whole(keep_recording=True)
+
+    assert all(is_recorded(plan, one) for one in plan.paths)
+
+
+def test_recordings_stay_until_both_phases_have_learnt_them(simpletuner: FakeSimpleTuner) -> None:
+    plan = distil(phases=(SLOW,))
+    record_nothing_yet(plan)
+
+    train(plan)
+
+    assert states() == ["done", "pending"]
+    assert all(is_recorded(plan, one) for one in plan.paths)
+    train(distil(phases=(FAST,)))
+    assert states() == ["done", "done"]
+    assert not RUN.recordings.exists()
+
+
+def test_the_same_command_again_starts_nothing(simpletuner: FakeSimpleTuner) -> None:
+    plan = distil_whole()
+
+    _, events = train(plan)
+
+    assert simpletuner.phases == ["slow", "fast"]
+    assert events[-2:] == [PhaseSkipped(SLOW), PhaseSkipped(FAST)]
+
+
+def test_after_a_failure_only_what_is_missing_is_done(simpletuner: FakeSimpleTuner) -> None:
+    plan = distil()
+    record_nothing_yet(plan)
+    simpletuner.behave(fast="out of memory")
+    with pytest.raises(TrainingFailed):
+        train(plan)
+    simpletuner.behave()
+
+    train(distil())
+
+    assert simpletuner.phases == ["slow", "fast", "fast"]
+    assert states() == ["done", "done"]
+
+
+# Recordings
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda run: (run.recordings / "0001-2.safetensors").unlink(),
+        lambda run: truncate(run.recordings / "0001-2.safetensors"),
+        lambda run: (run.recordings / "0001-2.safetensors").write_bytes(b""),
+        lambda run: (run.recordings / "0001-2.safetensors").write_bytes(
+            (run.recordings / "0002-2.safetensors").read_bytes()
+        ),
+        lambda run: (run.data / "0001-2.png").unlink(),
+        lambda run: (run.data / "0001-2.txt").unlink(),
+    ],
+    ids=["missing", "truncated", "empty", "of another prompt", "no picture", "no caption"],
+)
+def test_a_path_is_recorded_when_it_is_there_whole_and_its_own(damage: Callable) -> None:
+    plan = distil()
+    record_nothing(plan)
+    assert [is_recorded(plan, one) for one in plan.paths] == [True] * 4
+
+    damage(RUN)
+
+    assert [is_recorded(plan, one) for one in plan.paths] == [True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"teacher_steps": 20},
+        {"guidance": 2},
+        {"slow_steps": 1},
+        {"sizes": ("128x64",)},
+        {"quantize": Quantize.FP8},
+    ],
+)
+def test_a_recording_of_another_teacher_or_other_sigmas_does_not_count(
+    changes: dict[str, Any],
+) -> None:
+    record_nothing(distil(run=Path("other")))
+    other = distil(run=Path("another"), **changes)
+    shutil.copytree("other", "another")
+
+    assert not any(is_recorded(other, one) for one in other.paths)
+
+
+def test_what_is_not_of_the_plan_is_not_trained_on(simpletuner: FakeSimpleTuner) -> None:
+    plan = distil()
+    record_nothing_yet(plan)
+    strays = ("stray.png", "stray.txt", "0003-1.png", "._0001-1.png", "Thumbs.db", "old/0004-1.png")
+    for stray in strays:
+        (RUN.data / stray).parent.mkdir(exist_ok=True)
+        (RUN.data / stray).touch()
+
+    train(plan)
+
+    names = {Path(stray).name for stray in strays}
+    assert not names & set(simpletuner.starts[0]["data"])
+
+
+def test_strays_among_the_references_go_as_well(simpletuner: FakeSimpleTuner) -> None:
+    make_model("qwen_image_edit_2511")
+    Image.new("RGB", (64, 64)).save("before.png")
+    plan = distil(reference=Path("before.png"))
+    record_nothing_yet(plan)
+    RUN.references.mkdir()
+    (RUN.references / "stray.png").touch()
+    (RUN.references / "0001-1.png").touch()
+
+    train(plan)
+
+    assert simpletuner.starts[0]["reference"] == ["0001-1.png"]
+
+
+# Another run than this
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"prompts": (*PROMPTS, "a hill")},
+            "prompts: 2 there, 3 asked; number 3 is none there, 'a hill' asked",
+        ),
+        (
+            {"prompts": PROMPTS[:1]},
+            "prompts: 2 there, 1 asked; number 2 is 'a red square' there, none asked",
+        ),
+        (
+            {"prompts": (PROMPTS[0], "a red circle")},
+            "prompts: 2 there, 2 asked; number 2 is 'a red square' there, 'a red circle' asked",
+        ),
+        ({"noises": 3}, "noises: 2 there, 3 asked"),
+        ({"teacher_steps": 20}, "teacher_steps: 50 there, 20 asked"),
+        ({"steps": 6}, "steps: 5 there, 6 asked"),
+        ({"batch_size": 2}, "batch_size: 1 there, 2 asked"),
+        ({"fast_timesteps": "700,400"}, "| 700.0,400.0 asked"),
+    ],
+)
+def test_a_run_of_something_else_is_refused(
+    simpletuner: FakeSimpleTuner, changes: dict[str, Any], expected: str
+) -> None:
+    distil_whole(phases=(SLOW,))
+
+    (difference,) = differences(**changes)
+
+    assert difference.endswith(expected)
+
+
+@pytest.mark.usefixtures("simpletuner")
+def test_everything_that_differs_is_named() -> None:
+    distil_whole(phases=(SLOW,))
+    write_lora(Path("style.safetensors"))
+
+    found = differences(
+        guidance=2, sizes=("64x64", "64x128"), teacher_loras=(Path("style.safetensors"),)
+    )
+
+    names = [one.partition(":")[0] for one in found]
+    assert names == ["sizes", "guidance", "slow_guidance", "fast_guidance", "loras"]
+    assert "sizes: 64x64 there, 64x64, 64x128 asked" in found
+    assert next(one for one in found if one.startswith("loras")).startswith(
+        "loras: none there, style.safetensors "
+    )
+
+
+@pytest.mark.usefixtures("simpletuner")
+def test_a_teachers_lora_of_the_same_name_and_another_content_is_another() -> None:
+    write_lora(Path("style.safetensors"))
+    distil_whole(phases=(SLOW,), teacher_loras=(Path("style.safetensors"),))
+    write_lora(Path("style.safetensors"), fill=2)
+
+    (difference,) = differences(teacher_loras=(Path("style.safetensors"),))
+
+    assert difference.startswith("loras: style.safetensors ")
+
+
+@pytest.mark.usefixtures("simpletuner", "pair")
+def test_the_two_ways_of_training_do_not_mix() -> None:
+    distil_whole()
+    train_hint = "give another --run; --restart would discard what this one has trained"
+    with pytest.raises(RunError) as caught:
+        make_plan(model=str(MODEL), run=RUN.path)
+    (problem,) = caught.value.problems
+    assert problem.message.endswith(
+        "trained on: the base model's own paths there, one picture asked"
+    )
+    assert problem.hint == train_hint
+
+    run_training(make_plan(model=str(MODEL), phases=(SLOW,)), print)
+    with pytest.raises(RunError) as caught:
+        distil(run=Path("runs/cat"))
+    (problem,) = caught.value.problems
+    assert problem.message.endswith(
+        "trained on: one picture there, the base model's own paths asked"
+    )
+
+
+# Restart
+
+
+def test_a_distilled_run_can_be_restarted_on_a_picture(
+    simpletuner: FakeSimpleTuner, pair: Path
+) -> None:
+    distil_whole(sizes=("64x64", "64x128"))
+
+    run_training(make_plan(model=str(MODEL), run=RUN.path, restart=True), print)
+
+    assert simpletuner.starts[-2]["data"] == ["cat.png", "cat.txt"]
+    assert load_manifest(RUN).settings.teacher is None
+
+
+@pytest.mark.usefixtures("simpletuner")
+def test_a_restart_does_not_remove_the_picture_that_it_is_to_begin_from() -> None:
+    distil_whole()
+    recorded = RUN.data / "0001-1.png"
+
+    with pytest.raises(RunError, match="lies among the recorded pictures"):
+        make_plan(image=recorded, model=str(MODEL), run=RUN.path, restart=True)
+
+    assert recorded.exists()
+
+
+@pytest.mark.usefixtures("pair")
+def test_a_trained_run_can_be_restarted_as_a_distilled_one(simpletuner: FakeSimpleTuner) -> None:
+    run_training(make_plan(model=str(MODEL), run=RUN.path), print)
+    plan = distil(restart=True)
+    with pytest.raises(AssertionError, match="was to be loaded"):
+        train(plan)
+    record_nothing(plan)
+
+    train(distil())
+
+    assert "cat.png" not in simpletuner.starts[-1]["data"]
+    assert load_manifest(RUN).settings.teacher == plan.teacher
+
+
+def test_restart_throws_old_pictures_and_recordings_away(simpletuner: FakeSimpleTuner) -> None:
+    distil_whole(keep_recording=True, sizes=("64x64", "128x64"))
+    plan = distil(prompts=("a hill",), restart=True)
+
+    with pytest.raises(AssertionError, match="was to be loaded"):
+        train(plan)
+
+    assert not RUN.recordings.exists()
+    assert not list(RUN.path.rglob("*.png"))
+    assert states() == ["pending", "pending"]
+    assert load_manifest(RUN).settings.teacher == plan.teacher
+
+
+@pytest.mark.usefixtures("simpletuner")
+def test_restart_of_the_same_records_anew() -> None:
+    distil_whole(keep_recording=True)
+
+    with pytest.raises(AssertionError, match="was to be loaded"):
+        train(distil(restart=True))
+
+
+def test_restart_of_one_phase_keeps_the_recordings(simpletuner: FakeSimpleTuner) -> None:
+    distil_whole(keep_recording=True)
+    slow = RUN.lora(SLOW).read_bytes()
+
+    train(distil(restart=True, phases=(FAST,)))
+
+    assert simpletuner.phases == ["slow", "fast", "fast"]
+    assert RUN.lora(SLOW).read_bytes() == slow
+
+
+# The bad ways
+
+
+def test_a_trainer_that_ignores_the_targets_leaves_no_lora(simpletuner: FakeSimpleTuner) -> None:
+    plan = distil()
+    record_nothing_yet(plan)
+    simpletuner.behave(slow="ignores the targets")
+
+    with pytest.raises(TrainingFailed) as caught:
+        train(plan)
+
+    (problem,) = caught.value.problems
+    assert problem.message == "the slow phase was trained on pictures, not on what was recorded"
+    assert "--launcher direct" in (problem.hint or "")
+    assert caught.value.exit_code == 5
+    assert not RUN.lora(SLOW).exists()
+    assert states() == ["failed", "pending"]
+
+
+def test_an_old_receipt_does_not_pass_for_a_new_one(simpletuner: FakeSimpleTuner) -> None:
+    plan = distil()
+    record_nothing_yet(plan)
+    simpletuner.behave(slow="zero")
+    with pytest.raises(TrainingFailed):
+        train(plan)
+    simpletuner.behave(slow="ignores the targets")
+
+    with pytest.raises(TrainingFailed, match="trained on pictures"):
+        train(plan)
+
+
+def test_a_trainer_that_cannot_be_taught_says_why(simpletuner: FakeSimpleTuner) -> None:
+    plan = distil()
+    record_nothing_yet(plan)
+    simpletuner.behave(slow="cannot be taught")
+
+    with pytest.raises(TrainingFailed) as caught:
+        train(plan)
+
+    (problem,) = caught.value.problems
+    assert "glance cannot teach SimpleTuner: it is made for another version" in problem.message
+    assert "install the SimpleTuner that glance names in its dependencies" in (problem.hint or "")
+
+
+# What is made of it
+
+
+@pytest.fixture
+def distilled(simpletuner: FakeSimpleTuner) -> None:
+    """A distilled run of a teacher with classifier-free guidance, at two sizes."""
+    make_model("sd3")
+    distil_whole(sizes=("128x64", "64x64"))
+
+
+def paint(**request: Any) -> GenerationPlan:
+    return plan_generation(InferRequest(**{"prompts": ("a hill",), "device": "cpu", **request}))
+
+
+@pytest.mark.usefixtures("distilled")
+def test_the_pair_is_sampled_as_it_was_trained() -> None:
+    settings = paint().settings
+
+    assert (settings.slow_guidance, settings.fast_guidance) == (1, 1)
+    assert (settings.width, settings.height) == (128, 64)
+    assert not settings.needs_negative(paint().base.family)
+
+
+@pytest.mark.usefixtures("distilled")
+def test_what_the_user_says_goes_before_what_was_trained() -> None:
+    settings = paint(slow_guidance=5.0, height=256).settings
+
+    assert (settings.slow_guidance, settings.fast_guidance) == (5, 1)
+    assert (settings.width, settings.height) == (128, 256)
+
+
+@pytest.mark.usefixtures("distilled")
+def test_the_files_alone_say_what_they_were_trained_for() -> None:
+    files = {f"{phase}_lora": str(RUN.lora(phase)) for phase in Phase}
+
+    plan = paint(model=str(MODEL), **files)
+
+    assert (plan.settings.slow_guidance, plan.settings.fast_guidance) == (1, 1)
+    assert plan.schedule.to_json() == load_manifest(RUN).resolve_schedule().to_json()
+    assert paint(model=str(MODEL), fast_guidance=3.0, **files).settings.fast_guidance == 3
+
+
+@pytest.mark.usefixtures("simpletuner")
+def test_exports_use_what_was_trained() -> None:
+    distil_whole(model="acme/tiny", sizes=("128x64",), guidance=2.5)
+    source = open_source(Path("runs/tiny-distilled"))
+
+    export_comfyui(plan_comfyui(source), Path("comfy"))
+    export_diffusers(source, Path("diffusers"))
+    card = plan_hub(HubRequest(source=source, repo="anna/tiny")).card
+
+    workflow = json.loads(Path("comfy/workflow-api.json").read_text())
+    inputs = {node["class_type"]: node["inputs"] for node in workflow.values()}
+    assert inputs["FluxGuidance"]["guidance"] == 2.5
+    texts = [node["inputs"]["text"] for node in workflow.values() if "text" in node["inputs"]]
+    assert PROMPTS[0] in texts
+    note = Path("comfy/workflow.json").read_text()
+    assert "trained together on the base model's own many steps" in note
+    script = Path("diffusers/generate.py").read_text()
+    assert 'GUIDANCE = {"slow": 2.5, "fast": 2.5}' in script
+    (size,) = (one for one in workflow.values() if "width" in one["inputs"])
+    assert (size["inputs"]["width"], size["inputs"]["height"]) == (128, 64)
+    assert "| taught by | the base model, 50 steps at guidance 2.5&#58; 2 prompts x 2" in card
+    assert "to take the base model's own many steps in few" in card
+
+
+@pytest.mark.usefixtures("distilled")
+def test_a_distilled_pair_that_is_imported_is_sampled_as_it_was_trained() -> None:
+    files = {f"{phase}_lora": str(RUN.lora(phase)) for phase in Phase}
+    request = ImportRequest(**files, model=str(MODEL), run=Path("runs/theirs"))
+
+    run_import(plan_import(request))
+
+    settings = paint(run=Path("runs/theirs")).settings
+    assert (settings.slow_guidance, settings.fast_guidance) == (1, 1)
+    assert load_manifest(RunFolder(Path("runs/theirs"))).is_taught
+
+
+@pytest.mark.usefixtures("simpletuner")
+def test_an_unfinished_run_is_continued_by_its_own_command() -> None:
+    distil_whole(phases=(SLOW,))
+
+    with pytest.raises(RunError) as caught:
+        open_source(RUN.path)
+
+    assert caught.value.problems[0].hint == "run its `glance distill` command again: it continues"
+
+
+@pytest.mark.usefixtures("distilled")
+def test_who_taught_it_is_said() -> None:
+    taught = "the base model, 50 steps at guidance 7: 2 prompts x 2 noises at 128x64, 64x64"
+
+    assert any("taught by" in line and taught in line for line in describe(RUN.path).lines)
+    assert describe(RUN.lora(SLOW)).document["guidance"] == 1

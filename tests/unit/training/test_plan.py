@@ -1,0 +1,122 @@
+"""What a training is, decided: areas and crops, devices, and what is to be said of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes.runs import make_plan
+from PIL import Image
+from safetensors.numpy import save_file
+
+from glance.core.errors import InputError, SampleError, SettingsError
+from glance.dataset.sample import fitting_area
+from glance.dataset.view import Crop
+from glance.models.families import FAMILIES
+from glance.training.plan import parse_devices
+
+
+@pytest.mark.parametrize(
+    ("size", "area"),
+    [((2000, 1000), 1024), ((1024, 1024), 1024), ((900, 900), 896), ((1200, 300), 576)],
+)
+def test_a_picture_is_not_enlarged(tmp_path: Path, size: tuple[int, int], area: int) -> None:
+    Image.new("RGB", size).save(tmp_path / "x.png")
+
+    assert fitting_area(tmp_path / "x.png", 1024) == area
+
+
+def test_one_that_is_much_too_small_is_left_to_be_refused(pair: Path) -> None:
+    assert fitting_area(pair, 1024) == 1024
+    with pytest.raises(SampleError, match="64x64 pixels, too small for resolution 1024"):
+        make_plan(resolution=None)
+
+
+def test_a_file_that_is_no_picture_gets_the_usual_one(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"no picture")
+
+    assert fitting_area(tmp_path / "x.png", 1024) == 1024
+    assert fitting_area(tmp_path, 1024) == 1024
+    assert fitting_area(tmp_path / "none.png", 1024) == 1024
+
+
+def test_the_choice_is_said_unless_it_was_made(pair: Path) -> None:
+    Image.effect_noise((900, 900), 90).convert("RGB").save(pair)
+
+    chosen, given = make_plan(resolution=None), make_plan(resolution="896")
+
+    told = [warning.message for warning in chosen.warnings]
+    assert chosen.settings.resolution == given.settings.resolution == 896
+    assert "it is trained at resolution 896" in "".join(told)
+    assert "896" not in "".join(warning.message for warning in given.warnings)
+
+
+def test_several_are_trained_at_once_and_the_largest_counts(pair: Path) -> None:
+    Image.effect_noise((256, 256), 90).convert("RGB").save(pair)
+
+    settings = make_plan(resolution="64, 256,64", crop="whole, center").settings
+
+    assert (settings.resolution, settings.also_resolutions) == (256, (64,))
+    assert settings.crops == (Crop.WHOLE, Crop.CENTER)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"resolution": "large"},
+        {"resolution": ""},
+        {"resolution": "64,"},
+        {"resolution": "64,65"},
+        {"crop": "corner"},
+        {"crop": "face"},
+        {"crop": ""},
+    ],
+)
+def test_what_cannot_be_is_refused(pair: Path, asked: dict[str, str]) -> None:
+    with pytest.raises(InputError, match=r"crop|resolution"):
+        make_plan(**asked)
+
+
+@pytest.mark.parametrize("text", ["", "0,1,2", "cuda", "-1", "0;1", "0,", "²"])
+def test_what_is_no_device_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="--devices"):
+        parse_devices(text)
+
+
+def test_a_file_that_may_be_of_several_families_is_warned_of(pair: Path) -> None:
+    marks = FAMILIES["qwen_image"].marks.diffusers
+    save_file({name: np.zeros(1) for name in marks}, "mine.safetensors")
+
+    _, warning = make_plan(model="mine.safetensors").warnings  # FLUX at 64 is the first
+
+    assert warning.message == (
+        "mine.safetensors is taken for Qwen-Image; "
+        "by its tensors it may also be Qwen-Image-Edit-2509 or Qwen-Image-Edit-2511"
+    )
+    assert warning.hint == "say which with --family, for example --family qwen_image_edit_2509"
+    (size,) = make_plan(model="mine.safetensors", family="qwen_image").warnings
+    assert size.message.startswith("--resolution 64: ")
+
+
+@pytest.mark.parametrize("model", ["acme/FLUX.1-schnell", "acme/flux-schnell-v2"])
+def test_a_model_that_is_distilled_already_is_warned_of(pair: Path, model: str) -> None:
+    (warning,) = make_plan(model=model, family="flux").warnings
+
+    assert warning.message.startswith(f"{model.split('/')[1]} is distilled to a few steps already")
+    assert warning.hint == "train on a base model such as black-forest-labs/FLUX.1-dev"
+
+
+@pytest.mark.parametrize("schedule", [None, "guide"])
+def test_whose_list_the_default_is_and_what_the_models_own_would_be_is_said(
+    pair: Path, schedule: str | None
+) -> None:
+    (note,) = make_plan(schedule=schedule, family="flux").notes
+
+    own = note.partition(" at 64x64 --schedule auto takes 1000,")
+    assert own[0] == "the timesteps are the guide's, made for Qwen-Image; of FLUX.1"
+    assert own[2].count(",") == 8 - 1
+    assert note in make_plan(schedule=schedule, family="flux").told
+
+
+@pytest.mark.parametrize("chosen", [{"schedule": "paper"}, {"slow_timesteps": "1000,950"}])
+def test_of_a_list_that_was_chosen_nothing_is_said(pair: Path, chosen: dict[str, str]) -> None:
+    assert make_plan(**chosen).notes == ()

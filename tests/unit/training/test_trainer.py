@@ -1,0 +1,452 @@
+"""One start of the trainer: how it fails, what is sealed, what its LoRA is recorded as."""
+
+import json
+import random
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from fakes.checkpoints import OUTPUT, SLOW, make_checkpoint
+from fakes.runs import RUN, Trained, contents, make_plan, states
+from fakes.trainer import FakeSimpleTuner
+
+from glance.core.errors import (
+    DeviceUnavailable,
+    SetupError,
+    SimpleTunerNotFound,
+    TrainingFailed,
+)
+from glance.core.events import CheckpointSaved, Event, StepDone
+from glance.core.files import state_folder
+from glance.core.phase import Phase
+from glance.models.lora.file import hash_file, read_header, read_lora, rewrite_metadata
+from glance.runs.folder import RunFolder
+from glance.runs.losses import LossLog
+from glance.runs.manifest import PhaseState, load_manifest
+from glance.training.checkpoints import Resumption, Sealer, choose_checkpoint
+from glance.training.execute import Stopping, run_training
+from glance.training.trainer import CheckpointSealed, Monitor
+
+pytest_plugins = ["fakes.plugin"]
+
+FAST = Phase.FAST
+
+type Train = Callable[..., list[Event]]
+
+needs_half = pytest.mark.usefixtures("half_trained")
+needs_whole = pytest.mark.usefixtures("fully_trained")
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "cause", "remedy"),
+    [
+        ("out of memory", "the accelerator ran out of memory", "--resolution"),
+        ("gated", "the base model is gated", "accept the licence"),
+        ("disk full", "the disk is full", "free some space"),
+    ],
+)
+def test_a_failure_says_phase_cause_and_remedy(
+    train: Train, simpletuner: FakeSimpleTuner, behaviour: str, cause: str, remedy: str
+) -> None:
+    simpletuner.behave(slow=behaviour)
+
+    with pytest.raises(TrainingFailed) as caught:
+        train()
+
+    (problem,) = caught.value.problems
+    assert problem.message.startswith(f"the slow phase failed (SimpleTuner returned 1): {cause}")
+    assert remedy in (problem.hint or "")
+    assert (caught.value.exit_code, caught.value.log) == (5, RUN.log(SLOW))
+    assert caught.value.tail[-1] == RUN.log(SLOW).read_text().splitlines()[-1]
+    assert states() == ("failed", "pending")
+
+
+def test_an_unknown_failure_shows_the_last_lines(
+    train: Train, simpletuner: FakeSimpleTuner
+) -> None:
+    simpletuner.behave(fast="unknown")
+
+    with pytest.raises(TrainingFailed) as caught:
+        train()
+
+    assert str(caught.value) == "the fast phase failed (SimpleTuner returned 1)"
+    assert caught.value.tail[-2:] == (
+        "Traceback (most recent call last):",
+        "RuntimeError: the flux capacitor is missing",
+    )
+    assert states() == ("done", "failed")
+
+
+def test_a_killed_trainer_is_told_from_a_failed_one(
+    train: Train, simpletuner: FakeSimpleTuner
+) -> None:
+    simpletuner.behave(slow="killed")
+
+    with pytest.raises(TrainingFailed, match=r"returned 137\): it was killed"):
+        train()
+
+    assert load_manifest(RUN).phases[SLOW].attempts[-1].returncode == 137
+
+
+@pytest.mark.parametrize(("behaviour", "code"), [("mute", 0), ("mute failure", 3)])
+def test_a_trainer_that_says_nothing_has_failed_too(
+    train: Train, simpletuner: FakeSimpleTuner, behaviour: str, code: int
+) -> None:
+    simpletuner.behave(slow=behaviour)
+
+    with pytest.raises(TrainingFailed, match="the slow phase") as caught:
+        train()
+
+    assert (caught.value.returncode, caught.value.tail) == (code, ())
+    assert states() == ("failed", "pending")
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "fault"),
+    [
+        ("no file", "LoRA not found: "),
+        ("truncated", "not a whole safetensors file"),
+        ("nan", "attn.to_k.lora_B.weight holds NaN or infinity (and 1 more)"),
+        ("zero", "every lora_B is zero: nothing was learnt"),
+        ("wrong rank", "has rank 5, not 4 (and 3 more)"),
+    ],
+)
+def test_a_return_code_of_0_is_not_believed(
+    train: Train, simpletuner: FakeSimpleTuner, behaviour: str, fault: str
+) -> None:
+    simpletuner.behave(slow=behaviour)
+
+    with pytest.raises(TrainingFailed) as caught:
+        train()
+
+    message = "the slow phase left no sound LoRA, though SimpleTuner returned 0: "
+    assert str(caught.value).startswith(message)
+    assert fault in str(caught.value)
+    assert caught.value.problems[0].hint
+    assert caught.value.tail[-1] == "Training complete"
+    assert states() == ("failed", "pending")
+
+
+def test_an_old_file_does_not_pass_for_the_new_one(
+    train: Train, simpletuner: FakeSimpleTuner
+) -> None:
+    simpletuner.behave(slow="wrong rank")
+    with pytest.raises(TrainingFailed):
+        train()
+    simpletuner.behave(slow="no file")
+
+    with pytest.raises(TrainingFailed, match="LoRA not found"):
+        train()
+
+
+def test_a_failure_is_told_even_if_it_cannot_be_recorded(
+    train: Train, simpletuner: FakeSimpleTuner
+) -> None:
+    simpletuner.behave(slow="broken manifest")
+
+    with pytest.raises(TrainingFailed, match="the disk is full"):
+        train()
+
+
+def test_a_listener_that_fails_ends_the_training(pair: Path, simpletuner: FakeSimpleTuner) -> None:
+    def fail_at_a_step(event: Event) -> None:
+        if isinstance(event, StepDone):
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        run_training(make_plan(), fail_at_a_step)
+
+    assert states() == ("stopped", "pending")
+    assert simpletuner.processes() == []
+
+
+def test_no_token_is_written_anywhere(
+    train: Train, simpletuner: FakeSimpleTuner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = "hf_" + "Secret" * 5
+    monkeypatch.setenv("HF_TOKEN", token)
+    simpletuner.behave(slow="secret")
+
+    with pytest.raises(TrainingFailed) as caught:
+        train()
+
+    assert caught.value.tail[-1] == "401 Client Error for token=***"
+    assert "logging in with ***" in RUN.log(SLOW).read_text()
+    assert [path for path, content in contents(RUN.path).items() if token.encode() in content] == []
+
+
+# Before the trainer starts
+
+
+@pytest.fixture
+def no_simpletuner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither on PATH nor beside the interpreter."""
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+
+
+@pytest.mark.usefixtures("pair", "no_simpletuner")
+def test_without_simpletuner_nothing_is_written(tmp_path: Path) -> None:
+    with pytest.raises(SimpleTunerNotFound, match=f"no `simpletuner` .* {tmp_path}/bin"):
+        run_training(make_plan(), print)
+
+    assert not RUN.path.exists()
+
+
+def test_a_device_that_is_not_here_is_refused(train: Train) -> None:
+    with pytest.raises(DeviceUnavailable):  # on a Mac it is here, but FLUX does not train on it
+        train(device="mps")
+
+    assert not RUN.path.exists()
+
+
+@pytest.mark.parametrize("run", ["cat.txt/run", "/proc/run", "a" * 300])
+def test_a_run_folder_that_cannot_be_made_is_refused(
+    train: Train, simpletuner: FakeSimpleTuner, run: str
+) -> None:
+    with pytest.raises(SetupError, match=r"cannot write|there are 0\.0 free"):
+        train(run=Path(run))
+
+    assert simpletuner.starts == []
+
+
+def test_a_log_that_cannot_be_written_is_refused(
+    train: Train, simpletuner: FakeSimpleTuner
+) -> None:
+    simpletuner.behave(slow="unknown")
+    with pytest.raises(TrainingFailed):
+        train()
+    shutil.rmtree(RUN.path / "logs")
+    (RUN.path / "logs").touch()
+
+    with pytest.raises(SetupError, match="cannot write runs/cat/logs"):
+        train()
+
+    assert states() == ("stopped", "pending")
+
+
+# The pair's id
+
+
+def said(key: str) -> list[str]:
+    return [read_lora(RUN.lora(phase)).metadata.get(key, "") for phase in Phase]
+
+
+@needs_half
+def test_a_pair_gets_its_id_with_its_second_lora(
+    train: Train, simpletuner: FakeSimpleTuner
+) -> None:
+    half = read_lora(RUN.lora(SLOW)).metadata
+    assert load_manifest(RUN).pair_id is None
+    assert "glance.pair_id" not in half
+    assert half["modelspec.title"] == "cat (slow)"
+
+    train()
+
+    manifest = load_manifest(RUN)
+    assert said("glance.pair_id") == [manifest.pair_id] * 2
+    assert said("ss_output_name") == [f"cat-{str(manifest.pair_id)[:8]}-{p}" for p in Phase]
+    for phase in Phase:
+        record = manifest.phases[phase].lora
+        assert record is not None
+        assert record.sha256 == hash_file(RUN.lora(phase))
+
+
+@needs_half
+def test_a_run_that_an_older_glance_began_becomes_one_pair(
+    train: Train, simpletuner: FakeSimpleTuner
+) -> None:
+    header = read_header(RUN.lora(SLOW))
+    rewrite_metadata(header, {**header.metadata, "glance.pair_id": "0" * 16}, RUN.lora(SLOW))
+    manifest = load_manifest(RUN)
+    record = manifest.phases[SLOW].lora
+    assert record is not None
+    older = record.model_copy(update={"sha256": hash_file(RUN.lora(SLOW)), "data_sha256": None})
+    manifest.with_phase(SLOW, lora=older).save(RUN)
+
+    train()
+
+    assert simpletuner.phases == ["fast"]
+    after = load_manifest(RUN)
+    assert said("glance.pair_id") == [after.pair_id] * 2
+    assert "0" * 16 not in said("modelspec.description")[0]
+
+
+@needs_whole
+def test_a_pair_that_an_older_glance_trained_keeps_its_id(
+    train: Train, simpletuner: FakeSimpleTuner
+) -> None:
+    manifest = load_manifest(RUN)
+    for phase in Phase:
+        record = manifest.phases[phase].lora
+        assert record is not None
+        manifest = manifest.with_phase(phase, lora=record.model_copy(update={"data_sha256": None}))
+    manifest.save(RUN)
+    before = load_manifest(RUN).pair_id
+
+    train()
+
+    assert simpletuner.phases == []
+    assert before == load_manifest(RUN).pair_id == json.loads(RUN.manifest.read_text())["pair_id"]
+
+
+@needs_whole
+def test_equal_trainings_are_equal_files_and_one_pair(
+    train: Train, simpletuner: FakeSimpleTuner, trained: Trained
+) -> None:
+    train(restart=True, phases=(FAST,))
+    train(restart=True)
+
+    for phase in Phase:
+        whole = RunFolder(trained.whole)
+        assert RUN.lora(phase).read_bytes() == whole.lora(phase).read_bytes()
+
+
+@needs_whole
+def test_the_same_settings_with_other_tensors_are_another_pair(
+    train: Train, simpletuner: FakeSimpleTuner
+) -> None:
+    before = load_manifest(RUN).pair_id
+    simpletuner.behave(fast="other tensors")
+
+    train(restart=True, phases=(FAST,))
+
+    after = load_manifest(RUN).pair_id
+    assert after != before
+    assert said("glance.pair_id") == [after, after]
+    assert said("modelspec.title")[0] == f"cat-{str(after)[:8]} (slow)"
+
+
+@needs_whole
+@pytest.mark.parametrize("last", Phase)
+def test_a_crash_between_the_headers_and_their_record_loses_nothing(
+    train: Train, simpletuner: FakeSimpleTuner, trained: Trained, last: Phase
+) -> None:
+    before = load_manifest(RUN)
+    (other,) = (phase for phase in Phase if phase is not last)
+    record = before.phases[other].lora
+    assert record is not None
+    older = record.model_copy(update={"sha256": "0" * 64})  # without the id it had another header
+    before.with_phase(other, lora=older).with_phase(
+        last, state=PhaseState.TRAINING, lora=None
+    ).save(RUN)
+
+    train()
+
+    assert simpletuner.phases == []
+    after = load_manifest(RUN)
+    assert after.pair_id == before.pair_id
+    assert [after.phases[phase].lora for phase in Phase] == [
+        before.phases[phase].lora for phase in Phase
+    ]
+
+
+@needs_half
+def test_a_pair_whose_other_file_has_gone_meanwhile_is_recorded_all_the_same(
+    train: Train, simpletuner: FakeSimpleTuner
+) -> None:
+    def lose_the_slow_one(event: Event) -> None:
+        if isinstance(event, StepDone):
+            RUN.lora(SLOW).unlink(missing_ok=True)
+
+    run_training(make_plan(phases=(FAST,)), lose_the_slow_one)
+
+    assert states() == ("done", "done")
+    train()
+    assert simpletuner.phases == ["fast", "slow"]
+    assert said("glance.pair_id") == [load_manifest(RUN).pair_id] * 2
+
+
+# Checkpoints
+
+REPETITIONS = 200
+
+
+@pytest.fixture
+def sealer() -> Sealer:
+    return Sealer(state_folder())
+
+
+def observe(sealer: Sealer, told: list[Event]) -> Monitor:
+    return Monitor(
+        RUN,
+        SLOW,
+        device=0,
+        timesteps=5,
+        losses=LossLog(RUN.losses(SLOW), start=1),
+        sealer=sealer,
+        sink=told.append,
+    )
+
+
+def resume(sealer: Sealer) -> Resumption:
+    return choose_checkpoint(RUN, SLOW, sealer, is_ours=True, trust=False)
+
+
+def test_a_checkpoint_survives_an_end_at_any_moment_after_it_is_written(sealer: Sealer) -> None:
+    """The trainer is gone before its event is sent, while it is heard, or while it is sealed."""
+    rng = random.Random(20261129)
+    unheard = 0
+    for _ in range(REPETITIONS):
+        shutil.rmtree(OUTPUT, ignore_errors=True)
+        told: list[Event] = []
+        monitor = observe(sealer, told)
+
+        def tell(monitor: Monitor, delay: float) -> None:
+            time.sleep(delay)
+            monitor.on_event(CheckpointSaved(SLOW, f"{OUTPUT}/checkpoint-12"))
+
+        with suppress(KeyboardInterrupt), monitor.watching(list):
+            make_checkpoint(12)
+            telling = threading.Thread(target=tell, args=(monitor, rng.uniform(0, 0.002)))
+            telling.start()
+            time.sleep(rng.uniform(0, 0.002))
+            raise KeyboardInterrupt
+        telling.join()
+
+        assert resume(sealer) == Resumption(12, ())
+        unheard += not any(isinstance(event, CheckpointSealed) for event in told)
+    assert 0 < unheard < REPETITIONS, "both ways were tried"
+
+
+def test_a_checkpoint_that_is_told_too_late_makes_no_noise(
+    sealer: Sealer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monitor = observe(sealer, [])
+    with monitor.watching(list):
+        make_checkpoint(12)
+
+    monitor.on_event(CheckpointSaved(SLOW, f"{OUTPUT}/checkpoint-12"))
+
+    assert resume(sealer) == Resumption(12, ())
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["checkpoint-12-rolling", "checkpoint-12-tmp", "gone"])
+def test_what_is_no_checkpoint_is_not_sealed(name: str, sealer: Sealer) -> None:
+    told: list[Event] = []
+    monitor = observe(sealer, told)
+    with monitor.watching(list):
+        if name != "gone":
+            make_checkpoint(12).rename(OUTPUT / name)
+        monitor.on_event(CheckpointSaved(SLOW, f"{OUTPUT}/{name}"))
+
+    assert not any(isinstance(event, CheckpointSealed) for event in told)
+    assert not list(Path(OUTPUT).glob("*/glance.seal"))
+
+
+def test_an_earlier_checkpoint_is_not_the_one_that_was_asked_for() -> None:
+    stopping = Stopping(RUN, seconds=60)
+    stopping.ask({SLOW: 25})
+
+    stopping.note_saved(SLOW, 24)
+    waits = stopping.seconds_left()
+    stopping.note_saved(SLOW, 25)
+
+    assert waits
+    assert stopping.seconds_left() == 0
