@@ -1,18 +1,146 @@
-"""What is decided before anything is loaded: places, and what is there already."""
+"""What is decided before anything is loaded: the schedule; an image again, from its record."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from fakes.pairs import glance_header, write_lora, write_run
+from fakes.pairs import glance_header, write_lora, write_pair, write_run
 from fakes.plans import plan, pretend
+from PIL import Image
 
-from glance.core.errors import InputError, SetupError
+from glance.core.device import Quantize
+from glance.core.errors import InputError, LoraError, ScheduleError, UsageError
 from glance.core.phase import Phase
-from glance.sampling.plan import GenerationPlan
+from glance.models.base import BaseModel
+from glance.models.families import find_family
+from glance.sampling.lora_pair import LoraPair
+from glance.sampling.plan import GenerationPlan, decide_schedule
+from glance.sampling.provenance import read_record
+from glance.sampling.request import InferRequest
+from glance.sampling.settings import SampleSettings, resolve_sample_settings
+from glance.schedule.lists import PRESETS, Schedule
+from glance.schedule.options import ScheduleOptions
+from glance.schedule.shift import derive_schedule
+
+GUIDE, PAPER = PRESETS["guide"].schedule, PRESETS["paper"].schedule
 
 
-def names(planned: GenerationPlan) -> list[str]:
-    return [str(one.output) for one in planned.images]
+def decided(
+    trained: Schedule | None,
+    *sizes: tuple[int, int],
+    family: str = "flux",
+    loras: tuple[Phase, ...] = tuple(Phase),
+    **request: Any,
+) -> tuple[Schedule, list[str]]:
+    row = find_family(family)
+    pictures = [
+        resolve_sample_settings(row, prompt="x", width=width, height=height, loras=loras)
+        for width, height in sizes or ((1024, 1024),)
+    ]
+    pair = LoraPair(base=BaseModel(row, row.default_model), schedule=trained, side=1024)
+    return decide_schedule(InferRequest(**request), pair, pictures)
+
+
+def test_what_was_trained_is_run() -> None:
+    assert decided(PAPER) == (PAPER, [])
+
+
+def test_without_any_word_it_is_the_guides() -> None:
+    assert decided(None)[0] is GUIDE
+
+
+def test_timesteps_that_a_lora_was_not_trained_on_are_warned_of() -> None:
+    found, notes = decided(GUIDE, schedule=ScheduleOptions(fast_timesteps="886.7053,500,20"))
+
+    assert found.fast_timesteps == (886.7053, 500, 20)
+    assert notes == [
+        "the fast LoRA runs at timesteps 886.705 500 20, "
+        "it was trained on 886.705 745.073 562.951 320.08 20",
+    ]
+
+
+def test_a_part_of_the_trained_list_is_no_reason_to_warn() -> None:
+    assert decided(GUIDE, schedule=ScheduleOptions(fast_timesteps="886.7053,20"))[1] == []
+
+
+def test_nobody_is_warned_of_a_lora_that_is_not_used() -> None:
+    assert decided(GUIDE, schedule="paper", loras=())[1] == []
+
+
+def test_reshift_moves_the_teachers_steps_to_those_of_another_size() -> None:
+    found = decided(PAPER, (512, 512), reshift=True)[0]
+
+    there = derive_schedule(find_family("flux").shift, (512, 512))
+    assert found.slow_timesteps == pytest.approx(there.slow_timesteps, abs=3e-4)
+    assert found.fast_timesteps == pytest.approx(there.fast_timesteps, abs=3e-4)
+    assert found.name == "paper for 512x512"
+
+
+def test_reshift_keeps_the_end_of_a_schedule_that_is_stretched_to_one() -> None:
+    found = decided(GUIDE, (512, 768), family="qwen_image", reshift=True)[0]
+
+    there = derive_schedule(find_family("qwen_image").shift, (512, 768))
+    assert found.fast_timesteps == pytest.approx(there.fast_timesteps, abs=2e-3)
+    assert found.fast_timesteps[-1] == pytest.approx(20, abs=1e-3)
+
+
+def test_reshift_to_the_same_size_changes_nothing() -> None:
+    assert decided(GUIDE, reshift=True)[0].slow_timesteps == GUIDE.slow_timesteps
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes", "message"),
+    [
+        ("sd3", [(512, 512)], "has the same schedule at every size"),
+        ("flux", [(512, 512), (256, 512)], "several sizes: 256x512, 512x512"),
+    ],
+)
+def test_reshift_that_cannot_be_is_refused(
+    family: str, sizes: list[tuple[int, int]], message: str
+) -> None:
+    with pytest.raises(ScheduleError, match=message):
+        decided(GUIDE, *sizes, family=family, reshift=True)
+
+
+def test_the_models_own_schedule_is_that_of_the_images_size() -> None:
+    options = ScheduleOptions(name="auto", slow_steps=2, fast_steps=3)
+    found = decided(None, (512, 512), schedule=options)[0]
+
+    shift = find_family("flux").shift
+    assert shift is not None
+    assert found == derive_schedule(shift, (512, 512), slow_steps=2, fast_steps=3)
+
+
+@pytest.mark.parametrize("name", ["auto", "own"])
+def test_a_derived_schedule_is_for_one_size(name: str) -> None:
+    with pytest.raises(ScheduleError, match=f"--schedule {name} gives one schedule"):
+        decided(None, (512, 512), (1024, 1024), schedule=name)
+
+
+def test_sampling_at_another_size_than_trained_says_what_that_changes() -> None:
+    (note,) = decided(PAPER, (512, 512))[1]
+
+    assert "trained at 1024x1024" in note
+    assert "stays less in the noise (shift 1.88 instead of 3.16)" in note
+    assert "--reshift" in note
+
+
+@pytest.mark.parametrize(
+    ("family", "size"), [("sd3", (512, 512)), ("flux", (1024, 1024)), ("flux", (1008, 1024))]
+)
+def test_nothing_is_said_where_size_changes_nothing(family: str, size: tuple[int, int]) -> None:
+    assert decided(GUIDE, size, family=family)[1] == []
+
+
+def test_nothing_is_said_of_a_size_that_nobody_knows_or_of_loras_that_do_not_run() -> None:
+    row = find_family("flux")
+    picture = resolve_sample_settings(row, prompt="x", width=512, height=512)
+    unknown = LoraPair(base=BaseModel(row, row.default_model), schedule=PAPER)
+
+    assert decide_schedule(InferRequest(), unknown, [picture]) == (PAPER, [])
+    assert decided(PAPER, (512, 512), loras=())[1] == []
 
 
 @pytest.fixture(autouse=True)
@@ -20,164 +148,211 @@ def _run() -> None:
     write_run(Path("runs/cat"))
 
 
-# --- places --------------------------------------------------------------------------------------
+# --- again, from an image -----------------------------------------------------------------------
 
 
-def test_pictures_go_to_the_runs_images_and_are_named_for_prompt_and_seed() -> None:
-    assert names(plan(seeds=(1, 2))) == [
-        "runs/cat/images/a-hill-1.png",
-        "runs/cat/images/a-hill-2.png",
-    ]
+def again(source: Path, **request: Any) -> GenerationPlan:
+    return plan(prompts=(), from_image=source, **request)
 
 
-def test_one_picture_goes_exactly_where_it_is_sent() -> None:
-    Path("x.png").write_bytes(b"older")
+def test_a_image_is_repeated_in_every_setting() -> None:
+    wanted = plan(
+        seeds=(7,),
+        slow_guidance=2.0,
+        fast_scale=0.5,
+        width=128,
+        schedule=ScheduleOptions(fast_timesteps="886,500"),
+        loras=(Phase.FAST,),
+        quantize=Quantize.FP8,
+    )
 
-    assert names(plan(output=Path("x.png"))) == ["x.png"]
+    found = again(pretend(wanted.images[0]))
 
-
-def test_several_pictures_sent_to_one_file_get_their_seeds() -> None:
-    assert names(plan(seeds=(1, 2), output=Path("x.webp"))) == ["x-1.webp", "x-2.webp"]
-
-
-def test_a_path_without_an_ending_is_a_folder() -> None:
-    assert names(plan(output=Path("new/pictures"))) == ["new/pictures/a-hill-0.png"]
-
-
-def test_equal_pictures_of_one_command_get_numbers() -> None:
-    assert names(plan(seeds=(1, 1))) == [
-        "runs/cat/images/a-hill-1.png",
-        "runs/cat/images/a-hill-1-2.png",
-    ]
+    assert found.images[0].record.key() == wanted.images[0].record.key()
+    assert found.settings == wanted.settings
+    assert (found.schedule, found.quantize) == (wanted.schedule, Quantize.FP8)
+    assert found.loras.keys() == {Phase.FAST}
 
 
-def test_a_line_may_name_its_picture() -> None:
-    Path("p.jsonl").write_text('{"prompt": "a", "output": "first.jpg"}\n{"prompt": "b"}')
+def test_flags_go_over_what_a_image_says() -> None:
+    source = pretend(plan(seeds=(7,), slow_guidance=2.0).images[0])
 
-    planned = plan(prompts=(), prompt_file=Path("p.jsonl"), output=Path("out"))
+    found = plan(prompts=("a sea",), from_image=source, width=128).settings
 
-    assert names(planned) == ["out/first.jpg", "out/b-0.png"]
-
-
-@pytest.mark.parametrize("output", ["x.gif", "x.bmp"])
-def test_an_unknown_format_is_refused_before_anything_is_loaded(output: str) -> None:
-    with pytest.raises(InputError, match="is not a picture format"):
-        plan(output=Path(output))
+    assert (found.prompt, found.seed, found.slow_guidance, found.width) == ("a sea", 7, 2.0, 128)
 
 
-def test_a_prompt_that_jpeg_has_no_room_for_is_refused_before_anything_is_loaded() -> None:
-    long = ("a hill " * 10_000,)
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_image_names_no_folder_and_finds_all_that_is_moved_with_it(*, by_hand: bool) -> None:
+    Path("anna/a customer").mkdir(parents=True)
+    Path("runs").rename("anna/a customer/runs")
+    loras = write_pair(Path("anna/a customer/loras")) if by_hand else {}
+    given = (
+        {**loras, "model": "acme/tiny"} if by_hand else {"run": Path("anna/a customer/runs/cat")}
+    )
+    picture = pretend(plan(output=Path("anna/pictures/x.png"), **given).images[0])
+    Path("anna").rename("ben")
+    picture = Path("ben/pictures/x.png")
 
-    with pytest.raises(InputError, match="JPEG has room for"):
-        plan(prompts=long, output=Path("x.jpg"))
-    assert plan(prompts=long, output=Path("x.jpg"), metadata=False).images
-    assert plan(prompts=long, output=Path("x.png")).images
+    record = read_record(picture)
+    found = again(picture)
 
-
-def test_a_place_that_cannot_be_written_is_refused() -> None:
-    Path("file").write_text("")
-
-    with pytest.raises(SetupError, match=r"--output file/x\.png: nothing can be written there"):
-        plan(output=Path("file/x.png"))
-
-
-# --- going on ------------------------------------------------------------------------------------
-
-
-def test_an_interrupted_command_goes_on_with_what_is_missing() -> None:
-    pretend(plan(seeds=(1, 2, 3)).images[1])
-
-    again = plan(seeds=(1, 2, 3))
-
-    assert [one.is_done for one in again.images] == [False, True, False]
-    assert names(again)[1] == "runs/cat/images/a-hill-2.png"
+    assert b"customer" not in picture.read_bytes()
+    assert set(record.run or "..") <= set("./~0123456789abcdefcat")
+    assert found.images[0].record.key() == record.key()
+    assert {path.resolve().parts[-3:-2] for path in found.loras.values()} <= {
+        ("output",),
+        ("a customer",),
+    }
 
 
-@pytest.mark.parametrize("output", [None, Path("x.png")])
-def test_a_single_picture_that_is_there_is_done_as_one_of_several_is(output: Path | None) -> None:
-    first = pretend(plan(output=output).images[0])
+def test_a_image_of_a_moved_run_finds_it() -> None:
+    source = pretend(plan().images[0])
+    Path("runs").rename("kept")
 
-    (again,) = plan(output=output).images
-    anew, other = plan(output=output, restart=True), plan(output=output, slow_scale=0.5)
-
-    assert (again.output, again.is_done) == (first, True)
-    assert [(one.output, one.is_done) for one in anew.images] == [(first, False)]
-    (changed,) = other.images
-    place = Path("x.png") if output else first.with_stem("a-hill-0-2")
-    assert (changed.output, changed.is_done) == (place, False)
+    assert again(Path("kept") / source.relative_to("runs")).loras[Phase.SLOW].is_file()
 
 
-def test_what_is_to_lie_beside_a_picture_must_be_there_too() -> None:
-    picture = pretend(plan().images[0])
-
-    (without,) = plan(save_latents=True).images
-    picture.with_suffix(".latents.safetensors").write_text("")
-
-    assert (without.output, without.is_done) == (picture, False)
-    assert plan(save_latents=True).images[0].is_done
-
-
-def test_a_picture_that_says_nothing_of_itself_is_never_taken_for_another() -> None:
-    pretend(plan().images[0])
-
-    (again,) = plan(metadata=False).images
-
-    assert (again.output.name, again.is_done) == ("a-hill-0-2.png", False)
-
-
-def test_equal_pictures_are_found_again_each_in_its_own_place() -> None:
-    for one in plan(seeds=(1, 1)).images:
-        pretend(one)
-
-    again = plan(seeds=(1, 1, 1)).images
-
-    assert [one.is_done for one in again] == [True, True, False]
-    assert again[2].output.name == "a-hill-1-3.png"
-
-
-def test_prompts_that_begin_alike_are_not_looked_for_one_by_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    prompts = tuple(f"{'a very long beginning ' * 3} {number}" for number in range(200))
-    looks, exists = [], Path.exists
-    monkeypatch.setattr(Path, "exists", lambda path: looks.append(path) or exists(path))
-
-    planned = names(plan(prompts=prompts))
-
-    assert len(set(planned)) == len(prompts)
-    assert len(looks) < 20 * len(prompts)  # not their square
-
-
-def test_a_picture_of_other_settings_is_neither_taken_nor_lost() -> None:
-    pretend(plan(seeds=(1, 2), slow_scale=0.5).images[0])
-
-    first, second = plan(seeds=(1, 2)).images
-
-    assert (first.output.name, first.is_done) == ("a-hill-1-2.png", False)
-    assert (second.output.name, second.is_done) == ("a-hill-2.png", False)
-
-
-def test_restart_paints_over_what_the_same_command_has_painted() -> None:
-    pretend(plan(seeds=(1, 2)).images[0])
-
-    first, _ = plan(seeds=(1, 2), restart=True).images
-
-    assert (first.output.name, first.is_done) == ("a-hill-1.png", False)
-
-
-def test_another_lora_is_another_picture() -> None:
-    pretend(plan(seeds=(1, 2)).images[0])
+def test_a_image_whose_lora_was_trained_again_is_refused() -> None:
+    source = pretend(plan().images[0])
     lora = Path("runs/cat/output/glance-slow/pytorch_lora_weights.safetensors")
     write_lora(lora, glance_header(Phase.SLOW), fill=2.0)
 
-    assert [one.is_done for one in plan(seeds=(1, 2)).images] == [False, False]
+    with pytest.raises(LoraError, match=r"is not the file that .* was made with") as caught:
+        again(source)
+
+    assert "--run, or --slow-lora and --fast-lora" in (caught.value.problems[0].hint or "")
 
 
-def test_a_moved_run_goes_on_where_it_was() -> None:
-    pretend(plan(seeds=(1, 2)).images[0])
-    Path("elsewhere").mkdir()
-    moved = Path("runs/cat").rename("elsewhere/dog")
+def test_another_lora_that_is_asked_for_is_taken_and_mentioned() -> None:
+    source = pretend(plan().images[0])
+    files = write_pair(Path("other"))
+    write_lora(Path(files["slow_lora"]), glance_header(Phase.SLOW), fill=2.0)
 
-    first, second = plan(seeds=(1, 2), run=moved).images
+    found = again(source, **files, model="acme/tiny")
 
-    assert (first.is_done, second.is_done) == (True, False)
+    assert f"the slow LoRA is not that of {source}" in found.notes
+
+
+def test_a_image_of_files_finds_them_from_where_it_lies() -> None:
+    files = write_pair(Path("loras"))
+    source = pretend(plan(**files, model="acme/tiny", output=Path("out/x.png")).images[0])
+    shutil.rmtree("runs")
+
+    found = again(source)
+
+    assert {path.name for path in found.loras.values()} == {"slow.safetensors", "fast.safetensors"}
+
+
+def test_other_versions_are_mentioned() -> None:
+    picture = plan().images[0]
+    old = picture.record.model_copy(update={"versions": {"torch": "1.0"}})
+    source = pretend(replace(picture, record=old))
+
+    assert any("was made with torch 1.0, here is" in note for note in again(source).notes)
+
+
+def test_a_image_of_somebody_elses_is_refused() -> None:
+    Image.new("RGB", (8, 8)).save("x.png")
+
+    with pytest.raises(InputError, match="carries no record of its making"):
+        again(Path("x.png"))
+
+
+def test_records_hold_no_absolute_path() -> None:
+    source = pretend(plan(**write_pair(Path("loras")), model="acme/tiny").images[0])
+
+    record = read_record(source)
+
+    assert str(Path.cwd()) not in record.model_dump_json()
+    assert record.loras[0].file == "loras/slow.safetensors"
+
+
+# --- saved latents -------------------------------------------------------------------------------
+
+
+def write_latents(settings: SampleSettings | None = None, **request: Any) -> Path:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    record = plan(**request).images[0].record
+    if settings is not None:
+        record = record.model_copy(update={"settings": settings})
+    path = Path("runs/cat/images/x.latents.safetensors")
+    path.parent.mkdir()
+    save_file({"latents": np.zeros((1, 16, 64))}, path, {"glance": record.model_dump_json()})
+    return path
+
+
+def test_latents_bring_prompt_seed_and_size() -> None:
+    path = write_latents(seeds=(5,), width=128)
+
+    found = plan(prompts=(), init_latents=path)
+
+    assert (found.settings.prompt, found.settings.seed, found.settings.width) == ("A hill.", 5, 128)
+    assert found.loras.keys() == {Phase.FAST}
+
+
+def test_latents_that_went_elsewhere_alone_ask_for_the_lora() -> None:
+    path = write_latents().rename("x.latents.safetensors")
+    lora = write_pair(Path("loras"))["fast_lora"]
+
+    with pytest.raises(LoraError, match="which is not there any more"):
+        plan(init_latents=path)
+    assert plan(init_latents=path, fast_lora=lora, model="acme/tiny").loras == {
+        Phase.FAST: Path(lora)
+    }
+
+
+@pytest.mark.parametrize("flags", [{"seeds": (3,)}, {"count": 2}])
+def test_latents_have_their_noise_already(flags: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="saved latents are past that"):
+        plan(init_latents=write_latents(), **flags)
+
+
+def test_latents_that_do_not_fit_are_refused_with_every_reason() -> None:
+    path = write_latents()
+
+    with pytest.raises(InputError) as caught:
+        plan(init_latents=path, width=128, schedule="paper")
+
+    assert [one.message for one in caught.value.problems] == [
+        f"{path} holds latents at timestep 886.705, the fast phase begins at 926.647",
+        f"{path} holds latents of 64x64 pixels, not of 128x64",
+    ]
+
+
+def test_a_file_of_something_else_holds_no_latents() -> None:
+    path = write_lora(Path("x.safetensors"))
+
+    with pytest.raises(InputError, match="holds no latents of glance's"):
+        plan(init_latents=path)
+
+
+def test_a_image_generated_from_latents_asks_for_them() -> None:
+    source = pretend(plan(init_latents=write_latents()).images[0])
+
+    with pytest.raises(InputError, match="was generated from saved latents"):
+        again(source)
+
+
+# --- an image that was made of another one ------------------------------------------------------
+
+
+def test_a_image_finds_what_it_was_made_of_and_a_changed_one_is_another_picture() -> None:
+    Path("model/transformer").mkdir(parents=True)
+    Path("model/transformer/config.json").write_text('{"zero_cond_t": true}')
+    Path("model/model_index.json").write_text('{"_class_name": "QwenImageEditPlusPipeline"}')
+    write_run(Path("runs/edit"), family="qwen_image_edit_2511", model="../../model")
+    Image.new("RGB", (64, 64), "red").save("before.png")
+    wanted = {"run": Path("runs/edit"), "reference": Path("before.png"), "seeds": (1, 2)}
+    picture = plan(**wanted).images[0]
+    source = pretend(picture)
+
+    found = again(source).images[0]
+
+    assert found.settings.reference == Path("before.png")
+    assert found.record.key() == picture.record.key()
+    Image.new("RGB", (64, 64), "blue").save("before.png")
+    assert [one.is_done for one in plan(**wanted).images] == [False, False]
+    assert any("the reference is not that of" in note for note in again(source).notes)

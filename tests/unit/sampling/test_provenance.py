@@ -63,7 +63,7 @@ def make_record(*, settings: SampleSettings | None = None, **changes: Any) -> Re
     return Record(**{**usual, **changes})
 
 
-def painted() -> Image.Image:
+def gradient() -> Image.Image:
     return Image.linear_gradient("L").resize((48, 32)).convert("RGB")
 
 
@@ -71,7 +71,7 @@ def with_chunk(text: str) -> Path:
     """A PNG as somebody else might write it."""
     chunks = PngImagePlugin.PngInfo()
     chunks.add_text("glance", text)
-    painted().save("foreign.png", pnginfo=chunks)
+    gradient().save("foreign.png", pnginfo=chunks)
     return Path("foreign.png")
 
 
@@ -94,7 +94,7 @@ def refusal(path: Path) -> str:
 def test_what_is_written_is_read_back(name: str, prompt: str) -> None:
     record = make_record(settings=make_settings(prompt=prompt, negative_prompt=prompt[::-1]))
 
-    write_image(painted(), Path("new") / name, record)
+    write_image(gradient(), Path("new") / name, record)
 
     assert read_record(Path("new") / name) == record
 
@@ -112,7 +112,7 @@ def test_every_field_is_read_back() -> None:
         glance="0.0.9",
     )
 
-    write_image(painted(), Path("x.jpg"), record)
+    write_image(gradient(), Path("x.jpg"), record)
 
     assert read_record(Path("x.jpg")) == record
     assert Record.model_fields.keys() == record.model_fields_set | {"schema_version"}
@@ -121,7 +121,7 @@ def test_every_field_is_read_back() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_same_picture_and_record_are_the_same_bytes(name: str) -> None:
     for folder in ("one", "two"):
-        write_image(painted(), Path(folder) / name, make_record())
+        write_image(gradient(), Path(folder) / name, make_record())
 
     assert (Path("one") / name).read_bytes() == (Path("two") / name).read_bytes()
 
@@ -136,7 +136,7 @@ def test_no_pixel_changes(name: str) -> None:
 
 
 def test_jpeg_keeps_the_resolution_of_colours() -> None:
-    write_image(painted(), Path("x.jpg"), None)
+    write_image(gradient(), Path("x.jpg"), None)
 
     with Image.open("x.jpg") as picture:
         assert {layer[1:3] for layer in picture.layer} == {(1, 1)}  # type: ignore[attr-defined]
@@ -144,7 +144,7 @@ def test_jpeg_keeps_the_resolution_of_colours() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_without_a_record_there_is_no_metadata(name: str) -> None:
-    image = painted()
+    image = gradient()
     image.info = {"comment": b"mine", "icc_profile": b"mine", "exif": b"mine", "xmp": b"mine"}
 
     write_image(image, Path(name), None)
@@ -170,7 +170,7 @@ def test_parameters_are_the_web_uis_infotext() -> None:
         "a cat,\n"
         "in the rain\n"
         "Negative prompt: dogs\n"
-        "Steps: 10, Sampler: Euler, Schedule type: seed, CFG scale: 3.5, Seed: 7, "
+        "Steps: 10, Sampler: Euler, Schedule type: guide, CFG scale: 3.5, Seed: 7, "
         "Size: 1024x768, Model: FLUX.1-dev, "
         'Lora hashes: "lora-slow: aaaaaaaaaa, lora-fast: bbbbbbbbbb", '
         f"Version: glance {__version__}"
@@ -184,7 +184,7 @@ def test_values_with_commas_and_quotes_are_quoted() -> None:
 
     assert format_parameters(record) == (
         "a cat\n"
-        "Steps: 10, Sampler: Euler, Schedule type: seed, CFG scale: 4, Seed: 7, "
+        "Steps: 10, Sampler: Euler, Schedule type: guide, CFG scale: 4, Seed: 7, "
         r'Size: 1024x768, Model: "a, \"b\"", Lora hashes: "-one.v2-slow: aaaaaaaaaa", '
         f"Version: glance {__version__}"
     )
@@ -197,7 +197,7 @@ def test_without_loras_there_are_no_hashes() -> None:
 def test_png_has_them_in_a_text_chunk() -> None:
     record = make_record(settings=make_settings(prompt=UNICODE))
 
-    write_image(painted(), Path("x.png"), record)
+    write_image(gradient(), Path("x.png"), record)
 
     with Image.open("x.png") as picture:
         assert picture.info["parameters"] == format_parameters(record)
@@ -208,7 +208,7 @@ def test_png_has_them_in_a_text_chunk() -> None:
 def test_the_others_have_them_in_the_exif_comment(name: str) -> None:
     record = make_record(settings=make_settings(prompt=UNICODE))
 
-    write_image(painted(), Path(name), record)
+    write_image(gradient(), Path(name), record)
 
     with Image.open(name) as picture:
         exif = picture.getexif()
@@ -221,7 +221,7 @@ def test_the_others_have_them_in_the_exif_comment(name: str) -> None:
 def test_a_prompt_too_long_for_both_leaves_the_record_in_jpeg() -> None:
     record = make_record(settings=make_settings(prompt="x" * 40_000))
 
-    write_image(painted(), Path("x.jpg"), record)
+    write_image(gradient(), Path("x.jpg"), record)
 
     assert read_record(Path("x.jpg")) == record
     with Image.open("x.jpg") as picture:
@@ -231,7 +231,7 @@ def test_a_prompt_too_long_for_both_leaves_the_record_in_jpeg() -> None:
 def test_a_prompt_too_long_for_jpeg_is_refused() -> None:
     with pytest.raises(InputError) as caught:
         write_image(
-            painted(), Path("x.jpg"), make_record(settings=make_settings(prompt="x" * 65_000))
+            gradient(), Path("x.jpg"), make_record(settings=make_settings(prompt="x" * 65_000))
         )
 
     assert "JPEG has room for 65,533" in str(caught.value)
@@ -243,7 +243,7 @@ def test_the_longest_prompts_fit_elsewhere(name: str) -> None:
     longest = "🐈" * 65_536
     record = make_record(settings=make_settings(prompt=longest, negative_prompt=longest))
 
-    write_image(painted(), Path(name), record)
+    write_image(gradient(), Path(name), record)
 
     assert (read_record(Path(name)) == record) is True
 
@@ -252,7 +252,7 @@ def test_the_longest_prompts_fit_elsewhere(name: str) -> None:
 def test_a_prompt_that_is_no_text_does_not_cost_the_picture(name: str) -> None:
     record = make_record(settings=make_settings(prompt="caf\udce9"))
 
-    write_image(painted(), Path(name), record)
+    write_image(gradient(), Path(name), record)
 
     assert format_parameters(record).startswith("caf?\n")
     assert "surrogates not allowed" in refusal(Path(name))
@@ -274,7 +274,7 @@ def full_disk(size: int) -> Iterator[None]:
 
 def failure(path: Path) -> GlanceError:
     with pytest.raises(GlanceError) as caught:
-        write_image(painted(), path, make_record())
+        write_image(gradient(), path, make_record())
     return caught.value
 
 
@@ -330,7 +330,7 @@ def test_what_is_no_picture_is_refused() -> None:
 def test_a_foreign_picture_carries_no_record(name: str) -> None:
     exif = Image.Exif()
     exif[DESCRIPTION] = "a cat"
-    painted().save(name, exif=exif)
+    gradient().save(name, exif=exif)
 
     with pytest.raises(InputError) as caught:
         read_record(Path(name))
@@ -343,7 +343,7 @@ def test_a_foreign_picture_carries_no_record(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_picture_cut_short_is_read_or_refused(name: str) -> None:
     record = make_record()
-    write_image(painted(), Path(name), record)
+    write_image(gradient(), Path(name), record)
     whole = Path(name).read_bytes()
 
     outcomes = set()
@@ -415,7 +415,7 @@ def test_a_huge_record_is_refused_unread() -> None:
 def test_a_small_chunk_that_unfolds_into_a_huge_one_is_refused() -> None:
     chunks = PngImagePlugin.PngInfo()
     chunks.add_text("glance", " " * 2**24, zip=True)
-    painted().save("bomb.png", pnginfo=chunks)
+    gradient().save("bomb.png", pnginfo=chunks)
 
     assert Path("bomb.png").stat().st_size < 2**15
     assert refusal(Path("bomb.png")).startswith("picture bomb.png cannot be read")
