@@ -82,6 +82,21 @@ class Cell:
         """How it was made, in words."""
         return self.variant.label(self.steps)
 
+    @property
+    def distance(self) -> float | None:
+        """That of its final latents to the teacher's."""
+        return self.figures.get("latents")
+
+    @property
+    def psnr(self) -> float | None:
+        """Peak signal-to-noise ratio to the teacher's image, decibels; 100 at the most."""
+        return self.figures.get("psnr")
+
+    @property
+    def ssim(self) -> float | None:
+        """Structural similarity to the teacher's image; 1: the same."""
+        return self.figures.get("ssim")
+
     def to_json(self) -> dict[str, Any]:
         """Return all but the pixels."""
         found = {name: self.figures.get(name) for name in ("latents", "psnr", "ssim")}

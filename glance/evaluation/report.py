@@ -195,17 +195,16 @@ def save_sheet(
 
 
 def _lines(cell: Cell, side: int) -> Iterator[str]:
-    figures = cell.figures
     yield cell.label
     if cell.seconds is not None:
         yield f"{cell.seconds:.2f} s"
-    if "latents" in figures:
-        yield f"latents {figures['latents']:.3f}"
+    if cell.distance is not None:
+        yield f"latents {cell.distance:.3f}"
     if cell.words:
         yield from wrap(cell.words, int(side / _LETTER), max_lines=2, placeholder=" ...")
-    elif "psnr" in figures and "ssim" in figures:
-        yield f"SSIM {figures['ssim']:.3f}"
-        yield f"PSNR {figures['psnr']:.1f} dB"
+    elif cell.psnr is not None and cell.ssim is not None:
+        yield f"SSIM {cell.ssim:.3f}"
+        yield f"PSNR {cell.psnr:.1f} dB"
 
 
 def place_picture(

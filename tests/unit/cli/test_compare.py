@@ -38,8 +38,8 @@ def compared() -> None:
 
 
 @pytest.mark.usefixtures("compared")
-def test_it_prints_the_sheets_path_a_table_and_the_verdict(glance: Callable) -> None:
-    done = glance("compare", "--device", "cpu")
+def test_it_prints_the_sheets_path_a_table_and_the_verdict(invoke: Glance) -> None:
+    done = invoke("compare", "--device", "cpu")
 
     assert (done.code, done.err) == (0, "using the newest finished run, runs/cat\n")
     assert (
@@ -60,7 +60,7 @@ the base's 50 than the base itself along the same sigmas (latents 0.200 against 
 
 
 @pytest.mark.usefixtures("compared")
-def test_a_dry_run_says_what_is_to_be_sampled_and_what_is_there(glance: Callable) -> None:
+def test_a_dry_run_says_what_is_to_be_sampled_and_what_is_there(invoke: Glance) -> None:
     prompts = (
         "--prompt",
         "a hill",
@@ -72,8 +72,8 @@ def test_a_dry_run_says_what_is_to_be_sampled_and_what_is_there(glance: Callable
         "--quiet",
     )
 
-    shown = glance("compare", *prompts)
-    document = glance("compare", *prompts, "--json").document
+    shown = invoke("compare", *prompts)
+    document = json.loads(invoke("compare", *prompts, "--json").out)
 
     assert (shown.code, shown.err) == (0, "")
     assert "side by side  base, 50 steps\n" in shown.out
@@ -85,32 +85,35 @@ def test_a_dry_run_says_what_is_to_be_sampled_and_what_is_there(glance: Callable
 
 
 @pytest.mark.usefixtures("compared")
-def test_json_is_what_the_file_holds(glance: Callable) -> None:
+def test_json_is_what_the_file_holds(invoke: Glance) -> None:
     prompts = ("--prompt", "a hill", "--prompt", "a sea")
 
-    done = glance("compare", "--device", "cpu", *prompts, "--output", "out", "--json", "--quiet")
+    done = invoke("compare", "--device", "cpu", *prompts, "--output", "out", "--json", "--quiet")
 
     assert (done.code, done.err) == (0, "")
-    assert done.document == {"sheet": "out/sheet.png", **read_figures(Path("out"))}
-    assert [row["prompt"] for row in done.document["rows"]] == ["a hill", "a sea"]
-    assert done.document["rows"][0]["variants"]["both"] == {
+    document = json.loads(done.out)
+    assert document == {"sheet": "out/sheet.png", **read_figures(Path("out"))}
+    assert [row["prompt"] for row in document["rows"]] == ["a hill", "a sea"]
+    assert document["rows"][0]["variants"]["both"] == {
         "steps": 10, "seconds": None, "was_cached": True, "latents": 0.2, "psnr": 32.0, "ssim": 0.8,
     }  # fmt: skip
-    assert done.document["means"]["both"]["ssim"] == {"mean": 0.8, "low": None, "high": None}
+    assert document["means"]["both"]["ssim"] == {"mean": 0.8, "low": None, "high": None}
 
 
 @pytest.mark.parametrize(("flags", "worth"), [((), 5), (("--no-worth",), None)])
 def test_eight_pictures_have_a_verdict(
-    glance: Callable, flags: tuple[str, ...], worth: int | None
+    invoke: Glance, flags: tuple[str, ...], worth: int | None
 ) -> None:
     write_run(RUN)
     plan = plan_comparison(CompareRequest(RUN, ("a hill", "a sea"), count=4, device="cpu"))
     fill_cache(plan)
     fill_worth(plan)
-    prompts = ("--prompt", "a hill", "--prompt", "a sea", "--count", 4)
+    prompts = ("--prompt", "a hill", "--prompt", "a sea", "--count", "4")
 
-    shown = glance("compare", "--device", "cpu", *prompts, *flags, "--quiet")
-    document = glance("compare", "--device", "cpu", *prompts, *flags, "--json", "--quiet").document
+    shown = invoke("compare", "--device", "cpu", *prompts, *flags, "--quiet")
+    document = json.loads(
+        invoke("compare", "--device", "cpu", *prompts, *flags, "--json", "--quiet").out
+    )
 
     last = shown.out.splitlines()[-1]
     assert last == document["sentence"]
@@ -128,16 +131,16 @@ def test_eight_pictures_have_a_verdict(
 
 
 @pytest.mark.usefixtures("compared")
-def test_what_is_cached_needs_no_model(glance: Callable) -> None:
-    done = glance("compare", "--device", "cpu", "--quiet")
+def test_what_is_cached_needs_no_model(invoke: Glance) -> None:
+    done = invoke("compare", "--device", "cpu", "--quiet")
 
     assert (done.code, done.err) == (0, "")
     assert (RUN / "images/compare/pictures/1-both.png").is_file()
 
 
 @pytest.mark.usefixtures("compared")
-def test_nothing_that_lies_in_the_run_says_where_it_is(glance: Callable) -> None:
-    assert glance("compare", "--device", "cpu", "--quiet").code == 0
+def test_nothing_that_lies_in_the_run_says_where_it_is(invoke: Glance) -> None:
+    assert invoke("compare", "--device", "cpu", "--quiet").code == 0
 
     assert str(Path.cwd()) not in (RUN / "images/compare/compare.json").read_text()
 
@@ -193,15 +196,15 @@ class TestTrain:
         assert "when what follows is mended: glance compare --run runs/cat\n" in done.err
 
     @pytest.mark.usefixtures("fully_trained", "simpletuner")
-    def test_it_ends_with_one_sentence(self, glance: Glance) -> None:
+    def test_it_ends_with_one_sentence(self, invoke: Glance) -> None:
         from glance.evaluation.compare import NEUTRAL_PROMPT
 
         prompts = ("a grey circle", NEUTRAL_PROMPT)
         fill_cache(plan_comparison(CompareRequest(RUN, prompts, device="cpu")))
 
-        done = glance(*TRAIN, "--compare")
-        quiet = glance(*TRAIN, "--compare", "--quiet")
-        document = glance(*TRAIN, "--compare", "--json", "--quiet").document
+        done = invoke(*TRAIN, "--compare")
+        quiet = invoke(*TRAIN, "--compare", "--quiet")
+        document = json.loads(invoke(*TRAIN, "--compare", "--json", "--quiet").out)
 
         assert done.code == 0
         assert "the sheet to look at: runs/cat/images/compare/sheet.png\n" in done.err

@@ -81,7 +81,7 @@ class TestPlan:
         with pytest.raises(RunError, match="caption cannot be read") as refused:
             plan_comparison(CompareRequest(run=RUN, device="cpu"))
 
-        assert refused.value.problems[0].hint == 'say what to paint: --prompt "..."'
+        assert refused.value.problems[0].hint == 'say what to generate: --prompt "..."'
 
     def test_prompts_seeds_and_counts_make_the_rows(self) -> None:
         write_run(RUN)
