@@ -105,7 +105,7 @@ def _train(model: Path, resolution: int, device: Device) -> Measured:
         *(sys.executable, "-m", "glance", "train", "--image", str(_PICTURE)),
         *("--model", str(model), "--run", "run", "--resolution", str(resolution)),
         *("--phase", "slow", "--steps", str(_STEPS), "--device", device.value),
-        *("--launcher", "direct", "--quiet", "--events", "events.jsonl"),
+        *("--launcher", "direct", "--verbose", "--events", "events.jsonl"),
     ]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         folder = Path(place)

@@ -110,7 +110,7 @@ ResolutionOption = Annotated[
     ),
 ]
 CropOption = Annotated[
-    str, typer.Option(help="Show it whole, its center, its corner; several: whole,center.")
+    str, typer.Option(help="Show it whole or its center; both: whole,center.")
 ]
 DeviceOption = Annotated[DeviceChoice, typer.Option(help="Where to run; decides precision.")]
 DevicesOption = Annotated[

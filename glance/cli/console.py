@@ -152,13 +152,15 @@ class Console:
     def progress(self, events: Path | None = None) -> Iterator[EventSink]:
         """Yield a sink that shows events and, if asked, logs them to the file `events`.
 
+        The trainer's lines and its memory, most of what it tells, are logged with --verbose alone.
         A moving bar is gone at the end of the block, however that comes.
         """
         log = _EventLog(events) if events else None
 
         def sink(event: Event) -> None:
             self.on_event(event)
-            if log and (problem := log.write(event)):
+            is_logged = self.verbose or not isinstance(event, TrainerSaid | MemoryUsed)
+            if log and is_logged and (problem := log.write(event)):
                 self.warn(problem)
 
         try:

@@ -148,7 +148,7 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
     base = BaseModel.resolve(request.model, base=request.base, family=request.family)
     checks = Checks()
     overrides = checks.make(lambda: parse_overrides(request.overrides))
-    devices = checks.make(lambda: parse_devices(request.devices))
+    devices = checks.make(lambda: parse_devices(request.gpu_ids))
     settings = checks.make(lambda: _resolve_settings(request, base, run, overrides or {}))
     side = settings.resolution if settings else base.family.resolution
     # by the area of a square SimpleTuner trains
@@ -199,7 +199,7 @@ def put_together(
         restart=request.restart,
         trust=request.trust,
         stop_within=request.stop_within,
-        launcher=request.launcher,
+        launcher=Launcher(request.launcher),
         devices=devices[: len(request.phases)],
         reference=reference,
         notes=notes,
@@ -223,12 +223,12 @@ def plan_settings(request: TrainRequest) -> tuple[BaseModel, TrainSettings]:
 
 
 def parse_devices(text: str) -> tuple[int, ...]:
-    """Return the accelerators of --devices, by number; raise SettingsError."""
+    """Return the accelerators of --gpu-ids, by number; raise SettingsError."""
     devices = [part.strip() for part in text.split(",")]
     if len(devices) > len(Phase) or not all(re.fullmatch(r"[0-9]{1,4}", one) for one in devices):
         raise SettingsError(
-            f"--devices {text}: not the number of one accelerator, or of two",
-            hint="--devices 1, or for both phases at once --devices 0,1",
+            f"--gpu-ids {text}: not the number of one accelerator, or of two",
+            hint="--gpu-ids 1, or for both phases at once --gpu-ids 0,1",
         )
     return tuple(map(int, devices))
 
@@ -251,7 +251,7 @@ def _resolve_settings(
         resolution=_parse_resolutions(request, base),
         crops=_parse_crops(request.crop),
         seed=request.seed,
-        preset=resolve_preset(request.preset),
+        preset=resolve_preset(request.vram),
         sample_every=request.sample_every,
         sample_prompt=request.sample_prompt,
         overrides=overrides,
@@ -405,7 +405,7 @@ def _schedule_notes(
     lists = [own.phase(phase).timesteps for phase in Phase]
     if lists == [schedule.phase(phase).timesteps for phase in Phase]:
         return ()
-    shown = " and ".join(",".join(f"{value:g}" for value in one) for one in lists)
+    shown = " and ".join(",".join(f"{value:.0f}" for value in one) for one in lists)
     return (
         f"the timesteps are the guide's, made for Qwen-Image; of {base.family.title} at {side}x"
         f"{side} --schedule {AUTO_SCHEDULE} takes {shown}",

@@ -39,6 +39,8 @@ def test_it_prints_the_run_and_talks_on_stderr(
         )
         == """\
 cat.png is trained at 64x64
+the timesteps are the guide's, made for Qwen-Image; of FLUX.1 at 64x64 --schedule auto takes \
+1000,974,948,921,893 and 864,704,513,284,31
 slow: training 5 steps
 slow: Starting SimpleTuner
 slow: Loading the model
@@ -84,7 +86,8 @@ def test_json_is_one_document_and_events_go_to_a_file(
     lora = done.document["phases"]["slow"]["lora"]
     assert lora["path"] == "output/glance-slow/pytorch_lora_weights.safetensors"
     events = [json.loads(line) for line in Path("events.jsonl").read_text().splitlines()]
-    assert [event["event"] for event in events if event["event"] != "TrainerSaid"] == [
+    assert [event["event"] for event in events] == [
+        "Noted",
         "Noted",
         "PhaseStarted",
         "StageEntered",
@@ -92,6 +95,14 @@ def test_json_is_one_document_and_events_go_to_a_file(
         *["StepDone", "CheckpointSaved"] * 5,
         "PhaseFinished",
     ]
+
+
+def test_what_the_trainer_says_is_an_event_where_much_is_asked_for(
+    invoke: Glance, simpletuner: FakeSimpleTuner
+) -> None:
+    invoke(*TRAIN, "--phase", "slow", "--quiet", "--verbose", "--events", "events.jsonl")
+
+    assert '"event": "TrainerSaid"' in Path("events.jsonl").read_text()
 
 
 def test_events_can_go_to_stdout(invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
@@ -106,7 +117,7 @@ def test_a_reader_that_leaves_ends_it_quietly(
     start_glance: StartGlance, simpletuner: FakeSimpleTuner
 ) -> None:
     simpletuner.behave(slow="raving")
-    running = start_glance(*TRAIN, "--quiet", "--events", "-")
+    running = start_glance(*TRAIN, "--quiet", "--verbose", "--events", "-")
 
     running.stop_reading()
 
