@@ -1,15 +1,21 @@
-"""`glance export diffusers`: both LoRAs, the schedule and a script that needs no glance."""
+"""`glance export diffusers`: both LoRAs, the schedule and a script that needs no glance.
 
+The script is text made of the family's row. It does what `glance.sampling.pipeline` does, written
+out for one family, and is held to the same image.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from string import Template
+from typing import Any, Final
 
 from glance.core.errors import InputError
 from glance.core.files import find_place
 from glance.core.phase import Phase
 from glance.interop.export import Exported, Source, list_files, whole_folder
-from glance.interop.script import render_script, usage
-from glance.sampling.settings import resolve_sample_settings
-from glance.schedule.file import ScheduleFile
+from glance.models.families import Family, Latents, Negative
+from glance.sampling.settings import SampleSettings, resolve_sample_settings
 
 DIFFUSERS: Final = "0.42.1"
 """The version of diffusers that exports are proven with."""
@@ -59,9 +65,9 @@ def render_diffusers(source: Source, *, prompt: str | None = None) -> dict[str, 
         prompt="none yet" if prompt is None else prompt,
     )
     script = render_script(source.family, settings, model=model, prompt=prompt)
-    file = ScheduleFile.model_validate({"name": schedule.name, **schedule.to_json()})
+    file = json.dumps({"name": schedule.name, **schedule.to_json()}, indent=2, ensure_ascii=False)
     return {
-        "schedule.json": file.render().encode(),
+        "schedule.json": f"{file}\n".encode(),
         "generate.py": script.encode(),
         "README.md": _render_readme(source, model=model, prompt=prompt).encode(),
     }
@@ -101,3 +107,265 @@ It was proven with diffusers {DIFFUSERS}. It hands over sigmas: diffusers 0.40 a
 `timesteps=` without a word, and every version would shift the sigmas but for the scheduler in the
 script.
 """
+
+
+_WIDTH: Final = 100  # of a line of the script
+_SCRIPT: Final = Template('''\
+"""Generate an image with two LoRAs: the slow one over the first sigmas, the fast one for the rest.
+
+Usage: python generate.py$example
+"""
+
+import argparse
+import json
+${import_sys}from pathlib import Path
+
+import torch
+$imports
+
+HERE = Path(__file__).parent
+CUDA, MPS = torch.cuda.is_available(), torch.backends.mps.is_available()
+$constants
+
+
+class VerbatimScheduler(FlowMatchEulerDiscreteScheduler):
+    """Runs the sigmas it is given; diffusers' own shifts them and ends each list at 0."""
+
+    end_sigma = 0.0
+
+    def set_timesteps(self, num_inference_steps=None, device=None, sigmas=None, mu=None):
+        self.sigmas = torch.tensor([*sigmas, self.end_sigma], device=device)
+        self.timesteps = self.sigmas[:-1] * self.config.num_train_timesteps
+        self.num_inference_steps = len(sigmas)
+        self._step_index = self._begin_index = None
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser()
+$arguments
+    parser.add_argument("--output", default="image.png")
+    parser.add_argument("--device", default="cuda" if CUDA else "mps" if MPS else "cpu")
+    parser.add_argument("--offload", action="store_true", help="for a GPU of little memory")
+    return parser.parse_args()
+
+
+def load_pipeline(args):
+    dtype = torch.float32 if args.device == "cpu" else torch.bfloat16
+$load
+    for phase in GUIDANCE:
+        pipeline.load_lora_weights(HERE, weight_name=f"{phase}.safetensors", adapter_name=phase)
+    pipeline.scheduler = VerbatimScheduler.from_config(pipeline.scheduler.config)
+    if args.offload:
+        pipeline.enable_model_cpu_offload(device=args.device)
+    else:
+        pipeline.to(args.device)
+    return pipeline
+
+
+@torch.inference_mode()
+def generate(pipeline, args):
+    schedule = json.loads((HERE / "schedule.json").read_text(encoding="utf-8"))
+${prepare}    result = None  # the slow phase's latents, then the image
+    for phase, end_sigma in (("slow", schedule["fast"]["sigmas"][0]), ("fast", 0.0)):
+        pipeline.set_adapters(phase)
+        pipeline.scheduler.end_sigma = end_sigma
+        result = pipeline(
+$call
+        ).images
+${after_phase}    return result[0]
+
+
+if __name__ == "__main__":
+    args = parse_arguments()
+    generate(load_pipeline(args), args).save(args.output)
+''')
+
+_REFERENCE: Final = Template("""\
+    picture = load_image(args.reference)
+    scale = ($side**2 / (picture.width * picture.height)) ** 0.5
+    fitting = [max($step, round(side * scale / $step) * $step) for side in picture.size]
+    args.width, args.height = args.width or fitting[0], args.height or fitting[1]
+    module = sys.modules[$pipeline.__module__]
+    module.VAE_IMAGE_SIZE = $side**2  # the area at which the transformer is shown the reference
+    ratio = picture.width / picture.height
+    width, height = module.calculate_dimensions(module.CONDITION_IMAGE_SIZE, ratio)
+    small = pipeline.image_processor.resize(picture, height, width)  # for the text encoder
+""")
+_FIXED_AREA: Final = """\
+    # It scales any size to this area; a little more, so that rounding down loses no row of pixels.
+    side = (args.width * args.height) ** 0.5 * (1 + 1e-6)
+    pipeline.default_sample_size = side / pipeline.vae_scale_factor
+"""
+_KEEP: Final = """\
+    kept = {}
+
+    def keep(pipeline, step, timestep, tensors):
+        kept.update(tensors)
+        return tensors
+
+"""
+_BOOL_MASKS: Final = """\
+    # The floats that it returns would be added to the attention instead of masking it.
+    text |= {name: mask.bool() for name, mask in text.items() if name.endswith("attention_mask")}
+"""
+_AS_GRID: Final = """\
+        if phase == "slow":  # it gives tokens, (1, height/16 * width/16, channels), takes a grid
+            result = kept["latents"].permute(0, 2, 1)
+            result = result.reshape(1, -1, args.height // 16, args.width // 16)
+"""
+
+
+def render_script(
+    family: Family, settings: SampleSettings, *, model: str | None, prompt: str | None
+) -> str:
+    """Return the script, in ruff's format.
+
+    `settings` gives guidance and size. What it generates unless told otherwise: `prompt` with
+    `model`, a Hub id; without them the script asks for them.
+    """
+    return _SCRIPT.substitute(
+        example=_example(family, model=model, prompt=prompt),
+        import_sys="import sys\n" if family.edits else "",
+        imports="\n".join(_imports(family)),
+        constants="\n".join(_constants(family, settings)),
+        arguments="\n".join(_arguments(family, settings, model=model, prompt=prompt)),
+        load="\n".join(_load(family)),
+        prepare="".join(_prepare(family, settings)),
+        call="\n".join(f"            {argument}," for argument in _call(family)),
+        after_phase=_AS_GRID if family.latents is Latents.TOKENS_FROM_GRID else "",
+    )
+
+
+def usage(family: Family, *, model: str | None, prompt: str | None) -> str:
+    """Return a command that runs the script."""
+    return f"python generate.py{_example(family, model=model, prompt=prompt)}"
+
+
+def _example(family: Family, *, model: str | None, prompt: str | None) -> str:
+    needed = (
+        ' --prompt "a red bicycle"' if prompt is None else "",
+        " --reference before.png" if family.edits else "",
+        " --model path/to/the/base" if model is None else "",
+    )
+    return "".join(needed)
+
+
+def _imports(family: Family) -> Iterable[str]:
+    classes = sorted(("FlowMatchEulerDiscreteScheduler", family.pipeline))
+    yield f"from diffusers import {', '.join(classes)}"
+    if family.edits:
+        yield "from diffusers.utils import load_image"
+    if family.borrowed and family.borrowed.parts:
+        yield f"from transformers import {', '.join(sorted(family.borrowed.parts.values()))}"
+
+
+def _constants(family: Family, settings: SampleSettings) -> Iterable[str]:
+    guidance = {phase.value: settings.guidance(phase) for phase in Phase}
+    yield f"GUIDANCE = {json.dumps(guidance)}"
+    names = ["None" if name is None else f'"{name}"' for name in family.text.outputs]
+    yield "# what encode_prompt returns, by the names under which the pipeline takes it"
+    yield _spread("TEXT = (", names, ")")
+    if family.borrowed and family.borrowed.parts:
+        yield f"LENDER = {_quoted(family.borrowed.model)}  # has what the base model lacks"
+
+
+def _arguments(
+    family: Family, settings: SampleSettings, *, model: str | None, prompt: str | None
+) -> Iterable[str]:
+    asked = {
+        "prompt": _default(prompt),
+        "seed": "type=int, default=0",
+        "width": "type=int" if family.edits else f"type=int, default={settings.width}",
+        "height": "type=int" if family.edits else f"type=int, default={settings.height}",
+        **({"reference": _default(None)} if family.edits else {}),
+        "model": _default(model),
+    }
+    for name, how in asked.items():
+        yield f'    parser.add_argument("--{name}", {how})'
+
+
+def _load(family: Family) -> Iterable[str]:
+    parts = dict(family.borrowed.parts) if family.borrowed else {}
+    for part, class_name in parts.items():
+        place = ["LENDER", f'subfolder="{part}"']
+        dtype = [] if "tokenizer" in part else ["torch_dtype=dtype"]
+        yield _spread(f"    {part} = {class_name}.from_pretrained(", [*place, *dtype], ")")
+    given = [f"{part}={part}" for part in parts]
+    arguments = ["args.model", "torch_dtype=dtype", *given]
+    yield _spread(f"    pipeline = {family.pipeline}.from_pretrained(", arguments, ")")
+
+
+def _prepare(family: Family, settings: SampleSettings) -> Iterable[str]:
+    """Yield what stands before the two phases."""
+    if family.edits:
+        yield _REFERENCE.substitute(
+            side=settings.reference_side, step=family.size_multiple, pipeline=family.pipeline
+        )
+    if family.has_fixed_area:
+        yield _FIXED_AREA
+    yield from (f"{line}\n" for line in _encode(family, settings))
+    if family.text.has_bool_masks:
+        yield _BOOL_MASKS
+    if family.latents is Latents.TOKENS_FROM_GRID:
+        yield _KEEP
+
+
+def _encode(family: Family, settings: SampleSettings) -> Iterable[str]:
+    needs_negative = settings.needs_negative(family)
+    named = "name: value for name, value in zip(TEXT, outputs, strict=True) if name"
+    more = [*_literals(family.text.arguments), *(["image=[small]"] if family.edits else [])]
+    if family.text.negative is Negative.TOGETHER:
+        more.insert(0, f"do_classifier_free_guidance={needs_negative}")
+    if family.text.negative is Negative.APART and needs_negative:
+        yield ""
+        yield '    def encode(prompt, prefix=""):'
+        yield _spread("        outputs = pipeline.encode_prompt(", ["prompt=prompt", *more], ")")
+        yield f"        return {{prefix + {named}}}"
+        yield ""
+        yield '    text = encode(args.prompt) | encode("", prefix="negative_")'
+    else:
+        yield _spread("    outputs = pipeline.encode_prompt(", ["prompt=args.prompt", *more], ")")
+        yield f"    text = {{{named}}}"
+
+
+def _call(family: Family) -> Iterable[str]:
+    """Yield the arguments of the pipeline."""
+    yield "**text"
+    if family.edits:
+        yield "image=[picture]"
+    yield "latents=result"
+    yield 'sigmas=schedule[phase]["sigmas"]'
+    yield f"{family.guidance.argument}=GUIDANCE[phase]"
+    yield from _literals(family.sampling_options)
+    yield "width=args.width"
+    yield "height=args.height"
+    yield 'generator=torch.Generator("cpu").manual_seed(args.seed)'
+    if family.latents is Latents.TOKENS_FROM_GRID:
+        yield "callback_on_step_end=keep"
+    yield 'output_type="latent" if phase == "slow" else "pil"'
+
+
+def _default(value: str | None) -> str:
+    return "required=True" if value is None else f"default={_quoted(value)}"
+
+
+def _literals(arguments: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name}={_quoted(value) if isinstance(value, str) else repr(value)}"
+        for name, value in arguments.items()
+    ]
+
+
+def _quoted(text: str) -> str:
+    """Return `text` as a Python literal in double quotes: JSON's escapes are Python's too."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _spread(opening: str, items: Sequence[str], closing: str) -> str:
+    """Return a bracketed list in a line, or an item a line where that is too long."""
+    flat = f"{opening}{', '.join(items)}{closing}"
+    if len(flat) <= _WIDTH:
+        return flat
+    margin = " " * (len(opening) - len(opening.lstrip()))
+    inner = "".join(f"{margin}    {item},\n" for item in items)
+    return f"{opening}\n{inner}{margin}{closing}"

@@ -65,29 +65,6 @@ _ASK_LISTS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImportRequest:
-    """What the user typed, unchecked."""
-
-    slow_lora: str | None = None
-    fast_lora: str | None = None
-    alpha: float | None = None
-    drops_text: bool = False
-    """Leave out what belongs to a text encoder."""
-    schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
-    family: str | None = None
-    model: str | None = None
-    base: str | None = None
-    image: Path | None = None
-    caption: str | None = None
-    reference: Path | None = None
-    run: Path | None = None
-
-    def __post_init__(self) -> None:
-        """Take a plain name for a schedule's options."""
-        object.__setattr__(self, "schedule", ScheduleOptions.of(self.schedule))
-
-
 @dataclass(frozen=True, slots=True)
 class ImportPlan:
     """The finished run that two LoRAs become."""

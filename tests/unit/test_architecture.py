@@ -160,7 +160,7 @@ def test_files_stay_short() -> None:
         ["schedule", "--schedule", "auto"],
         ["infer", "--prompt", "x"],
         ["info", "x.safetensors"],
-        ["import", "x"],
+        ["import", "--slow-lora", "x", "--fast-lora", "y"],
         ["export", "comfyui", "x"],
     ],
     ids=lambda arguments: arguments[0],

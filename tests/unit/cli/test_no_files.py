@@ -35,7 +35,6 @@ READ = {
     "LoRA of the teacher": ("distill", "--teacher-lora", "{x}.safetensors", *MODEL),
     "latents": ("infer", "--prompt", "a", "--no-lora", "--init-latents", "{x}.safetensors", *MODEL),
     "picture again": ("infer", "--from-image", "{x}.png"),
-    "config": ("import", "{x}.json"),
     "single file": ("train", "--image", "cat.png", "--model", "{x}.safetensors"),
     "model": ("train", "--image", "cat.png", "--model", "{x}-model", "--resolution", "64"),
     "run": ("infer", "--prompt", "a", "--run", "{x}-run"),

@@ -316,7 +316,7 @@ def test_a_pair_without_a_picture_needs_a_prompt() -> None:
     with pytest.raises(RunError, match="imported without its picture") as caught:
         plan_comfyui(source)
 
-    assert caught.value.problems[0].hint == 'say what to paint: --prompt "..."'
+    assert caught.value.problems[0].hint == 'say what to generate: --prompt "..."'
 
 
 def test_a_pair_without_a_picture_is_exported_with_a_prompt() -> None:

@@ -11,9 +11,8 @@ from fakes.pairs import write_run
 
 from glance.core.errors import GlanceError, InputError, SettingsError
 from glance.core.phase import Phase
-from glance.interop.diffusers import DIFFUSERS, export_diffusers
+from glance.interop.diffusers import DIFFUSERS, export_diffusers, render_script
 from glance.interop.export import Source, open_source
-from glance.interop.script import render_script
 from glance.models.families import FAMILIES, find_family
 from glance.models.lora.file import read_lora
 from glance.sampling.settings import resolve_sample_settings

@@ -85,11 +85,11 @@ def make_plan(run: Path = RUN, **changes: Any) -> HubPlan:
 
 
 def metadata(plan: HubPlan) -> Any:
-    return yaml.safe_load(plan.card.split("---\n")[1])
+    return yaml.safe_load(plan.card.text.split("---\n")[1])
 
 
 def body(plan: HubPlan) -> str:
-    return plan.card.split("---\n", 2)[2]
+    return plan.card.text.split("---\n", 2)[2]
 
 
 def contents(plan: HubPlan) -> dict[str, bytes]:
@@ -127,7 +127,7 @@ class TestMetadata:
         plan = make_plan()
 
         assert "base_model" not in metadata(plan)
-        assert "anna/flux" not in plan.card
+        assert "anna/flux" not in plan.card.text
         assert any("not on the Hub" in note for note in plan.notes)
 
     def test_a_single_file_of_a_transformer_has_no_base_model_on_the_hub(self) -> None:
@@ -204,7 +204,7 @@ class TestSample:
 
         plan = make_plan()
 
-        assert "at night" not in plan.card
+        assert "at night" not in plan.card.text
         assert [one["text"] for one in metadata(plan)["widget"]] == ["-"]
 
     def test_without_the_caption_no_prompt_can_be_told_from_it(self) -> None:
@@ -212,7 +212,7 @@ class TestSample:
         compare(run, make_row(prompt="a hill"))
         (run.path / "data/x.txt").unlink()
 
-        assert "a hill" not in make_plan().card
+        assert "a hill" not in make_plan().card.text
 
     def test_what_is_gone_is_named(self) -> None:
         run = make_run()
@@ -350,7 +350,7 @@ class TestText:
         plan = make_plan()
 
         assert metadata(plan)["license"] == "other"
-        assert plan.card.count("\n---\n") == 1
+        assert plan.card.text.count("\n---\n") == 1
         table = next(line for line in body(plan).splitlines() if "evil" in line)
         assert table.count("|") == 7
         assert not set("<>`$*\\\x1b") & set(table)
@@ -495,7 +495,7 @@ class TestSending:
 
         result = send_hub(plan, ignore)
 
-        assert "OWNER/cat:slow" in plan.card
+        assert "OWNER/cat:slow" in plan.card.text
         assert result["repo"] == "anna/cat"
         assert b"anna/cat:slow" in hub.repos["anna/cat"].files["README.md"]
         assert b"OWNER" not in hub.repos["anna/cat"].files["README.md"]

@@ -483,7 +483,7 @@ def test_exports_use_what_was_trained() -> None:
 
     export_comfyui(plan_comfyui(source), Path("comfy"))
     export_diffusers(source, Path("diffusers"))
-    card = plan_hub(HubRequest(source=source, repo="anna/tiny")).card
+    card = plan_hub(HubRequest(source=source, repo="anna/tiny")).card.text
 
     workflow = json.loads(Path("comfy/workflow-api.json").read_text())
     inputs = {node["class_type"]: node["inputs"] for node in workflow.values()}
