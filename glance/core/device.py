@@ -17,6 +17,17 @@ from uuid import UUID
 from glance.core.errors import DeviceUnavailable, Problem, SetupError, UsageError
 
 AUTO = "auto"
+_OPERATIONS_A_CYCLE: Final = MappingProxyType(
+    {(7, 5): 512, (8, 0): 2048, (8, 6): 512, (8, 9): 512, (9, 0): 4096, (10, 0): 8192, (12, 0): 512}
+)
+_CLOCK, _MULTIPROCESSORS, _MAJOR, _MINOR = 13, 16, 75, 76  # CUdevice_attribute in cuda.h
+CUDA_EXTRA: Final = "in glance's clone: uv sync --extra cuda"
+"""How to get what only NVIDIA's GPUs need; glance itself is on no index."""
+# Measured by Hugging Face for FLUX.1-dev at 1024x1024 in bf16 on an H100: the peak is 4.719 GiB
+# above what the weights take, 4832 bytes a pixel (huggingface.co/blog/diffusers-quantization).
+# It is the VAE's decoding. A quarter more, for VAEs that are not FLUX's.
+_BYTES_A_PIXEL: Final = 6144
+_DENOISING: Final = 4  # the transformer's own activations are at most this part of the decoding's
 
 
 class Device(StrEnum):
@@ -42,6 +53,32 @@ class Precision(StrEnum):
     BF16 = "bf16"
     FP16 = "fp16"
     FP32 = "fp32"
+
+
+class Memory(StrEnum):
+    """Where the weights wait until they are needed."""
+
+    AUTO = "auto"  # the first of full, offload and group that fits
+    FULL = "full"  # all on the device
+    OFFLOAD = "offload"  # on the device, one part after another
+    GROUP = "group"  # the transformer block by block, the next one on its way
+    SEQUENTIAL = "sequential"  # layer by layer
+
+
+class Quantize(StrEnum):
+    """How the weights of the transformer and of large text encoders are kept."""
+
+    NONE = "none"
+    BIT8 = "8bit"  # torchao, int8
+    BIT4 = "4bit"  # bitsandbytes, nf4
+    FP8 = "fp8"  # diffusers' layerwise casting, of the transformer only
+
+
+_PACKAGES: Final[Mapping[Quantize, tuple[str, str]]] = {
+    Quantize.BIT8: ("torchao", "in glance's clone: uv sync"),
+    Quantize.BIT4: ("bitsandbytes", CUDA_EXTRA),
+}
+_OFFLOADS: Final = (Memory.OFFLOAD, Memory.GROUP, Memory.SEQUENTIAL)
 
 
 def resolve_device(name: str) -> Device:
@@ -92,14 +129,6 @@ def require_compiler(device: Device) -> None:
         )
 
 
-def _torch_has(*libraries: str) -> bool:
-    spec = find_spec("torch")  # finds the package's folder, runs none of its code
-    folders = (
-        [Path(place) / "lib" for place in (spec.submodule_search_locations or ())] if spec else []
-    )
-    return any((folder / library).exists() for folder in folders for library in libraries)
-
-
 def cuda_device_count() -> int:
     """Return how many CUDA devices there are, CUDA_VISIBLE_DEVICES considered."""
     driver, count = _cuda_driver(), ctypes.c_int(0)
@@ -133,38 +162,6 @@ def speed(device: Device, number: int = 0) -> float | None:
             return None
 
 
-def _measure_cpu() -> float:
-    import numpy as np
-
-    side = 1024
-    matrix = np.ones((side, side), dtype=np.float32)
-    times = []
-    for _ in range(8):  # the best: the first starts threads, others are interrupted
-        began = time.perf_counter()
-        matrix @ matrix
-        times.append(time.perf_counter() - began)
-    return 2 * side**3 / min(times)
-
-
-_OPERATIONS_A_CYCLE: Final = MappingProxyType(
-    {(7, 5): 512, (8, 0): 2048, (8, 6): 512, (8, 9): 512, (9, 0): 4096, (10, 0): 8192, (12, 0): 512}
-)
-_CLOCK, _MULTIPROCESSORS, _MAJOR, _MINOR = 13, 16, 75, 76  # CUdevice_attribute in cuda.h
-
-
-def _reckon_cuda(number: int) -> float | None:
-    driver, device, value = _cuda_driver(), ctypes.c_int(0), ctypes.c_int(0)
-    if driver is None or driver.cuDeviceGet(ctypes.byref(device), number):
-        return None
-
-    def ask(attribute: int) -> int:
-        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
-        return value.value
-
-    operations = _OPERATIONS_A_CYCLE.get((ask(_MAJOR), ask(_MINOR)))
-    return None if operations is None else operations * ask(_MULTIPROCESSORS) * ask(_CLOCK) * 1e3
-
-
 def gpu_users(number: int = 0) -> list[tuple[int, int]]:
     """Return the processes that use one CUDA device, and how many bytes each.
 
@@ -187,56 +184,11 @@ def gpu_users(number: int = 0) -> list[tuple[int, int]]:
     return [(int(user.pid), user.usedGpuMemory or 0) for user in users]
 
 
-def _cuda_driver() -> ctypes.CDLL | None:
-    """Return the CUDA driver, ready; it honours CUDA_VISIBLE_DEVICES, as torch will."""
-    for name in ("libcuda.so.1", "nvcuda.dll"):
-        try:
-            driver = ctypes.CDLL(name)
-        except OSError:
-            continue
-        if driver.cuInit(0) == 0:
-            return driver
-    return None
-
-
 def cpu_cores() -> int:
     """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-class Memory(StrEnum):
-    """Where the weights wait until they are needed."""
-
-    AUTO = "auto"  # the first of full, offload and group that fits
-    FULL = "full"  # all on the device
-    OFFLOAD = "offload"  # on the device, one part after another
-    GROUP = "group"  # the transformer block by block, the next one on its way
-    SEQUENTIAL = "sequential"  # layer by layer
-
-
-class Quantize(StrEnum):
-    """How the weights of the transformer and of large text encoders are kept."""
-
-    NONE = "none"
-    BIT8 = "8bit"  # torchao, int8
-    BIT4 = "4bit"  # bitsandbytes, nf4
-    FP8 = "fp8"  # diffusers' layerwise casting, of the transformer only
-
-
-CUDA_EXTRA: Final = "in glance's clone: uv sync --extra cuda"
-"""How to get what only NVIDIA's GPUs need; glance itself is on no index."""
-_PACKAGES: Final[Mapping[Quantize, tuple[str, str]]] = {
-    Quantize.BIT8: ("torchao", "in glance's clone: uv sync"),
-    Quantize.BIT4: ("bitsandbytes", CUDA_EXTRA),
-}
-_OFFLOADS: Final = (Memory.OFFLOAD, Memory.GROUP, Memory.SEQUENTIAL)
-# Measured by Hugging Face for FLUX.1-dev at 1024x1024 in bf16 on an H100: the peak is 4.719 GiB
-# above what the weights take, 4832 bytes a pixel (huggingface.co/blog/diffusers-quantization).
-# It is the VAE's decoding. A quarter more, for VAEs that are not FLUX's.
-_BYTES_A_PIXEL: Final = 6144
-_DENOISING: Final = 4  # the transformer's own activations are at most this part of the decoding's
 
 
 def check_memory(
@@ -335,3 +287,49 @@ def choose_memory(sizes: Mapping[str, int], *, free: int, activations: int) -> M
     if max(largest + activations // _DENOISING, decoding) <= free:
         return Memory.OFFLOAD
     return Memory.GROUP
+
+
+def _torch_has(*libraries: str) -> bool:
+    spec = find_spec("torch")  # finds the package's folder, runs none of its code
+    folders = (
+        [Path(place) / "lib" for place in (spec.submodule_search_locations or ())] if spec else []
+    )
+    return any((folder / library).exists() for folder in folders for library in libraries)
+
+
+def _measure_cpu() -> float:
+    import numpy as np
+
+    side = 1024
+    matrix = np.ones((side, side), dtype=np.float32)
+    times = []
+    for _ in range(8):  # the best: the first starts threads, others are interrupted
+        began = time.perf_counter()
+        matrix @ matrix
+        times.append(time.perf_counter() - began)
+    return 2 * side**3 / min(times)
+
+
+def _reckon_cuda(number: int) -> float | None:
+    driver, device, value = _cuda_driver(), ctypes.c_int(0), ctypes.c_int(0)
+    if driver is None or driver.cuDeviceGet(ctypes.byref(device), number):
+        return None
+
+    def ask(attribute: int) -> int:
+        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+        return value.value
+
+    operations = _OPERATIONS_A_CYCLE.get((ask(_MAJOR), ask(_MINOR)))
+    return None if operations is None else operations * ask(_MULTIPROCESSORS) * ask(_CLOCK) * 1e3
+
+
+def _cuda_driver() -> ctypes.CDLL | None:
+    """Return the CUDA driver, ready; it honours CUDA_VISIBLE_DEVICES, as torch will."""
+    for name in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            driver = ctypes.CDLL(name)
+        except OSError:
+            continue
+        if driver.cuInit(0) == 0:
+            return driver
+    return None

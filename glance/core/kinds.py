@@ -13,13 +13,11 @@ from glance.core.files import open_file, unused_path
 if TYPE_CHECKING:
     from PIL import Image
 
-
 _HEAD: Final = 4096  # bytes, which tell a file's kind
 _REDUCED, _DNG_VERSION = (
     254,
     50706,
 )  # TIFF's tags: a smaller version of another picture; Adobe's raw
-
 _LFS: Final = "a Git LFS pointer, not the file itself"
 _HTML: Final = "a page of HTML, perhaps an error message"
 _SVG: Final = "a vector drawing (SVG)"
@@ -29,7 +27,6 @@ _JXL: Final = "a JPEG XL picture"
 _PSD: Final = "a Photoshop document"
 _RAW: Final = "a camera's raw photo"
 _VIDEO: Final = "a video"
-
 _BY_HEAD: Final = tuple(
     (re.compile(pattern, re.DOTALL), name)
     for pattern, name in (
@@ -149,14 +146,6 @@ def refuse_preview(path: Path, what: str, found: Findings) -> None:
     )
 
 
-def _conversion(kind: str, path: Path) -> str:
-    command = _CONVERTERS.get(kind)
-    if command is None:
-        return "save it as PNG in the program that made it"
-    new = unused_path(path.with_suffix(".png"))
-    return f"save it as PNG: {command.format(old=quoted(path), new=quoted(new))}"
-
-
 def explain_tensors(path: Path) -> tuple[str, str] | None:
     """Return what a file is that should be safetensors, and what to do; None: it looks whole.
 
@@ -177,6 +166,14 @@ def explain_tensors(path: Path) -> tuple[str, str] | None:
     # what the name says, where the content says nothing: a pickle may begin with anything
     is_strange = found is not None and found[0].startswith(("no safetensors", "text"))
     return _PICKLE if is_strange and path.suffix.lower() in _PICKLE_NAMES else found
+
+
+def _conversion(kind: str, path: Path) -> str:
+    command = _CONVERTERS.get(kind)
+    if command is None:
+        return "save it as PNG in the program that made it"
+    new = unused_path(path.with_suffix(".png"))
+    return f"save it as PNG: {command.format(old=quoted(path), new=quoted(new))}"
 
 
 def _explain_head(head: bytes, path: Path) -> tuple[str, str] | None:

@@ -19,8 +19,6 @@ _OTHER_SUFFIXES = (
     *(".txt.txt", ".caption.txt", ".txt.caption", "_caption.txt", "-caption.txt"),
     *(".text", ".captions", ".cap", ".tags", ".md"),
 )
-
-
 _PICTURES: Final = r"\.(?:png|jpe?g|webp|bmp|gif|tiff?|heic|heif|avif)"
 _FILE_NAME: Final = re.compile(
     rf"@?\S+(?:\.(?:txt|caption|text|md|tags|jsonl?|csv|tsv|ya?ml)|{_PICTURES}|/)"
@@ -29,7 +27,6 @@ _FILE_NAME: Final = re.compile(
 )
 _ADDRESS: Final = re.compile(r"(?:https?|file|s3|gs|hf)://\S+", re.IGNORECASE)
 _IN_WORDS: Final = "write what the picture shows, in words"
-
 # What is trained as words and was hardly meant so. Each is a habit of another program, or a script
 # that went wrong; none is so sure that the text is refused.
 _SUSPECTS: Final = tuple(
@@ -152,6 +149,22 @@ def examine_caption(
     return _judge(text, what, remedy, found)
 
 
+def estimate_tokens(text: str) -> float:
+    """Return about how many tokens a text is: 1.3 a word, or one for four characters."""
+    return max(1.3 * len(text.split()), len(text) / 4)
+
+
+def check_length(text: str, text_tokens: int, found: Findings) -> None:
+    """Warn of a text that is longer than what the model reads."""
+    estimate = estimate_tokens(text)
+    if estimate > text_tokens:
+        found.warn(
+            f"the caption has about {estimate:.0f} tokens, but the model reads {text_tokens}: "
+            "what lies beyond is cut",
+            "shorten it, or put what matters first",
+        )
+
+
 def _refuse_foreign(text: ForeignText, file: Path, image: Path, what: str, found: Findings) -> None:
     """Refuse what is not UTF-8, with a command that writes it anew and checks that."""
     message = text.explain(what)
@@ -189,22 +202,6 @@ def _near_misses(image: Path) -> list[Path]:
 def _folded(name: str) -> str:
     """Return a name without what people and file systems differ in: case, accents' form, spaces."""
     return unicodedata.normalize("NFC", name).casefold().replace(" ", "")
-
-
-def estimate_tokens(text: str) -> float:
-    """Return about how many tokens a text is: 1.3 a word, or one for four characters."""
-    return max(1.3 * len(text.split()), len(text) / 4)
-
-
-def check_length(text: str, text_tokens: int, found: Findings) -> None:
-    """Warn of a text that is longer than what the model reads."""
-    estimate = estimate_tokens(text)
-    if estimate > text_tokens:
-        found.warn(
-            f"the caption has about {estimate:.0f} tokens, but the model reads {text_tokens}: "
-            "what lies beyond is cut",
-            "shorten it, or put what matters first",
-        )
 
 
 def _judge(text: str, what: str, remedy: str, found: Findings) -> str | None:

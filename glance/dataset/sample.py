@@ -56,6 +56,18 @@ class Examination:
     warnings: tuple[Problem, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where a pair goes: whole, and as it is trained."""
+
+    data: Path
+    references: Path
+    views: Mapping[Path, View] = field(default_factory=dict)
+    """The trainer's folders, each of one picture alone: it takes all that it finds."""
+    shown_reference: tuple[Path, Size] | None = None
+    """The trainer's folder of the reference, and its size there."""
+
+
 def examine_sample(
     image: Path,
     *,
@@ -138,40 +150,6 @@ def identity(pixels: Image.Image, caption: str, reference: Image.Image | None = 
     return digest.hexdigest()
 
 
-def _fingerprint(pixels: Image.Image) -> bytes:
-    return f"{pixels.width}x{pixels.height}\n".encode() + pixels.tobytes()
-
-
-def _examine_reference(
-    reference: Path | None,
-    image: Image.Image | None,
-    resolution: int | None,
-    found: Findings,
-    *,
-    edits: bool,
-) -> Image.Image | None:
-    if reference is None:
-        if edits:
-            found.refuse(
-                "no reference: this family edits a picture, so it needs the one to begin with",
-                "pass it with --reference; --image is what it shall become, the caption says how",
-            )
-        return None
-    if not edits:
-        found.refuse(
-            f"reference {shown(reference)}: this family paints from text alone",
-            "drop --reference, or train a family that edits: such as Qwen-Image-Edit",
-        )
-        return None
-    pixels = examine_picture(reference, resolution, found, word="reference")
-    if pixels is not None and image is not None and _fingerprint(pixels) == _fingerprint(image):
-        found.warn(
-            f"reference {shown(reference)} is the image itself: there is no edit to learn",
-            "give the picture before the edit",
-        )
-    return pixels
-
-
 def examine_picture(
     path: Path, resolution: int | None, found: Findings, *, word: str = "image"
 ) -> Image.Image | None:
@@ -231,43 +209,6 @@ def fitting_area(path: Path, usual: int) -> int:
     return there if there < usual and _is_near(there, usual) else usual
 
 
-def _is_near(side: int, usual: int) -> bool:
-    return side >= usual / 2
-
-
-def _check_header(picture: Image.Image, what: str, resolution: int | None, found: Findings) -> bool:
-    """Report what shows before decoding; tell whether it is a single picture."""
-    width, height = picture.size
-    if resolution is not None and width * height < resolution * resolution:
-        fitting = math.isqrt(width * height) // 64 * 64
-        remedy = f"--resolution {fitting}" if fitting else "use a picture of at least 64x64 pixels"
-        if fitting and not _is_near(fitting, resolution):
-            half = resolution // 2
-            remedy = (
-                f"use a picture of {half}x{half} pixels or more; {remedy} trains this one as it "
-                "is, which a model that is made for more may not paint"
-            )
-        found.refuse(
-            f"{what} is {width}x{height} pixels, too small for resolution {resolution}", remedy
-        )
-    frames = count_frames(picture)
-    if frames > 1:
-        found.refuse(f"{what} is animated ({frames} frames)", "save one frame of it as PNG")
-    return frames <= 1
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """Where a pair goes: whole, and as it is trained."""
-
-    data: Path
-    references: Path
-    views: Mapping[Path, View] = field(default_factory=dict)
-    """The trainer's folders, each of one picture alone: it takes all that it finds."""
-    shown_reference: tuple[Path, Size] | None = None
-    """The trainer's folder of the reference, and its size there."""
-
-
 def stage_sample(sample: Sample, stage: Stage) -> None:
     """Write `<name>.png` (plain RGB) and `<name>.txt` into each folder, each atomically.
 
@@ -289,6 +230,65 @@ def stage_sample(sample: Sample, stage: Stage) -> None:
     if stage.shown_reference is not None:
         folder, size = stage.shown_reference
         _write_alone(reference.resize(size, Image.Resampling.LANCZOS), sample, folder)
+
+
+def _fingerprint(pixels: Image.Image) -> bytes:
+    return f"{pixels.width}x{pixels.height}\n".encode() + pixels.tobytes()
+
+
+def _examine_reference(
+    reference: Path | None,
+    image: Image.Image | None,
+    resolution: int | None,
+    found: Findings,
+    *,
+    edits: bool,
+) -> Image.Image | None:
+    if reference is None:
+        if edits:
+            found.refuse(
+                "no reference: this family edits a picture, so it needs the one to begin with",
+                "pass it with --reference; --image is what it shall become, the caption says how",
+            )
+        return None
+    if not edits:
+        found.refuse(
+            f"reference {shown(reference)}: this family generates from text alone",
+            "drop --reference, or train a family that edits: such as Qwen-Image-Edit",
+        )
+        return None
+    pixels = examine_picture(reference, resolution, found, word="reference")
+    if pixels is not None and image is not None and _fingerprint(pixels) == _fingerprint(image):
+        found.warn(
+            f"reference {shown(reference)} is the image itself: there is no edit to learn",
+            "give the picture before the edit",
+        )
+    return pixels
+
+
+def _is_near(side: int, usual: int) -> bool:
+    return side >= usual / 2
+
+
+def _check_header(picture: Image.Image, what: str, resolution: int | None, found: Findings) -> bool:
+    """Report what shows before decoding; tell whether it is a single picture."""
+    width, height = picture.size
+    if resolution is not None and width * height < resolution * resolution:
+        fitting = math.isqrt(width * height) // 64 * 64
+        remedy = f"--resolution {fitting}" if fitting else "use a picture of at least 64x64 pixels"
+        if fitting and not _is_near(fitting, resolution):
+            half = resolution // 2
+            remedy = (
+                f"use a picture of {half}x{half} pixels or more; {remedy} trains this one as it "
+                "is, which is less than the model is made for"
+            )
+        found.refuse(
+            f"{what} is {width}x{height} pixels, too small for resolution {resolution}", remedy
+        )
+    frames = count_frames(picture)
+    if frames > 1:
+        found.refuse(f"{what} is animated ({frames} frames)", "save one frame of it as PNG")
+    return frames <= 1
 
 
 def _read(path: Path) -> Image.Image:

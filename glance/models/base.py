@@ -232,7 +232,7 @@ class BaseModel:
         why = "cannot be read" if config is None else "is not of a flow-matching Euler scheduler"
         if recorded is None:
             raise ScheduleError(
-                f"model {self.location}: its {_SCHEDULER} {why}, and nobody here has seen the "
+                f"model {self.location}: its {_SCHEDULER} {why}, and glance does not know the "
                 f"schedule of {family.title}",
                 hint="give --model a folder in diffusers layout, or lists of your own",
             )

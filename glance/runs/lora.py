@@ -1,4 +1,4 @@
-"""What a finished LoRA says of itself: glance's own keys, ModelSpec 1.0.1, and what kohya's readers
+"""The header of a finished LoRA: glance's own keys, ModelSpec 1.0.1, and what kohya's readers
 show.
 
 SimpleTuner's final file loses alpha: its header holds nothing but `format`, so every tool reads
@@ -295,7 +295,7 @@ def _description(origin: Origin) -> str:
     if origin.pair_id is not None:
         other = f"; its other half has the same glance.pair_id, {origin.pair_id}"
     return (
-        f"The {origin.phase} half of a pair of LoRAs for {origin.family.title} that paint in "
+        f"The {origin.phase} half of a pair of LoRAs for {origin.family.title} for "
         f"{steps} steps{trained}. This one is for the {which} steps{other}."
     )
 

@@ -32,6 +32,19 @@ from glance.runs.settings import TrainSettings
 from glance.schedule.lists import Schedule, preset_name
 
 SCHEMA_VERSION: Final = 1
+# The settings that counted, and those that counted only where they were not the usual.
+_OLDER: Final = {
+    *("family", "device", "preset", "steps", "rank", "learning_rate", "resolution"),
+    *("also_resolutions", "crops", "seed", "sample_every", "sample_prompt", "overrides"),
+}
+_YOUNGER: Final[Mapping[str, Any]] = {
+    "batch_size": 1,
+    "alpha_per_rank": 4,
+    "layers": "attention",
+    "learning_rate_schedule": "constant_with_warmup",
+    "teacher": None,
+}
+_ANOTHER = "train again in another --run folder, or remove this one"
 
 
 class PhaseState(StrEnum):
@@ -317,39 +330,6 @@ def now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-# The settings that counted, and those that counted only where they were not the usual.
-_OLDER: Final = {
-    *("family", "device", "preset", "steps", "rank", "learning_rate", "resolution"),
-    *("also_resolutions", "crops", "seed", "sample_every", "sample_prompt", "overrides"),
-}
-_YOUNGER: Final[Mapping[str, Any]] = {
-    "batch_size": 1,
-    "alpha_per_rank": 4,
-    "layers": "attention",
-    "learning_rate_schedule": "constant_with_warmup",
-    "teacher": None,
-}
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-_ANOTHER = "train again in another --run folder, or remove this one"
-
-
-def _ended(manifest: Manifest) -> datetime:
-    ends = [attempt.ended for record in manifest.phases.values() for attempt in record.attempts]
-    return max((end for end in ends if end is not None), default=manifest.created)
-
-
-def _first_line(exc: Exception) -> str:
-    if isinstance(exc, ValidationError):
-        return locate_fault(exc.errors()[0])
-    return str(exc).splitlines()[0] if str(exc) else type(exc).__name__
-
-
 def choose_run(given: Path | None) -> tuple[RunFolder, tuple[str, ...]]:
     """Return the run that is given, else the newest finished one in runs/; and what to say of it.
 
@@ -384,12 +364,28 @@ def read_caption(run: RunFolder, sample: SampleRecord | None) -> str:
     if sample is None:
         raise RunError(
             f"the pair of {run.path} was imported without its picture and caption",
-            hint='say what to paint: --prompt "..."',
+            hint='say what to generate: --prompt "..."',
         )
     path = run.path / sample.caption
     try:
         return read_text(path).strip()
     except (OSError, UnicodeDecodeError) as exc:
         raise RunError(
-            f"the run's caption cannot be read: {path}", hint='say what to paint: --prompt "..."'
+            f"the run's caption cannot be read: {path}", hint='say what to generate: --prompt "..."'
         ) from exc
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _ended(manifest: Manifest) -> datetime:
+    ends = [attempt.ended for record in manifest.phases.values() for attempt in record.attempts]
+    return max((end for end in ends if end is not None), default=manifest.created)
+
+
+def _first_line(exc: Exception) -> str:
+    if isinstance(exc, ValidationError):
+        return locate_fault(exc.errors()[0])
+    return str(exc).splitlines()[0] if str(exc) else type(exc).__name__

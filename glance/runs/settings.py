@@ -81,7 +81,7 @@ class Teacher(Settings):
         examples=[3.5], description="What the fast LoRA is trained and sampled with."
     )
     loras: Mapping[str, str] = Field(
-        default_factory=dict, description="The LoRAs that it paints with: name -> SHA-256."
+        default_factory=dict, description="The LoRAs that it samples with: name -> SHA-256."
     )
     reference: str | None = Field(
         default=None, description="SHA-256 of what a family that edits begins with."
@@ -177,7 +177,7 @@ class TrainSettings(Settings):
         default=None,
         ge=1,
         examples=[20],
-        description="Paint a picture every so many steps; None: never.",
+        description="Generate an image every so many steps; None: never.",
     )
     sample_prompt: str | None = Field(default=None, description="What those pictures show.")
     overrides: Mapping[str, bool | int | float | str] = Field(
@@ -272,9 +272,9 @@ def resolve_train_settings(
 
 
 def resolve_preset(name: str) -> Preset:
-    """Return the preset of `name`; "auto": that of the card that is here, else the usual one."""
+    """Return the preset of so many GB; "auto": that of the card here, else the usual one."""
     if name != AUTO:
-        return Preset(name)
+        return Preset(f"{name.removesuffix('gb')}gb")
     memory = cuda_memory()
     if memory is None:
         return Preset.GB24

@@ -164,7 +164,7 @@ def find_optimal(
     asked = "" if slow_steps is None and fast_steps is None else _counted(slow_steps, fast_steps)
     there = f"; there are {', '.join(map(_shown, ours))}" if ours else ""
     raise ScheduleError(
-        f"--schedule optimal: nobody has optimised{asked} for this model at "
+        f"--schedule optimal: none was optimised{asked} for this model at "
         f"{size[0]}x{size[1]}{there}",
         hint=f"glance schedule optimize --model ... --size {size[0]}x{size[1]}, "
         "or --schedule auto, which needs no model runs",

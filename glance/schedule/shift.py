@@ -1,4 +1,5 @@
-"""A model's own schedule: how its scheduler shifts evenly spaced sigmas. Standard library only.
+"""A model's own schedule: how its scheduler shifts evenly spaced sigmas, and the lists that are
+derived of it. Standard library only.
 
 Every flow model is sampled along sigmas that were moved towards noise, because large pictures
 need more noise to be hidden. By how much belongs to the model, and often to the picture's size.
@@ -17,6 +18,12 @@ from glance.schedule.lists import MAX_TIMESTEP, MOST_STEPS, Schedule
 TEACHER_STEPS: Final = 50
 _PIXELS_PER_TOKEN: Final = 16  # the VAE's 8, and patches of 2x2
 _OWN_LISTS: Final = "give lists of your own: --slow-timesteps and --fast-timesteps"
+USUAL_STEPS: Final = 5
+"""Of each phase, as published."""
+OWN_STEPS: Final = 2
+"""Of each phase of the schedule `own`."""
+_SLOW_SHARE: Final = 5  # the first fifth of the teacher's steps is the slow phase's
+_CAN_SPARE_ONE: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +87,7 @@ class EmpiricalShift:
         return math.exp(self.mu(tokens, steps))
 
 
-Shift = StaticShift | DynamicShift | EmpiricalShift
+type Shift = StaticShift | DynamicShift | EmpiricalShift
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,73 +191,6 @@ def reshift(
     )
 
 
-def _read(config: Mapping[str, Any]) -> Shift:
-    terminal = float(config["shift_terminal"]) if config.get("shift_terminal") else None
-    if terminal is not None and not 0 < terminal < 1:
-        raise ValueError(f"shift_terminal is {terminal}")
-    if not config.get("use_dynamic_shifting"):
-        factor = float(config.get("shift", 1.0))
-        if not (factor > 0 and math.isfinite(factor)):
-            raise ValueError(f"shift is {factor}")
-        return StaticShift(factor, terminal)
-    kind = config.get("time_shift_type", "exponential")
-    if kind not in ("exponential", "linear"):
-        raise ValueError(f"time_shift_type is {kind!r}")
-    shift = DynamicShift(
-        base=float(config.get("base_shift", 0.5)),
-        most=float(config.get("max_shift", 1.15)),
-        base_tokens=int(config.get("base_image_seq_len", 256)),
-        most_tokens=int(config.get("max_image_seq_len", 4096)),
-        terminal=terminal,
-        is_linear=kind == "linear",
-    )
-    if not shift.factor(1, TEACHER_STEPS) > 0:
-        raise ValueError(f"its shift of a small picture is {shift.factor(1, TEACHER_STEPS)}")
-    return shift
-
-
-def _evenly(shift: Shift, steps: int, spacing: Spacing) -> list[float]:
-    """Return the sigmas (0-1) before the shift.
-
-    The scheduler spaces down to its `sigma_min`, the last of the 1000 levels of training. A static
-    shift has moved that level already, and moves it once more with the rest.
-    """
-    if spacing is Spacing.PIPELINE:
-        return [1 - step / steps for step in range(steps)]
-    last = 1 / MAX_TIMESTEP
-    if isinstance(shift, StaticShift):
-        last = _shifted(last, shift.of_all)
-    return [1 - (1 - _single(last)) * step / max(steps - 1, 1) for step in range(steps)]
-
-
-def _single(value: float) -> float:
-    """Return the nearest float32."""
-    nearest: float = struct.unpack("f", struct.pack("f", value))[0]
-    return nearest
-
-
-def _shifted(sigma: float, factor: float) -> float:
-    """Return factor / (factor + 1 / sigma - 1): towards noise for a factor above 1, and back by
-    its inverse."""
-    return factor * sigma / (1 + (factor - 1) * sigma)
-
-
-def _stretch(shift: Shift, width: int, height: int) -> float:
-    """Return by how much the distance from 1 is divided so that the last sigma is `terminal`."""
-    if shift.terminal is None:
-        return 1.0
-    last = _shifted(1 / TEACHER_STEPS, shift_factor(shift, width, height))
-    return (1 - last) / (1 - shift.terminal)
-
-
-USUAL_STEPS: Final = 5
-"""Of each phase, as published."""
-OWN_STEPS: Final = 2
-"""Of each phase of the schedule `own`."""
-_SLOW_SHARE: Final = 5  # the first fifth of the teacher's steps is the slow phase's
-_CAN_SPARE_ONE: Final = 5
-
-
 def derive_schedule(
     shift: Shift,
     size: tuple[int, int],
@@ -345,6 +285,65 @@ def choose_steps(
     gaps = fast_steps - 1
     inner = tuple(boundary + step * rest // gaps for step in range(gaps))
     return slow, (*inner, teacher_steps - 1)
+
+
+def _read(config: Mapping[str, Any]) -> Shift:
+    terminal = float(config["shift_terminal"]) if config.get("shift_terminal") else None
+    if terminal is not None and not 0 < terminal < 1:
+        raise ValueError(f"shift_terminal is {terminal}")
+    if not config.get("use_dynamic_shifting"):
+        factor = float(config.get("shift", 1.0))
+        if not (factor > 0 and math.isfinite(factor)):
+            raise ValueError(f"shift is {factor}")
+        return StaticShift(factor, terminal)
+    kind = config.get("time_shift_type", "exponential")
+    if kind not in ("exponential", "linear"):
+        raise ValueError(f"time_shift_type is {kind!r}")
+    shift = DynamicShift(
+        base=float(config.get("base_shift", 0.5)),
+        most=float(config.get("max_shift", 1.15)),
+        base_tokens=int(config.get("base_image_seq_len", 256)),
+        most_tokens=int(config.get("max_image_seq_len", 4096)),
+        terminal=terminal,
+        is_linear=kind == "linear",
+    )
+    if not shift.factor(1, TEACHER_STEPS) > 0:
+        raise ValueError(f"its shift of a small picture is {shift.factor(1, TEACHER_STEPS)}")
+    return shift
+
+
+def _evenly(shift: Shift, steps: int, spacing: Spacing) -> list[float]:
+    """Return the sigmas (0-1) before the shift.
+
+    The scheduler spaces down to its `sigma_min`, the last of the 1000 levels of training. A static
+    shift has moved that level already, and moves it once more with the rest.
+    """
+    if spacing is Spacing.PIPELINE:
+        return [1 - step / steps for step in range(steps)]
+    last = 1 / MAX_TIMESTEP
+    if isinstance(shift, StaticShift):
+        last = _shifted(last, shift.of_all)
+    return [1 - (1 - _single(last)) * step / max(steps - 1, 1) for step in range(steps)]
+
+
+def _single(value: float) -> float:
+    """Return the nearest float32."""
+    nearest: float = struct.unpack("f", struct.pack("f", value))[0]
+    return nearest
+
+
+def _shifted(sigma: float, factor: float) -> float:
+    """Return factor / (factor + 1 / sigma - 1): towards noise for a factor above 1, and back by
+    its inverse."""
+    return factor * sigma / (1 + (factor - 1) * sigma)
+
+
+def _stretch(shift: Shift, width: int, height: int) -> float:
+    """Return by how much the distance from 1 is divided so that the last sigma is `terminal`."""
+    if shift.terminal is None:
+        return 1.0
+    last = _shifted(1 / TEACHER_STEPS, shift_factor(shift, width, height))
+    return (1 - last) / (1 - shift.terminal)
 
 
 def _within(most: int) -> str:

@@ -32,7 +32,7 @@ REFUSED: Final = (
     Refused(
         "FLUX.1 Kontext",
         "SimpleTuner 4.10 tells the reference picture timestep 0 where diffusers tells it the "
-        "painted one's, so what is trained is not what is sampled",
+        "generated one's, so what is trained is not what is sampled",
         (),
         ("FluxKontextPipeline",),
     ),

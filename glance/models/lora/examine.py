@@ -109,6 +109,17 @@ def drop_text(lora: Lora) -> Lora:
     return Lora(kept, lora.metadata)
 
 
+def verify_lora(lora: Lora, *, path: Path, rank: int | None = None) -> None:
+    """Raise LoraError unless the tensors are a LoRA that was trained.
+
+    Every key is half of a lora_A / lora_B pair of the transformer, every pair has `rank` (the
+    first one's, if not given), every value is finite, and lora_B, which starts at zero, moved.
+    """
+    problems = _key_problems(lora) or _shape_problems(lora, rank) or _value_problems(lora)
+    if problems:
+        raise LoraError(Problem(f"{path.name}: {item.message}", item.hint) for item in problems)
+
+
 def _facts(path: Path, lora: Lora, pairs: Sequence[PairKeys], strength: Strength) -> LoraFacts:
     return LoraFacts(
         path=path,
@@ -187,17 +198,6 @@ def _timesteps(metadata: Mapping[str, str]) -> tuple[float, ...] | None:
         return None if text is None else tuple(map(float, json.loads(text)))
     except (ValueError, TypeError) as exc:
         raise LoraError(f"its header holds no list of timesteps: {text}") from exc
-
-
-def verify_lora(lora: Lora, *, path: Path, rank: int | None = None) -> None:
-    """Raise LoraError unless the tensors are a LoRA that was trained.
-
-    Every key is half of a lora_A / lora_B pair of the transformer, every pair has `rank` (the
-    first one's, if not given), every value is finite, and lora_B, which starts at zero, moved.
-    """
-    problems = _key_problems(lora) or _shape_problems(lora, rank) or _value_problems(lora)
-    if problems:
-        raise LoraError(Problem(f"{path.name}: {item.message}", item.hint) for item in problems)
 
 
 def _key_problems(lora: Lora) -> list[Problem]:

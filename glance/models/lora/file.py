@@ -22,6 +22,7 @@ DOWN: Final = ".lora_A.weight"
 UP: Final = ".lora_B.weight"
 _NUMPY: Final = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
 FLOATS: Final = (*_NUMPY, "BF16")
+_BLOCK: Final = 1 << 20  # bytes that are held at once while tensors are copied
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,42 @@ class Lora:
     def rank(self) -> int:
         """The rank of its first pair."""
         return next(tensor.shape[0] for key, tensor in self.tensors.items() if key.endswith(DOWN))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a header says of one tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    """Its first byte, counted from the end of the header."""
+    end: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as the header holds it."""
+        return {
+            "dtype": self.dtype,
+            "shape": list(self.shape),
+            "data_offsets": [self.start, self.end],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A file's header, and where its tensors begin."""
+
+    path: Path
+    metadata: Mapping[str, str]
+    entries: Mapping[str, Entry]
+    """In the header's order."""
+    start: int
+    """Bytes before the first tensor."""
+
+    @property
+    def bytes(self) -> int:
+        """How long the whole file is."""
+        return self.start + max((entry.end for entry in self.entries.values()), default=0)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -159,50 +196,6 @@ def unreadable(path: Path, exc: Exception) -> LoraError:
     return LoraError(f"{path}: not a whole safetensors file (it is {what})", hint=remedy)
 
 
-def _in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return them as they are written, the widest types first, so that all stay aligned."""
-    return dict(sorted(tensors.items(), key=lambda item: -int(item[1].dtype[-2:])))
-
-
-_BLOCK: Final = 1 << 20  # bytes that are held at once while tensors are copied
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What a header says of one tensor."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    """Its first byte, counted from the end of the header."""
-    end: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as the header holds it."""
-        return {
-            "dtype": self.dtype,
-            "shape": list(self.shape),
-            "data_offsets": [self.start, self.end],
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """A file's header, and where its tensors begin."""
-
-    path: Path
-    metadata: Mapping[str, str]
-    entries: Mapping[str, Entry]
-    """In the header's order."""
-    start: int
-    """Bytes before the first tensor."""
-
-    @property
-    def bytes(self) -> int:
-        """How long the whole file is."""
-        return self.start + max((entry.end for entry in self.entries.values()), default=0)
-
-
 def read_header(path: Path) -> Header:
     """Read a header; raise LoraError when the file is missing, damaged or not as long as it says.
 
@@ -258,3 +251,8 @@ def read_tensor(header: Header, key: str) -> Tensor:
     with header.path.open("rb") as file:
         file.seek(header.start + entry.start)
         return Tensor(entry.dtype, entry.shape, file.read(entry.end - entry.start))
+
+
+def _in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return them as they are written, the widest types first, so that all stay aligned."""
+    return dict(sorted(tensors.items(), key=lambda item: -int(item[1].dtype[-2:])))

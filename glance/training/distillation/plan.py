@@ -157,7 +157,7 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
     run = RunFolder(request.run or RUNS / f"{_name_of(base)}-distilled")
     checks = Checks()
     overrides = checks.make(lambda: parse_overrides(request.overrides))
-    devices = checks.make(lambda: parse_devices(request.devices))
+    devices = checks.make(lambda: parse_devices(request.gpu_ids))
     given = checks.make(lambda: _choose_prompts(request, is_small=is_small))
     shape = checks.make(lambda: _find_shape(request, family))
     sizes = checks.make(lambda: _parse_sizes(request, family, usual=_fit(shape or (1, 1), side)))
@@ -482,7 +482,7 @@ def _resolve_settings(
         family=base.family.name,
         **record_model(base, run),
         device=resolve_device(request.device),
-        preset=resolve_preset(request.preset),
+        preset=resolve_preset(request.vram),
         steps=request.steps,
         batch_size=request.batch_size,
         rank=request.rank,

@@ -93,4 +93,4 @@ def test_comparing_it_asks_for_a_prompt(glance: Glance, imported: Path) -> None:
     done = glance("compare", "--run", imported)
 
     assert done.code == 4
-    assert 'hint: say what to paint: --prompt "..."' in done.err
+    assert 'hint: say what to generate: --prompt "..."' in done.err

@@ -148,7 +148,7 @@ def test_nobody_has_optimised_for_this_model(glance: Callable) -> None:
     done = glance("schedule", "--schedule", "optimal", "--slow-steps", "3")
 
     assert done.code == 4
-    assert "nobody has optimised 3 slow steps for this model at 1024x1024" in done.err
+    assert "none was optimised 3 slow steps for this model at 1024x1024" in done.err
     assert "glance schedule optimize --model" in done.err
 
 

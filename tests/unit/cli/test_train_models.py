@@ -91,4 +91,4 @@ def test_a_picture_to_edit_is_refused_where_nothing_edits(
     done = invoke("infer", "--prompt", "x", "--reference", "cat.png")
 
     assert done.code == 4
-    assert done.err.startswith("error: --reference cat.png: FLUX.1 paints from text alone\n")
+    assert done.err.startswith("error: --reference cat.png: FLUX.1 generates from text alone\n")

@@ -712,7 +712,7 @@ def test_a_family_that_edits_needs_a_reference(tmp_path: Path) -> None:
 def test_any_other_takes_none(tmp_path: Path) -> None:
     _, before = write_triple(tmp_path)
     message, hint = only_problem_with(before, edits=False, folder=tmp_path)
-    assert message == f"reference {before}: this family paints from text alone"
+    assert message == f"reference {before}: this family generates from text alone"
     assert hint.startswith("drop --reference")
 
 

@@ -16,7 +16,8 @@ from glance.core.phase import Phase
 from glance.interop.comfyui import export_comfyui, plan_comfyui
 from glance.interop.export import Exported, Source, open_source
 from glance.interop.hub import HubRequest, plan_hub
-from glance.interop.importing import ImportRequest, plan_import, run_import
+from glance.interop.importing import plan_import, run_import
+from glance.interop.request import ImportRequest
 from glance.models.lora.file import hash_data, read_header, read_lora
 from glance.runs.folder import RunFolder
 from glance.runs.manifest import load_manifest, record_schedule

@@ -66,7 +66,7 @@ def test_what_a_pipeline_computes_itself_is_not_read_from_a_config() -> None:
 def test_nobody_knows_the_schedule_of_a_family_that_nobody_has_seen() -> None:
     unseen = replace(FLUX, shift=None)
 
-    with pytest.raises(ScheduleError, match="nobody here has seen the schedule of"):
+    with pytest.raises(ScheduleError, match="glance does not know the schedule of"):
         BaseModel(unseen, "nowhere").find_shift()
     assert BaseModel(unseen, write_model(shift=2.0)).find_shift().shift == StaticShift(2.0)
 
