@@ -29,7 +29,7 @@ class Crop(StrEnum):
     CENTER = "center"
     """A square of it."""
     CORNER = "corner"
-    """Its upper left square."""
+    """Its upper left square: of earlier runs."""
 
 
 @dataclass(frozen=True, slots=True)
