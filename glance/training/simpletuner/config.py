@@ -1,6 +1,6 @@
-"""SimpleTuner's files: pydantic models in its words, filled in from glance's settings; and `--set`.
+"""SimpleTuner's files, in its words, from glance's settings; and `--set`. Nothing is written here.
 
-A comment says why a field is set. Nothing here writes a file.
+A comment says why an option is set.
 """
 
 import difflib
@@ -12,9 +12,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple
-
-from pydantic import BaseModel, ConfigDict
+from typing import Any, Final
 
 from glance.core.device import Device
 from glance.core.errors import Problem, SettingsError
@@ -64,23 +62,6 @@ def requests_file(phase: Phase) -> str:
     return f"config/{environment(phase)}/requests.json"
 
 
-class _OfDevice(NamedTuple):
-    mixed_precision: str
-    vae_dtype: str
-    optimizer: str
-    gradient_checkpointing: bool = True
-
-
-_FLOAT32 = _OfDevice(mixed_precision="no", vae_dtype="fp32", optimizer="optimi-adamw")
-_BY_DEVICE: Mapping[Device, _OfDevice] = MappingProxyType(
-    {
-        Device.CUDA: _OfDevice("bf16", "bf16", "adamw_bf16"),
-        Device.MPS: _FLOAT32,
-        Device.CPU: _FLOAT32._replace(gradient_checkpointing=False),
-    }
-)
-
-
 def render_files(
     settings: TrainSettings,
     schedule: Schedule,
@@ -90,15 +71,21 @@ def render_files(
 ) -> dict[str, Any]:
     """Return every config file of a run: path within the run -> JSON content.
 
-    `views` are what is trained of the picture, `reference` is the size at which one is shown.
+    `views` are what is trained of the image, `reference` is the size at which one is shown.
     """
     teacher = settings.teacher
     return {
         DATA_BACKEND_FILE: _render_backends(settings, views, reference),
-        ACCELERATE_FILE: AccelerateConfig(
-            mixed_precision=_BY_DEVICE[settings.device].mixed_precision,
-            use_cpu=settings.device is Device.CPU,
-        ).to_json(),
+        ACCELERATE_FILE: {  # stands in front of whatever the user's own one says
+            "compute_environment": "LOCAL_MACHINE",
+            "distributed_type": "NO",
+            "mixed_precision": _mixed_precision(settings.device),
+            "use_cpu": settings.device is Device.CPU,  # whatever else the machine has
+            "num_processes": 1,
+            "num_machines": 1,
+            "machine_rank": 0,
+            "debug": False,
+        },
         **{
             config_file(phase): render_trainer_config(settings, phase, schedule.phase(phase))
             for phase in Phase
@@ -115,40 +102,72 @@ def render_trainer_config(
     settings: TrainSettings, phase: Phase, schedule: PhaseSchedule
 ) -> dict[str, Any]:
     """Return one phase's config.json: ours, the family's own options, then the user's --set."""
-    family = find_family(settings.family)
-    accumulated = settings.batch_size // settings.samples_at_once
-    config = TrainerConfig(
-        model_family=family.simpletuner_name,
-        pretrained_model_name_or_path=(
+    family, teacher = find_family(settings.family), settings.teacher
+    on_cuda, on_cpu = settings.device is Device.CUDA, settings.device is Device.CPU
+    guidance = family.guidance.training_option
+    return {
+        "model_type": "lora",
+        "model_family": family.simpletuner_name,
+        # Of a model that lies elsewhere than in the run the environment says where: that stays on
+        # this machine.
+        "pretrained_model_name_or_path": (
             f"{{env:{MODEL_VARIABLE}}}" if is_outside(settings.model) else settings.model
         ),
-        pretrained_transformer_model_name_or_path="transformer" if settings.transformer else None,
-        pretrained_transformer_subfolder="none" if settings.transformer else None,
-        max_train_steps=settings.steps,
-        lora_rank=settings.rank,
-        lora_alpha=settings.alpha,
-        peft_lora_target_modules=(
-            json.dumps(list(family.block_layers)) if settings.layers is Layers.BLOCKS else None
-        ),
-        train_batch_size=settings.samples_at_once,
-        gradient_accumulation_steps=accumulated if accumulated > 1 else None,
-        lr_scheduler=settings.learning_rate_schedule,
-        output_dir=f"output/{environment(phase)}",
-        flow_custom_timesteps=render_timesteps(schedule),
-        learning_rate=settings.learning_rate,
-        lr_warmup_steps=min(10, settings.steps // 6),
-        resolution=settings.resolution,
-        aspect_bucket_alignment=str(family.training_multiple),
-        seed=settings.seed,
-        checkpoint_step_interval=math.ceil(settings.steps / 10),
-        **_BY_DEVICE[settings.device]._asdict(),
+        **(_OWN_TRANSFORMER if settings.transformer else {}),
+        "data_backend_config": DATA_BACKEND_FILE,
+        "train_batch_size": settings.samples_at_once,  # 1: the guide's and the method's
+        **_render_accumulation(settings),
+        "max_train_steps": settings.steps,  # the guide's and the method's: 60
+        "num_train_epochs": 0,  # lets max_train_steps alone decide
+        "lora_type": "standard",  # PEFT; diffusers loads it
+        "lora_rank": settings.rank,  # the guide's: 32
+        # 4 x rank: the method's published learning rates go with it. Folded into the finished file,
+        # because SimpleTuner's loses it. The rank where the base teaches itself.
+        "lora_alpha": float(settings.alpha),
+        **_render_layers(settings),
+        "lora_dropout": 0.0,  # SimpleTuner's 0.1 regularises a data set; here there is one image
+        "output_dir": f"output/{environment(phase)}",  # the guide's
+        "flow_custom_timesteps": render_timesteps(schedule),  # bypasses sampling and shift
+        # Each value gets the same share of the steps; SimpleTuner's "fixed-list" draws at random,
+        # and with 60 draws some values get twice as many as others.
+        "flow_timesteps_mode": "round-robin",
+        "learning_rate": settings.learning_rate,  # the method's; SimpleTuner's default is 4e-7
+        # the method's: constant; falling to 0 where the base teaches itself
+        "lr_scheduler": settings.learning_rate_schedule,
+        "lr_warmup_steps": min(10, settings.steps // 6),  # the method's: 10 of 60
+        # adamw_bf16, SimpleTuner's default, is made for bf16 weights; optimi-adamw keeps the LoRA
+        # in float32
+        "optimizer": "adamw_bf16" if on_cuda else "optimi-adamw",
+        "mixed_precision": _mixed_precision(settings.device),
         **memory_options(settings),
+        "vae_dtype": "bf16" if on_cuda else "fp32",
+        # less memory for more time: on, but for the CPU, where time is what is short
+        "gradient_checkpointing": not on_cpu,
+        # SimpleTuner's 0.1 would hide the one caption in a tenth of the steps
+        "caption_dropout_probability": 0.0,
+        "resolution": settings.resolution,  # with pixel_area: the side of a square of that area
+        "aspect_bucket_alignment": str(family.training_multiple),  # sides are multiples of it
+        # Digits of an aspect: with SimpleTuner's 2 the height of a narrow image would be another
+        # than the image's own.
+        "aspect_bucket_rounding": 9,
+        "resolution_type": "pixel_area",  # memory does not depend on the aspect
+        "minimum_image_size": 0,  # glance has checked the size itself
+        "seed": settings.seed,  # at least 1: SimpleTuner takes 0 for "no seed"
+        "checkpoint_step_interval": math.ceil(settings.steps / 10),  # SimpleTuner's: 500
+        "checkpointing_use_tempdir": True,  # a checkpoint gets its name only once it is whole
+        "checkpoints_total_limit": 2,  # the newest, and one in reserve
+        "resume_from_checkpoint": "latest",  # if there is one
         **_render_sampling(settings),
-    )
-    guidance = {}
-    if settings.teacher is not None and family.guidance.training_option is not None:
-        guidance = {family.guidance.training_option: settings.teacher.guidance_of(phase)}
-    return {**config.to_json(), **family.training_options, **guidance, **settings.overrides}
+        "disable_benchmark": True,  # no image of the base before training
+        "report_to": "none",  # no tracker, no account, no upload
+        "push_to_hub": False,
+        # where glance listens for progress; empty when started by hand: SimpleTuner takes it for
+        # "none"
+        "webhook_config": f"{{env:{WEBHOOK_VARIABLE}}}",
+        **family.training_options,
+        **({guidance: teacher.guidance_of(phase)} if teacher and guidance else {}),
+        **settings.overrides,
+    }
 
 
 def render_timesteps(schedule: PhaseSchedule) -> str:
@@ -161,9 +180,33 @@ def render_timesteps(schedule: PhaseSchedule) -> str:
     return ",".join("1000" if value == 1000 else repr(value) for value in values)
 
 
+# a single file's, which glance has made ready; "none": that folder holds nothing else
+_OWN_TRANSFORMER: Final = {
+    "pretrained_transformer_model_name_or_path": "transformer",
+    "pretrained_transformer_subfolder": "none",
+}
+
+
+def _mixed_precision(device: Device) -> str:
+    return "bf16" if device is Device.CUDA else "no"
+
+
+def _render_accumulation(settings: TrainSettings) -> dict[str, Any]:
+    """A larger batch on an accelerator, and of families that edit: one at a time."""
+    times = settings.batch_size // settings.samples_at_once
+    return {"gradient_accumulation_steps": times} if times > 1 else {}
+
+
+def _render_layers(settings: TrainSettings) -> dict[str, Any]:
+    """A JSON list: every linear layer of the blocks, where the base teaches itself."""
+    if settings.layers is Layers.ATTENTION:
+        return {}
+    return {"peft_lora_target_modules": json.dumps(list(find_family(settings.family).block_layers))}
+
+
 def _render_sampling(settings: TrainSettings) -> dict[str, Any]:
     if settings.sample_every is None:
-        return {}
+        return {"validation_disable": True}  # `glance infer` shows the result
     side = settings.resolution
     return {
         "validation_disable": False,
@@ -171,231 +214,121 @@ def _render_sampling(settings: TrainSettings) -> dict[str, Any]:
         "validation_prompt": settings.sample_prompt,
         "validation_resolution": f"{side}x{side}",
         "validation_seed": settings.seed,
+        # the family's own: one phase's LoRA, all steps
         "validation_guidance": find_family(settings.family).guidance.slow,
-        "validation_disable_unconditional": True,
+        "validation_disable_unconditional": True,  # no further image of the empty prompt
     }
 
 
 def _render_targets(
     teacher: Teacher, family: str, phase: Phase, schedule: Schedule
 ) -> dict[str, Any]:
-    guidance = teacher.guidance_of(phase) if find_family(family).embeds_guidance else None
-    return TargetsFile(
-        simpletuner=recorded_version(),
-        folder="cache/teacher",
-        sigmas=(*schedule.sigmas, 0.0),
-        guidance=guidance,
-        receipt=receipt_file(phase),
-    ).to_json()
+    """What inside/glance_targets.py makes of each batch."""
+    # what the transformer is told, where guidance is embedded in it
+    is_told = find_family(family).embeds_guidance
+    return {
+        "simpletuner": recorded_version(),
+        "folder": "cache/teacher",
+        "sigmas": [*schedule.sigmas, 0.0],  # of both phases, and 0: the states' own
+        **({"guidance": teacher.guidance_of(phase)} if is_told else {}),
+        "receipt": receipt_file(phase),
+    }
 
 
 def _render_backends(
     settings: TrainSettings, views: Sequence[View], reference: tuple[int, int] | None
 ) -> list[dict[str, Any]]:
-    if settings.teacher is not None:
-        images = _render_teachers_images(settings, settings.teacher)
-    else:
-        images = [_render_view(settings, number, view) for number, view in enumerate(views)]
+    teacher, steps = settings.teacher, settings.steps
+    if teacher is not None:
+        images = _render_teachers_images(settings, teacher)
+    else:  # the first has the plain name, the others their own latents
+        images = [
+            _render_images(
+                "glance" if number == 0 else f"glance-{view.name}",
+                view_folder(view),
+                size=view.size,
+                cache="cache/vae" if number == 0 else f"cache/vae-{view.name}",
+                repeats=steps,
+            )
+            for number, view in enumerate(views)
+        ]
+    # the cache of the captions' embeddings
+    texts = {
+        "id": "text",
+        "type": "local",
+        "dataset_type": "text_embeds",
+        "default": True,
+        "cache_dir": "cache/text",
+    }
     if reference is None:
-        return [*(image.to_json() for image in images), TextBackend().to_json()]
-    # a teacher has its references under the names of its pictures
-    folder = "reference" if settings.teacher is not None else REFERENCE_FOLDER
-    shown = ReferenceBackend(instance_data_dir=f"{{env:PWD}}/{folder}", resolution=min(reference))
+        return [*images, texts]
+    # a teacher has its references under the names of its images
+    folder = "reference" if teacher is not None else REFERENCE_FOLDER
     (image,) = images
-    image = image.model_copy(update={"conditioning_data": (shown.id,)})
-    return [image.to_json(), shown.to_json(), TextBackend().to_json()]
+    return [
+        {**image, "conditioning_data": ["reference"]},
+        {
+            "id": "reference",
+            "type": "local",
+            "dataset_type": "conditioning",
+            "conditioning_type": "reference_loose",  # it may have another shape than the image
+            # SimpleTuner looks for a relative folder's latents where they are not; this is the run
+            # folder wherever it is, because SimpleTuner is started there.
+            "instance_data_dir": f"{{env:PWD}}/{folder}",
+            **_AS_IT_IS,
+            "resolution": min(reference),
+            **_NEITHER_SCALED_NOR_CUT,
+            "cache_dir_vae": "cache/vae-reference",
+            "metadata_backend": "json",
+        },
+        texts,
+    ]
 
 
-def _render_teachers_images(settings: TrainSettings, teacher: Teacher) -> "list[ImageBackend]":
-    """Return a data set for each size: pictures of one size alone share a batch."""
+def _render_teachers_images(settings: TrainSettings, teacher: Teacher) -> list[dict[str, Any]]:
+    """Return a data set for each size: images of one size alone share a batch."""
     samples = settings.steps * settings.batch_size
     paths = teacher.paths // len(teacher.sizes)
     return [
-        ImageBackend(
-            id=f"teacher-{width}x{height}",
-            instance_data_dir=f"data/{width}x{height}" if len(teacher.sizes) > 1 else "data",
-            cache_dir_vae=f"cache/vae-{width}x{height}",
-            resolution=min(width, height),
+        _render_images(
+            f"teacher-{width}x{height}",
+            f"data/{width}x{height}" if len(teacher.sizes) > 1 else "data",
+            size=(width, height),
+            cache=f"cache/vae-{width}x{height}",
             repeats=math.ceil(samples / paths),
         )
         for width, height in teacher.sizes
     ]
 
 
-def _render_view(settings: TrainSettings, number: int, view: View) -> "ImageBackend":
-    """Return one data set; the first has the plain name, the others their own latents."""
-    backend = ImageBackend(
-        instance_data_dir=view_folder(view), resolution=min(view.size), repeats=settings.steps
-    )
-    if number == 0:
-        return backend
-    return backend.model_copy(
-        update={"id": f"glance-{view.name}", "cache_dir_vae": f"cache/vae-{view.name}"}
-    )
+_AS_IT_IS: Final = {
+    "caption_strategy": "textfile",
+    "disable_multiline_split": True,  # else a caption of several lines becomes several captions
+}
+# SimpleTuner scales without smoothing, and cuts at random; glance has done both, and "resolution"
+# is the image's shorter side.
+_NEITHER_SCALED_NOR_CUT: Final = {
+    "resolution_type": "pixel",
+    "minimum_image_size": 0,
+    "crop": False,
+}
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the file's content; what is None is left out."""
-        return self.model_dump(mode="json", exclude_none=True)
-
-
-class TrainerConfig(_File):
-    """config/<environment>/config.json: one phase's options, by SimpleTuner's names."""
-
-    model_type: Literal["lora"] = "lora"
-    model_family: str
-    # A Hub id, or a folder in the run. Of one that lies elsewhere the environment says where: that
-    # stays on this machine.
-    pretrained_model_name_or_path: str
-    # a single file's transformer, which glance has made ready; subfolder "none": nothing else there
-    pretrained_transformer_model_name_or_path: str | None = None
-    pretrained_transformer_subfolder: str | None = None
-    data_backend_config: str = DATA_BACKEND_FILE
-    train_batch_size: int = 1  # for one image and caption: the guide's and the method's
-    # a larger batch on an accelerator, and of families that edit: one at a time
-    gradient_accumulation_steps: int | None = None
-    max_train_steps: int  # the guide's and the method's: 60
-    num_train_epochs: Literal[0] = 0  # lets max_train_steps alone decide
-    lora_type: Literal["standard"] = "standard"  # PEFT; diffusers loads it
-    lora_rank: int  # the guide's: 32
-    # 4 x rank: the method's published learning rates go with it. Folded into the finished file,
-    # because SimpleTuner's loses it. The rank where the base teaches itself.
-    lora_alpha: float
-    # a JSON list: every linear layer of the blocks, where the base teaches itself
-    peft_lora_target_modules: str | None = None
-    lora_dropout: float = 0.0  # SimpleTuner's 0.1 regularises a data set; here there is one image
-    output_dir: str  # the guide's: output/glance-slow, output/glance-fast
-    flow_custom_timesteps: str  # replaces the usual sampling and bypasses the shift
-    # Each value gets the same share of the steps; SimpleTuner's "fixed-list" draws at random, and
-    # with 60 draws some values get twice as many as others.
-    flow_timesteps_mode: str = "round-robin"
-    learning_rate: float  # the method's published value; SimpleTuner's default is 4e-7
-    # the method's: constant; falling to 0 where the base teaches itself
-    lr_scheduler: str = "constant_with_warmup"
-    lr_warmup_steps: int  # the method's: 10 of 60; fewer in shorter runs
-    # cuda: adamw_bf16, SimpleTuner's default, made for bf16 weights. Elsewhere optimi-adamw, which
-    # keeps the LoRA in float32.
-    optimizer: str
-    mixed_precision: str  # bf16 on cuda, no (float32) elsewhere
-    # The preset's. int8-quanto with 24 GB for FLUX: a bit over 18 GB for a LoRA of every component
-    # (SimpleTuner's documentation), unquantised over 30.
-    base_model_precision: str
-    # "cpu" where the unquantised model does not fit on the card, as in SimpleTuner's FLUX example:
-    # FLUX in bf16 (23.8 GB) does not fit on one of 24 GB. It takes about 50 GB of system memory.
-    quantize_via: str | None = None
-    text_encoder_1_precision: str | None = None
-    text_encoder_2_precision: str | None = None
-    text_encoder_3_precision: str | None = None
-    text_encoder_4_precision: str | None = None
-    offload_during_startup: bool | None = None  # small cards: text encoders and VAE in turn
-    vae_enable_tiling: bool | None = None  # small cards: the image is encoded piece by piece
-    vae_dtype: str
-    # less memory for more time: on, but for the CPU, where time is what is short
-    gradient_checkpointing: bool
-    # SimpleTuner's 0.1 would hide the one caption in a tenth of the steps
-    caption_dropout_probability: float = 0.0
-    resolution: int  # with pixel_area: the side of a square of that area
-    aspect_bucket_alignment: str  # the least that SimpleTuner takes: sides are multiples of it
-    # Digits of an aspect: with SimpleTuner's 2 the height of a narrow image would be another than
-    # the image's own.
-    aspect_bucket_rounding: Literal[9] = 9
-    resolution_type: Literal["pixel_area"] = "pixel_area"  # memory: the same for every aspect
-    minimum_image_size: Literal[0] = 0  # glance has checked the size itself
-    seed: int  # at least 1: SimpleTuner takes 0 for "no seed"
-    checkpoint_step_interval: int  # SimpleTuner's 500 would never write one in 60
-    checkpointing_use_tempdir: Literal[True] = True  # it gets its name only once it is whole
-    checkpoints_total_limit: int = 2  # the newest, and one in reserve
-    resume_from_checkpoint: Literal["latest"] = "latest"  # if there is one
-    validation_disable: bool = True  # `glance infer` shows the result
-    validation_step_interval: int | None = None  # --sample-every
-    validation_prompt: str | None = None
-    validation_resolution: str | None = None
-    validation_seed: int | None = None
-    validation_guidance: float | None = None  # the family's own: one phase's LoRA, all steps
-    validation_disable_unconditional: bool | None = None  # no further image of the empty prompt
-    disable_benchmark: bool = True  # no image of the base before training
-    report_to: str = "none"  # no tracker, no account, no upload
-    push_to_hub: Literal[False] = False
-    # where glance listens for progress; empty when started by hand, which SimpleTuner takes for
-    # "none"
-    webhook_config: str = "{env:" + WEBHOOK_VARIABLE + "}"
-
-
-class ImageBackend(_File):
-    """The one image and its caption, or the teacher's images, in multidatabackend.json."""
-
-    id: str = "glance"
-    type: Literal["local"] = "local"
-    dataset_type: Literal["image"] = "image"
-    instance_data_dir: str  # relative: a run may be moved
-    caption_strategy: Literal["textfile"] = "textfile"
-    disable_multiline_split: bool = True  # else a caption of several lines becomes several captions
-    # The image's shorter side, so that it is neither scaled nor cut: SimpleTuner scales without
-    # smoothing, and cuts at random; glance has done both.
-    resolution: int
-    resolution_type: Literal["pixel"] = "pixel"
-    minimum_image_size: Literal[0] = 0
-    crop: Literal[False] = False
-    cache_dir_vae: str = "cache/vae"
-    metadata_backend: Literal["json"] = "json"
-    repeats: int  # one epoch holds the whole phase: no rebuild in between
-    conditioning_data: tuple[str, ...] | None = None  # families that edit: the reference's backend
-
-
-class ReferenceBackend(_File):
-    """The image that is edited, in multidatabackend.json."""
-
-    id: str = "reference"
-    type: Literal["local"] = "local"
-    dataset_type: Literal["conditioning"] = "conditioning"
-    conditioning_type: Literal["reference_loose"] = "reference_loose"  # it may have another shape
-    # SimpleTuner looks for a relative folder's latents where they are not; this is the run folder
-    # wherever it is, because SimpleTuner is started there.
-    instance_data_dir: str
-    caption_strategy: Literal["textfile"] = "textfile"
-    disable_multiline_split: bool = True
-    resolution: int  # its shorter side: glance has scaled it
-    resolution_type: Literal["pixel"] = "pixel"
-    minimum_image_size: Literal[0] = 0
-    crop: Literal[False] = False
-    cache_dir_vae: str = "cache/vae-reference"
-    metadata_backend: Literal["json"] = "json"
-
-
-class TextBackend(_File):
-    """The cache of the caption's embedding, in multidatabackend.json."""
-
-    id: str = "text"
-    type: Literal["local"] = "local"
-    dataset_type: Literal["text_embeds"] = "text_embeds"
-    default: bool = True
-    cache_dir: str = "cache/text"
-
-
-class TargetsFile(_File):
-    """config/<environment>/targets.json: what inside/glance_targets.py makes of each batch."""
-
-    simpletuner: str  # the version that it is made for
-    folder: str  # the recordings, relative to the run
-    sigmas: tuple[float, ...]  # of both phases, and 0: the states' own
-    guidance: float | None = None  # what the transformer is told, where guidance is embedded in it
-    receipt: str  # written once a batch has recorded targets
-
-
-class AccelerateConfig(_File):
-    """config/accelerate.json: stands in front of whatever the user's own one says."""
-
-    compute_environment: Literal["LOCAL_MACHINE"] = "LOCAL_MACHINE"
-    distributed_type: Literal["NO"] = "NO"
-    mixed_precision: str
-    use_cpu: bool  # on the CPU, whatever else the machine has
-    num_processes: Literal[1] = 1
-    num_machines: Literal[1] = 1
-    machine_rank: Literal[0] = 0
-    debug: bool = False
+def _render_images(
+    name: str, folder: str, *, size: tuple[int, int], cache: str, repeats: int
+) -> dict[str, Any]:
+    return {
+        "id": name,
+        "type": "local",
+        "dataset_type": "image",
+        "instance_data_dir": folder,  # relative: a run may be moved
+        **_AS_IT_IS,
+        "resolution": min(size),
+        **_NEITHER_SCALED_NOR_CUT,
+        "cache_dir_vae": cache,
+        "metadata_backend": "json",
+        "repeats": repeats,  # one epoch holds the whole phase: no rebuild in between
+    }
 
 
 type OptionValue = bool | int | float | str

@@ -74,18 +74,20 @@ def memory_options(settings: TrainSettings) -> Mapping[str, Any]:
     method, text_precision = _choose_method(settings), _choose_text_precision(settings)
     options: dict[str, Any] = {"base_model_precision": method.precision}
     if method.precision != "no_change":
+        # On the card only where the unquantised model fits there, as in SimpleTuner's FLUX example:
+        # in bf16 FLUX (23.8 GB) does not fit on 24. On the CPU it takes about 50 GB of memory.
         fits_whole = 2 * settings.weights.transformer + 2 <= _budget(preset)
         options["quantize_via"] = "accelerator" if fits_whole else "cpu"
-    if preset in _TIGHT or text_precision != "no_change":
-        options["offload_during_startup"] = True
-    if preset in _TIGHT:
-        options["vae_enable_tiling"] = True
     if text_precision != "no_change":
         options |= {
             f"text_encoder_{number}_precision": text_precision
             for number, billions in enumerate(settings.weights.text_encoders, 1)
             if billions > _SMALL_ENCODER
         }
+    if preset in _TIGHT or text_precision != "no_change":
+        options["offload_during_startup"] = True  # text encoders and VAE are there in turn
+    if preset in _TIGHT:
+        options["vae_enable_tiling"] = True  # the image is encoded piece by piece
     return options
 
 
