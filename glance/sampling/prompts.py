@@ -44,7 +44,6 @@ _OWN_FAULTS: Final = ("no_text", "empty", "place", "ending", "length")
 MAX_BYTES: Final = 10_000_000
 EXAMPLE: Final = '{"prompt": "a cat in the rain", "seed": 7}'
 REMEDY: Final = "write one prompt a line, or name it .jsonl and write one JSON object a line"
-_NO_JSON: Final = object()
 _JSON_LINES: Final = (".jsonl", ".ndjson")
 _JSON: Final = ".json"
 _OTHERS: Final = (  # formats of text that lines are not prompts of
@@ -268,15 +267,24 @@ def _read_entries(path: Path) -> Iterator[_Entry]:
         )
     text = _read_text(path)
     if suffix == _JSON or (suffix in _JSON_LINES and text.lstrip().startswith("[")):
-        document = _whole(text)
-        if document is not _NO_JSON:
+        try:
+            document = _loads(text)
+        except _BadEntryError as exc:
+            yield _Entry("it", str(path), exc.problem)
+            return
+        except (ValueError, RecursionError) as exc:
+            if suffix == _JSON and not _holds_json_lines(text):
+                why = ""
+                if isinstance(exc, json.JSONDecodeError):
+                    why = f": {exc.msg} (line {exc.lineno}, column {exc.colno})"
+                raise InputError(
+                    f"prompt file {path}: not JSON{why}", hint=f"write a list: [{EXAMPLE}, ...]"
+                ) from exc
+        else:
             yield from _of_document(path, document)
             return
-    lines = enumerate(re.split(r"\r\n|\r|\n", text), start=1)
     is_json = suffix in (_JSON, *_JSON_LINES)
-    if suffix == _JSON and not _holds_json_lines(text):
-        raise InputError(_unreadable(path, text))
-    for number, line in lines:
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), start=1):
         stripped = line.strip()
         if stripped and (is_json or not stripped.startswith("#")):
             content = _of_json(stripped) if is_json else _of_text(stripped)
@@ -335,9 +343,6 @@ def _foreign(path: Path, text: ForeignText) -> Iterator[Problem]:
 
 def _of_document(path: Path, document: Any) -> Iterator[_Entry]:
     """Yield what one JSON document holds: a list, an object, or a library of named prompts."""
-    if isinstance(document, _BadEntryError):
-        yield _Entry("it", str(path), document.problem)
-        return
     if isinstance(document, Mapping):
         if len(document) == 1 and isinstance(only := next(iter(document.values())), list):
             document = only  # such as {"prompts": [...]}
@@ -359,39 +364,26 @@ def _is_library(document: Mapping[str, Any]) -> bool:
     )
 
 
-def _whole(text: str) -> Any:
-    """Return the document that a text is, or what is wrong in it; _NO_JSON when it is none."""
-    try:
-        return _loads(text)
-    except _BadEntryError as exc:
-        return exc
-    except (ValueError, RecursionError):
-        return _NO_JSON
-
-
 def _holds_json_lines(text: str) -> bool:
     first = next((line for line in text.splitlines() if line.strip()), "{}")
     return isinstance(_of_json(first.strip()), Mapping)
 
 
-def _unreadable(path: Path, text: str) -> Iterator[Problem]:
-    try:
-        _loads(text)
-    except json.JSONDecodeError as exc:
-        message = f"not JSON: {exc.msg} (line {exc.lineno}, column {exc.colno})"
-        yield Problem(f"prompt file {path}: {message}", f"write a list: [{EXAMPLE}, ...]")
-    except (ValueError, RecursionError, _BadEntryError):
-        yield Problem(f"prompt file {path}: not JSON", f"write a list: [{EXAMPLE}, ...]")
-
-
 def meant_elsewhere(text: str) -> str | None:
     """Return what a text is that was meant for another reader; None for a prompt."""
-    if text.startswith(("{", "[")) and isinstance(_whole(text), Mapping | list):
+    if text.startswith(("{", "[")) and _is_json(text):
         return f"{_display(text)} is JSON, and would be taken as words of the prompt"
     if option := _OPTION.search(text):
         said = shown(repr(option[0]))
         return f"{said} is an option of another program, and would be taken as words of the prompt"
     return None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return isinstance(_loads(text), Mapping | list)
+    except (ValueError, RecursionError, _BadEntryError):
+        return False
 
 
 def _of_text(text: str) -> Mapping[str, Any] | Problem:

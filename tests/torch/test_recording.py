@@ -21,6 +21,7 @@ from glance.sampling.generate import load_planned
 from glance.sampling.pipeline.record import PathRecorder, Recorded, as_grid, record_paths
 from glance.sampling.pipeline.scheduler import VerbatimEulerScheduler
 from glance.sampling.settings import SampleSettings
+from glance.schedule.options import ScheduleOptions
 from glance.training.distillation.execute import STATES, is_recorded, record
 from glance.training.distillation.plan import DistillationPlan, plan_distillation
 from glance.training.request import DistillRequest
@@ -111,7 +112,7 @@ def make_ready(name: str, folder: Path) -> Ready:
             run=folder / "run",
             prompts=PROMPTS,
             sizes=(f"{SIDE}x{SIDE}",),
-            teacher_steps=STEPS,
+            schedule=ScheduleOptions(teacher_steps=STEPS),
             reference=reference,
             device="cpu",
         )

@@ -9,8 +9,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, override
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -57,20 +58,20 @@ class Loras(Protocol):
         ...
 
 
-class ResidentLoras:
+class ResidentLoras(Loras):
     """Both are adapters of the pipeline, named as their phase: switching moves no weights."""
 
     def __init__(self, base: Sequence[str] = ()) -> None:
-        """Take the adapters that belong to the base model."""
+        """`base`: the adapters that belong to the base model."""
         self._base = list(base)
 
+    @override
     def use(self, pipeline: Any, phase: Phase, *, scale: float) -> None:
-        """See Loras."""
         pipeline.enable_lora()
         pipeline.set_adapters(phase.value, scale)
 
+    @override
     def leave(self, pipeline: Any) -> None:
-        """See Loras."""
         if self._base:
             pipeline.enable_lora()
             pipeline.set_adapters(self._base)
@@ -78,7 +79,7 @@ class ResidentLoras:
             pipeline.disable_lora()
 
 
-class SwappedLoras:
+class SwappedLoras(Loras):
     """One adapter whose weights are exchanged in place: a compiled model does not notice.
 
     Switching adapters, or changing the scale of one, changes what torch.compile has taken for
@@ -91,8 +92,8 @@ class SwappedLoras:
         self._prepared = prepared
         self._active: tuple[Phase, float] | None = None
 
+    @override
     def use(self, pipeline: Any, phase: Phase, *, scale: float) -> None:
-        """See Loras."""
         if self._active == (phase, scale):
             return
         lora = self._prepared[phase]
@@ -108,8 +109,8 @@ class SwappedLoras:
         )
         self._active = (phase, scale)
 
+    @override
     def leave(self, pipeline: Any) -> None:
-        """See Loras."""
         self.use(pipeline, next(iter(self._prepared)), scale=0.0)
 
 
@@ -238,14 +239,11 @@ def _read_pairs(path: Path) -> Pairs:
         if problem := pair_problem(pair, down.shape, up.shape):
             problems.append(problem)
             continue
-        pairs[pair.layer] = Pair(down, _scaled(up, factors.get(pair.layer, 1.0)))
+        factor = factors.get(pair.layer, 1.0)
+        pairs[pair.layer] = Pair(down, up if factor == 1 else (up.float() * factor).to(up.dtype))
     if problems:
         raise LoraError(Problem(f"{path}: {item.message}", item.hint) for item in problems)
     return pairs
-
-
-def _scaled(up: torch.Tensor, factor: float) -> torch.Tensor:
-    return up if factor == 1 else (up.float() * factor).to(up.dtype)
 
 
 def _linear_layers(transformer: Any) -> dict[str, tuple[int, int]]:
@@ -358,15 +356,11 @@ def with_dots(layer: str) -> str:
     return ".".join(_WORDS.findall(layer))
 
 
-def _with_underscores(layer: str) -> str:
-    return layer.replace(".", "_")
-
-
 _COMFYUI: Final = ("diffusion_model.{}.lora_A.weight", "diffusion_model.{}.lora_B.weight")
 _KOHYA: Final = ("lora_unet_{}.lora_down.weight", "lora_unet_{}.lora_up.weight")
 _SPELLINGS: Final = (
     Spelling(*_COMFYUI),
-    Spelling(*_KOHYA, rename=_with_underscores),
+    Spelling(*_KOHYA, rename=lambda layer: layer.replace(".", "_")),
     Spelling(*_COMFYUI, rename=with_dots),
 )
 
@@ -381,18 +375,14 @@ def convert(
     tried first, then what is left one by one.
     """
     left = dict(pairs)
-    for group, spelling in _attempts(list(pairs)):
+    groups = ([*pairs], *([source] for source in pairs))
+    for group, spelling in product(groups, _SPELLINGS):
         chosen = {source: left[source] for source in group if source in left}
         if not chosen:
             continue
         for source, converted in _try(pipeline_class, chosen, spelling, layers).items():
             del left[source]
             yield source, converted
-
-
-def _attempts(sources: list[str]) -> Iterator[tuple[list[str], Spelling]]:
-    yield from ((sources, spelling) for spelling in _SPELLINGS)
-    yield from (([source], spelling) for source in sources for spelling in _SPELLINGS)
 
 
 def _try(

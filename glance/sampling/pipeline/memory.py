@@ -118,14 +118,12 @@ def place(
 ) -> Memory:
     """Make `pipeline` compute on `device`, its weights kept as `memory` says; return how.
 
-    `pixels` is what the pictures to come have at a time; AUTO leaves room for them. With
+    `pixels` is what the images to come have at a time; AUTO leaves room for them. With
     `swaps_loras` their weights are exchanged in place, which AUTO leaves possible.
     """
     used = memory
     if memory is Memory.AUTO:
-        used = _choose(pipeline, device, pixels)
-        if used is Memory.GROUP and swaps_loras:
-            used = Memory.OFFLOAD
+        used = _choose(pipeline, device, pixels, swaps_loras=swaps_loras)
     match used:
         case Memory.OFFLOAD:
             pipeline.enable_model_cpu_offload(device=device.value)
@@ -176,7 +174,7 @@ def _weight_bytes(tensor: torch.Tensor) -> int:
     return sum(_weight_bytes(getattr(tensor, name)) for name in names)
 
 
-def _choose(pipeline: Any, device: Device, pixels: int) -> Memory:
+def _choose(pipeline: Any, device: Device, pixels: int, *, swaps_loras: bool) -> Memory:
     if device is not Device.CUDA:
         return Memory.FULL
     parts, sizes = _parts(pipeline), part_sizes(pipeline)
@@ -191,7 +189,7 @@ def _choose(pipeline: Any, device: Device, pixels: int) -> Memory:
         activations=activation_bytes(pixels, number_bytes=pipeline.vae.dtype.itemsize),
     )
     has_4bit = any(getattr(part, "is_loaded_in_4bit", False) for part in parts.values())
-    return Memory.OFFLOAD if has_4bit and chosen is Memory.GROUP else chosen
+    return Memory.OFFLOAD if chosen is Memory.GROUP and (has_4bit or swaps_loras) else chosen
 
 
 def _offload_groups(pipeline: Any, device: torch.device) -> None:
