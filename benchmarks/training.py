@@ -17,7 +17,6 @@ from glance.dataset.sample import stage_sample
 from glance.training.plan import TrainingPlan, plan_training
 from glance.training.request import Launcher, TrainRequest
 from glance.training.simpletuner.command import (
-    Start,
     build_command,
     build_environment,
     find_program,
@@ -106,7 +105,8 @@ def _train_by_hand(conditions: Conditions, steps: int, folder: Path) -> None:
 
 def _run_by_hand(plan: TrainingPlan, phase: Phase, conditions: Conditions) -> None:
     program = find_program(Launcher.SIMPLETUNER)
-    start = Start(
+    environment = build_environment(
+        os.environ,
         phase=phase,
         launcher=Launcher.SIMPLETUNER,
         program=program,
@@ -118,6 +118,6 @@ def _run_by_hand(plan: TrainingPlan, phase: Phase, conditions: Conditions) -> No
         needs_hub=False,
     )
     command = [str(program), *build_command(phase)[1:]]
-    call(command, plan.run.path, build_environment(os.environ, start))
+    call(command, plan.run.path, environment)
     if not plan.run.lora(phase).exists():
         raise RuntimeError(f"SimpleTuner's {phase} phase by hand left no LoRA")

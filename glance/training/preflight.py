@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
@@ -52,10 +52,10 @@ class Outcome(StrEnum):
 class Check:
     """One thing that was looked at."""
 
-    name: str
     outcome: Outcome
     message: str
     hint: str | None = None
+    name: str = ""
     error: type[SetupError] = SetupError
     """What a failure is raised as."""
 
@@ -76,7 +76,25 @@ class Job:
 
 def examine(job: Job) -> tuple[Check, ...]:
     """Look at everything; raise nothing."""
-    return tuple(check for name, look in _LOOKS.items() for check in _named(name, look, job))
+    looks: dict[str, Callable[[Job], Iterator[Check]]] = {
+        "python": _look_at_python,
+        "packages": _look_at_packages,
+        "simpletuner": _look_at_simpletuner,
+        "device": _look_at_the_device,
+        "memory": _look_at_memory,
+        "disk": _look_at_the_disk,
+        "model": _look_at_the_model,
+    }
+    found: list[Check] = []
+    for name, look in looks.items():
+        try:
+            found.extend(replace(check, name=name) for check in look(job))
+        except SetupError as exc:
+            found.extend(
+                Check(Outcome.FAILURE, problem.message, problem.hint, name, type(exc))
+                for problem in exc.problems
+            )
+    return tuple(found)
 
 
 def require(job: Job) -> tuple[Problem, ...]:
@@ -91,35 +109,19 @@ def require(job: Job) -> tuple[Problem, ...]:
     return tuple(Problem(check.message, check.hint) for check in warnings)
 
 
-@dataclass(frozen=True, slots=True)
-class _Finding:
-    outcome: Outcome
-    message: str
-    hint: str | None = None
+def _ok(message: str) -> Check:
+    return Check(Outcome.OK, message)
 
 
-def _ok(message: str) -> _Finding:
-    return _Finding(Outcome.OK, message)
+def _warning(message: str, hint: str) -> Check:
+    return Check(Outcome.WARNING, message, hint)
 
 
-def _warning(message: str, hint: str) -> _Finding:
-    return _Finding(Outcome.WARNING, message, hint)
+def _failure(message: str, hint: str) -> Check:
+    return Check(Outcome.FAILURE, message, hint)
 
 
-def _failure(message: str, hint: str) -> _Finding:
-    return _Finding(Outcome.FAILURE, message, hint)
-
-
-def _named(name: str, look: Callable[[Job], Iterator[_Finding]], job: Job) -> Iterator[Check]:
-    try:
-        for found in look(job):
-            yield Check(name, found.outcome, found.message, found.hint)
-    except SetupError as exc:
-        for problem in exc.problems:
-            yield Check(name, Outcome.FAILURE, problem.message, problem.hint, type(exc))
-
-
-def _look_at_python(_: Job) -> Iterator[_Finding]:
+def _look_at_python(_: Job) -> Iterator[Check]:
     first, end = _PYTHON
     if os.name != "posix":
         yield _failure("training needs POSIX processes", "on Windows run glance inside WSL 2")
@@ -132,7 +134,7 @@ def _look_at_python(_: Job) -> Iterator[_Finding]:
         yield _ok(f"Python {python_version()}")
 
 
-def _look_at_packages(_: Job) -> Iterator[_Finding]:
+def _look_at_packages(_: Job) -> Iterator[Check]:
     """Compare what is installed with what fits together: our own pins."""
     wanted = [Requirement(text) for text in requires(_DISTRIBUTION) or ()]
     pinned = [one for one in wanted if "==" in str(one.specifier) and one.marker is None]
@@ -154,7 +156,7 @@ def _look_at_packages(_: Job) -> Iterator[_Finding]:
         yield _ok(", ".join(f"{one.name} {version(one.name)}" for one in pinned))
 
 
-def _look_at_simpletuner(job: Job) -> Iterator[_Finding]:
+def _look_at_simpletuner(job: Job) -> Iterator[Check]:
     yield _ok(f"started as {find_program(job.launcher)}")
     options = {**memory_options(job.settings), **job.settings.overrides}
     if BITSANDBYTES in options.values() and find_spec("bitsandbytes") is None:
@@ -164,7 +166,7 @@ def _look_at_simpletuner(job: Job) -> Iterator[_Finding]:
         )
 
 
-def _look_at_the_device(job: Job) -> Iterator[_Finding]:
+def _look_at_the_device(job: Job) -> Iterator[Check]:
     settings = job.settings
     require_device(settings.device)
     if settings.device is Device.MPS and not find_family(settings.family).trains_on_mps:
@@ -179,11 +181,11 @@ def _look_at_the_device(job: Job) -> Iterator[_Finding]:
         yield from _look_at_card(job, number)
 
 
-def _look_at_card(job: Job, number: int) -> Iterator[_Finding]:
+def _look_at_card(job: Job, number: int) -> Iterator[Check]:
     memory, settings = cuda_memory(number), job.settings
     if memory is None:
         raise DeviceUnavailable(
-            f"--devices: there is no accelerator {number}",
+            f"--gpu-ids: there is no accelerator {number}",
             hint=f"there are {cuda_device_count()}, counted from 0",
         )
     yield _ok(f"{settings.device}:{number}, {memory / _GIGA:.1f} GB")
@@ -191,7 +193,7 @@ def _look_at_card(job: Job, number: int) -> Iterator[_Finding]:
     if settings.weights.known and needed * _GIGA > memory:
         yield _warning(
             f"the training takes about {needed:g} GB of the card, which has {memory / _GIGA:.1f}",
-            "use --preset auto, a smaller --resolution, or a smaller model (docs/memory.md)",
+            "use --vram auto, a smaller --resolution, or a smaller model (docs/memory.md)",
         )
     for pid, taken in gpu_users(number):
         if taken / _GIGA > _MUCH_OF_THE_CARD:
@@ -201,7 +203,7 @@ def _look_at_card(job: Job, number: int) -> Iterator[_Finding]:
             )
 
 
-def _look_at_memory(job: Job) -> Iterator[_Finding]:
+def _look_at_memory(job: Job) -> Iterator[Check]:
     settings, needed = job.settings, estimate(job.settings).system * len(job.devices)
     there = system_memory()
     alone = 4 * settings.weights.transformer * len(job.devices)
@@ -218,13 +220,13 @@ def _look_at_memory(job: Job) -> Iterator[_Finding]:
         yield _warning(
             f"the training takes about {needed:g} GB of system memory, and there are "
             f"{there / _GIGA:.1f}",
-            "close other programs, add swap; with a larger card --preset 48gb needs less",
+            "close other programs, add swap; with a larger card --vram 48 needs less",
         )
     else:
         yield _ok(f"{there / _GIGA:.1f} GB of system memory")
 
 
-def _look_at_the_disk(job: Job) -> Iterator[_Finding]:
+def _look_at_the_disk(job: Job) -> Iterator[Check]:
     needed = estimate(job.settings).disk + job.recorded_bytes / _GIGA
     if job.settings.transformer is not None:
         needed += 2 * job.settings.weights.transformer  # in SimpleTuner's layout, until it is done
@@ -247,7 +249,7 @@ def _look_at_the_disk(job: Job) -> Iterator[_Finding]:
         yield _ok(f"{free:.1f} GB free for the run")
 
 
-def _look_at_the_model(job: Job) -> Iterator[_Finding]:
+def _look_at_the_model(job: Job) -> Iterator[Check]:
     if not job.hub_models:
         yield _ok(f"on the disk: {job.settings.model}")
     for model in job.hub_models:
@@ -258,17 +260,6 @@ def _look_at_the_model(job: Job) -> Iterator[_Finding]:
             raise ModelNotFound(doubt, hint="unset HF_HUB_OFFLINE, or give --model a folder")
         else:
             yield _warning(doubt, "SimpleTuner will try again")
-
-
-_LOOKS: Final[dict[str, Callable[[Job], Iterator[_Finding]]]] = {
-    "python": _look_at_python,
-    "packages": _look_at_packages,
-    "simpletuner": _look_at_simpletuner,
-    "device": _look_at_the_device,
-    "memory": _look_at_memory,
-    "disk": _look_at_the_disk,
-    "model": _look_at_the_model,
-}
 
 
 def system_memory() -> int:

@@ -46,7 +46,6 @@ from glance.training.checkpoints import (
 )
 from glance.training.plan import TrainingPlan
 from glance.training.simpletuner.command import (
-    Start,
     build_command,
     build_environment,
     find_secrets,
@@ -225,28 +224,29 @@ class PhaseTrainer:
         return code
 
     def _job(self, webhook: str) -> Job:
-        plan, phase = self.plan, self.phase
-        start = Start(
+        plan, phase, setup = self.plan, self.phase, self.setup
+        environment = build_environment(
+            os.environ,
             phase=phase,
             launcher=plan.launcher,
-            program=self.setup.program,
+            program=setup.program,
             device=plan.settings.device,
             number=self.device,
             model=plan.model_elsewhere,
             mixed_precision=plan.trainer_config(phase)["mixed_precision"],
             seed=plan.settings.seed,
             webhook=webhook,
-            needs_hub=not self.setup.is_offline,
+            needs_hub=not setup.is_offline,
             is_taught=plan.settings.teacher is not None,
             at_once=len(plan.devices),
         )
         return Job(
-            command=[str(self.setup.program), *build_command(phase, plan.launcher)[1:]],
+            command=[str(setup.program), *build_command(phase, plan.launcher)[1:]],
             folder=plan.run.path,
-            environment=build_environment(os.environ, start),
+            environment=environment,
             log=plan.run.log(phase),
             secrets=find_secrets(os.environ),
-            held=() if self.setup.lock is None else (self.setup.lock,),
+            held=() if setup.lock is None else (setup.lock,),
         )
 
     def _finalise(self, monitor: "Monitor", manifest: Manifest) -> LoraRecord:

@@ -18,7 +18,7 @@ def train(folder: Path, model: Path, devices: str) -> list[dict[str, Any]]:
     events = folder / "events.jsonl"
     arguments = ["--image", "x.png", "--caption", "a circle", "--model", str(model), "--run", "run"]
     arguments += ["--steps", str(STEPS), "--rank", "4", "--resolution", "64", "--device", "cpu"]
-    arguments += ["--launcher", "direct", "--devices", devices, "--events", events.name, "--quiet"]
+    arguments += ["--launcher", "direct", "--gpu-ids", devices, "--events", events.name, "--quiet"]
     folder.mkdir()
     Image.radial_gradient("L").resize((64, 64)).convert("RGB").save(folder / "x.png")
     command = [sys.executable, "-m", "glance", "train", *arguments]

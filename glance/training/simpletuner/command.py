@@ -9,7 +9,6 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -84,44 +83,42 @@ def find_program(launcher: Launcher, search_path: str | None = None) -> Path:
     return Path(found).absolute()  # it is started in another folder
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """What the environment of one start of the trainer depends on."""
+def build_environment(
+    user: Mapping[str, str],
+    *,
+    phase: Phase,
+    launcher: Launcher,
+    program: Path,
+    device: Device,
+    number: int = 0,
+    model: str | None = None,
+    mixed_precision: str,
+    seed: int,
+    webhook: str,
+    needs_hub: bool,
+    is_taught: bool = False,
+    at_once: int = 1,
+) -> dict[str, str]:
+    """Return the whole environment of the trainer; `user` is the one that glance itself runs in.
 
-    phase: Phase
-    launcher: Launcher
-    program: Path
-    """Its folder goes first on PATH: the simpletuner command starts `accelerate` by name."""
-    device: Device
-    number: int = 0
-    """Which of the CUDA devices that glance sees; a user's CUDA_VISIBLE_DEVICES may rename it."""
-    model: str | None = None
-    """Where a base model is that lies elsewhere than in the run, as seen from there."""
-    mixed_precision: str
-    seed: int
-    webhook: str
-    needs_hub: bool
-    is_taught: bool = False
-    """Whether the LoRA learns recorded targets."""
-    at_once: int = 1
-    """How many trainers share this machine."""
-
-
-def build_environment(user: Mapping[str, str], start: Start) -> dict[str, str]:
-    """Return the whole environment of the trainer; `user` is the one that glance itself runs in."""
+    `number` is that of the CUDA device among those that glance sees. `model` is where a base model
+    is that lies elsewhere than in the run, as seen from there. `is_taught`: the LoRA learns
+    recorded targets. `at_once` trainers share this machine.
+    """
     child = {
         key: value
         for key, value in user.items()
         if key in _PASSED or key.startswith(_PASSED_PREFIXES)
     }
     child |= {
-        "PATH": _joined(str(start.program.parent), user.get("PATH")),
+        # the simpletuner command starts `accelerate` by name
+        "PATH": _joined(str(program.parent), user.get("PATH")),
         # progress must not travel through a proxy
         "NO_PROXY": _joined("127.0.0.1,localhost", user.get("NO_PROXY"), ","),
         "no_proxy": _joined("127.0.0.1,localhost", user.get("no_proxy"), ","),
         "CONFIG_BACKEND": "json",
         "ACCELERATE_CONFIG_PATH": ACCELERATE_FILE,
-        "MIXED_PRECISION": start.mixed_precision,
+        "MIXED_PRECISION": mixed_precision,
         "TRAINING_NUM_PROCESSES": "1",
         "TRAINING_NUM_MACHINES": "1",
         "TRAINING_DYNAMO_BACKEND": "no",
@@ -129,34 +126,34 @@ def build_environment(user: Mapping[str, str], start: Start) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "SIMPLETUNER_DISABLE_COLORS": "1",
         "PYTHONUNBUFFERED": "1",
-        WEBHOOK_VARIABLE: start.webhook,
-        REQUESTS_VARIABLE: requests_file(start.phase),
-        SEED_VARIABLE: str(start.seed),
+        WEBHOOK_VARIABLE: webhook,
+        REQUESTS_VARIABLE: requests_file(phase),
+        SEED_VARIABLE: str(seed),
         "PYTHONHASHSEED": "0",  # else pictures come in another order at each start
         "PYTHONPATH": _joined(str(_INSIDE), user.get("PYTHONPATH")),
     }
-    if start.model is not None:
-        child[MODEL_VARIABLE] = start.model
-    if not start.needs_hub:
+    if model is not None:
+        child[MODEL_VARIABLE] = model
+    if not needs_hub:
         child["HF_HUB_OFFLINE"] = "1"  # everything it needs is on the disk
-    if start.device is Device.CUDA:
+    if device is Device.CUDA:
         named = user.get("CUDA_VISIBLE_DEVICES")
-        number = named.split(",")[start.number].strip() if named else str(start.number)
-        child["CUDA_VISIBLE_DEVICES"] = number
-    if start.device is Device.CPU:
+        one = named.split(",")[number].strip() if named else str(number)
+        child["CUDA_VISIBLE_DEVICES"] = one
+    if device is Device.CPU:
         child["CUDA_VISIBLE_DEVICES"] = ""  # else an accelerator that is there would be taken
         child[PINNING_VARIABLE] = "1"
-        if start.at_once > 1:  # two that take all cores each are slower than one after the other
-            child.setdefault("OMP_NUM_THREADS", str(max(1, cpu_cores() // start.at_once)))
-    if start.is_taught:
-        child[TARGETS_VARIABLE] = targets_file(start.phase)
-    if start.launcher is Launcher.DIRECT:
+        if at_once > 1:  # two that take all cores each are slower than one after the other
+            child.setdefault("OMP_NUM_THREADS", str(max(1, cpu_cores() // at_once)))
+    if is_taught:
+        child[TARGETS_VARIABLE] = targets_file(phase)
+    if launcher is Launcher.DIRECT:
         # what the layers that it leaves out would have told the trainer: simpletuner/cli/train.py
         # and accelerate/utils/launch.py
         child |= {
-            "ENV": environment(start.phase),
-            "ACCELERATE_MIXED_PRECISION": start.mixed_precision,
-            "ACCELERATE_USE_CPU": str(start.device is Device.CPU),
+            "ENV": environment(phase),
+            "ACCELERATE_MIXED_PRECISION": mixed_precision,
+            "ACCELERATE_USE_CPU": str(device is Device.CPU),
             "ACCELERATE_DYNAMO_BACKEND": "NO",
         }
     return child

@@ -16,7 +16,7 @@ from glance.training.execute import run_training
 pytest_plugins = ["fakes.plugin"]
 pytestmark = pytest.mark.usefixtures("pair")
 
-AT_ONCE = ["--devices", "0,1"]
+AT_ONCE = ["--gpu-ids", "0,1"]
 
 type Order = list[tuple[type[Event], Phase]]
 
@@ -31,7 +31,7 @@ def test_the_second_begins_when_the_first_has_filled_the_caches(
 ) -> None:
     simpletuner.behave(slow="beside the other")
 
-    told = order(plan_and_train(devices="0,1"))
+    told = order(plan_and_train(gpu_ids="0,1"))
 
     begun = told.index((PhaseStarted, Phase.FAST))
     assert told.index((StepDone, Phase.SLOW)) < begun < told.index((PhaseFinished, Phase.SLOW))
@@ -50,7 +50,7 @@ def test_the_files_are_those_of_a_training_one_after_the_other(
         }
 
     simpletuner.behave(slow="beside the other")
-    plan_and_train(devices="0,1")
+    plan_and_train(gpu_ids="0,1")
     at_once = trained()
     simpletuner.behave()
     plan_and_train(restart=True)
@@ -65,11 +65,11 @@ def test_one_that_fails_does_not_stop_the_other(simpletuner: FakeSimpleTuner) ->
     events: list[Event] = []
 
     with pytest.raises(TrainingFailed, match="the slow phase failed"):
-        run_training(make_plan(devices="0,1"), events.append)
+        run_training(make_plan(gpu_ids="0,1"), events.append)
 
     assert states(RUN.manifest) == ["failed", "done"]
     simpletuner.behave()
-    plan_and_train(devices="0,1")
+    plan_and_train(gpu_ids="0,1")
     assert simpletuner.phases == ["slow", "fast", "slow"]
     assert states(RUN.manifest) == ["done", "done"]
 
@@ -96,7 +96,7 @@ def test_both_that_fail_are_both_recorded(simpletuner: FakeSimpleTuner) -> None:
     events: list[Event] = []
 
     with pytest.raises(TrainingFailed, match="the slow phase failed"):
-        run_training(make_plan(devices="0,1"), events.append)
+        run_training(make_plan(gpu_ids="0,1"), events.append)
 
     assert states(RUN.manifest) == ["failed", "failed"]
 
@@ -139,6 +139,6 @@ def test_a_first_ctrl_c_waits_for_a_checkpoint_of_both(
 
 
 def test_one_device_is_one_after_the_other(simpletuner: FakeSimpleTuner) -> None:
-    told = order(plan_and_train(devices="1"))
+    told = order(plan_and_train(gpu_ids="1"))
 
     assert told.index((PhaseFinished, Phase.SLOW)) < told.index((PhaseStarted, Phase.FAST))

@@ -78,7 +78,7 @@ def test_what_cannot_be_is_refused(pair: Path, asked: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("text", ["", "0,1,2", "cuda", "-1", "0;1", "0,", "²"])
 def test_what_is_no_device_is_refused(text: str) -> None:
-    with pytest.raises(SettingsError, match="--devices"):
+    with pytest.raises(SettingsError, match="--gpu-ids"):
         parse_devices(text)
 
 

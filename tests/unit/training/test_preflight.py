@@ -131,7 +131,7 @@ def test_a_card_that_is_too_small_is_warned_of(
 
 @pytest.mark.usefixtures("pair")
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = make_plan(device="cuda", devices="0,7")
+    plan = make_plan(device="cuda", gpu_ids="0,7")
     monkeypatch.setattr(preflight, "require_device", lambda _: None)
     monkeypatch.setattr(preflight, "cuda_device_count", lambda: 1)
     monkeypatch.setattr(preflight, "cuda_memory", lambda number: 24e9 if number == 0 else None)
@@ -140,7 +140,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     found = [check for check in examine(job) if check.name == "device"]
 
     assert [check.outcome.value for check in found] == ["ok", "failure"]
-    assert found[1].message == "--devices: there is no accelerator 7"
+    assert found[1].message == "--gpu-ids: there is no accelerator 7"
     assert plan.settings.device is Device.CUDA
 
 
@@ -229,7 +229,7 @@ class TestDoctor:
         assert done.out.splitlines()[-1].startswith("estimate: ")
 
     def test_what_is_missing_is_exit_3(self, glance: Callable) -> None:
-        done = glance("doctor", "--device", "cuda", "--preset", "8gb", "--json")
+        done = glance("doctor", "--device", "cuda", "--vram", "8", "--json")
 
         assert done.code == 3
         failures = [one for one in done.document["checks"] if one["outcome"] == "failure"]

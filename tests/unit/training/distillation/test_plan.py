@@ -305,10 +305,10 @@ def test_a_family_that_edits_begins_with_a_reference_and_paints_in_its_shape() -
 
 def test_a_reference_is_there_where_it_is_needed_and_only_there() -> None:
     Image.new("RGB", (64, 64)).save("before.png")
-    assert problem(reference=Path("before.png")) == "--reference: FLUX.1 generates from text alone"
+    assert problem(reference=Path("before.png")) == "--source-image: FLUX.1 generates from text alone"
 
     make_model(EDIT)
-    assert "there is no --reference" in problem()
+    assert "there is no --source-image" in problem()
     assert "nowhere.png" in problem(reference=Path("nowhere.png"))
     assert "at one size" in problem(
         reference=Path("before.png"), sizes=("64x64", "128x64", "128x64")
@@ -431,7 +431,7 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
         rank=0,
         learning_rate=2,
         schedule="fast",
-        devices="x",
+        gpu_ids="x",
         overrides=["nonsense=1"],
         teacher_loras=(Path("nowhere.safetensors"),),
         reference=Path("nowhere.png"),
@@ -448,10 +448,10 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
         "--rank 0",
         "--learning-rate 2",
         "schedule 'fast' is not known",
-        "--devices x",
+        "--gpu-ids x",
         "--set nonsense",
         "LoRA not found: nowhere.safetensors",
-        "--reference: FLUX.1 generates from text alone",
+        "--source-image: FLUX.1 generates from text alone",
     ):
         assert part in messages
 

@@ -13,7 +13,6 @@ from glance.core.phase import Phase
 from glance.training.request import Launcher
 from glance.training.simpletuner import command
 from glance.training.simpletuner.command import (
-    Start,
     build_command,
     build_environment,
     find_program,
@@ -55,7 +54,7 @@ def build(user: dict[str, str], **changes: Any) -> dict[str, str]:
         "phase": Phase.SLOW,
         "launcher": Launcher.SIMPLETUNER,
     }
-    return build_environment(user, Start(**{**values, **changes}))
+    return build_environment(user, **{**values, **changes})
 
 
 def make_program(folder: Path) -> Path:
