@@ -42,7 +42,6 @@ class GlanceError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, problem: str | Iterable[Problem], *, hint: str | None = None) -> None:
-        """Hold one problem (a message and a hint) or several at once."""
         if isinstance(problem, str):
             self.problems: tuple[Problem, ...] = (Problem(problem, hint),)
         else:
@@ -120,7 +119,6 @@ class Checks:
     """Runs independent checks and keeps what they refuse, so that all is reported together."""
 
     def __init__(self) -> None:
-        """Begin with nothing refused."""
         self._refusals: list[InputError] = []
 
     def make[T](self, make: Callable[[], T]) -> T | None:
@@ -161,7 +159,6 @@ class TrainingFailed(GlanceError):
         log: Path,
         tail: tuple[str, ...] = (),
     ) -> None:
-        """Keep the trainer's exit code, the log's path and its last telling lines."""
         super().__init__(problem, hint=hint)
         self.returncode = returncode
         self.log = log
@@ -175,10 +172,9 @@ class InferenceFailed(GlanceError):
 
 
 class Stopped(BaseException):
-    """The process was asked to end by a signal; carries the signal's number."""
+    """The process was asked to end by a signal; its exit code is 128 plus the signal's number."""
 
     def __init__(self, signal_number: int) -> None:
-        """Remember which signal it was: the exit code is 128 plus its number."""
         super().__init__(signal_number)
         self.exit_code = 128 + signal_number
 

@@ -232,7 +232,6 @@ def find_place(place: str, start: Path) -> Path:
 
 
 def _own_folder(variable: str, usual: str, *, kept: str) -> Path:
-    """Return glance's folder below the one that `variable` names, else below `usual` at home."""
     given = os.environ.get(variable)
     try:
         return (Path(given) if given else Path.home() / usual) / "glance"
@@ -250,7 +249,6 @@ def _umask() -> int:
 
 
 def _walk(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
-    """Yield all that the parts may mean."""
     if not parts:
         yield folder
         return

@@ -19,6 +19,7 @@ _ADDRESS: Final = re.compile(
     r"https?://(www\.)?(huggingface\.co|hf\.co)/(?P<repo>[\w.-]+/[\w.-]+)"
     r"(/(blob|resolve|raw)/[^/]+/(?P<file>[^?#]+))?"
 )
+_LICENCE: Final = "accept its licence on its Hub page, then `hf auth login` or set HF_TOKEN"
 _OTHER_FORMATS: Final = (
     *("*.onnx*", "*.msgpack", "*.h5", "*.ckpt", "*.pth", "*.gguf", "*.tflite"),
     *("*.fp16.*", "*.bf16.*", "*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp", "*.mp4"),
@@ -34,7 +35,7 @@ def check_access(model: str) -> str | None:
     from huggingface_hub import auth_check, constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    if _is_cached(model):
+    if _find_snapshot(model) is not None:
         return None
     if constants.is_offline_mode():
         return f"model {model} is not in the cache, and HF_HUB_OFFLINE forbids fetching it"
@@ -43,7 +44,7 @@ def check_access(model: str) -> str | None:
     except GatedRepoError as exc:
         raise ModelNotFound(
             f"model {model} is gated, and there is no token with a right to it",
-            hint="accept its licence on its Hub page, then `hf auth login` or set HF_TOKEN",
+            hint=_LICENCE,
         ) from exc
     except RepositoryNotFoundError as exc:
         raise ModelNotFound(
@@ -148,7 +149,7 @@ def find_hub_file(reference: str, *, default: str, or_else: str | None = None) -
     except GatedRepoError as exc:
         raise SetupError(
             f"{repo} is gated, and there is no token with a right to it",
-            hint="accept its licence on its Hub page, then `hf auth login` or set HF_TOKEN",
+            hint=_LICENCE,
         ) from exc
     except RepositoryNotFoundError as exc:
         raise SetupError(
@@ -301,10 +302,6 @@ def _reporting_to(on_progress: Callable[[int, int], None]) -> Any:
             return result
 
     return Reporting
-
-
-def _is_cached(model: str) -> bool:
-    return _find_snapshot(model) is not None
 
 
 def _transport_errors() -> tuple[type[BaseException], ...]:

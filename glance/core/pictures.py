@@ -130,7 +130,6 @@ def _doubt_content(canvas: Image.Image, alpha: Image.Image | None) -> Iterator[P
 
 
 def _levels(picture: Image.Image) -> list[tuple[int, int]]:
-    """Return the lowest and the highest of each channel."""
     return [cast("tuple[int, int]", channel.getextrema()) for channel in picture.split()]
 
 

@@ -248,13 +248,13 @@ def _examine_reference(
         if edits:
             found.refuse(
                 "no reference: this family edits a picture, so it needs the one to begin with",
-                "pass it with --reference; --image is what it shall become, the caption says how",
+                "pass it with --source-image; --image is what it becomes, the caption says how",
             )
         return None
     if not edits:
         found.refuse(
             f"reference {shown(reference)}: this family generates from text alone",
-            "drop --reference, or train a family that edits: such as Qwen-Image-Edit",
+            "drop --source-image, or train a family that edits: such as Qwen-Image-Edit",
         )
         return None
     pixels = examine_picture(reference, resolution, found, word="reference")

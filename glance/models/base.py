@@ -65,7 +65,7 @@ class Weights(Settings):
 
 @dataclass(frozen=True)
 class BaseModel:
-    """What --model, --base and --family mean: where a model is, which family's, what is in it."""
+    """What --model, --pipeline and --family mean: where a model is, whose, and what is in it."""
 
     family: Family
     location: str
@@ -92,7 +92,7 @@ class BaseModel:
         if model is None or not is_checkpoint(model):
             if base is not None:
                 raise SettingsError(
-                    "--base goes with a single file in --model",
+                    "--pipeline goes with a single file in --model",
                     hint="give a whole model to --model alone",
                 )
             return cls(row, _locate(row.default_model if model is None else model, row))

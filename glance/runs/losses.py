@@ -45,7 +45,6 @@ class LossLog:
     """Adds the losses of one start of a phase's trainer to the phase's file, each at once."""
 
     def __init__(self, path: Path, *, start: int) -> None:
-        """Stand ready; nothing is written before the first loss."""
         self._path = path
         self._start = start
         self._is_begun = False

@@ -58,13 +58,6 @@ class Level:
     """`--slow-timesteps, value 2`."""
     is_sigma: bool = False
 
-    def shown_beside(self, other: "Level") -> str:
-        """Return its value in the other one's unit."""
-        if self.is_sigma is other.is_sigma:
-            return self.text
-        factor = 1 / MAX_TIMESTEP if other.is_sigma else 1.0
-        return as_typed(self.timestep * factor)
-
 
 @dataclass(frozen=True, slots=True)
 class WrittenList:
@@ -166,9 +159,13 @@ def parse_list(text: str, *, name: str) -> WrittenList:
     if problems:
         raise ScheduleError(problems)
     are_sigmas = all(number.is_nan() or number.copy_abs() <= 1 for number in numbers)
+    # computing with a signalling NaN raises
+    values = (
+        math.nan if one.is_nan() else float(one * 1000 if are_sigmas else one) for one in numbers
+    )
     levels = (
-        Level(_as_float(number, is_sigma=are_sigmas), part, f"{name}, value {place}", are_sigmas)
-        for place, (number, part) in enumerate(zip(numbers, parts, strict=True), 1)
+        Level(value, part, f"{name}, value {place}", are_sigmas)
+        for place, (value, part) in enumerate(zip(values, parts, strict=True), 1)
     )
     return WrittenList(name, tuple(levels))
 
@@ -218,12 +215,6 @@ def _kept_list(schedule: Schedule, phase: Phase) -> WrittenList:
     return WrittenList(name, tuple(levels))
 
 
-def _as_float(number: Decimal, *, is_sigma: bool) -> float:
-    if number.is_nan():  # computing with a signalling one raises
-        return math.nan
-    return float(number * 1000 if is_sigma else number)
-
-
 def _require_rules(slow: WrittenList, fast: WrittenList) -> None:
     problems = [problem for one in (slow, fast) for problem in _problems(one)]
     usable = [
@@ -231,8 +222,7 @@ def _require_rules(slow: WrittenList, fast: WrittenList) -> None:
     ]
     problems += (
         Problem(
-            f"{level.place}: {level.text} is not below {before.place} = "
-            f"{before.shown_beside(level)}",
+            f"{level.place}: {level.text} is not below {before.place} = {_beside(before, level)}",
             f"both lists together run strictly downwards, slow first: {_EXAMPLE}",
         )
         for before, level in pairwise(usable)
@@ -240,6 +230,13 @@ def _require_rules(slow: WrittenList, fast: WrittenList) -> None:
     )
     if problems:
         raise ScheduleError(problems)
+
+
+def _beside(one: Level, other: Level) -> str:
+    """Return a value in the other one's unit."""
+    if one.is_sigma is other.is_sigma:
+        return one.text
+    return as_typed(one.timestep / MAX_TIMESTEP if other.is_sigma else one.timestep)
 
 
 def _problems(one: WrittenList) -> Iterator[Problem]:

@@ -185,7 +185,7 @@ def test_offloading_is_refused_where_there_is_one_memory(memory: Memory, device:
     with pytest.raises(DeviceUnavailable, match=f"on {device} everything is in system") as refused:
         check_memory(memory, Quantize.NONE, device)
 
-    assert refused.value.problems[0].hint == "drop --memory"
+    assert refused.value.problems[0].hint == "drop --offload"
 
 
 @pytest.mark.parametrize("memory", [Memory.AUTO, Memory.FULL])
@@ -257,9 +257,9 @@ def test_all_that_is_wrong_is_listed() -> None:
         check_memory(Memory.GROUP, Quantize.BIT4, Device.CPU, is_single_file=True)
 
     assert [problem.message for problem in refused.value.problems] == [
-        "--memory group: on cpu everything is in system memory already",
+        "--offload group: on cpu everything is in system memory already",
         "--quantize 4bit: it takes a CUDA device",
-        "--memory group does not go with --quantize 4bit",
+        "--offload group does not go with --quantize 4bit",
         "--quantize 4bit does not go with a transformer of a single file",
     ]
 

@@ -164,7 +164,7 @@ def test_examining_and_staging_leave_the_originals_alone(tmp_path: Path) -> None
 
 
 def test_importing_the_module_loads_neither_numpy_nor_torch() -> None:
-    code = "import sys, glance.dataset.sample; print({'numpy', 'torch', 'pydantic'} & set(sys.modules))"
+    code = "import sys, glance.dataset.sample as _; print({'numpy', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -706,14 +706,14 @@ def test_a_family_that_edits_needs_a_reference(tmp_path: Path) -> None:
     write_triple(tmp_path)
     message, hint = only_problem_with(None, edits=True, folder=tmp_path)
     assert message.startswith("no reference: this family edits a picture")
-    assert "--reference" in hint
+    assert "--source-image" in hint
 
 
 def test_any_other_takes_none(tmp_path: Path) -> None:
     _, before = write_triple(tmp_path)
     message, hint = only_problem_with(before, edits=False, folder=tmp_path)
     assert message == f"reference {before}: this family generates from text alone"
-    assert hint.startswith("drop --reference")
+    assert hint.startswith("drop --source-image")
 
 
 @pytest.mark.parametrize(

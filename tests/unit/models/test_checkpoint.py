@@ -141,7 +141,7 @@ class TestWithItsBase:
         assert self.locate("files/mine.safetensors", "acme/flux")[0] == "acme/flux"
 
     def test_a_base_without_a_file_is_refused(self) -> None:
-        with pytest.raises(SettingsError, match="--base goes with a single file in --model"):
+        with pytest.raises(SettingsError, match="--pipeline goes with a single file in --model"):
             self.locate("acme/flux", "acme/other")
 
     def test_a_file_of_another_family_is_refused(self) -> None:
