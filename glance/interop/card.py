@@ -142,7 +142,7 @@ class Card:
             gallery=_draw_gallery(self.rows),
             family=family.name,
             model=base or "path/to/the/base",
-            reference=" --reference before.png" if family.edits else "",
+            reference=" --source-image before.png" if family.edits else "",
             prompt=PROMPT,
             tools=tools,
             settings=_draw_table(("setting", "value"), _list_settings(source)),

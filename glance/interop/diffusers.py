@@ -181,7 +181,7 @@ if __name__ == "__main__":
 ''')
 
 _REFERENCE: Final = Template("""\
-    picture = load_image(args.reference)
+    picture = load_image(args.source_image)
     scale = ($side**2 / (picture.width * picture.height)) ** 0.5
     fitting = [max($step, round(side * scale / $step) * $step) for side in picture.size]
     args.width, args.height = args.width or fitting[0], args.height or fitting[1]
@@ -244,7 +244,7 @@ def usage(family: Family, *, model: str | None, prompt: str | None) -> str:
 def _example(family: Family, *, model: str | None, prompt: str | None) -> str:
     needed = (
         ' --prompt "a red bicycle"' if prompt is None else "",
-        " --reference before.png" if family.edits else "",
+        " --source-image before.png" if family.edits else "",
         " --model path/to/the/base" if model is None else "",
     )
     return "".join(needed)
@@ -277,7 +277,7 @@ def _arguments(
         "seed": "type=int, default=0",
         "width": "type=int" if family.edits else f"type=int, default={settings.width}",
         "height": "type=int" if family.edits else f"type=int, default={settings.height}",
-        **({"reference": _default(None)} if family.edits else {}),
+        **({"source-image": _default(None)} if family.edits else {}),
         "model": _default(model),
     }
     for name, how in asked.items():

@@ -22,8 +22,8 @@ from glance.core.files import read_text
 from glance.core.hub import is_offline
 from glance.core.phase import Phase
 from glance.core.pictures import DECODER_ERRORS, open_picture, to_rgb
-from glance.evaluation.request import Variant
 from glance.evaluation.report import find_picture
+from glance.evaluation.request import Variant
 from glance.interop.card import BINDING, PROMPT, Card, Row, flatten, hub_base
 from glance.interop.comfyui import plan_comfyui, render_comfyui
 from glance.interop.diffusers import render_diffusers

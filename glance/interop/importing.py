@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +28,7 @@ from glance.core.files import beside, is_folder, state_folder
 from glance.core.phase import Phase
 from glance.dataset.sample import Examination, Sample, Stage, load_sample, safe_name, stage_sample
 from glance.interop.foreign import ForeignLora, layer_names, open_lora, respell
+from glance.interop.request import ImportRequest
 from glance.models.base import BaseModel, detect_family, is_hub_id
 from glance.models.families import FAMILIES, Family, find_family
 from glance.models.lora.file import (

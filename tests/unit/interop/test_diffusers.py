@@ -222,7 +222,7 @@ def test_every_familys_script_is_easy_to_look_at(name: str) -> None:
 def test_what_edits_asks_for_a_reference_and_takes_its_shape(name: str) -> None:
     found = options(render(name))
 
-    assert found["--reference"] == {"required": True}
+    assert found["--source-image"] == {"required": True}
     assert "default" not in found["--width"]
 
 

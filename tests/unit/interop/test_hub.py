@@ -19,7 +19,8 @@ from PIL import Image
 from glance.core.errors import InputError, RunError, SettingsError, SetupError
 from glance.core.events import Event, Warned
 from glance.core.phase import Phase
-from glance.evaluation.compare import CompareRequest, describe_plan, plan_comparison
+from glance.evaluation.compare import describe_plan, plan_comparison
+from glance.evaluation.request import CompareRequest
 from glance.evaluation.comparison import judge
 from glance.evaluation.report import write_report
 from glance.interop.export import open_source
@@ -117,7 +118,7 @@ class TestMetadata:
         plan = make_plan()
 
         assert metadata(plan)["pipeline_tag"] == "image-to-image"
-        assert "--reference before.png" in body(plan)
+        assert "--source-image before.png" in body(plan)
 
     def test_a_base_model_in_a_folder_is_not_named(self) -> None:
         run = make_run(model="../../home/anna/flux")

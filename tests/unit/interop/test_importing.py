@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 from glance.core.errors import GlanceError, InputError, LoraError, RunError, UsageError
 from glance.core.files import find_place
 from glance.core.phase import Phase
-from glance.interop.importing import ImportPlan, ImportRequest, plan_import, run_import
+from glance.interop.importing import ImportPlan, plan_import, run_import
+from glance.interop.request import ImportRequest
 from glance.models.lora.file import read_lora
 from glance.runs.folder import RunFolder
 from glance.runs.manifest import load_manifest
