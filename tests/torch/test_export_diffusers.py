@@ -58,7 +58,7 @@ def painted_by_glance(run: RunFolder, family: str, dtype: Precision | None = Non
 
 
 def arguments(run: RunFolder, family: str, *, device: str = "cpu") -> list[str]:
-    reference = ["--reference", "before.png"] if find_family(family).edits else []
+    reference = ["--source-image", "before.png"] if find_family(family).edits else []
     picture = ["--prompt", PROMPT, "--seed", "3", "--output", "script.png"]
     return [str(SCRIPT), *picture, "--model", str(run.model), "--device", device, *reference]
 
