@@ -49,7 +49,7 @@ COMMAND = (
     *("--model", str(ROOT / "glance/assets/small-flux"), "--device", "cpu", "--resolution", "64"),
     *("--steps", str(STEPS), "--rank", "4", "--events", "events.jsonl"),
 )
-AT_ONCE = ("--devices", "0,1")
+AT_ONCE = ("--gpu-ids", "0,1")
 VICTIMS = {
     "glance": "glance train",
     "supervisor": "supervisor.py",

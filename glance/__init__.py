@@ -10,12 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from glance.core.errors import GlanceError
     from glance.core.phase import Phase
-    from glance.evaluation.compare import (
-        CompareRequest,
-        compare_pair,
-        plan_comparison,
-        run_comparison,
-    )
+    from glance.evaluation.compare import compare_pair, plan_comparison, run_comparison
+    from glance.evaluation.request import CompareRequest
     from glance.sampling.generate import load_planned, run_generation
     from glance.sampling.pipeline.glance_pipeline import GlancePipeline
     from glance.sampling.plan import plan_generation
@@ -55,7 +51,7 @@ __all__ = [
 
 _MODULES = {
     "PRESETS": "schedule.lists",
-    "CompareRequest": "evaluation.compare",
+    "CompareRequest": "evaluation.request",
     "GlanceError": "core.errors",
     "GlancePipeline": "sampling.pipeline.glance_pipeline",
     "InferRequest": "sampling.request",

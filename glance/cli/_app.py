@@ -12,8 +12,8 @@ import typer
 from typer.core import TyperGroup
 
 from glance import __version__
-from glance.cli._command import Command
-from glance.cli._usage import guard_commands, respell, translate
+from glance.cli._command import guard_commands
+from glance.cli._usage import respell, translate
 from glance.cli._words import check_words
 from glance.cli.check import check
 from glance.cli.compare import compare
@@ -68,9 +68,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 160},
 )
 for command in (demo, doctor, check, train, distill, infer, compare, info):
-    app.command(cls=Command)(command)
-app.command("generate", cls=Command, hidden=True, help="The same as glance infer.")(infer)
-app.command("import", cls=Command)(import_)
+    app.command()(command)
+app.command("generate", hidden=True, help="The same as glance infer.")(infer)
+app.command("import")(import_)
 app.add_typer(export, name="export")
 app.add_typer(schedule, name="schedule")
 app.add_typer(runs, name="runs")

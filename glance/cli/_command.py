@@ -8,8 +8,9 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
+from glance.cli._usage import refuse_repeated
 from glance.core.options import Field, Group, build, declared
 
 _WORDS: Final = {str: "TEXT", int: "INTEGER", float: "NUMBER", Path: "PATH"}
@@ -17,20 +18,27 @@ _ALL: Final = "--help-all"
 _OTHERS: Final = "Options"  # the heading of what stands under no other
 
 
-def takes[R](request: type[R]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command a flag for each declared field of `request`.
+def takes[R](
+    request: type[R], *names: str, **given: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command a flag for each declared field of `request`, or for those of these names.
 
-    The command takes the request first, made of what was typed; its other parameters are flags as
-    Typer declares them.
+    The command takes the request first, made of what was typed and `given`; its other parameters
+    are flags as Typer declares them.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        fields = {"_".join(field.path): field for field in declared(request)}
+        fields = {
+            "_".join(one.path): one
+            for one in declared(request)
+            if not names or one.path[0] in names
+        }
         first, *others = inspect.signature(command, eval_str=True).parameters.values()
         assert first.annotation is request
 
         def run(**values: Any) -> None:
-            said = {one.path: _value(one, values.pop(name)) for name, one in fields.items()}
+            said: dict[tuple[str, ...], Any] = {(name,): one for name, one in given.items()}
+            said |= {one.path: _value(one, values.pop(name)) for name, one in fields.items()}
             command(build(request, said), **values)
 
         parameters = [
@@ -52,25 +60,27 @@ def takes[R](request: type[R]) -> Callable[[Callable[..., None]], Callable[..., 
     return decorate
 
 
-class Command(TyperCommand):
-    """Its help has the options under the headings of Group; advanced ones in --help-all alone."""
+class _Parsing:
+    """What commands and groups have in common: flags hold one value, help stands under headings.
 
+    Advanced options are told by --help-all alone.
+    """
+
+    params: list[Any]
     _shows_all = False
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        self._shows_all = _ALL in args
+        refuse_repeated(self, ctx, args)
+        return super().parse_args(ctx, args)  # type: ignore[misc, no-any-return]
+
     def get_help_option_names(self, ctx: Any) -> list[str]:
-        """Take --help-all for help, where there is more of it."""
-        names = super().get_help_option_names(ctx)
+        names = super().get_help_option_names(ctx)  # type: ignore[misc]
         has_more = any(_heading(one) == Group.ADVANCED for one in self.params)
         return [*names, _ALL] if has_more else names
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Remember which help is asked for."""
-        self._shows_all = _ALL in args
-        return super().parse_args(ctx, args)
-
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the arguments, then the options group by group."""
-        parameters = self.get_params(ctx)
+        parameters = self.get_params(ctx)  # type: ignore[attr-defined]
         arguments = [p.get_help_record(ctx) for p in parameters if p.param_type_name == "argument"]
         if any(arguments):
             with formatter.section("Arguments"):
@@ -88,6 +98,28 @@ class Command(TyperCommand):
                     formatter.write_dl([p.get_help_record(ctx) for p in some])
 
 
+class Command(_Parsing, TyperCommand):
+    """A command of glance's."""
+
+
+class CommandGroup(_Parsing, TyperGroup):
+    """A command that has commands below it."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+def guard_commands(app: typer.Typer) -> None:
+    """Make all commands of `app`, and of the groups in it, glance's."""
+    for command in app.registered_commands:
+        if command.cls is TyperCommand:
+            command.cls = Command
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            guard_commands(group.typer_instance)
+
+
 def _heading(parameter: Any) -> str | None:
     heading: str | None = getattr(parameter, "rich_help_panel", None)
     return heading
@@ -95,32 +127,31 @@ def _heading(parameter: Any) -> str | None:
 
 def _option(field: Field) -> Any:
     flag = field.flag
-    (kind, *_), _ = _kinds(field.type)
-    kind = flag.choices or kind
-    bounds = {"min": flag.least, "max": flag.most, "parser": flag.parse}
+    kind = flag.choices or _kinds(field)[0]
+    more: dict[str, Any] = {"min": flag.least, "max": flag.most, "parser": flag.parse}
     return typer.Option(
         *field.names,
         help=flag.help,
         metavar=flag.kind or _WORDS.get(kind),
         rich_help_panel=flag.group.value,
-        **{name: value for name, value in bounds.items() if value is not None},
+        **{name: value for name, value in more.items() if value is not None},
     )
 
 
 def _typer_type(field: Field) -> Any:
-    (kind, *_), is_several = _kinds(field.type)
+    kind, is_several = _kinds(field)
     kind = field.flag.choices or (str if field.flag.parse else kind)
     if is_several:
         return list[kind] | None  # type: ignore[valid-type]
-    return kind | None if field.default is None else kind
+    return kind | None if field.default is None or field.flag.parse else kind
 
 
-def _kinds(hint: Any) -> tuple[list[Any], bool]:
-    """Return the types of a field's value that a user can say, and whether it takes several."""
-    several = get_origin(hint) is tuple
-    inner = get_args(hint)[0] if several else hint
+def _kinds(field: Field) -> tuple[Any, bool]:
+    """Return the type of what a user can say for a field, and whether it can be said repeatedly."""
+    is_several = get_origin(field.type) is tuple and field.flag.parse is None
+    inner = get_args(field.type)[0] if is_several else field.type
     union = get_args(inner) if get_origin(inner) in (Union, UnionType) else (inner,)
-    return [one for one in union if one is not NoneType], several
+    return next(one for one in union if one is not NoneType), is_several
 
 
 def _default(field: Field) -> Any:
@@ -128,8 +159,8 @@ def _default(field: Field) -> Any:
         return False
     if field.default is MISSING:
         return inspect.Parameter.empty
-    if field.default == ():
-        return None
+    if field.flag.parse is not None or field.default == () or _kinds(field)[1]:
+        return None  # _value puts it in
     return field.default if field.flag.choices is None else field.flag.choices(field.default)
 
 
@@ -138,4 +169,6 @@ def _value(field: Field, typed: Any) -> Any:
         return not typed
     if field.flag.choices is not None:
         return typed.value
-    return tuple(typed or ()) if _kinds(field.type)[1] else typed
+    if _kinds(field)[1]:
+        return tuple(typed) if typed else field.default
+    return field.default if typed is None and field.flag.parse is not None else typed

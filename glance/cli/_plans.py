@@ -46,6 +46,7 @@ def training_rows(plan: "TrainingPlan") -> Rows:
     if settings.transformer is not None:
         yield "transformer", _place(settings.transformer, plan.run.path)
     yield from _schedule_rows(plan.schedule)
+    yield from _continued("", plan.notes)
     batch = f" of batch {settings.batch_size}" if settings.batch_size > 1 else ""
     yield (
         "training",

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from glance.cli._usage import Command, Group
+from glance.cli._command import Command, CommandGroup
 
 _FLAG = "--plot"
 TERMINAL = Path("-")
@@ -31,7 +31,7 @@ class PlotCommand(Command):
         return super().parse_args(ctx, list(_complete(args)))
 
 
-class PlotGroup(Group):
+class PlotGroup(CommandGroup):
     """The same for a command that has commands below it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

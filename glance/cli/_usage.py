@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any, Final
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from glance.core.errors import (
     GlanceError,
@@ -20,36 +19,6 @@ from glance.core.errors import (
 
 _ONE_OF: Final = " is not one of "
 _NUMBERED: Final = re.compile(r"(--[a-z-]+) ([^ :]+): ")
-
-
-class Command(TyperCommand):
-    """A command whose flags hold one value each, unless they are repeatable.
-
-    Typer keeps the last of several and says nothing. A training would run for an hour on a picture
-    that is not the one that was meant, so a second value is refused, whatever the flag.
-    """
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        _refuse_repeated(self, ctx, args)
-        return super().parse_args(ctx, args)
-
-
-class Group(TyperGroup):
-    """The same for a command that has commands below it."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        _refuse_repeated(self, ctx, args)
-        return super().parse_args(ctx, args)
-
-
-def guard_commands(app: typer.Typer) -> None:
-    """Hold all commands of `app`, and of the groups in it, to the rule of `Command`."""
-    for command in app.registered_commands:
-        if command.cls is TyperCommand:
-            command.cls = Command
-    for group in app.registered_groups:
-        if group.typer_instance is not None:
-            guard_commands(group.typer_instance)
 
 
 def translate(refusal: typer.TyperException) -> GlanceError:
@@ -79,7 +48,12 @@ def _is_same_number(one: str, other: str) -> bool:
     return False
 
 
-def _refuse_repeated(command: Any, ctx: Any, args: Sequence[str]) -> None:
+def refuse_repeated(command: Any, ctx: Any, args: Sequence[str]) -> None:
+    """Raise UsageError for a flag that holds one value and is given twice.
+
+    Typer keeps the last of several and says nothing: a training would run for an hour on an image
+    that is not the one that was meant.
+    """
     if ctx.resilient_parsing:  # somebody presses Tab
         return
     _, _, order = command.make_parser(ctx).parse_args(args=list(args))

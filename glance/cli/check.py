@@ -1,40 +1,32 @@
 """`glance check`: is this pair fit to train on?"""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from glance.cli._options import (
-    CaptionOption,
-    CropOption,
-    FamilyOfModelOption,
-    JsonOption,
-    ModelOption,
-    QuietOption,
-    ReferenceOption,
-    ResolutionOption,
-    VerboseOption,
-)
+from glance.cli._command import takes
+from glance.cli._options import JsonOption, QuietOption, VerboseOption
 from glance.cli.console import Console
+from glance.training.request import TrainRequest
 
 if TYPE_CHECKING:
     from glance.training.plan import Pair
 
+_PAIR = ("caption", "reference", "family", "model", "resolution", "crop")
 
+
+@takes(TrainRequest, *_PAIR, image=Path())
 def check(
-    image: Annotated[Path, typer.Argument(help="The picture to train on.")],
-    caption: CaptionOption = None,
-    reference: ReferenceOption = None,
-    family: FamilyOfModelOption = None,
-    model: ModelOption = None,
-    resolution: ResolutionOption = None,
-    crop: CropOption = "whole",
+    request: TrainRequest,
+    *,
+    image: Annotated[Path, typer.Argument(help="The image to train on.")],
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Say whether a picture and its caption are fit to train on, and what is trained of it.
+    """Check whether an image and its caption are fit to train on, and what is trained of it.
 
     Every problem is reported at once, each with its remedy.
 
@@ -42,19 +34,8 @@ def check(
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.training.plan import check_pair, tell_views
-    from glance.training.request import TrainRequest
 
-    pair = check_pair(
-        TrainRequest(
-            image=image,
-            caption=caption,
-            reference=reference,
-            family=family,
-            model=model,
-            resolution=resolution,
-            crop=crop,
-        )
-    )
+    pair = check_pair(replace(request, image=image))
     for warning in pair.warnings:
         console.warn(warning)
     for line in tell_views(pair.sample, pair.views):

@@ -6,18 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glance.cli._options import (
-    EventsOption,
-    FastGuidanceOption,
-    JsonOption,
-    NegativePromptOption,
-    QuietOption,
-    SideOption,
-    SlowGuidanceOption,
-    TrueCfgOption,
-    VerboseOption,
-)
+from glance.cli._command import takes
+from glance.cli._options import EventsOption, JsonOption, QuietOption, VerboseOption
 from glance.cli.console import Console
+from glance.sampling.request import InferRequest
 
 if TYPE_CHECKING:
     from glance.interop.export import Exported
@@ -35,19 +27,22 @@ OutputOption = Annotated[
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an earlier export.")]
 
 
+_GENERATED = (
+    *("negative_prompt", "size", "width", "height"),
+    *("guidance", "slow_guidance", "fast_guidance", "true_cfg"),
+)
+
+
 @export.command()
+@takes(InferRequest, *_GENERATED)
 def comfyui(
+    request: InferRequest,
+    *,
     run: RunArgument = None,
     prompt: Annotated[
         str | None, typer.Option(help="What the workflow generates. Default: the sample's caption.")
     ] = None,
-    negative_prompt: NegativePromptOption = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the noise. Default: 0.")] = None,
-    slow_guidance: SlowGuidanceOption = None,
-    fast_guidance: FastGuidanceOption = None,
-    true_cfg: TrueCfgOption = None,
-    width: SideOption = None,
-    height: SideOption = None,
     model_file: Annotated[
         str | None, typer.Option(help="The base model's file, as ComfyUI's folders have it.")
     ] = None,
@@ -72,13 +67,13 @@ def comfyui(
         open_source(run),
         prompt=prompt,
         model_file=model_file,
-        negative_prompt=negative_prompt,
+        negative_prompt=request.negative_prompt,
         seed=seed,
-        slow_guidance=slow_guidance,
-        fast_guidance=fast_guidance,
-        true_cfg=true_cfg,
-        width=width,
-        height=height,
+        slow_guidance=request.slow_guidance,
+        fast_guidance=request.fast_guidance,
+        true_cfg=request.true_cfg,
+        width=request.width,
+        height=request.height,
     )
     folder = output or Path(f"{planned.source.name}-comfyui")
     _show(console, export_comfyui(planned, folder, force=force))

@@ -1,33 +1,20 @@
 """`glance schedule`: the noise levels of both phases, and finding better ones."""
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glance.cli._options import (
-    DeviceChoice,
-    DeviceOption,
-    EventsOption,
-    FamilyOfModelOption,
-    FastStepsOption,
-    FastTimestepsOption,
-    JsonOption,
-    MemoryOption,
-    QuietOption,
-    SlowStepsOption,
-    SlowTimestepsOption,
-    TeacherStepsOption,
-    VerboseOption,
-    find_model,
-)
+from glance.cli._command import takes
+from glance.cli._options import EventsOption, JsonOption, QuietOption, VerboseOption
 from glance.cli._plot import TERMINAL, PlotGroup, PlotOption
 from glance.cli.console import Console, format_table
-from glance.core.device import Memory, Quantize
-from glance.core.errors import InputError, ModelNotFound, UsageError
+from glance.core.errors import ModelNotFound, UsageError
+from glance.core.options import Group, parse_size
 from glance.core.phase import Phase
+from glance.evaluation.request import OptimizeRequest
 from glance.schedule.lists import PRESETS, Schedule
+from glance.schedule.options import ScheduleOptions
 from glance.schedule.shift import TEACHER_STEPS
 
 if TYPE_CHECKING:
@@ -36,35 +23,36 @@ if TYPE_CHECKING:
 _BAR = 30
 
 schedule = typer.Typer(cls=PlotGroup, invoke_without_command=True, rich_markup_mode=None)
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Hub id or diffusers folder. Default: the family's.",
-        parser=find_model,
-        metavar="<str>",
-    ),
-]
-NameOption = Annotated[
-    str,
-    typer.Option("--schedule", help="guide, paper, auto, own, optimal, or a .json file."),
-]
-SizeOption = Annotated[
-    str | None, typer.Option(help="Image size, WxH. Default: the family's resolution.")
-]
 
 
 @schedule.callback()
+@takes(ScheduleOptions)
 def show(
+    options: ScheduleOptions,
+    *,
     context: typer.Context,
-    name: NameOption = "guide",
-    family: FamilyOfModelOption = None,
-    model: ModelOption = None,
-    size: SizeOption = None,
-    slow_timesteps: SlowTimestepsOption = None,
-    fast_timesteps: FastTimestepsOption = None,
-    slow_steps: SlowStepsOption = None,
-    fast_steps: FastStepsOption = None,
-    teacher_steps: TeacherStepsOption = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Base model. Default: the family's.", metavar="TEXT", rich_help_panel=Group.MODEL
+        ),
+    ] = None,
+    family: Annotated[
+        str | None,
+        typer.Option(
+            help="Model family. Default: the model's own, else flux.",
+            metavar="TEXT",
+            rich_help_panel=Group.MODEL,
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Image size. Default: the family's resolution.",
+            metavar="WxH",
+            rich_help_panel=Group.MODEL,
+        ),
+    ] = None,
     plot: PlotOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -82,8 +70,9 @@ def show(
     glance schedule --schedule auto --family qwen_image --size 1328x1328 --plot
     """
     if context.invoked_subcommand is not None:
-        given = [family, model, size, slow_timesteps, fast_timesteps, slow_steps, fast_steps]
-        if any(value is not None for value in (*given, teacher_steps, plot)) or name != "guide":
+        if options != ScheduleOptions() or any(
+            one is not None for one in (family, model, size, plot)
+        ):
             raise UsageError(
                 f"flags before {context.invoked_subcommand} would change nothing",
                 hint=f"write them behind it: glance schedule {context.invoked_subcommand} ...",
@@ -91,29 +80,20 @@ def show(
         return
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.models.base import BaseModel
-    from glance.schedule.options import ScheduleOptions
 
     base = BaseModel.resolve(model, family=family)
     if model is not None:
         _require_access(base)
-    asked = _parse_size(size, base.family.resolution)
-    options = ScheduleOptions(
-        name=name,
-        slow_timesteps=slow_timesteps,
-        fast_timesteps=fast_timesteps,
-        slow_steps=slow_steps,
-        fast_steps=fast_steps,
-        teacher_steps=teacher_steps,
-    )
+    usual = base.family.resolution
+    asked = (usual, usual) if size is None else parse_size(size)
     resolved = base.resolve_schedule(options, asked)
     for doubt in resolved.doubts:
         console.warn(doubt)
     if plot is not None:
-        curve = _teacher_curve(console, base, asked, teacher_steps or TEACHER_STEPS)
+        curve = _teacher_curve(console, base, asked, options.teacher_steps or TEACHER_STEPS)
         _show_plot(console, resolved.schedule, curve, plot)
     console.result(_table(resolved.schedule))
     console.note(f"\nsource: {resolved.source}")
-    usual = base.family.resolution
     if resolved.schedule.name in PRESETS and asked != (usual, usual):
         console.note(
             f"note: a list belongs to an image size; this one is for {usual}x{usual}, not "
@@ -123,43 +103,10 @@ def show(
 
 
 @schedule.command()
+@takes(OptimizeRequest)
 def optimize(
-    model: ModelOption = None,
-    family: FamilyOfModelOption = None,
-    size: SizeOption = None,
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option("--prompt", "--prompts", help="Prompt; repeatable. Default: eight."),
-    ] = None,
-    prompt_file: Annotated[Path | None, typer.Option(help="A prompt a line.")] = None,
-    seed: Annotated[
-        int, typer.Option(help="Of the first prompt's noise; the next has the next.")
-    ] = 0,
-    steps: Annotated[
-        int | None, typer.Option(help="Steps of both phases together. Default: 10.")
-    ] = None,
-    slow_steps: Annotated[
-        int | None, typer.Option(help="Steps of the slow phase. Default: searched for.")
-    ] = None,
-    fast_steps: Annotated[
-        int | None, typer.Option(help="Steps of the fast phase. Default: searched for.")
-    ] = None,
-    teacher_steps: Annotated[
-        int, typer.Option(help="Steps of the base model's trajectory, to choose from.")
-    ] = 50,
-    slow_guidance: Annotated[
-        float | None, typer.Option(help="Of the slow phase, and of the trajectory.")
-    ] = None,
-    fast_guidance: Annotated[float | None, typer.Option(help="Of the fast phase.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, max=64, help="Prompts at once.")] = 4,
-    device: DeviceOption = DeviceChoice.AUTO,
-    memory: MemoryOption = Memory.AUTO,
-    quantize: Annotated[
-        Quantize, typer.Option(help="The base model's weights, smaller.")
-    ] = Quantize.NONE,
-    output: Annotated[
-        Path | None, typer.Option(help="The schedule's file. Default: optimal-WxH-STEPS.json.")
-    ] = None,
+    request: OptimizeRequest,
+    *,
     events: EventsOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -174,30 +121,9 @@ def optimize(
     Example: glance schedule optimize --model black-forest-labs/FLUX.1-dev --size 1024x1024
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.evaluation.search import OptimizeRequest, plan_optimization, run_optimization
-    from glance.models.base import BaseModel
+    from glance.evaluation.search import plan_optimization, run_optimization
 
-    base = BaseModel.resolve(model, family=family)
-    plan = plan_optimization(
-        OptimizeRequest(
-            base=base,
-            size=_parse_size(size, base.family.resolution),
-            prompts=tuple(prompt or ()),
-            prompt_file=prompt_file,
-            seed=seed,
-            steps=steps,
-            slow_steps=slow_steps,
-            fast_steps=fast_steps,
-            teacher_steps=teacher_steps,
-            slow_guidance=slow_guidance,
-            fast_guidance=fast_guidance,
-            batch_size=batch_size,
-            device=device.value,
-            memory=memory,
-            quantize=quantize,
-            output=output,
-        )
-    )
+    plan = plan_optimization(request)
     with console.progress(events) as on_event:
         found = run_optimization(plan, on_event)
     console.note(_table(found.schedule))
@@ -253,14 +179,3 @@ def _table(chosen: Schedule) -> str:
             )
     rows.append(("end", "", "0.0000", "0.0000000", "".ljust(_BAR)))
     return format_table(("phase", "step", "timestep", "sigma", "".ljust(_BAR)), rows)
-
-
-def _parse_size(text: str | None, usual: int) -> tuple[int, int]:
-    if text is None:
-        return usual, usual
-    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text.strip().lower())
-    if found is None:
-        raise InputError(
-            f"--size {text}: not width x height in pixels", hint="--size 1024x1024, for example"
-        )
-    return int(found[1]), int(found[2])

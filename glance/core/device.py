@@ -214,8 +214,8 @@ def check_memory(
         (
             not is_cuda and memory in _OFFLOADS,
             DeviceUnavailable,
-            f"--memory {memory}: on {device} everything is in system memory already",
-            "drop --memory",
+            f"--offload {memory}: on {device} everything is in system memory already",
+            "drop --offload",
         ),
         (
             not is_cuda and is_4bit,
@@ -235,8 +235,8 @@ def check_memory(
             # them (huggingface/diffusers#10800; hooks/group_offloading.py moves the weight alone).
             is_4bit and moves_layers,
             UsageError,
-            f"--memory {memory} does not go with --quantize 4bit",
-            "use --memory offload, or --quantize 8bit",
+            f"--offload {memory} does not go with --quantize 4bit",
+            "use --offload offload, or --quantize 8bit",
         ),
         (
             is_4bit and is_single_file,
@@ -248,8 +248,8 @@ def check_memory(
             # A compiled model's LoRAs are swapped in place, and both bring back copies made before.
             is_compiled and moves_layers,
             UsageError,
-            f"--memory {memory} does not go with --compile",
-            "use --memory offload",
+            f"--offload {memory} does not go with --compile",
+            "use --offload offload",
         ),
     )
     found = [(kind, Problem(message, hint)) for is_so, kind, message, hint in cases if is_so]

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from glance.core.errors import InputError
@@ -124,3 +125,32 @@ def parse_guidance(text: str) -> tuple[float, float]:
             hint="--guidance 3.5, or of the slow and the fast phase --guidance 3.5,1",
         )
     return scales[0], scales[-1]
+
+
+# What several requests have in common: same flag, same help, everywhere.
+FamilyName = Annotated[
+    str | None, Flag("Model family. Default: the model's own, else flux.", Group.MODEL)
+]
+ModelName = Annotated[
+    str | None,
+    Flag(
+        "Base model: Hub id, diffusers folder, .safetensors file, or small-flux, the toy model in "
+        "the package. Default: the family's.",
+        Group.MODEL,
+    ),
+]
+PipelineName = Annotated[
+    str | None,
+    Flag(
+        "The whole model that a .safetensors file in --model belongs to. Default: the family's.",
+        Group.MODEL,
+        ("--pipeline",),
+    ),
+]
+SourceImage = Annotated[
+    Path | None, Flag("Edit models: the source image.", Group.DATA, ("--source-image",))
+]
+Caption = Annotated[
+    str | None,
+    Flag("What the image shows. Default: the .txt or .caption file beside it.", Group.DATA),
+]

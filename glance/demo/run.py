@@ -19,10 +19,11 @@ from glance.core.device import Device, cpu_cores
 from glance.core.errors import Problem, RunError
 from glance.core.events import Event, EventSink, Noted
 from glance.core.files import replacing
-from glance.evaluation.compare import CompareRequest, compare_pair, plan_comparison, run_comparison
-from glance.evaluation.comparison import JUDGED, Cell, Comparison, Variant
+from glance.evaluation.compare import compare_pair, plan_comparison, run_comparison
+from glance.evaluation.comparison import Cell, Comparison
 from glance.evaluation.measure import import_similarity
 from glance.evaluation.report import Report, place_picture
+from glance.evaluation.request import JUDGED, CompareRequest, Variant
 from glance.models.families import find_family
 from glance.runs.folder import RUNS, RunFolder, writing
 from glance.sampling.generate import import_sampler
@@ -213,7 +214,7 @@ def _plan(run: RunFolder, assets: Path, steps: int) -> tuple[TrainingPlan, Disti
                 batch_size=_BATCH_SIZE,
                 learning_rate=_TAUGHT_RATE,
                 device=Device.CPU,
-                devices="0,1",  # both phases at once: two cores
+                gpu_ids="0,1",  # both phases at once: two cores
                 launcher=Launcher.DIRECT,
                 compares=False,
             )

@@ -17,25 +17,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from glance.core.device import AUTO, Memory, Quantize
 from glance.core.errors import GlanceError, InferenceFailed, Problem, SettingsError, UsageError
 from glance.core.events import EventSink, Noted, format_duration
 from glance.core.files import require_writable
 from glance.core.phase import Phase
 from glance.evaluation.cache import CachedImage, ImageCache, image_key, sample_weights
-from glance.evaluation.comparison import (
-    FEWEST,
-    JUDGED,
-    Cell,
-    Comparison,
-    Judge,
-    Row,
-    Variant,
-    judge,
-    require_judged,
-)
-from glance.evaluation.measure import Latents, Likeness, Metric, root_mean_square
+from glance.evaluation.comparison import FEWEST, Cell, Comparison, Judge, Row, judge, require_judged
+from glance.evaluation.measure import Latents, Likeness, root_mean_square
 from glance.evaluation.report import SHEET, Report, write_report
+from glance.evaluation.request import JUDGED, CompareRequest, Metric, Variant
 from glance.models.base import BaseModel
 from glance.models.families import find_family
 from glance.runs.folder import RunFolder
@@ -54,45 +44,10 @@ if TYPE_CHECKING:
     from glance.sampling.pipeline.sample import Batch
 
 NEUTRAL_PROMPT: Final = "a bowl of fruit on a wooden table"
-_TEACHER_STEPS: Final = 50  # what the method distils from
 _PROMPTS: Final = 16  # that a distilled run is judged on
 _GUIDANCE: Final = ("slow_guidance", "fast_guidance")
 _COUNTS: Final = (*range(2, 13), 14, 16, 20, 25, 30, 40)
 """Numbers of steps that the base model is tried with: to find one of them takes four or five."""
-
-
-@dataclass(frozen=True, slots=True)
-class CompareRequest:
-    """What the user typed, unchecked. None or empty: the newest run, its sample's caption."""
-
-    run: Path | None = None
-    prompts: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (0,)
-    variants: tuple[Variant, ...] = tuple(Variant)
-    teacher_steps: int = _TEACHER_STEPS
-    device: str = AUTO
-    memory: Memory = Memory.AUTO
-    quantize: Quantize | None = None
-    prompt_file: Path | None = None
-    count: int | None = None
-    """Images a prompt and seed: with the seed, the next one, and so on."""
-    metrics: tuple[Metric, ...] = ()
-    output: Path | None = None
-    """Folder of the sheet and the figures; None: images/compare of the run."""
-    base_guidance: tuple[float, float] | None = None
-    """Of BASE, in the slow and in the fast phase: a pair that learnt to do without classifier-free
-    guidance is compared with a base that has it. None: that of the pair's own teacher where the
-    run is a distilled one, else the pair's."""
-    teacher_guidance: float | None = None
-    """Of TEACHER. None: likewise, else the slow phase's."""
-    finds_worth: bool = True
-    """Look for the number of the base's own steps that the pair is worth, from FEWEST images on."""
-    batch_size: int = 1
-    """Images of one variant that are sampled at once."""
-    reference: Path | None = None
-    """What a family that edits begins with. None: the run's own."""
-    base_loras: tuple[Path, ...] = ()
-    """LoRAs of the base model, in TEACHER and BASE: those that the pair's teacher was used with."""
 
 
 @dataclass(frozen=True, slots=True)

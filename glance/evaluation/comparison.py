@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from glance.core.errors import UsageError
-from glance.core.phase import Phase
 from glance.evaluation.measure import Estimate, Values, estimate_difference, estimate_mean
+from glance.evaluation.request import JUDGED, Variant
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,38 +26,6 @@ _DIGITS: Final = {"seconds": 2, "latents": 3, "ssim": 3, "psnr": 1, "lpips": 3} 
 
 Judge = Callable[[str, "Image"], str]
 """Says of a prompt and an image, in a few words, whether the one shows the other."""
-
-
-class Variant(StrEnum):
-    """One way to sample from the same noise; in the order that they are shown."""
-
-    TEACHER = "teacher"
-    """The base model with many steps of its own schedule."""
-    BASE = "base"
-    """The base model along the pair's own sigmas."""
-    SLOW_ONLY = "slow-only"
-    FAST_ONLY = "fast-only"
-    BOTH = "both"
-
-    @property
-    def loras(self) -> tuple[Phase, ...]:
-        """The phases that run with their LoRA."""
-        return _VARIANTS[self][1]
-
-    def label(self, steps: int) -> str:
-        """Return what people read above an image: `base, 50 steps`, `slow only, 10 steps`."""
-        return f"{_VARIANTS[self][0]}, {steps} steps"
-
-
-JUDGED: Final = (Variant.TEACHER, Variant.BASE, Variant.BOTH)
-"""What a verdict is made of."""
-_VARIANTS: Final[Mapping[Variant, tuple[str, tuple[Phase, ...]]]] = {
-    Variant.TEACHER: ("base", ()),
-    Variant.BASE: ("base", ()),
-    Variant.SLOW_ONLY: ("slow only", (Phase.SLOW,)),
-    Variant.FAST_ONLY: ("fast only", (Phase.FAST,)),
-    Variant.BOTH: ("both", (Phase.SLOW, Phase.FAST)),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

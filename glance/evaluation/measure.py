@@ -6,7 +6,6 @@ PSNR, SSIM and LPIPS are torchmetrics'; torch is imported when the first of them
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from glance.core.errors import SetupError
 from glance.core.hub import is_offline
+from glance.evaluation.request import Metric
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -34,12 +34,6 @@ order of 1, so rounding moves a distance of 0.01 by less than 0.1 %."""
 Values = NDArray[np.float64]
 """(first factor, second factor): training samples or seeds, and captions. One row where there is no
 first factor; nan: no value, left out."""
-
-
-class Metric(StrEnum):
-    """A figure that is measured only if asked for: its network must be fetched first."""
-
-    LPIPS = "lpips"
 
 
 class Likeness:

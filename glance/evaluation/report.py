@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 from glance.core.errors import SetupError
 from glance.core.files import replacing, write_json
 from glance.core.pictures import DECODER_ERRORS, open_picture
-from glance.evaluation.comparison import Cell, Comparison, Variant, Verdict
+from glance.evaluation.comparison import Cell, Comparison, Verdict
+from glance.evaluation.request import Variant
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -14,11 +14,11 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any, Final
 
 from glance import __version__
-from glance.core.device import AUTO, Memory, Quantize
 from glance.core.errors import InputError, Problem, ScheduleError, SettingsError, SetupError
 from glance.core.events import EventSink, Noted, SamplingStep
 from glance.core.files import require_writable
 from glance.core.phase import Phase
+from glance.evaluation.request import OptimizeRequest
 from glance.models.base import BaseModel, fingerprint
 from glance.sampling.generate import fetch_planned, import_sampler, load_planned, with_time_left
 from glance.sampling.plan import GenerationPlan, plan_generation
@@ -47,28 +47,6 @@ _PROMPTS: Final = (
 _USUAL_STEPS: Final = 10
 _LEAST: Final = 2  # a LoRA that is trained on one noise level alone is no phase of its own
 _LEAST_SHARE: Final = 3  # nor is one for the last wisps of noise: a phase has a third of the steps
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptimizeRequest:
-    """What the user typed, unchecked."""
-
-    base: BaseModel
-    size: tuple[int, int]
-    prompts: tuple[str, ...] = ()
-    prompt_file: Path | None = None
-    seed: int = 0
-    steps: int | None = None
-    slow_steps: int | None = None
-    fast_steps: int | None = None
-    teacher_steps: int = 50
-    slow_guidance: float | None = None
-    fast_guidance: float | None = None
-    batch_size: int = 4
-    device: str = AUTO
-    memory: Memory = Memory.AUTO
-    quantize: Quantize = Quantize.NONE
-    output: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,19 +115,18 @@ def plan_optimization(request: OptimizeRequest) -> OptimizationPlan:
     raises.
     """
     allowed = _allow(request)
-    output = request.output or Path(
-        f"{OPTIMAL}-{request.size[0]}x{request.size[1]}-{len(allowed)}.json"
-    )
-    _check(request, output, len(allowed))
-    base = request.base
+    base = BaseModel.resolve(request.model, family=request.family)
+    width, height = request.size or (base.family.resolution,) * 2
+    output = request.output or Path(f"{OPTIMAL}-{width}x{height}-{len(allowed)}.json")
+    _check(request, base, output, len(allowed))
     shift, file = base.find_shift().shift, base.transformer
     generation = plan_generation(
         InferRequest(
             prompts=request.prompts or (() if request.prompt_file else _PROMPTS),
             prompt_file=request.prompt_file,
             loras=(),
-            width=request.size[0],
-            height=request.size[1],
+            width=width,
+            height=height,
             model=base.location if file is None else str(file),
             base=None if file is None else base.location,
             family=base.family.name,
@@ -170,7 +147,7 @@ def plan_optimization(request: OptimizeRequest) -> OptimizationPlan:
     return OptimizationPlan(
         generation=generation,
         images=images,
-        sigmas=teacher_sigmas(shift, *request.size, steps=request.teacher_steps),
+        sigmas=teacher_sigmas(shift, width, height, steps=request.teacher_steps),
         allowed=_halve(allowed) if len(guided) == 1 else allowed,
         batch_size=request.batch_size,
         output=output,
@@ -249,7 +226,7 @@ def _require_alike(images: Sequence[SampleSettings], prompt_file: Path | None) -
         )
 
 
-def _check(request: OptimizeRequest, output: Path, steps: int) -> None:
+def _check(request: OptimizeRequest, base: BaseModel, output: Path, steps: int) -> None:
     require_writable(output, "--output")
     problems = []
     if output.exists():
@@ -262,11 +239,10 @@ def _check(request: OptimizeRequest, output: Path, steps: int) -> None:
                 f"give --teacher-steps {max(50, 5 * steps)}",
             )
         )
-    if request.base.family.edits:
+    if base.family.edits:
         problems.append(
             Problem(
-                f"{request.base.family.title} samples from a reference, along which nobody "
-                "searches yet",
+                f"{base.family.title} samples from a reference, along which nobody searches yet",
                 "use --schedule auto, the model's own",
             )
         )

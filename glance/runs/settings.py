@@ -110,7 +110,12 @@ class TrainSettings(Settings):
     """Everything that decides what the two LoRAs will be, besides the pair and the schedule."""
 
     flags: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {"also_resolutions": "--resolution", "crops": "--crop", "overrides": "--set"}
+        {
+            "also_resolutions": "--resolution",
+            "crops": "--crop",
+            "overrides": "--set",
+            "preset": "--vram",
+        }
     )
 
     family: str = Field(description="Model family, a row of families.py.")

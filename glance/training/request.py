@@ -3,12 +3,22 @@
 Nothing heavy is imported here: a command's help is made without it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
-from glance.core.device import AUTO, Memory, Quantize
+from glance.core.device import AUTO, DeviceChoice, Memory, Quantize
+from glance.core.errors import InputError
+from glance.core.options import (
+    Caption,
+    FamilyName,
+    Flag,
+    Group,
+    ModelName,
+    PipelineName,
+    SourceImage,
+)
 from glance.core.phase import Phase
 from glance.schedule.options import ScheduleOptions
 
@@ -22,31 +32,99 @@ class Launcher(StrEnum):
     """The trainer's own script: it saves the imports of two processes."""
 
 
+class Vram(StrEnum):
+    """The GPU memory that a training must fit, in GB."""
+
+    AUTO = AUTO
+    """That of the card here; 24 where there is none."""
+    GB8 = "8"
+    GB12 = "12"
+    GB16 = "16"
+    GB24 = "24"
+    GB48 = "48"
+
+
+def parse_phases(text: str) -> tuple[Phase, ...]:
+    """Return the LoRAs that are meant, in the order of training; raise InputError."""
+    if text == "both":
+        return tuple(Phase)
+    if text in tuple(Phase):
+        return (Phase(text),)
+    raise InputError(
+        f"--phase {text}: it must be one of both, slow, fast", hint="--phase both, for example"
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRequest:
     """What the user typed of any training, unchecked. None: the model's, or the family's."""
 
-    run: Path | None = None
-    family: str | None = None
-    model: str | None = None
-    base: str | None = None
-    steps: int = 60
-    rank: int = 32
-    learning_rate: float | None = None
-    seed: int = 1
+    family: FamilyName = None
+    model: ModelName = None
+    base: PipelineName = None
+    run: Annotated[
+        Path | None, Flag("Run folder. Default: runs/ and the image's name.", Group.OUTPUT)
+    ] = None
+    steps: Annotated[int, Flag("Training steps of each LoRA.", Group.TRAINING)] = 60
+    rank: Annotated[int, Flag("LoRA rank; alpha is 4 times it.", Group.TRAINING)] = 32
+    learning_rate: Annotated[
+        float | None,
+        Flag("Default: the method's for the family.", Group.TRAINING, ("--learning-rate", "--lr")),
+    ] = None
+    seed: Annotated[int, Flag("Training seed, at least 1.", Group.TRAINING)] = 1
+    phases: Annotated[
+        tuple[Phase, ...],
+        Flag(
+            "Which LoRA to train. Default: both.",
+            Group.TRAINING,
+            ("--phase",),
+            kind="both|slow|fast",
+            parse=parse_phases,
+        ),
+    ] = tuple(Phase)
+    overrides: Annotated[
+        tuple[str, ...],
+        Flag(
+            "Further option of SimpleTuner; repeatable.",
+            Group.TRAINING,
+            ("--set",),
+            kind="KEY=VALUE",
+        ),
+    ] = ()
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
     """A plain name is taken too."""
-    phases: tuple[Phase, ...] = tuple(Phase)
-    device: str = AUTO
-    devices: str = "0"
-    preset: str = "24gb"
-    overrides: Sequence[str] = ()
-    restart: bool = False
-    trust: bool = False
+    device: Annotated[
+        str, Flag("Where to train; decides precision.", Group.HARDWARE, choices=DeviceChoice)
+    ] = AUTO
+    gpu_ids: Annotated[
+        str,
+        Flag("Which GPU, by number; two, such as 0,1, train both LoRAs at once.", Group.HARDWARE),
+    ] = "0"
+    vram: Annotated[
+        str,
+        Flag(
+            "GPU memory to fit, in GB; auto: that of the card here.", Group.HARDWARE, choices=Vram
+        ),
+    ] = Vram.AUTO
+    restart: Annotated[
+        bool, Flag("Discard what the run has trained and train it from the start.", Group.RUN)
+    ] = False
+    trust: Annotated[
+        bool, Flag("Continue a run that was started on another machine: unpickles it.", Group.RUN)
+    ] = False
     """Whether checkpoints that were made elsewhere may be unpickled."""
-    stop_within: float = 60.0
-    """How long a first Ctrl-C waits for a checkpoint, in seconds."""
-    launcher: Launcher = Launcher.SIMPLETUNER
+    stop_within: Annotated[
+        float,
+        Flag("Seconds that a first Ctrl-C waits for a checkpoint.", Group.ADVANCED, least=0),
+    ] = 60.0
+    launcher: Annotated[
+        str,
+        Flag(
+            "Start through `simpletuner train`, or call the trainer directly.",
+            Group.ADVANCED,
+            choices=Launcher,
+        ),
+    ] = Launcher.SIMPLETUNER
 
     def __post_init__(self) -> None:
         """Take a plain name for the schedule."""
@@ -57,32 +135,98 @@ class TrainingRequest:
 class TrainRequest(TrainingRequest):
     """What the user typed of a training on one image and its caption, unchecked."""
 
-    image: Path
-    caption: str | None = None
-    reference: Path | None = None
-    resolution: int | str | None = None
-    crop: str = "whole"
-    sample_every: int | None = None
-    sample_prompt: str | None = None
+    image: Annotated[Path, Flag("The image to train on.", Group.DATA)]
+    caption: Caption = None
+    reference: SourceImage = None
+    resolution: Annotated[
+        str | int | None,
+        Flag(
+            "Side of the training area in pixels; several: 1024,512. Default: the image's size, at "
+            "most the model's native one.",
+            Group.DATA,
+        ),
+    ] = None
+    crop: Annotated[
+        str, Flag("whole, center (a square of it), or both: whole,center.", Group.DATA)
+    ] = "whole"
+    sample_every: Annotated[
+        int | None,
+        Flag(
+            "Let SimpleTuner generate a preview every N steps, with one LoRA. Takes time.",
+            Group.PREVIEW,
+            kind="N",
+        ),
+    ] = None
+    sample_prompt: Annotated[
+        str | None, Flag("Prompt of the preview. Default: the caption.", Group.PREVIEW)
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillRequest(TrainingRequest):
     """What the user typed of a distillation, unchecked."""
 
-    prompts: tuple[str, ...] = ()
-    """None: the first 64 of the package's."""
-    prompt_file: Path | None = None
-    reference: Path | None = None
-    sizes: tuple[str, ...] = ()
-    noises: int = 2
-    guidance: float | None = None
-    teacher_loras: tuple[str | Path, ...] = ()
-    steps: int = 400
-    batch_size: int = 4
-    rank: int = 16
-    memory: Memory = Memory.AUTO
-    quantize: Quantize = Quantize.NONE
-    keep_recording: bool = False
-    compares: bool = True
-    """Whether the pair is compared with its base model at the end."""
+    prompts: Annotated[
+        tuple[str, ...],
+        Flag(
+            "What an image shows; repeatable. Default: 64 varied ones of the package's.",
+            Group.PROMPT,
+            ("--prompt", "-p"),
+        ),
+    ] = ()
+    prompt_file: Annotated[
+        Path | None, Flag("One prompt a line; or .jsonl, .json.", Group.PROMPT)
+    ] = None
+    reference: SourceImage = None
+    sizes: Annotated[
+        tuple[str, ...],
+        Flag(
+            "Image size; repeatable: one pair for all. Default: the family's.",
+            Group.PROMPT,
+            ("--size",),
+            kind="WxH",
+        ),
+    ] = ()
+    noises: Annotated[int, Flag("Images of each prompt and size.", Group.PROMPT)] = 2
+    run: Annotated[
+        Path | None, Flag("Run folder. Default: runs/ and the model's name.", Group.OUTPUT)
+    ] = None
+    guidance: Annotated[
+        float | None, Flag("Of the base model. Default: the family's.", Group.SAMPLING)
+    ] = None
+    teacher_loras: Annotated[
+        tuple[str, ...],
+        Flag(
+            "A LoRA that the base model is sampled with: file, folder, or owner/repo:file; "
+            "repeatable.",
+            Group.SAMPLING,
+            ("--teacher-lora",),
+        ),
+    ] = ()
+    steps: Annotated[int, Flag("Training steps of each LoRA.", Group.TRAINING)] = 400
+    batch_size: Annotated[int, Flag("Samples per training step.", Group.TRAINING)] = 4
+    rank: Annotated[int, Flag("LoRA rank, and alpha.", Group.TRAINING)] = 16
+    learning_rate: Annotated[
+        float | None,
+        Flag("Default: 2e-4; 1e-3 for small models.", Group.TRAINING, ("--learning-rate", "--lr")),
+    ] = None
+    memory: Annotated[
+        Memory,
+        Flag(
+            "What of the base model stays on the GPU while it is recorded.",
+            Group.HARDWARE,
+            ("--offload",),
+        ),
+    ] = Memory.AUTO
+    quantize: Annotated[
+        Quantize, Flag("Quantize the base model while it is recorded.", Group.HARDWARE)
+    ] = Quantize.NONE
+    keep_recording: Annotated[
+        bool, Flag("Leave the recorded states in the run.", Group.ADVANCED)
+    ] = False
+    compares: Annotated[
+        bool,
+        Flag(
+            "Do not compare the pair with the base model at the end.", Group.RUN, off="--no-compare"
+        ),
+    ] = True

@@ -17,7 +17,7 @@ import torch
 from diffusers import DiffusionPipeline
 from peft import LoraConfig
 from PIL import Image
-from plain_loops import begin, paint
+from plain_loops import begin, generate
 from real_training import CLEAN_REFERENCE, TIMESTEPS
 from safetensors import safe_open
 from tiny_models import build_tiny, lend_parts
@@ -116,7 +116,7 @@ def distil(family: str, folder: Path, *, sizes: Sequence[str] = ("64x64",)) -> D
     if row.edits:
         # of the very size that it is shown at: diffusers and SimpleTuner resize in their own ways
         Image.radial_gradient("L").resize((96, 32)).convert("RGB").save(folder / "before.png")
-        command += ["--reference", "before.png"]
+        command += ["--source-image", "before.png"]
     path = os.pathsep.join(filter(None, (str(_PROBE), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         [sys.executable, "-m", "glance", "distill", *command, "--json", "--events", "events.jsonl"],
@@ -240,7 +240,7 @@ def check_layers(run: Distilled) -> None:
 def check_sampling(run: Distilled) -> None:
     """`glance infer` takes the trained guidance by itself: one forward pass a step.
 
-    Its picture is what a plain loop with the same two files paints, to the bit.
+    Its picture is what a plain loop with the same two files generates, to the bit.
     """
     plan = plan_generation(
         InferRequest(
@@ -261,13 +261,13 @@ def check_sampling(run: Distilled) -> None:
         lambda _, given, named: sizes.append(len(named.get("hidden_states", given and given[0]))),
         with_kwargs=True,
     ):
-        (painted,) = sampler.sample_one(plan.settings).pictures
+        (generated,) = sampler.sample_one(plan.settings).images
     assert sizes == [1] * (len(run.sigmas) - 1)
-    pipeline = DiffusionPipeline.from_pretrained(plan.model)
+    pipeline = DiffusionPipeline.from_pretrained(plan.base.location)
     for phase in ("slow", "fast"):
         folder = run.run / f"output/glance-{phase}"
         pipeline.load_lora_weights(folder, adapter_name=phase)
-    plain = paint(
+    plain = generate(
         run.family.name,
         pipeline,
         "a slope",
@@ -276,7 +276,7 @@ def check_sampling(run: Distilled) -> None:
         timesteps=(run.timesteps("slow"), run.timesteps("fast")),
         reference=None if run.reference is None else Image.open(run.reference),
     )
-    assert painted.image.tobytes() == plain.tobytes()
+    assert generated.image.tobytes() == plain.tobytes()
 
 
 def _close(found: Tensor, wanted: Tensor) -> None:

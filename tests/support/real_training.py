@@ -56,7 +56,7 @@ def train(family: str, model: Path, folder: Path, environment: Mapping[str, str]
     more = []
     if find_family(family).edits:
         Image.radial_gradient("L").resize((128, 64)).convert("RGB").save(folder / "before.png")
-        more = ["--reference", "before.png"]
+        more = ["--source-image", "before.png"]
     command = [*arguments(family, model), *more, "--json", "--events", "events.jsonl"]
     done = subprocess.run(
         [sys.executable, "-m", "glance", "train", "--image", "two lines.png", *command],
@@ -110,9 +110,9 @@ def check_strength(run: Path, phase: str) -> None:
 
 
 def check_sampling(family: str, run: Path, *, guidance: Sequence[float]) -> None:
-    """`glance infer` paints what a plain loop with the same two files paints, to the bit."""
+    """`glance infer` generates what a plain loop with the same two files generates, to the bit."""
     from diffusers import DiffusionPipeline
-    from plain_loops import paint
+    from plain_loops import generate
 
     from glance.core.device import Device
     from glance.sampling.generate import run_generation
@@ -135,11 +135,11 @@ def check_sampling(family: str, run: Path, *, guidance: Sequence[float]) -> None
         )
     )
     image = Image.open(run_generation(plan, lambda _: None).images[0])
-    pipeline = DiffusionPipeline.from_pretrained(plan.model)
+    pipeline = DiffusionPipeline.from_pretrained(plan.base.location)
     for phase in ("slow", "fast"):
         pipeline.load_lora_weights(run / f"output/glance-{phase}", adapter_name=phase)
     before = None if reference is None else Image.open(reference)
-    plain = paint(family, pipeline, "a slope", seed=3, guidance=(slow, fast), reference=before)
+    plain = generate(family, pipeline, "a slope", seed=3, guidance=(slow, fast), reference=before)
     assert image.tobytes() == plain.tobytes()
 
 

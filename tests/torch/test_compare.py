@@ -11,15 +11,10 @@ from PIL import Image
 from glance.core.events import Event, Noted
 from glance.core.phase import Phase
 from glance.evaluation.cache import ImageCache
-from glance.evaluation.compare import (
-    CompareRequest,
-    compare_pair,
-    plan_comparison,
-    run_comparison,
-    try_pair,
-)
-from glance.evaluation.comparison import JUDGED, Comparison, Variant
+from glance.evaluation.compare import compare_pair, plan_comparison, run_comparison, try_pair
+from glance.evaluation.comparison import Comparison
 from glance.evaluation.report import Report
+from glance.evaluation.request import JUDGED, CompareRequest, Variant
 from glance.runs.folder import RunFolder
 from glance.sampling.generate import load_planned, run_generation
 from glance.sampling.pipeline.similarity import measure_likeness

@@ -40,7 +40,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     (folder / "slope.txt").write_text("a grey slope\n")
     return (
         train(folder, "of-whole", "--model", whole.name),
-        train(folder, "of-file", "--model", "mine.safetensors", "--base", base.name),
+        train(folder, "of-file", "--model", "mine.safetensors", "--pipeline", base.name),
     )
 
 

@@ -17,9 +17,9 @@ from PIL import Image
 from glance.core.events import EventSink, Noted, SamplingStep
 from glance.core.files import replacing, write_text
 from glance.core.pictures import open_picture, to_rgb
-from glance.evaluation.compare import CompareRequest, try_pair
-from glance.evaluation.comparison import JUDGED
+from glance.evaluation.compare import try_pair
 from glance.evaluation.report import Report
+from glance.evaluation.request import JUDGED, CompareRequest
 from glance.runs.folder import writing
 from glance.runs.manifest import load_manifest
 from glance.sampling.generate import fetch_planned, import_sampler, load_planned, with_time_left

@@ -343,12 +343,12 @@ def _find_shape(request: DistillRequest, family: Family) -> tuple[int, int]:
     reference = request.reference
     if reference is not None and not family.edits:
         raise SettingsError(
-            f"--reference: {family.title} generates from text alone", hint="drop --reference"
+            f"--source-image: {family.title} generates from text alone", hint="drop --source-image"
         )
     if reference is None and family.edits:
         raise SettingsError(
-            f"{family.title} edits a picture, and there is no --reference",
-            hint="say which one with --reference x.png",
+            f"{family.title} edits a picture, and there is no --source-image",
+            hint="say which one with --source-image x.png",
         )
     return (1, 1) if reference is None else measure_picture(reference)
 

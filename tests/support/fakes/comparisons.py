@@ -10,7 +10,8 @@ from PIL import Image
 
 from glance.evaluation.cache import CachedImage, ImageCache
 from glance.evaluation.compare import ComparisonPlan, plan_own
-from glance.evaluation.comparison import Cell, Comparison, Row, Variant
+from glance.evaluation.comparison import Cell, Comparison, Row
+from glance.evaluation.request import Variant
 from glance.evaluation.measure import Likeness
 
 SSIM = {Variant.BASE: 0.5, Variant.SLOW_ONLY: 0.6, Variant.FAST_ONLY: 0.7, Variant.BOTH: 0.8}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from plain_loops.parts import SIDE, Velocity
 
-__all__ = ["FAMILIES", "FAST", "SIDE", "SLOW", "begin", "decode", "follow", "paint", "sample"]
+__all__ = ["FAMILIES", "FAST", "SIDE", "SLOW", "begin", "decode", "follow", "generate", "sample"]
 
 SLOW = (1000.0, 979.1915, 957.5157, 934.9171, 911.3354)
 FAST = (886.7053, 745.0728, 562.9505, 320.0802, 20.0)
@@ -26,7 +26,7 @@ FAMILIES = tuple(module.name for module in iter_modules(__path__) if module.name
 
 
 @torch.inference_mode()
-def paint(family: str, pipeline: Any, prompt: str, **options: Any) -> Any:
+def generate(family: str, pipeline: Any, prompt: str, **options: Any) -> Any:
     """Return the picture of `prompt` that plain Euler steps make of the seed's noise.
 
     Options are those of `sample`.

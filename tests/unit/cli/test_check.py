@@ -59,12 +59,12 @@ def test_a_reference_is_examined_with_the_pair(glance: Callable, pair: Path) -> 
     family = ("--family", "qwen_image_edit_2511", "--resolution", 64)
     Image.new("RGB", (64, 64)).save("before.png")
 
-    done = glance("check", "cat.png", *family, "--reference", "before.png", "--json")
+    done = glance("check", "cat.png", *family, "--source-image", "before.png", "--json")
 
     assert done.document["reference"] == "before.png"
     without = glance("check", "cat.png", *family)
     assert without.code == 4
     assert without.err.startswith("error: no reference: this family edits a picture")
-    needless = glance("check", "cat.png", "--resolution", 64, "--reference", "before.png")
+    needless = glance("check", "cat.png", "--resolution", 64, "--source-image", "before.png")
     assert needless.code == 4
     assert needless.err.startswith("error: reference before.png: this family paints from text")

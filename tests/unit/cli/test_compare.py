@@ -16,7 +16,8 @@ from fakes.comparisons import (
 from fakes.pairs import write_run
 from fakes.trainer import FakeSimpleTuner
 
-from glance.evaluation.compare import CompareRequest, plan_comparison
+from glance.evaluation.compare import plan_comparison
+from glance.evaluation.request import CompareRequest
 
 pytest_plugins = ["fakes.plugin"]
 RUN = Path("runs/cat")

@@ -115,7 +115,7 @@ NUMBERS_ARE_NONE = [
     *each(("infer", "compare"), "--count 0", "--count 100000000"),
     *each(PAINTERS, "--batch-size 0"),
     *each(TRAININGS, *(f"--learning-rate {text}" for text in ("0", "nan", "fast", "2"))),
-    *each(TRAININGS, "--stop-within -1", "--devices x", f"--devices {'9' * 5000}"),
+    *each(TRAININGS, "--stop-within -1", "--gpu-ids x", f"--gpu-ids {'9' * 5000}"),
     *each(("infer", "optimize"), "--slow-guidance 101"),
     *each(("infer", "comfyui"), "--width 100", "--height x"),
     *each(("distill", "compare", "optimize"), "--teacher-steps 1", "--teacher-steps 9999"),
@@ -132,8 +132,8 @@ NUMBERS_ARE_NONE = [
 NAMES_ARE_UNKNOWN = [
     *each(WITH_FAMILY, "--family sd1"),
     *each(WITH_LISTS, "--schedule nope", f"--schedule {'x' * 300}"),
-    *each((*TRAININGS, "doctor"), "--preset 7gb", "--launcher nope"),
-    *each(PAINTERS, "--memory much", "--quantize 2bit"),
+    *each((*TRAININGS, "doctor"), "--vram 7gb", "--launcher nope"),
+    *each(PAINTERS, "--offload much", "--quantize 2bit"),
     *each(("train", "distill"), "--phase third"),
     *each(TRAININGS, "--set nonsense=1", "--set nonsense"),
     *each(("check", "train"), "--crop round"),
@@ -159,7 +159,7 @@ FILES_ARE_NONE = [
     *each(("import",), *(f"--slow-lora {file} --fast-lora {file}" for file in FILES)),
     *each(("infer by hand",), *(f"--slow-lora {file} --fast-lora {file}" for file in FILES)),
     *each(("list",), "nowhere.txt", "text.txt"),
-    *each(("check", "train", "distill", "infer"), "--reference nowhere.txt"),
+    *each(("check", "train", "distill", "infer"), "--source-image nowhere.txt"),
 ]
 OTHERS_ARE_THERE = [
     *each(("train", "distill"), "--run text.txt", "--run folder/deep"),
@@ -172,14 +172,14 @@ DO_NOT_FIT = [
     *each(("infer",), "--family sd3", "--negative-prompt blur"),
     *each(("infer by hand",), "--no-lora --family sd3 --true-cfg 2"),
     *each(("infer by hand",), "--no-lora --family sd3 --reshift"),
-    *each(("check", "train", "distill", "infer"), "--reference cat.png"),
+    *each(("check", "train", "distill", "infer"), "--source-image cat.png"),
     *each(("infer by hand",), "--no-lora --family qwen_image_edit_2511"),
     *each(("check",), "--family qwen_image_edit_2511"),
 ]
 MACHINE_LACKS = [
     *each(("schedule", "optimize", "infer"), "--model ./nowhere", "--model nowhere"),
     *each(("schedule",), "--model acme/absent"),
-    *each(("infer", "compare"), "--memory offload", "--quantize 4bit"),
+    *each(("infer", "compare"), "--offload offload", "--quantize 4bit"),
     *each(("infer",), "--output text.txt/x.png"),
     *each(("compare",), "--output text.txt/x"),
     *each(("optimize",), "--output text.txt/x.json"),

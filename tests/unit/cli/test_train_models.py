@@ -24,7 +24,7 @@ def test_a_single_file_is_trained_with_the_rest_of_its_base(
 
     done = invoke(
         *("train", "--image", "cat.png", "--resolution", "64", "--device", "cpu"),
-        *("--model", "mine.safetensors", "--base", "acme/sd3", "--dry-run", "--json"),
+        *("--model", "mine.safetensors", "--pipeline", "acme/sd3", "--dry-run", "--json"),
     )
 
     assert done.code == 0
@@ -67,18 +67,18 @@ def test_what_comes_next_for_a_family_that_edits(
     family = ("--family", "qwen_image_edit_2509", "--model", "edit", "--device", "cpu")
 
     refused = invoke(*train, *family)
-    done = invoke(*train, *family, "--reference", "before.png")
+    done = invoke(*train, *family, "--source-image", "before.png")
 
     assert refused.code == 4
-    assert "pass it with --reference" in refused.err
+    assert "pass it with --source-image" in refused.err
     assert done.code == 0
-    assert 'next: glance infer --run runs/cat --prompt "..." --reference x.png' in done.err
+    assert 'next: glance infer --run runs/cat --prompt "..." --source-image x.png' in done.err
     without = invoke("infer", "--prompt", "by night")
     assert without.code == 4
     assert without.err.startswith(
-        "error: Qwen-Image-Edit-2509 edits a picture, and there is no --reference\n"
+        "error: Qwen-Image-Edit-2509 edits a picture, and there is no --source-image\n"
     )
-    unfit = invoke("infer", "--prompt", "by night", "--reference", "cat.txt")
+    unfit = invoke("infer", "--prompt", "by night", "--source-image", "cat.txt")
     assert unfit.code == 4
     assert unfit.err.startswith("error: reference cat.txt")
 
@@ -88,7 +88,7 @@ def test_a_picture_to_edit_is_refused_where_nothing_edits(
 ) -> None:
     invoke(*TRAIN)
 
-    done = invoke("infer", "--prompt", "x", "--reference", "cat.png")
+    done = invoke("infer", "--prompt", "x", "--source-image", "cat.png")
 
     assert done.code == 4
-    assert done.err.startswith("error: --reference cat.png: FLUX.1 generates from text alone\n")
+    assert done.err.startswith("error: --source-image cat.png: FLUX.1 generates from text alone\n")

@@ -27,7 +27,7 @@ def refusals(line: str, *more: str) -> list[Problem]:
     ("line", "names"),
     [
         ("train --image '' --model ' ' --run= --family ''", "--image --model --run --family"),
-        ("train --image x.png --set '' --devices '' --base ''", "--set --devices --base"),
+        ("train --image x.png --set '' --gpu-ids '' --pipeline ''", "--set --gpu-ids --pipeline"),
         ("infer --prompt a --slow-lora '' --fast-lora '' --output ''", "--slow-lora --fast-lora"),
         ("infer --prompt '' --prompt-file '' --seed ''", "--prompt --prompt-file --seed"),
         ("distill --model '' --size '' --teacher-lora ''", "--model --size --teacher-lora"),

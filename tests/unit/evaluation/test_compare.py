@@ -24,14 +24,10 @@ from glance.core.errors import RunError, SettingsError, SetupError, UsageError
 from glance.core.events import Event, Noted, Warned
 from glance.core.files import cache_folder
 from glance.evaluation.cache import CachedImage, ImageCache
-from glance.evaluation.compare import (
-    CompareRequest,
-    ComparisonPlan,
-    compare_pair,
-    plan_comparison,
-    run_comparison,
-)
-from glance.evaluation.comparison import Row, Variant, judge
+from glance.evaluation.compare import ComparisonPlan, compare_pair, plan_comparison, run_comparison
+from glance.evaluation.request import CompareRequest
+from glance.evaluation.comparison import Row, judge
+from glance.evaluation.request import Variant
 from glance.evaluation.report import MOST_ROWS, save_sheet, write_report
 
 RUN = Path("runs/cat")

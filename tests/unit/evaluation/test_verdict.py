@@ -6,7 +6,8 @@ import pytest
 from fakes.comparisons import make_cell, make_comparison, make_row
 
 from glance.core.errors import UsageError
-from glance.evaluation.comparison import Comparison, Variant, judge
+from glance.evaluation.comparison import Comparison, judge
+from glance.evaluation.request import Variant
 
 
 def compare(base: float, both: float, *, count: int = 8, spread: float = 0.01) -> Comparison:

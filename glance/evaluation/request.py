@@ -1,0 +1,191 @@
+"""What is asked of a comparison and of a search for a schedule, as it is typed: plain objects.
+
+Nothing heavy is imported here: a command's help is made without it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final
+
+from glance.core.device import AUTO, DeviceChoice, Memory, Quantize
+from glance.core.options import FamilyName, Flag, Group, ModelName, parse_size
+from glance.core.phase import Phase
+
+
+class Variant(StrEnum):
+    """One way to sample from the same noise; in the order that they are shown."""
+
+    TEACHER = "teacher"
+    """The base model with many steps of its own schedule."""
+    BASE = "base"
+    """The base model along the pair's own sigmas."""
+    SLOW_ONLY = "slow-only"
+    FAST_ONLY = "fast-only"
+    BOTH = "both"
+
+    @property
+    def loras(self) -> tuple[Phase, ...]:
+        """The phases that run with their LoRA."""
+        return _VARIANTS[self][1]
+
+    def label(self, steps: int) -> str:
+        """Return what people read above an image: `base, 50 steps`, `slow only, 10 steps`."""
+        return f"{_VARIANTS[self][0]}, {steps} steps"
+
+
+JUDGED: Final = (Variant.TEACHER, Variant.BASE, Variant.BOTH)
+"""What a verdict is made of."""
+_VARIANTS: Final[Mapping[Variant, tuple[str, tuple[Phase, ...]]]] = {
+    Variant.TEACHER: ("base", ()),
+    Variant.BASE: ("base", ()),
+    Variant.SLOW_ONLY: ("slow only", (Phase.SLOW,)),
+    Variant.FAST_ONLY: ("fast only", (Phase.FAST,)),
+    Variant.BOTH: ("both", (Phase.SLOW, Phase.FAST)),
+}
+
+
+class Metric(StrEnum):
+    """A figure that is measured only if asked for: its network must be fetched first."""
+
+    LPIPS = "lpips"
+
+
+@dataclass(frozen=True, slots=True)
+class CompareRequest:
+    """What the user typed, unchecked. None or empty: the newest run, its sample's caption."""
+
+    run: Annotated[
+        Path | None, Flag("Run folder. Default: the newest finished run in runs/.", Group.LORAS)
+    ] = None
+    prompts: Annotated[
+        tuple[str, ...],
+        Flag("Prompt; repeatable. Default: the caption.", Group.PROMPT, ("--prompt", "-p")),
+    ] = ()
+    prompt_file: Annotated[
+        Path | None,
+        Flag("One prompt a line; or .jsonl, .json: objects with prompt, seed, ...", Group.PROMPT),
+    ] = None
+    seeds: Annotated[
+        tuple[int, ...],
+        Flag("Seed of the initial noise; repeatable. Default: 0.", Group.PROMPT, ("--seed",)),
+    ] = (0,)
+    count: Annotated[
+        int | None,
+        Flag("Noises per prompt, with consecutive seeds.", Group.PROMPT, least=1),
+    ] = None
+    variants: tuple[Variant, ...] = tuple(Variant)
+    teacher_steps: Annotated[
+        int, Flag("Steps of the base model that everything is compared with.", Group.SAMPLING)
+    ] = 50
+    batch_size: Annotated[
+        int,
+        Flag("Images at once; fewer where memory is short.", Group.SAMPLING, least=1, most=64),
+    ] = 1
+    """Images of one variant that are sampled at once."""
+    metrics: Annotated[
+        tuple[Metric, ...],
+        Flag(
+            "A further figure, whose network is fetched once; repeatable.",
+            Group.SAMPLING,
+            ("--metric",),
+        ),
+    ] = ()
+    finds_worth: Annotated[
+        bool,
+        Flag(
+            "Do not look for how many of the base's own steps the pair is worth: about 30 further "
+            "forward passes an image, once for a model; from 8 images on.",
+            Group.SAMPLING,
+            off="--no-worth",
+        ),
+    ] = True
+    device: Annotated[str, Flag("Where to run.", Group.MEMORY, choices=DeviceChoice)] = AUTO
+    memory: Annotated[
+        Memory,
+        Flag("What stays on the GPU (docs/sampling-memory.md).", Group.MEMORY, ("--offload",)),
+    ] = Memory.AUTO
+    quantize: Annotated[
+        Quantize | None, Flag("Quantize the base model's weights.", Group.MEMORY)
+    ] = None
+    output: Annotated[
+        Path | None,
+        Flag(
+            "Folder of the sheet and the figures. Default: images/compare of the run.",
+            Group.OUTPUT,
+            ("--output", "-o"),
+        ),
+    ] = None
+    base_guidance: tuple[float, float] | None = None
+    """Of BASE, in the slow and in the fast phase: a pair that learnt to do without classifier-free
+    guidance is compared with a base that has it. None: that of the pair's own teacher where the
+    run is a distilled one, else the pair's."""
+    teacher_guidance: float | None = None
+    """Of TEACHER. None: likewise, else the slow phase's."""
+    reference: Path | None = None
+    """What a family that edits begins with. None: the run's own."""
+    base_loras: tuple[Path, ...] = ()
+    """LoRAs of the base model, in TEACHER and BASE: those that the pair's teacher was used with."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizeRequest:
+    """What the user typed of a search for a schedule, unchecked."""
+
+    model: ModelName = None
+    family: FamilyName = None
+    size: Annotated[
+        tuple[int, int] | None,
+        Flag(
+            "Image size. Default: the family's resolution.",
+            Group.SAMPLING,
+            kind="WxH",
+            parse=parse_size,
+        ),
+    ] = None
+    prompts: Annotated[
+        tuple[str, ...],
+        Flag(
+            "Prompt; repeatable. Default: eight of the package's.",
+            Group.PROMPT,
+            ("--prompt", "-p", "--prompts"),
+        ),
+    ] = ()
+    prompt_file: Annotated[Path | None, Flag("One prompt a line.", Group.PROMPT)] = None
+    seed: Annotated[
+        int, Flag("Seed of the first prompt's noise; the next has the next.", Group.PROMPT)
+    ] = 0
+    steps: Annotated[
+        int | None, Flag("Steps of both phases together. Default: 10.", Group.SCHEDULE)
+    ] = None
+    slow_steps: Annotated[
+        int | None, Flag("Steps of the slow phase. Default: searched for.", Group.SCHEDULE)
+    ] = None
+    fast_steps: Annotated[
+        int | None, Flag("Steps of the fast phase. Default: searched for.", Group.SCHEDULE)
+    ] = None
+    teacher_steps: Annotated[
+        int, Flag("Steps of the base model's trajectory, to choose from.", Group.SCHEDULE)
+    ] = 50
+    slow_guidance: Annotated[
+        float | None, Flag("Of the slow phase, and of the trajectory.", Group.SAMPLING)
+    ] = None
+    fast_guidance: Annotated[float | None, Flag("Of the fast phase.", Group.SAMPLING)] = None
+    batch_size: Annotated[int, Flag("Prompts at once.", Group.SAMPLING, least=1, most=64)] = 4
+    device: Annotated[str, Flag("Where to run.", Group.MEMORY, choices=DeviceChoice)] = AUTO
+    memory: Annotated[
+        Memory,
+        Flag("What stays on the GPU (docs/sampling-memory.md).", Group.MEMORY, ("--offload",)),
+    ] = Memory.AUTO
+    quantize: Annotated[Quantize, Flag("Quantize the base model's weights.", Group.MEMORY)] = (
+        Quantize.NONE
+    )
+    output: Annotated[
+        Path | None,
+        Flag(
+            "The schedule's file. Default: optimal-WxH-STEPS.json.",
+            Group.OUTPUT,
+            ("--output", "-o"),
+        ),
+    ] = None
