@@ -1,1 +1,1 @@
-"""`glance infer`: pair finds the LoRAs and what belongs to them, plan decides, execute samples."""
+"""`glance infer`: lora_pair and images find what is asked for, plan decides, generate does it."""

@@ -1,4 +1,4 @@
-"""Does an exported workflow, run by ComfyUI's own nodes and model code, paint what glance paints?
+"""Does an exported workflow, run by ComfyUI's own nodes and model code, sample what glance samples?
 
 With the small FLUX of the package: its weights are converted by ComfyUI itself, its LoRAs loaded
 from exported files by ComfyUI's loader. Loading, text and VAE are handed over from diffusers.
@@ -61,7 +61,7 @@ class Difference:
 
 
 def prove_sampling(checkout: Checkout, **asked: Any) -> Difference:
-    """Paint one picture with both; `asked` are sample settings."""
+    """Generate one picture with both; `asked` are sample settings."""
     settings = resolve_sample_settings(
         FAMILY, resolution=64, **{"prompt": "a red house under a yellow moon", **asked}
     )
@@ -74,7 +74,7 @@ def prove_sampling(checkout: Checkout, **asked: Any) -> Difference:
             loaded.pipeline, family=FAMILY, schedule=schedule, switch=loaded.switch
         )
         ours, without = (
-            _paint(pipeline, settings.model_copy(update={"loras": used}))
+            _generate(pipeline, settings.model_copy(update={"loras": used}))
             for used in (tuple(Phase), ())
         )
         job = Job(
@@ -119,7 +119,9 @@ def _transformer() -> Any:
     return diffusers.FluxTransformer2DModel.from_pretrained(MODEL / "transformer")
 
 
-def _paint(pipeline: GlancePipeline, settings: SampleSettings) -> tuple[torch.Tensor, torch.Tensor]:
+def _generate(
+    pipeline: GlancePipeline, settings: SampleSettings
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return glance's latents as they are handed over and at the end, as the model has them."""
     kept: list[torch.Tensor] = []
     pipe = pipeline.pipeline

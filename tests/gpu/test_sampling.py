@@ -1,4 +1,4 @@
-"""On a real accelerator: every way to place the weights paints the same, quantised ones nearly."""
+"""On a real accelerator: each way to place the weights gives the same, quantised ones nearly."""
 
 from pathlib import Path
 
@@ -26,10 +26,10 @@ def load(
     return GlancePipeline(pipeline, schedule=PRESETS["guide"].schedule, switch=switch)
 
 
-def paint(
+def generate(
     model: Path, loras: dict[str, Path], device: Device = Device.CUDA, **fit: object
 ) -> Image.Image:
-    """Paint one picture with a model that is loaded for it."""
+    """Generate one picture with a model that is loaded for it."""
     (picture,) = load(model, loras, device, **fit)("a hill", seed=3, width=64, height=64)
     return picture
 
@@ -43,36 +43,36 @@ def away(one: Image.Image, other: Image.Image) -> float:
 def test_where_the_weights_wait_changes_no_picture(
     tiny_flux: Path, loras: dict[str, Path], memory: Memory
 ) -> None:
-    full = paint(tiny_flux, loras, memory=Memory.FULL)
+    full = generate(tiny_flux, loras, memory=Memory.FULL)
 
-    assert paint(tiny_flux, loras, memory=memory).tobytes() == full.tobytes()
+    assert generate(tiny_flux, loras, memory=memory).tobytes() == full.tobytes()
 
 
 @pytest.mark.parametrize("memory", [Memory.FULL, Memory.OFFLOAD])
 @pytest.mark.parametrize("quantize", [Quantize.BIT8, Quantize.BIT4, Quantize.FP8])
-def test_small_weights_paint_nearly_the_same(
+def test_small_weights_generate_nearly_the_same(
     tiny_flux: Path, loras: dict[str, Path], quantize: Quantize, memory: Memory
 ) -> None:
     if quantize is Quantize.BIT4:
         pytest.importorskip("bitsandbytes")
-    exact = paint(tiny_flux, loras)
+    exact = generate(tiny_flux, loras)
 
-    assert away(paint(tiny_flux, loras, quantize=quantize, memory=memory), exact) < 16
+    assert away(generate(tiny_flux, loras, quantize=quantize, memory=memory), exact) < 16
 
 
 def test_a_seed_is_the_same_picture_as_on_the_cpu(tiny_flux: Path, loras: dict[str, Path]) -> None:
     here, there = (
-        paint(tiny_flux, loras, device, dtype=Precision.FP32)
+        generate(tiny_flux, loras, device, dtype=Precision.FP32)
         for device in (Device.CUDA, Device.CPU)
     )
 
     assert away(here, there) < 1
 
 
-def test_a_compiled_model_paints_the_same(tiny_flux: Path, loras: dict[str, Path]) -> None:
-    plain = paint(tiny_flux, loras)
+def test_a_compiled_model_generates_the_same(tiny_flux: Path, loras: dict[str, Path]) -> None:
+    plain = generate(tiny_flux, loras)
 
-    assert away(paint(tiny_flux, loras, compiled=True), plain) < 4
+    assert away(generate(tiny_flux, loras, compiled=True), plain) < 4
 
 
 def test_auto_keeps_everything_on_a_card_that_has_room(

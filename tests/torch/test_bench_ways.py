@@ -26,7 +26,7 @@ def pixels(path: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.int64]]":
     return np.asarray(Image.open(path)).astype(int)
 
 
-def test_by_hand_is_what_glance_paints(studio: Studio) -> None:
+def test_by_hand_is_what_glance_generates(studio: Studio) -> None:
     by_hand(studio)
     by_glance(studio)
 
@@ -43,7 +43,7 @@ def test_fused_loras_are_the_same_to_rounding(studio: Studio) -> None:
     assert np.abs(hand - other).max() < (1e-5 if studio.device == "cpu" else 0.1)
 
 
-def test_the_guide_and_plain_diffusers_paint(studio: Studio) -> None:
+def test_the_guide_and_plain_diffusers_generate(studio: Studio) -> None:
     by_guide(studio)
     by_diffusers(studio, "slow", "fast", steps=2)
 

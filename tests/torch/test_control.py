@@ -59,7 +59,7 @@ def test_true_cfg_leads_away_from_the_negative_prompt_in_both_phases(
         sampler.family, prompt="a hill", seed=3, negative_prompt="a sea", true_cfg=2.5, **SIZE
     )
 
-    (painted,) = sampler.sample_one(settings).images
+    (generated,) = sampler.sample_one(settings).images
 
     x, with_ = flux.begin(sampler.pipeline, "a hill", torch.Generator("cpu").manual_seed(3))
     _, without = flux.begin(sampler.pipeline, "a sea", torch.Generator("cpu").manual_seed(3))
@@ -68,7 +68,7 @@ def test_true_cfg_leads_away_from_the_negative_prompt_in_both_phases(
     for now, then in pairwise(sigmas):
         away = without(x, now[None], 3.5)
         x = x + (then - now) * (away + 2.5 * (with_(x, now[None], 3.5) - away))
-    assert torch.equal(painted.latents, x)
+    assert torch.equal(generated.latents, x)
 
 
 @pytest.mark.parametrize("name", ["slow_scale", "fast_scale"])
@@ -89,7 +89,7 @@ def test_a_setting_that_there_is_not_is_a_bug_of_the_caller(sampler: GlancePipel
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".jpg"])
-def test_a_picture_is_painted_again_to_the_byte(infer: Callable, suffix: str) -> None:
+def test_a_picture_is_generated_again_to_the_byte(infer: Callable, suffix: str) -> None:
     first = Path(f"first{suffix}")
     request = {"prompts": ("a hill",), "seeds": (3,), "slow_guidance": 2.0, "fast_scale": 0.5}
     infer(**request, schedule=ScheduleOptions(fast_timesteps="886.7053,400"), output=first)

@@ -24,7 +24,7 @@ from glance.sampling.request import InferRequest
 
 PROMPT = "a lighthouse by the sea, " * 8  # longer than some families read
 SCRIPT = Path("out/generate.py")
-Paint = Callable[[list[str]], Image.Image]
+Generate = Callable[[list[str]], Image.Image]
 
 
 def make_run(family: str) -> RunFolder:
@@ -42,7 +42,7 @@ def make_run(family: str) -> RunFolder:
     return run
 
 
-def painted_by_glance(run: RunFolder, family: str, dtype: Precision | None = None) -> Image.Image:
+def generated_by_glance(run: RunFolder, family: str, dtype: Precision | None = None) -> Image.Image:
     reference = Path("before.png") if find_family(family).edits else None
     request = InferRequest(
         run=run.path,
@@ -64,7 +64,7 @@ def arguments(run: RunFolder, family: str, *, device: str = "cpu") -> list[str]:
 
 
 @pytest.fixture
-def paint(monkeypatch: pytest.MonkeyPatch) -> Paint:
+def generate(monkeypatch: pytest.MonkeyPatch) -> Generate:
     """Run the script in this process, which has imported diffusers already."""
     from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as module
 
@@ -83,22 +83,22 @@ def same(one: Image.Image, other: Image.Image) -> bool:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_script_gives_glances_picture(family: str, paint: Paint) -> None:
+def test_the_script_gives_glances_picture(family: str, generate: Generate) -> None:
     run = make_run(family)
 
-    picture = paint(arguments(run, family))
+    picture = generate(arguments(run, family))
 
-    assert same(picture, painted_by_glance(run, family))
+    assert same(picture, generated_by_glance(run, family))
     assert len(picture.getcolors(maxcolors=picture.width * picture.height)) > 100
 
 
-def test_away_from_the_cpu_the_script_paints_in_bf16(paint: Paint) -> None:
+def test_away_from_the_cpu_the_script_generates_in_bf16(generate: Generate) -> None:
     run = make_run("flux")
 
-    picture = paint(arguments(run, "flux", device="cpu:0"))  # to the script no plain CPU
+    picture = generate(arguments(run, "flux", device="cpu:0"))  # to the script no plain CPU
 
-    assert same(picture, painted_by_glance(run, "flux", Precision.BF16))
-    assert not same(picture, paint(arguments(run, "flux")))
+    assert same(picture, generated_by_glance(run, "flux", Precision.BF16))
+    assert not same(picture, generate(arguments(run, "flux")))
 
 
 def test_the_script_runs_where_glance_cannot_be_imported() -> None:
@@ -114,4 +114,4 @@ def test_the_script_runs_where_glance_cannot_be_imported() -> None:
     )
 
     assert done.returncode == 0, done.stderr
-    assert same(Image.open("script.png"), painted_by_glance(run, "flux"))
+    assert same(Image.open("script.png"), generated_by_glance(run, "flux"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from plain_loops import FAMILIES as LOOPS
-from plain_loops import paint
+from plain_loops import generate
 from tiny_models import build_tiny, lend_parts
 from tiny_models.adapters import make_loras
 
@@ -33,7 +33,7 @@ class Ready:
     sampler: Any
     plain: Any
     whole: Any
-    """The picture of `settings()`, painted alone."""
+    """The picture of `settings()`, generated alone."""
 
     def settings(self, **changes: Any) -> Any:
         return make_settings(self.family, reference=self.reference, **changes)
@@ -41,9 +41,9 @@ class Ready:
     def guided(self, slow: float, fast: float) -> Any:
         return self.settings(slow_guidance=slow, fast_guidance=fast)
 
-    def paint_plainly(self, slow: float, fast: float) -> Image.Image:
+    def generate_plainly(self, slow: float, fast: float) -> Image.Image:
         reference = None if self.reference is None else Image.open(self.reference)
-        picture: Image.Image = paint(
+        picture: Image.Image = generate(
             self.family.name, self.plain, PROMPT, seed=3, guidance=(slow, fast), reference=reference
         )
         return picture
@@ -109,10 +109,10 @@ def test_two_phases_equal_a_plain_euler_loop(ready: Ready, *, is_guided: bool) -
     picture = ready.sampler.sample_one(ready.guided(*guidance)).images[0].image
 
     # which kernels multiply depends on the processor: with a reference two pixels may round apart
-    assert furthest(picture, ready.paint_plainly(*guidance)) <= (1 if ready.family.edits else 0)
+    assert furthest(picture, ready.generate_plainly(*guidance)) <= (1 if ready.family.edits else 0)
 
 
-def test_a_batch_with_previews_holds_the_picture_that_is_painted_alone(ready: Ready) -> None:
+def test_a_batch_with_previews_holds_the_picture_that_is_generated_alone(ready: Ready) -> None:
     wanted = [ready.settings(seed=seed) for seed in (3, 4)]
 
     batches = list(ready.sampler.sample_each(wanted, batch_size=2, previews=True))
@@ -158,10 +158,10 @@ def test_two_phases_in_bf16_equal_one_uninterrupted_run_in_bf16(ready: Ready) ->
     in_bf16 = TwoPhase(pipeline, ready.family, sampler.schedule, SlowLoraAlways())
     settings = ready.guided(3.0, 3.0)
 
-    (painted,) = in_bf16.sample_one(settings).images
+    (generated,) = in_bf16.sample_one(settings).images
 
     assert pipeline.transformer.dtype is torch.bfloat16
-    assert same(painted.image, paint_uninterrupted(in_bf16, settings))
+    assert same(generated.image, generate_uninterrupted(in_bf16, settings))
 
 
 class SlowLoraAlways(ResidentLoras):
@@ -172,7 +172,7 @@ class SlowLoraAlways(ResidentLoras):
 
 
 @torch.inference_mode()
-def paint_uninterrupted(sampler: Any, settings: Any) -> Image.Image:
+def generate_uninterrupted(sampler: Any, settings: Any) -> Image.Image:
     """One call of diffusers' pipeline along all ten sigmas."""
     from glance.sampling.pipeline.sample import open_reference, shown_at_its_area
     from glance.sampling.pipeline.scheduler import VerbatimEulerScheduler

@@ -82,7 +82,7 @@ def test_a_moved_run_still_samples(run_folder: Path, in_process: Callable) -> No
     assert in_process(run=moved).images[0].is_relative_to(moved)
 
 
-def test_ctrl_c_keeps_what_is_painted_and_the_same_command_goes_on(run_folder: Path) -> None:
+def test_ctrl_c_keeps_what_is_generated_and_the_same_command_goes_on(run_folder: Path) -> None:
     from glance.sampling.plan import plan_generation
     from glance.sampling.request import InferRequest
 
@@ -107,11 +107,11 @@ def test_ctrl_c_keeps_what_is_painted_and_the_same_command_goes_on(run_folder: P
     assert running.returncode == 130
     assert err.endswith("stopped: run the same command again to continue\n")
     told = {first, *out.split()}
-    painted = {f"out/{path.name}" for path in Path("out").iterdir()}
-    assert told <= painted
-    assert len(painted - told) <= 1  # it may come between writing and telling
+    generated = {f"out/{path.name}" for path in Path("out").iterdir()}
+    assert told <= generated
+    assert len(generated - told) <= 1  # it may come between writing and telling
     plan = plan_generation(InferRequest(prompts=("a hill",), count=500, output=Path("out")))
-    assert {str(one.output) for one in plan.images if one.is_done} == painted
+    assert {str(one.output) for one in plan.images if one.is_done} == generated
 
 
 @pytest.fixture

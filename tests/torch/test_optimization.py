@@ -124,8 +124,8 @@ def test_its_noise_is_that_of_sampling(tiny_flux: Path) -> None:
     slow = sampler.schedule.phase(Phase.SLOW)
     teacher = base.follow([*slow.sigmas, slow.end_sigma])
 
-    (painted,) = sampler.sample_one(one).images
-    assert torch.equal(teacher.points[len(slow.sigmas)], painted.latents)
+    (generated,) = sampler.sample_one(one).images
+    assert torch.equal(teacher.points[len(slow.sigmas)], generated.latents)
 
 
 def load(base: BaseModel) -> GlancePipeline:

@@ -15,7 +15,7 @@ SIZE = (96, 64)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def painted(
+def generated(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path, Any]:
     """A family's name, a tiny model of it, and diffusers' pipeline of that."""
@@ -30,9 +30,9 @@ def painted(
 
 @pytest.mark.parametrize("phases", [(1, 1), (2, 2), (5, 5)], ids=lambda phases: str(sum(phases)))
 def test_it_is_what_the_pipeline_steps(
-    painted: tuple[str, Path, Any], phases: tuple[int, int]
+    generated: tuple[str, Path, Any], phases: tuple[int, int]
 ) -> None:
-    name, model, pipeline = painted
+    name, model, pipeline = generated
     slow, fast = phases
 
     stepped = step(pipeline, slow + fast, edits=find_family(name).edits)

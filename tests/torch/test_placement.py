@@ -28,7 +28,7 @@ def pipeline(tiny_flux: Path, loras: dict[str, Path]) -> Any:
     return pipeline
 
 
-def paint(pipeline: Any, adapter: str) -> torch.Tensor:
+def generate(pipeline: Any, adapter: str) -> torch.Tensor:
     pipeline.set_adapters(adapter)
     return pipeline(
         "a lighthouse",
@@ -55,14 +55,14 @@ def count_offloads(pipeline: Any) -> list[None]:
 
 @pytest.mark.parametrize("memory", [Memory.OFFLOAD, Memory.GROUP])
 def test_offloading_changes_no_picture(memory: Memory, pipeline: Any) -> None:
-    expected = [paint(pipeline, adapter) for adapter in ("slow", "fast")]
+    expected = [generate(pipeline, adapter) for adapter in ("slow", "fast")]
 
     used = place(pipeline, Device.CPU, memory, pixels=64 * 64)
 
     assert used is memory
     assert (expected[0] - expected[1]).abs().mean() > 0.01
     for adapter, picture in zip(("slow", "fast"), expected, strict=True):
-        torch.testing.assert_close(paint(pipeline, adapter), picture)
+        torch.testing.assert_close(generate(pipeline, adapter), picture)
 
 
 @pytest.mark.parametrize("device", [Device.CPU, Device.MPS])
@@ -87,7 +87,7 @@ def test_staying_placed_sends_the_parts_back_once(
 
     with context(pipeline):
         for adapter in ("slow", "fast"):
-            paint(pipeline, adapter)
+            generate(pipeline, adapter)
         counted = len(offloads)
 
     assert (counted, len(offloads)) == (inside, afterwards)

@@ -52,7 +52,7 @@ def add_loras(pipeline: Any, loras: dict[str, Path]) -> None:
         pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name)
 
 
-def paint(pipeline: Any, adapter: str | None) -> torch.Tensor:
+def generate(pipeline: Any, adapter: str | None) -> torch.Tensor:
     if adapter is None:
         pipeline.disable_lora()
     else:
@@ -82,8 +82,8 @@ def test_both_loras_change_the_picture_on_quantized_weights(quantize: Quantize, 
     plain, quantized = load(Quantize.NONE), load(quantize)
 
     for adapter in ("slow", "fast", None, "slow"):
-        assert 0 < distance(paint(quantized, adapter), paint(plain, adapter)) < 0.03
-    slow, fast, base = (paint(quantized, adapter) for adapter in ("slow", "fast", None))
+        assert 0 < distance(generate(quantized, adapter), generate(plain, adapter)) < 0.03
+    slow, fast, base = (generate(quantized, adapter) for adapter in ("slow", "fast", None))
     assert min(distance(slow, fast), distance(slow, base), distance(fast, base)) > 0.03
 
 
@@ -93,7 +93,7 @@ def test_loras_keep_their_precision(quantize: Quantize, load: Load) -> None:
         pytest.skip("bitsandbytes' 4 bits need a GPU")
     pipeline = load(quantize)
 
-    paint(pipeline, "slow")
+    generate(pipeline, "slow")
 
     assert lora_dtypes(pipeline) == {DTYPE}
 
@@ -113,7 +113,7 @@ def test_fp8_is_in_memory_before_and_after_sampling(load: Load) -> None:
     layer = pipeline.transformer.transformer_blocks[0].attn.to_q.base_layer
 
     before = layer.weight.dtype
-    paint(pipeline, "slow")
+    generate(pipeline, "slow")
 
     assert (before, layer.weight.dtype) == (torch.float8_e4m3fn, torch.float8_e4m3fn)
     assert {tensor.dtype for tensor in pipeline.text_encoder_2.parameters()} == {DTYPE}
@@ -188,7 +188,7 @@ def test_a_single_file_is_quantized_as_a_model_is(
     )
     add_loras(pipeline, loras)
 
-    assert torch.equal(paint(pipeline, "fast"), paint(load(Quantize.BIT8), "fast"))
+    assert torch.equal(generate(pipeline, "fast"), generate(load(Quantize.BIT8), "fast"))
 
 
 @pytest.mark.parametrize("quantize", [Quantize.NONE, Quantize.FP8])

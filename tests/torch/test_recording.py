@@ -165,7 +165,7 @@ def on_the_line(
     return (passed[after - 1].double() * (1 - share) + passed[after].double() * share).float()
 
 
-def test_its_picture_is_what_the_pipeline_paints_along_its_own_schedule(ready: Ready) -> None:
+def test_its_picture_is_what_the_pipeline_generates_along_its_own_schedule(ready: Ready) -> None:
     one = ready.pictures[0]
 
     (recorded,) = ready.record([one], (0.0,))

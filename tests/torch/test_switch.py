@@ -50,7 +50,7 @@ def swapped(tiny_flux: Path, loras: dict[str, Path]) -> GlancePipeline:
     ],
     ids=str,
 )
-def test_swapping_paints_what_adapters_paint(
+def test_swapping_generates_what_adapters_generate(
     resident: GlancePipeline, swapped: GlancePipeline, settings: dict[str, Any]
 ) -> None:
     (one,), (other,) = (it("a hill", **SIZE, **settings) for it in (resident, swapped))

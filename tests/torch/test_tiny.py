@@ -55,7 +55,7 @@ def test_it_is_a_whole_flux(tiny_flux: Path) -> None:
 
 
 @every_family
-def test_it_is_small_and_paints_with_its_own_pipeline(family: str, tmp_path: Path) -> None:
+def test_it_is_small_and_generates_with_its_own_pipeline(family: str, tmp_path: Path) -> None:
     folder = build_tiny(family, tmp_path / "model", seed=1)
     assert sum(file.stat().st_size for file in folder.rglob("*")) < 2_000_000
 

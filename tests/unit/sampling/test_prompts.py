@@ -292,7 +292,7 @@ def test_a_document_that_is_no_list_of_prompts_is_refused(content: str, told: st
 
 
 @pytest.mark.parametrize("line", ['{"prompt": "a cat"}', '["a cat", "a dog"]'])
-def test_json_in_a_text_file_is_not_painted_as_words(line: str) -> None:
+def test_json_in_a_text_file_is_not_taken_as_words(line: str) -> None:
     [problem] = problems(write(f"a cat\n{line}\n", "p.txt"))
 
     assert problem.message.startswith("p.txt:2: ")
@@ -310,7 +310,7 @@ def test_json_in_a_text_file_is_not_painted_as_words(line: str) -> None:
         ("a cat --seed=7", "--seed=7"),
     ],
 )
-def test_options_of_other_programs_are_not_painted_as_words(line: str, option: str) -> None:
+def test_options_of_other_programs_are_not_taken_as_words(line: str, option: str) -> None:
     [problem] = problems(write(line, "p.txt"))
 
     assert problem.message.startswith(f"p.txt:1: {option!r} is an option of another program")
@@ -477,7 +477,7 @@ JUDGED = (
     "hippo",
 )
 STYLES = (
-    *("photo", "film still", "oil painting", "watercolour", "pencil", "pixel art", "3D render"),
+    *("photo", "film still", "oil sampling", "watercolour", "pencil", "pixel art", "3D render"),
     *("anime", "poster"),
 )
 kinds = pytest.mark.parametrize("world", [False, True], ids=["real", "world"])

@@ -50,7 +50,7 @@ def decode(sampler: TwoPhase, latents: torch.Tensor) -> bytes:
     return pipeline.image_processor.postprocess(decoded)[0].tobytes()
 
 
-def paint(planned: GenerationPlan) -> list[Event]:
+def generate(planned: GenerationPlan) -> list[Event]:
     events: list[Event] = []
     run_generation(planned, events.append)
     return events
@@ -94,9 +94,9 @@ class TestFinalLatents:
     ) -> None:
         (done,) = sampler.sample_each([plan(prompts=("a",)).settings])
 
-        (painted,) = done.images
-        assert decode(sampler, painted.final) == painted.image.tobytes()
-        assert painted.final.dtype == torch.float32
+        (generated,) = done.images
+        assert decode(sampler, generated.final) == generated.image.tobytes()
+        assert generated.final.dtype == torch.float32
 
     def test_those_of_the_base_are_too_one_by_one_and_in_a_batch(
         self, sampler: TwoPhase, plan: Callable
@@ -171,7 +171,7 @@ def test_other_errors_of_torch_stay_what_they_are() -> None:
 
 
 def test_progress_runs_over_all_pictures_and_each_is_told(plan: Callable) -> None:
-    events = paint(plan(prompts=("a",), seeds=(1, 2), batch_size=2))
+    events = generate(plan(prompts=("a",), seeds=(1, 2), batch_size=2))
 
     steps = [one for one in events if isinstance(one, SamplingStep)]
     assert [one.done for one in steps] == [*range(2, 21, 2)]
@@ -182,7 +182,7 @@ def test_progress_runs_over_all_pictures_and_each_is_told(plan: Callable) -> Non
     assert [(one.number, one.total, one.seed) for one in told] == [(1, 2, 1), (2, 2, 2)]
 
 
-def test_what_is_painted_stays_when_the_rest_fails_and_is_not_painted_again(
+def test_what_is_generated_stays_when_the_rest_fails_and_is_not_generated_again(
     sampler: TwoPhase, plan: Callable
 ) -> None:
     request = {"prompts": ("a",), "seeds": (1, 2, 3)}
@@ -191,10 +191,10 @@ def test_what_is_painted_stays_when_the_rest_fails_and_is_not_painted_again(
         counting(sampler.pipeline.transformer, failing_at(15, calls)),
         pytest.raises(InferenceFailed),
     ):
-        paint(plan(**request))
+        generate(plan(**request))
 
     resumed = plan(**request)
-    events = paint(resumed)
+    events = generate(resumed)
 
     assert [one.is_done for one in resumed.images] == [True, False, False]
     assert [one.was_there for one in events if isinstance(one, PictureDone)] == [True, False, False]
@@ -203,10 +203,10 @@ def test_what_is_painted_stays_when_the_rest_fails_and_is_not_painted_again(
 
 def test_nothing_is_loaded_when_all_is_there(plan: Callable, monkeypatch: Any) -> None:
     request = {"prompts": ("a",), "seeds": (1, 2)}
-    paint(plan(**request))
+    generate(plan(**request))
     monkeypatch.setattr(execute, "load_planned", None)
 
-    events = paint(plan(**request))
+    events = generate(plan(**request))
 
     assert [one.was_there for one in events if isinstance(one, PictureDone)] == [True, True]
     result = run_generation(plan(**request), lambda _: None)
@@ -238,7 +238,7 @@ def test_nan_is_no_picture(sampler: TwoPhase, plan: Callable) -> None:
         lambda _module, _given, output: (output[0] * torch.nan,)
     )
     with hook, pytest.raises(InferenceFailed, match="NaN or infinity instead of a picture"):
-        paint(planned)
+        generate(planned)
 
     assert not planned.images[0].output.exists()
 
