@@ -208,7 +208,7 @@ class TestTrain:
         document = json.loads(invoke(*TRAIN, "--compare", "--json", "--quiet").out)
 
         assert done.code == 0
-        assert "the sheet to look at: runs/cat/images/compare/sheet.png\n" in done.err
+        assert "sheet: runs/cat/images/compare/sheet.png\n" in done.err
         run, sentence = done.out.splitlines()
         assert run == "runs/cat"
         assert (quiet.out, quiet.err) == (done.out, "")

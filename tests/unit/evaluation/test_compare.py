@@ -1,4 +1,4 @@
-"""Comparing without a model: what is planned, kept, told and drawn; painting is in tests/torch."""
+"""Comparing without a model: what is planned, kept, told and drawn; sampling is in tests/torch."""
 
 import json
 import os
@@ -25,10 +25,9 @@ from glance.core.events import Event, Noted, Warned
 from glance.core.files import cache_folder
 from glance.evaluation.cache import CachedImage, ImageCache
 from glance.evaluation.compare import ComparisonPlan, compare_pair, plan_comparison, run_comparison
-from glance.evaluation.request import CompareRequest
 from glance.evaluation.comparison import Row, judge
-from glance.evaluation.request import Variant
 from glance.evaluation.report import MOST_ROWS, save_sheet, write_report
+from glance.evaluation.request import CompareRequest, Variant
 
 RUN = Path("runs/cat")
 LATENTS = np.arange(8, dtype=np.float16).reshape(1, 4, 2)
@@ -56,7 +55,7 @@ def guidance(**changes: object) -> dict[Variant, tuple[float, float]]:
 
 
 class TestPlan:
-    def test_the_newest_runs_caption_is_painted_if_nothing_is_said(self) -> None:
+    def test_the_newest_runs_caption_is_used_if_nothing_is_said(self) -> None:
         write_run(RUN)
         write_caption(RUN, "a grey circle")
 
@@ -87,10 +86,6 @@ class TestPlan:
         rows = [(row.settings.prompt, row.settings.seed) for row in plan.rows]
         assert rows == [(p, seed) for p in "ab" for seed in (3, 4, 8, 9)]
 
-    def test_one_step_is_no_teacher(self) -> None:
-        with pytest.raises(SettingsError, match="--teacher-steps 1"):
-            plan_comparison(CompareRequest(run=RUN, teacher_steps=1))
-
 
 class TestKeys:
     def test_every_variant_has_its_own(self) -> None:
@@ -98,7 +93,7 @@ class TestKeys:
 
         assert len(set(keys().values())) == len(Variant)
 
-    def test_pairs_of_one_model_share_what_no_lora_painted(self) -> None:
+    def test_pairs_of_one_model_share_what_no_lora_made(self) -> None:
         write_run(RUN)
         other = write_run(Path("elsewhere/dog"))
         for lora in other.path.rglob("*.safetensors"):
@@ -470,7 +465,7 @@ class TestLookingAgain:
     @pytest.mark.parametrize("damage", ["pixels", "figures", "no figures"])
     def test_what_cannot_be_told_to_be_the_same_is_kept(self, damage: str) -> None:
         folder, _ = self.compare("a")
-        if damage == "pixels":  # painted with another guidance, of which compare.json says nothing
+        if damage == "pixels":  # made with another guidance, of which compare.json says nothing
             Image.new("RGB", (64, 64), "red").save(folder / "pictures/1-both.png")
         elif damage == "figures":
             (folder / "compare.json").write_text("{}")
