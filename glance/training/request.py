@@ -169,7 +169,7 @@ class DistillRequest(TrainingRequest):
     prompts: Annotated[
         tuple[str, ...],
         Flag(
-            "What an image shows; repeatable. Default: 64 varied ones of the package's.",
+            "What an image shows; repeatable. Default: 128 varied ones of the package's.",
             Group.PROMPT,
             ("--prompt", "-p"),
         ),
@@ -187,7 +187,7 @@ class DistillRequest(TrainingRequest):
             kind="WxH",
         ),
     ] = ()
-    noises: Annotated[int, Flag("Images of each prompt and size.", Group.PROMPT)] = 2
+    noises: Annotated[int, Flag("Images of each prompt and size.", Group.PROMPT)] = 1
     run: Annotated[
         Path | None, Flag("Run folder. Default: runs/ and the model's name.", Group.OUTPUT)
     ] = None

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from itertools import product
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -113,8 +114,10 @@ def _mixed(recipe: Recipe) -> Recipe:
     return replace(recipe, loose=half, full=half)
 
 
-DEFAULT: Final = replace(CENTRE, loose=48, full=16, steps=400)
-"""Good on both kinds of captions: what `glance distill` does by default, but for the decay."""
+_LONG: Final = replace(CENTRE, loose=48, full=16, steps=400)
+"""Good on both kinds of captions."""
+DEFAULT: Final = replace(_LONG, loose=96, full=32, noises=1)
+"""What `glance distill` does by default, but for the decay: as many paths, of more prompts."""
 _EVEN: Final = replace(CENTRE, loose=32, full=32, steps=400, decay=Decay.LINEAR)
 STYLES: Final = (0, 0.5, 0.75, 1)
 QUESTIONS: Final[Mapping[str, tuple[Recipe, ...]]] = MappingProxyType(
@@ -133,8 +136,8 @@ QUESTIONS: Final[Mapping[str, tuple[Recipe, ...]]] = MappingProxyType(
         "noises": (
             *(replace(CENTRE, noises=count) for count in (1, 2, 4)),
             replace(CENTRE, loose=128, noises=1),
+            _LONG,
             DEFAULT,
-            replace(DEFAULT, loose=96, full=32, noises=1),
         ),
         "layers": tuple(replace(CENTRE, layers=layers) for layers in Layers),
         "rank": tuple(replace(CENTRE, rank=rank) for rank in (4, 16, 32)),
@@ -146,27 +149,27 @@ QUESTIONS: Final[Mapping[str, tuple[Recipe, ...]]] = MappingProxyType(
         ),
         "decay": (
             *(replace(CENTRE, decay=decay) for decay in Decay),
-            *(replace(DEFAULT, decay=decay) for decay in (Decay.COSINE, Decay.LINEAR)),
+            *(replace(_LONG, decay=decay) for decay in (Decay.COSINE, Decay.LINEAR)),
         ),
         "steps": (
             *(replace(CENTRE, steps=steps) for steps in (120, 240, 480, 960)),
             replace(CENTRE, loose=48, full=16),
-            DEFAULT,
+            _LONG,
             *(replace(_mixed(CENTRE), steps=steps) for steps in (240, 480)),
         ),
         "fast guidance": tuple(
             replace(one, fast_guidance=scale) for one in (_GENTLE, CENTRE) for scale in (1.0, 3.5)
         ),
         "landing": tuple(
-            replace(one, lands=lands) for one in (CENTRE, DEFAULT) for lands in (False, True)
+            replace(one, lands=lands) for one in (CENTRE, _LONG) for lands in (False, True)
         ),
         "rounds": tuple(replace(CENTRE, rounds=rounds) for rounds in (1, 2)),
         "weighting": tuple(replace(CENTRE, weighting=weighting) for weighting in Weighting),
         "strength": tuple(replace(CENTRE, strength=scale) for scale in (0.5, 0.8, 1, 1.2)),
         "style": tuple(replace(_EVEN, style=scale) for scale in STYLES),
         "seed": (
-            *(replace(DEFAULT, seed=seed) for seed in (1, 2, 3)),
-            *(replace(DEFAULT, draw=draw) for draw in (78, 79)),
+            *(replace(_LONG, seed=seed) for seed in (1, 2, 3)),
+            *(replace(_LONG, draw=draw) for draw in (78, 79)),
             *(replace(_EVEN, draw=draw) for draw in (77, 78, 79)),
         ),
         "more": (
@@ -174,8 +177,8 @@ QUESTIONS: Final[Mapping[str, tuple[Recipe, ...]]] = MappingProxyType(
             replace(CENTRE, steps=960),
             replace(CENTRE, noises=4, steps=480),
             replace(CENTRE, loose=256, noises=1, steps=480),
-            DEFAULT,
-            replace(DEFAULT, schedule="own-2"),
+            _LONG,
+            replace(_LONG, schedule="own-2"),
             replace(CENTRE, schedule="own-2"),
             replace(CENTRE, schedule="own-2", steps=480),
             replace(_EVEN, schedule="own-2"),
@@ -190,9 +193,13 @@ QUESTIONS: Final[Mapping[str, tuple[Recipe, ...]]] = MappingProxyType(
             replace(_SHORT, batch_size=1, steps=100),
         ),
         "trainer": (
-            DEFAULT,
-            replace(DEFAULT, decay=Decay.LINEAR),
-            replace(DEFAULT, decay=Decay.LINEAR, trainer=Trainer.SIMPLETUNER),
+            _LONG,
+            *(
+                replace(one, decay=Decay.LINEAR, trainer=trainer)
+                for one, trainer in product((_LONG, DEFAULT), Trainer)
+                if one is _LONG or trainer is Trainer.SIMPLETUNER
+            ),
+            replace(DEFAULT, schedule="own-2", decay=Decay.LINEAR, trainer=Trainer.SIMPLETUNER),
         ),
     }
 )

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -238,7 +237,7 @@ _WORDS: Final[Mapping[str, Callable[[Recipe], str]]] = MappingProxyType(
     }
 )
 """How tables call a recipe's fields, and what they say of each."""
-_HEADLINE: Final = (QUESTIONS["trainer"][-1], DEFAULT, replace(DEFAULT, schedule="own-2"))
+_HEADLINE: Final = (*QUESTIONS["trainer"][-2:], DEFAULT)
 TABLES: Final[Mapping[str, Callable[[Figures], str]]] = MappingProxyType(
     {
         "base": _base,

@@ -32,7 +32,7 @@ from glance.training.plan import TrainingPlan, parse_devices, put_together, reco
 from glance.training.request import DistillRequest
 from glance.training.simpletuner.config import OptionValue, parse_overrides
 
-PROMPTS: Final = 64
+PROMPTS: Final = 128
 """Of the list that ships with the package, where none are given."""
 LEARNING_RATE: Final = 2e-4
 """Others train LoRAs of few steps for FLUX.1 and Qwen-Image at 2e-5 to 5e-4 (docs/distill.md)."""

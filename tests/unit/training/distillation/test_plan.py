@@ -67,8 +67,8 @@ def test_an_accelerator_is_given_a_batch_one_sample_at_a_time() -> None:
 def test_without_prompts_those_of_the_package_are_learnt_from() -> None:
     plan = usual()
 
-    assert plan.teacher.prompts == teaching_prompts(64, world=False)
-    assert (plan.teacher.noises, plan.teacher.steps, len(plan.paths)) == (2, 50, 128)
+    assert plan.teacher.prompts == teaching_prompts(128, world=False)
+    assert (plan.teacher.noises, plan.teacher.steps, len(plan.paths)) == (1, 50, 128)
     assert plan.judging == judging_prompts(16, world=False)
     assert plan.run.path == Path("runs/model-distilled")
     assert warnings(plan) == []
@@ -77,7 +77,7 @@ def test_without_prompts_those_of_the_package_are_learnt_from() -> None:
 def test_the_packages_small_model_learns_captions_of_its_own_world_at_its_own_size() -> None:
     plan = usual(model=find_packaged("small-flux"))
 
-    assert plan.teacher.prompts == teaching_prompts(64, world=True)
+    assert plan.teacher.prompts == teaching_prompts(128, world=True)
     assert plan.judging == judging_prompts(16, world=True)
     assert plan.teacher.sizes == ((64, 64),)
 
@@ -147,7 +147,7 @@ def test_one_size_lies_in_the_one_data_folder() -> None:
     plan = distil()
     images, _ = plan.training.files[BACKENDS]
 
-    assert (images["instance_data_dir"], images["repeats"]) == ("data", 2)  # 5 samples of 4
+    assert (images["instance_data_dir"], images["repeats"]) == ("data", 3)  # 5 samples of 2
     assert plan.paths[0].picture(plan.run) == plan.run.data / "0001-1.png"
 
 
@@ -199,16 +199,16 @@ def test_a_guided_teacher_takes_two_passes_a_step() -> None:
     embedded = distil(teacher_steps=10)
     make_model("sd3")
 
-    assert embedded.forwards == 2 * 2 * 10
-    assert distil(teacher_steps=10).forwards == 2 * 2 * 10 * 2
-    assert distil(teacher_steps=10, guidance=1).forwards == 2 * 2 * 10
+    assert embedded.forwards == 2 * 10
+    assert distil(teacher_steps=10).forwards == 2 * 10 * 2
+    assert distil(teacher_steps=10, guidance=1).forwards == 2 * 10
 
 
 def test_the_states_take_what_is_said() -> None:
     plan = distil(sizes=("64x64", "128x64"))
 
     # 4 paths a size, 5 states each of 16 channels at an eighth of the width and height, float32
-    assert plan.recorded_bytes == 4 * 5 * 16 * (8 * 8 + 16 * 8) * 4
+    assert plan.recorded_bytes == 2 * 5 * 16 * (8 * 8 + 16 * 8) * 4
 
 
 def test_ten_thousand_prompts_are_planned_and_what_is_never_seen_is_said() -> None:
@@ -217,9 +217,9 @@ def test_ten_thousand_prompts_are_planned_and_what_is_never_seen_is_said() -> No
     plan = distil(prompts=(), prompt_file=Path("many.txt"), steps=600, batch_size=4)
 
     (warning,) = plan.training.warnings
-    assert warning.message == "20,000 paths are recorded, of which 600 steps of batch 4 see 2,400"
+    assert warning.message == "10,000 paths are recorded, of which 600 steps of batch 4 see 2,400"
     assert warning.hint is not None
-    assert warning.hint.startswith("--steps 5000 sees each of them once")
+    assert warning.hint.startswith("--steps 2500 sees each of them once")
     assert plan.to_json()["recording"]["forwards"] == 20_000 * 50
 
 
@@ -305,7 +305,9 @@ def test_a_family_that_edits_begins_with_a_reference_and_paints_in_its_shape() -
 
 def test_a_reference_is_there_where_it_is_needed_and_only_there() -> None:
     Image.new("RGB", (64, 64)).save("before.png")
-    assert problem(reference=Path("before.png")) == "--source-image: FLUX.1 generates from text alone"
+    assert (
+        problem(reference=Path("before.png")) == "--source-image: FLUX.1 generates from text alone"
+    )
 
     make_model(EDIT)
     assert "there is no --source-image" in problem()
