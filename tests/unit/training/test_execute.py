@@ -96,45 +96,6 @@ def test_the_trainer_is_started_in_the_run_with_its_config(trained: Trained) -> 
     assert slow["data"] == ["cat.png", "cat.txt"]
 
 
-def test_a_hostile_environment_does_not_reach_the_trainer(
-    train: Train, simpletuner: FakeSimpleTuner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hostile = {
-        "ACCELERATE_CONFIG_FILE": "/nonexistent/theirs.yaml",
-        "ACCELERATE_CONFIG_PATH": "/nonexistent/theirs.yaml",
-        "ACCELERATE_EXTRA_ARGS": "--multi_gpu",
-        "ACCELERATE_MIXED_PRECISION": "fp8",
-        "CONFIG_BACKEND": "toml",
-        "CONFIG_PATH": "/nonexistent/theirs",
-        "ENV": "theirs",
-        "GLANCE_WEBHOOK": "[]",
-        "MIXED_PRECISION": "fp8",
-        "SIMPLETUNER_CONFIG_BACKEND": "env",
-        "TRAINING_DYNAMO_BACKEND": "inductor",
-        "TRAINING_NUM_MACHINES": "2",
-        "TRAINING_NUM_PROCESSES": "4",
-        "WORLD_SIZE": "4",
-    }
-    for name, value in hostile.items():
-        monkeypatch.setenv(name, value)
-
-    train(phases=(SLOW,))
-
-    (start,) = simpletuner.starts
-    got = {name: value for name, value in start["environment"].items() if name in hostile}
-    assert json.loads(got.pop("GLANCE_WEBHOOK"))["webhook_type"] == "raw"
-    assert got == {
-        "ACCELERATE_CONFIG_PATH": "config/accelerate.json",
-        "CONFIG_BACKEND": "json",
-        "MIXED_PRECISION": "no",
-        "TRAINING_DYNAMO_BACKEND": "no",
-        "TRAINING_NUM_MACHINES": "1",
-        "TRAINING_NUM_PROCESSES": "1",
-    }
-    accelerate = json.loads((RUN.path / got["ACCELERATE_CONFIG_PATH"]).read_text())
-    assert (accelerate["num_processes"], accelerate["mixed_precision"]) == (1, "no")
-
-
 def test_raving_output_does_no_harm(train: Train, simpletuner: FakeSimpleTuner) -> None:
     simpletuner.behave(slow="raving")
 

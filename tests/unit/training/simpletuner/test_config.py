@@ -264,11 +264,6 @@ def test_pictures_while_training_are_off_unless_asked_for() -> None:
     }
 
 
-def test_nothing_but_these_files_is_rendered() -> None:
-    names = ["config/multidatabackend.json", "config/accelerate.json", SLOW_FILE, FAST_FILE]
-    assert list(render()) == names
-
-
 # --- what the settings change --------------------------------------------------------------------
 
 
@@ -350,12 +345,6 @@ def test_no_path_leaves_the_run(family: str, device: Device) -> None:
     texts = list(texts_in(render(device, family=family)))
     assert "cache/pictures/whole-1024x1024" in texts
     assert not [text for text in texts if text.startswith(("/", "~", "..")) or "\\" in text]
-
-
-@every_family
-def test_config_survives_json(family: str) -> None:
-    rendered = render(family=family)
-    assert json.loads(json.dumps(rendered, allow_nan=False)) == rendered
 
 
 _HUB = "a run stays on this machine until `glance export hub` sends what is made for it"
