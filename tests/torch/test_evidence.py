@@ -44,7 +44,7 @@ def test_a_batch_holds_the_picture_that_infer_makes(
 
     loras = tuple(Phase) if adapted else ()
     settings = plan.settings.model_copy(update={"loras": loras})
-    sampler = TwoPhase(pipeline, plan.family, plan.schedule)
+    sampler = TwoPhase(pipeline, plan.base.family, plan.schedule)
     alone = sampler.sample_one(settings).images[0].image
     prompts = encode(pipeline, PROMPTS, SEEDS, tokens=512)
     pictures = sample_pair(pipeline, prompts, plan.schedule, Guidance(3.5, 1.0), loras=loras)
