@@ -13,8 +13,7 @@ from typer.core import TyperGroup
 
 from glance import __version__
 from glance.cli._command import guard_commands
-from glance.cli._usage import respell, translate
-from glance.cli._words import check_words
+from glance.cli._usage import check_words, respell, translate
 from glance.cli.check import check
 from glance.cli.compare import compare
 from glance.cli.console import Console

@@ -1,7 +1,7 @@
 """A command whose flags are the fields of its request, and its help under headings."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING
 from pathlib import Path
 from types import NoneType, UnionType
@@ -172,3 +172,79 @@ def _value(field: Field, typed: Any) -> Any:
     if _kinds(field)[1]:
         return tuple(typed) if typed else field.default
     return field.default if typed is None and field.flag.parse is not None else typed
+
+
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Show what would be done; write and load nothing.",
+        rich_help_panel=Group.RUN,
+    ),
+]
+EventsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--events",
+        metavar="PATH",
+        help="Append one JSON event a line to this file; - for stdout.",
+        rich_help_panel=Group.RUN,
+    ),
+]
+JsonOption = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="One JSON document on stdout, at the end.", rich_help_panel=Group.RUN
+    ),
+]
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Results and errors only.", rich_help_panel=Group.RUN)
+]
+VerboseOption = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        help="Everything, the trainer's own output too.",
+        rich_help_panel=Group.RUN,
+    ),
+]
+
+
+_FLAG = "--plot"
+TERMINAL = Path("-")
+"""What the option holds where no file is given."""
+
+PlotOption = Annotated[
+    Path | None,
+    typer.Option(
+        _FLAG, metavar="[FILE]", help="Draw it: to a .png or .svg file; without a file, here."
+    ),
+]
+
+
+class PlotCommand(Command):
+    """A command with `PlotOption`: `command(cls=PlotCommand)`.
+
+    Typer's own Click has no options whose value may be left out (`flag_value`), so a bare `--plot`
+    gets the value `-` before it is parsed.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, list(_complete(args)))
+
+
+class PlotGroup(CommandGroup):
+    """The same for a command that has commands below it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, list(_complete(args)))
+
+
+def _complete(args: Sequence[str]) -> Iterator[str]:
+    """Yield the arguments, a `-` after each `--plot` that nothing or an option follows."""
+    for place, argument in enumerate(args):
+        yield argument
+        after = args[place + 1 : place + 2]
+        if argument == _FLAG and (not after or (after[0].startswith("-") and after != ["-"])):
+            yield str(TERMINAL)

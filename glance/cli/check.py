@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from glance.cli._command import takes
-from glance.cli._options import JsonOption, QuietOption, VerboseOption
+from glance.cli._command import JsonOption, QuietOption, VerboseOption, takes
 from glance.cli.console import Console
 from glance.training.request import TrainRequest
 

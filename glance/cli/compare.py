@@ -1,7 +1,13 @@
 """`glance compare`: what a pair is worth, on one sheet."""
 
-from glance.cli._command import takes
-from glance.cli._options import DryRunOption, EventsOption, JsonOption, QuietOption, VerboseOption
+from glance.cli._command import (
+    DryRunOption,
+    EventsOption,
+    JsonOption,
+    QuietOption,
+    VerboseOption,
+    takes,
+)
 from glance.cli._plans import comparison_rows, show_plan
 from glance.cli.console import Console, format_table
 from glance.evaluation.request import CompareRequest

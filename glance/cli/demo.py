@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from glance.cli._options import EventsOption, JsonOption, QuietOption, VerboseOption
+from glance.cli._command import EventsOption, JsonOption, QuietOption, VerboseOption
 from glance.cli.console import Console
 
 

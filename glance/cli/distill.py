@@ -2,8 +2,14 @@
 
 from shlex import quote
 
-from glance.cli._command import takes
-from glance.cli._options import DryRunOption, EventsOption, JsonOption, QuietOption, VerboseOption
+from glance.cli._command import (
+    DryRunOption,
+    EventsOption,
+    JsonOption,
+    QuietOption,
+    VerboseOption,
+    takes,
+)
 from glance.cli._plans import distillation_rows, show_plan
 from glance.cli.console import Console
 from glance.training.request import DistillRequest

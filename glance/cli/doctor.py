@@ -5,8 +5,7 @@ from pathlib import Path
 
 import typer
 
-from glance.cli._command import takes
-from glance.cli._options import JsonOption, QuietOption, VerboseOption
+from glance.cli._command import JsonOption, QuietOption, VerboseOption, takes
 from glance.cli.console import Console
 from glance.core.errors import SetupError
 from glance.training.request import Launcher, TrainRequest

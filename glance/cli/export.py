@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glance.cli._command import takes
-from glance.cli._options import EventsOption, JsonOption, QuietOption, VerboseOption
+from glance.cli._command import EventsOption, JsonOption, QuietOption, VerboseOption, takes
 from glance.cli.console import Console
 from glance.sampling.request import InferRequest
 

@@ -2,8 +2,7 @@
 
 from shlex import quote
 
-from glance.cli._command import takes
-from glance.cli._options import DryRunOption, JsonOption, QuietOption, VerboseOption
+from glance.cli._command import DryRunOption, JsonOption, QuietOption, VerboseOption, takes
 from glance.cli.console import Console
 from glance.interop.request import ImportRequest
 

@@ -5,8 +5,14 @@ from typing import Annotated
 
 import typer
 
-from glance.cli._command import takes
-from glance.cli._options import DryRunOption, EventsOption, JsonOption, QuietOption, VerboseOption
+from glance.cli._command import (
+    DryRunOption,
+    EventsOption,
+    JsonOption,
+    QuietOption,
+    VerboseOption,
+    takes,
+)
 from glance.cli._plans import sampling_rows, show_plan
 from glance.cli.console import Console
 from glance.core.options import Group

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from glance.cli._options import JsonOption, QuietOption, VerboseOption
+from glance.cli._command import JsonOption, QuietOption, VerboseOption
 from glance.cli.console import Console
 
 

@@ -6,8 +6,14 @@ from typing import Annotated
 
 import typer
 
-from glance.cli._options import JsonOption, QuietOption, VerboseOption
-from glance.cli._plot import TERMINAL, PlotCommand, PlotOption
+from glance.cli._command import (
+    TERMINAL,
+    JsonOption,
+    PlotCommand,
+    PlotOption,
+    QuietOption,
+    VerboseOption,
+)
 from glance.cli.console import Console, format_table
 
 runs = typer.Typer(

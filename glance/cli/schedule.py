@@ -5,9 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glance.cli._command import takes
-from glance.cli._options import EventsOption, JsonOption, QuietOption, VerboseOption
-from glance.cli._plot import TERMINAL, PlotGroup, PlotOption
+from glance.cli._command import (
+    TERMINAL,
+    EventsOption,
+    JsonOption,
+    PlotGroup,
+    PlotOption,
+    QuietOption,
+    VerboseOption,
+    takes,
+)
 from glance.cli.console import Console, format_table
 from glance.core.errors import ModelNotFound, UsageError
 from glance.core.options import Group, parse_size

@@ -6,8 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glance.cli._command import takes
-from glance.cli._options import DryRunOption, EventsOption, JsonOption, QuietOption, VerboseOption
+from glance.cli._command import (
+    DryRunOption,
+    EventsOption,
+    JsonOption,
+    QuietOption,
+    VerboseOption,
+    takes,
+)
 from glance.cli._plans import show_plan, training_rows
 from glance.cli.console import Console
 from glance.core.events import EventSink, Noted

@@ -104,9 +104,11 @@ def build(request: type, values: dict[tuple[str, ...], Any]) -> Any:
 
 def parse_size(text: str) -> tuple[int, int]:
     """Return width and height in pixels of a text such as 1024x768; raise InputError."""
-    found = re.fullmatch(r"\s*(\d{1,5})\s*[xX]\s*(\d{1,5})\s*", text)
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text.strip().lower())
     if found is None:
-        raise InputError(f"--size {text[:40]}: not width x height", hint="--size 1024x768")
+        raise InputError(
+            f"--size {text[:40]}: not width x height in pixels", hint="--size 1024x1024, for example"
+        )
     return int(found[1]), int(found[2])
 
 

@@ -67,4 +67,4 @@ def test_a_reference_is_examined_with_the_pair(glance: Callable, pair: Path) -> 
     assert without.err.startswith("error: no reference: this family edits a picture")
     needless = glance("check", "cat.png", "--resolution", 64, "--source-image", "before.png")
     assert needless.code == 4
-    assert needless.err.startswith("error: reference before.png: this family paints from text")
+    assert needless.err.startswith("error: reference before.png: this family generates from text")

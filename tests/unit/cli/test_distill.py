@@ -17,7 +17,7 @@ pytest_plugins = ["fakes.plugin"]
 
 DISTIL = [
     *("distill", "--model", "model", "--size", "64x64", "--device", "cpu", "--no-compare"),
-    *("--steps", "5", "--batch-size", "1", "--rank", "4"),
+    *("--steps", "5", "--batch-size", "1", "--rank", "4", "--noises", "2"),
 ]
 PROMPTS = ["--prompt", "a grey circle", "--prompt", "a red square"]
 

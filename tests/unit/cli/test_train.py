@@ -233,15 +233,15 @@ def test_a_dry_run_is_a_table_for_people(invoke: Glance, simpletuner: FakeSimple
 
 
 @needs_whole
-def test_where_simpletuner_has_painted_is_said(
+def test_where_the_trainers_previews_are_is_said(
     invoke: Glance, simpletuner: FakeSimpleTuner
 ) -> None:
-    painted = Path("runs/cat/output/glance-slow/validation_images")
-    painted.mkdir()
+    previews = Path("runs/cat/output/glance-slow/validation_images")
+    previews.mkdir()
 
     done = invoke(*TRAIN)
 
-    assert f"what SimpleTuner painted while it trained: {painted}\n" in done.err
+    assert f"the trainer's previews: {previews}\n" in done.err
     assert "glance-fast/validation_images" not in done.err
 
 

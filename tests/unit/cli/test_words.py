@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from glance.cli import app
-from glance.cli._words import check_words
+from glance.cli._usage import check_words
 from glance.core.errors import InputError, Problem
 
 UNSET = "is it a variable of the shell that is not set?"

@@ -265,7 +265,8 @@ def test_drawn_losses_name_their_timesteps_and_their_starts() -> None:
 
 def test_nothing_that_draws_is_loaded_before_it_is_needed() -> None:
     script = (
-        "import sys, glance.core.plot, glance.schedule.plot, glance.runs.plot, glance.cli._plot\n"
+        "import sys, glance.core.plot, glance.schedule.plot, glance.runs.plot\n"
+        "import glance.cli._command\n"
         "sys.exit('matplotlib' in sys.modules or 'plotext' in sys.modules)"
     )
 
