@@ -55,7 +55,7 @@ def training_rows(plan: "TrainingPlan") -> Rows:
     )
     options = (f"{name}={value}" for name, value in settings.overrides.items())
     yield from _continued("further options", options)
-    yield from _continued("painted meanwhile", plan.told_samples)
+    yield from _continued("previews", plan.told_samples)
     yield from _cost_rows(plan)
     yield from _continued("files", plan.files)
     yield from _continued("commands", (shlex.join(one) for one in plan.to_json()["commands"]))
@@ -75,7 +75,7 @@ def distillation_rows(plan: "DistillationPlan") -> Rows:
 
 
 def sampling_rows(plan: "GenerationPlan") -> Rows:
-    """Yield what is painted, with what, and where it goes."""
+    """Yield what is generated, with what, and where it goes."""
     yield "model", f"{plan.base.location} ({plan.base.family.name})"
     if plan.base.transformer is not None:
         yield "transformer", str(plan.base.transformer)
@@ -128,7 +128,7 @@ def _state(plan: "TrainingPlan") -> str:
         return "new"
     phases = load_manifest(plan.run).phases
     states = ", ".join(f"{phase} {phases[phase].state}" for phase in Phase)
-    return f"begun anew ({states} until now)" if plan.restart else f"goes on: {states}"
+    return f"restarted ({states} until now)" if plan.restart else f"continued: {states}"
 
 
 def _cost_rows(plan: "TrainingPlan") -> Rows:

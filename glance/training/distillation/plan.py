@@ -318,7 +318,7 @@ def _lora_warnings(loras: Sequence[LoraFacts], family: Family) -> Iterator[Probl
     for one in loras:
         if not one.scale_is_known:
             yield Problem(
-                f"{one.path} says nothing of alpha: the base model paints with it at scale 1",
+                f"{one.path} records no alpha: the base model is sampled with it at scale 1",
                 "if it was trained with another alpha than its rank, fold that into the file",
             )
         if not one.strength.is_own:

@@ -225,7 +225,7 @@ def test_a_dry_run_is_a_table_for_people(invoke: Glance, simpletuner: FakeSimple
     assert rows["model"] == "acme/tiny (flux)"
     assert rows["training"].startswith("slow and fast: 5 steps, rank 4, alpha 16, rate 0.0005")
     assert rows["further options"] == "lora_dropout=0.1"
-    assert "into runs/cat/output/glance-slow/validation_images" in rows["painted meanwhile"]
+    assert "into runs/cat/output/glance-slow/validation_images" in rows["previews"]
     assert re.match(r"[\d.]+ GB of system memory, [\d.]+ GB on the disk", rows["takes"])
     assert "how long a step takes is not known" in done.out
     assert "config/glance-fast/config.json\n" in done.out

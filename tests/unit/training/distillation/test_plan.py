@@ -270,7 +270,7 @@ def test_what_a_teachers_lora_leaves_open_is_said() -> None:
 
     found = warnings(distil(teacher_loras=(Path("x.safetensors"),)))
 
-    assert "x.safetensors says nothing of alpha: the base model paints with it at scale 1" in found
+    assert "x.safetensors records no alpha: the base model is sampled with it at scale 1" in found
     assert "x.safetensors was trained for sd3, the model is flux" in found
 
 
