@@ -18,8 +18,8 @@ from glance.core.errors import InferenceFailed
 from glance.core.events import Event, SamplingStep
 from glance.models.families import FAMILIES, Family, Latents, find_family
 from glance.sampling.generate import load_planned
-from glance.sampling.pipeline.record import PathRecorder, Recorded, as_grid, record_paths
-from glance.sampling.pipeline.scheduler import VerbatimEulerScheduler
+from glance.sampling.pipeline.sample import VerbatimEulerScheduler
+from glance.sampling.pipeline.trajectory import PathRecorder, Recorded, as_grid, record_paths
 from glance.sampling.settings import SampleSettings
 from glance.schedule.options import ScheduleOptions
 from glance.training.distillation.execute import STATES, is_recorded, record
@@ -111,6 +111,7 @@ def make_ready(name: str, folder: Path) -> Ready:
             family=name,
             run=folder / "run",
             prompts=PROMPTS,
+            noises=2,
             sizes=(f"{SIDE}x{SIDE}",),
             schedule=ScheduleOptions(teacher_steps=STEPS),
             reference=reference,
