@@ -1,7 +1,7 @@
-"""The table of model families: one file a row, every fact in which families differ.
+"""The table of model families: a row each, every fact in which families differ.
 
-A new family is a new file here, its name in the tuple below, a tiny model and a loop in the tests,
-and a rendered config; CONTRIBUTING.md goes through it. No other module names a family.
+A new family is a row in a file here, its name in the tuple below, a tiny model and a loop in the
+tests, and a rendered config; CONTRIBUTING.md goes through it. No other module names a family.
 """
 
 from collections.abc import Mapping
@@ -9,18 +9,7 @@ from types import MappingProxyType
 from typing import Final
 
 from glance.core.errors import SettingsError
-from glance.models.families import (
-    auraflow,
-    chroma,
-    flux,
-    flux2,
-    hidream,
-    krea2,
-    lumina2,
-    qwen_image,
-    sd3,
-    z_image,
-)
+from glance.models.families import auraflow, flux, hidream, krea2, lumina, qwen_image, sd3
 from glance.models.families.family import Family, Latents, Negative
 from glance.models.families.refused import REFUSED, Refused
 
@@ -38,8 +27,8 @@ DEFAULT_FAMILY: Final = "flux"
 _ROWS: Final = (
     *(flux.FAMILY, sd3.FAMILY),
     *(qwen_image.FAMILY, qwen_image.EDIT_2509, qwen_image.EDIT_2511),
-    *(flux2.FAMILY, flux2.KLEIN, z_image.FAMILY, auraflow.FAMILY, lumina2.FAMILY),
-    *(chroma.FAMILY, krea2.FAMILY, hidream.FAMILY),
+    *(flux.FLUX2, flux.KLEIN, lumina.Z_IMAGE, auraflow.FAMILY, lumina.LUMINA2),
+    *(flux.CHROMA, krea2.FAMILY, hidream.FAMILY),
 )
 FAMILIES: Final[Mapping[str, Family]] = MappingProxyType({row.name: row for row in _ROWS})
 

@@ -1,8 +1,7 @@
 """AuraFlow 0.1 to 0.3: an open flow model with SDXL's VAE."""
 
-from typing import Final
-
 from glance.models.families.family import (
+    JOINT_ATTENTION,
     Architecture,
     Borrowed,
     ComfyFile,
@@ -17,11 +16,6 @@ from glance.models.families.family import (
     Told,
 )
 from glance.schedule.shift import Spacing, StaticShift
-
-_ATTENTION: Final = (
-    *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
-    *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
-)
 
 FAMILY = Family(
     name="auraflow",
@@ -51,14 +45,13 @@ FAMILY = Family(
         diffusers=("joint_transformer_blocks.0.attn.to_q.weight", "register_tokens"),
         original=("double_layers.0.attn.w2q.weight", "cond_seq_linear.weight"),
     ),
-    lora_targets=_ATTENTION,
+    lora_targets=JOINT_ATTENTION,
     block_layers=(
-        *_ATTENTION,
+        *JOINT_ATTENTION,
         *("ff.linear_1", "ff.linear_2", "ff.out_projection"),
         *("ff_context.linear_1", "ff_context.linear_2", "ff_context.out_projection"),
         *("norm1.linear", "norm1_context.linear"),
     ),
-    learning_rate=5e-4,
     trains_on_mps=True,
     borrowed=Borrowed("terminusresearch/auraflow-v0.3"),  # its text encoder
     comfyui=ComfyUI(

@@ -11,6 +11,13 @@ from glance.schedule.shift import Shift, Spacing
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _HUB: Final = "https://huggingface.co"
+ATTENTION: Final = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
+"""The projections of a block's attention, as diffusers calls them."""
+ADDED_ATTENTION: Final = (
+    *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+)
+"""Those of the text, in blocks that attend to both."""
+JOINT_ATTENTION: Final = (*ATTENTION, *ADDED_ATTENTION)
 
 
 class Negative(StrEnum):
@@ -226,7 +233,7 @@ class Family:
     block_layers: tuple[str, ...]
     """Every linear layer of the repeated blocks, by the ends of their names: what SimpleTuner's
     `peft_lora_target_modules` takes. PEFT matches whole parts: "w1" fits ff.w1, not ff.xw1."""
-    learning_rate: float
+    learning_rate: float = 5e-4
     published: str | None = None
     """The hyper-parameters that were published with the method; None: the rate is FLUX's."""
     trains_on_mps: bool

@@ -65,7 +65,6 @@ FAMILY = Family(
         *("w1", "w2", "w3"),  # of every expert; what chooses among them is no linear layer
         "block.adaLN_modulation.1",  # the last layer of the model has one, too
     ),
-    learning_rate=5e-4,
     trains_on_mps=True,
     borrowed=Borrowed(
         "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct",

@@ -1,8 +1,7 @@
 """Krea 2: twelve layers of Qwen3-VL are read."""
 
-from typing import Final
-
 from glance.models.families.family import (
+    ATTENTION,
     QWEN_VAE,
     Architecture,
     ComfyFile,
@@ -17,8 +16,6 @@ from glance.models.families.family import (
     Told,
 )
 from glance.schedule.shift import DynamicShift
-
-_ATTENTION: Final = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 
 FAMILY = Family(
     name="krea2",
@@ -44,9 +41,8 @@ FAMILY = Family(
         diffusers=("text_fusion.projector.weight", "time_mod_proj.weight"),
         original=("txtfusion.projector.weight", "tmlp.0.weight"),
     ),
-    lora_targets=_ATTENTION,
-    block_layers=(*_ATTENTION, "attn.to_gate", "ff.gate", "ff.up", "ff.down"),
-    learning_rate=5e-4,
+    lora_targets=ATTENTION,
+    block_layers=(*ATTENTION, "attn.to_gate", "ff.gate", "ff.up", "ff.down"),
     trains_on_mps=False,  # "not recommended" (SimpleTuner's KREA2.md)
     comfyui=ComfyUI(
         model_id="krea-2-raw",

@@ -4,6 +4,8 @@ from dataclasses import replace
 from typing import Final
 
 from glance.models.families.family import (
+    ATTENTION,
+    JOINT_ATTENTION,
     QWEN_TEXT,
     QWEN_VAE,
     Architecture,
@@ -19,8 +21,6 @@ from glance.models.families.family import (
     split_file,
 )
 from glance.schedule.shift import DynamicShift
-
-_ATTENTION: Final = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 
 FAMILY = Family(
     name="qwen_image",
@@ -46,10 +46,9 @@ FAMILY = Family(
     marks=Marks(
         diffusers=("transformer_blocks.0.img_mod.1.weight", "txt_norm.weight"),
     ),
-    lora_targets=_ATTENTION,
+    lora_targets=ATTENTION,
     block_layers=(
-        *_ATTENTION,
-        *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+        *JOINT_ATTENTION,
         *("img_mlp.net.0.proj", "img_mlp.net.2", "txt_mlp.net.0.proj", "txt_mlp.net.2"),
         *("img_mod.1", "txt_mod.1"),
     ),

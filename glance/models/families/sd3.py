@@ -3,6 +3,8 @@
 from typing import Final
 
 from glance.models.families.family import (
+    ADDED_ATTENTION,
+    ATTENTION,
     Architecture,
     ComfyFile,
     ComfyUI,
@@ -19,7 +21,7 @@ from glance.schedule.shift import Spacing, StaticShift
 
 # 3.5-medium has a second attention, to the picture alone, in its first blocks
 _ATTENTION: Final = (
-    *("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"),
+    *ATTENTION,
     *("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"),
 )
 
@@ -62,11 +64,10 @@ FAMILY = Family(
     lora_targets=_ATTENTION,
     block_layers=(
         *_ATTENTION,
-        *("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out"),
+        *ADDED_ATTENTION,
         *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
         *("norm1.linear", "norm1_context.linear"),
     ),
-    learning_rate=5e-4,
     trains_on_mps=True,
     comfyui=ComfyUI(
         weighs_words=True,

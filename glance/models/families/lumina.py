@@ -1,9 +1,12 @@
-"""Lumina-Image 2: Gemma 2 reads, time runs from noise (0) to picture (1)."""
+"""Lumina-Image 2, which Gemma 2 reads for, and Z-Image, made of its architecture: for both time
+runs from noise (0) to picture (1)."""
 
 from typing import Final
 
 from glance.models.families.family import (
+    ATTENTION,
     FLUX_VAE,
+    QWEN3_4B,
     Architecture,
     ComfyUI,
     Family,
@@ -18,9 +21,9 @@ from glance.models.families.family import (
 )
 from glance.schedule.shift import StaticShift
 
-_ATTENTION: Final = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
+_Z_ATTENTION: Final = ("attention.to_q", "attention.to_k", "attention.to_v", "attention.to_out.0")
 
-FAMILY = Family(
+LUMINA2 = Family(
     name="lumina2",
     title="Lumina-Image 2",
     architecture=Architecture("lumina-2", "lumina2"),
@@ -47,13 +50,12 @@ FAMILY = Family(
         original=("cap_embedder.0.weight", "layers.0.attention.qkv.weight"),
         absent=("cap_pad_token",),
     ),
-    lora_targets=_ATTENTION,
+    lora_targets=ATTENTION,
     block_layers=(
-        *_ATTENTION,
+        *ATTENTION,
         *("feed_forward.linear_1", "feed_forward.linear_2", "feed_forward.linear_3"),
         "norm1.linear",
     ),
-    learning_rate=5e-4,
     trains_on_mps=True,
     comfyui=ComfyUI(
         rescales_guidance=True,
@@ -78,6 +80,55 @@ FAMILY = Family(
             "feed_forward.linear_2": "feed_forward.w2",
             "feed_forward.linear_3": "feed_forward.w3",
             "norm1.linear": "adaLN_modulation.1",
+        },
+    ),
+)
+
+Z_IMAGE = Family(
+    name="z_image",
+    title="Z-Image",
+    architecture=Architecture("z-image", "z_image"),
+    simpletuner_name="z_image",
+    pipeline="ZImagePipeline",
+    default_model="Tongyi-MAI/Z-Image",
+    size=Size(6.16, (4.02,)),
+    distilled=("turbo",),
+    training_multiple=16,
+    latents=Latents.GRID,
+    told=Told.PROGRESS,
+    shift=StaticShift(6.0),  # as reported; Z-Image-Turbo's is 3
+    text=Text(
+        tokens=512,
+        outputs=("prompt_embeds", "negative_prompt_embeds"),
+        negative=Negative.TOGETHER,
+    ),
+    # cond + scale x (cond - uncond): 0 is none. The slow one is diffusers' default.
+    guidance=Guidance("guidance_scale", slow=5.0, fast=0.0, off=0.0),
+    marks=Marks(
+        diffusers=("cap_pad_token", "all_x_embedder.2-1.weight"),
+        original=("cap_pad_token", "x_embedder.weight"),
+    ),
+    lora_targets=_Z_ATTENTION,
+    block_layers=(
+        *_Z_ATTENTION,
+        *("feed_forward.w1", "feed_forward.w2", "feed_forward.w3"),
+        # By number: in the model's last layer, what ends in adaLN_modulation.0 is no linear layer.
+        *(f"{index}.adaLN_modulation.0" for index in range(30)),
+    ),
+    trains_on_mps=False,  # "not recommended" (SimpleTuner's ZIMAGE.md)
+    comfyui=ComfyUI(
+        model_id="z-image",
+        model=split_file("z_image_bf16.safetensors", "diffusion_models", "z_image"),
+        text_encoders=(QWEN3_4B,),
+        text_type="lumina2",
+        vae=FLUX_VAE,
+        fuses_qkv=True,
+        layer_names={
+            "attention.to_out.0": "attention.out",
+            "feed_forward.w1": "feed_forward.w1",
+            "feed_forward.w2": "feed_forward.w2",
+            "feed_forward.w3": "feed_forward.w3",
+            "adaLN_modulation.0": "adaLN_modulation.0",
         },
     ),
 )
