@@ -20,7 +20,7 @@ from benchmarks.evidence.pairs import (
 from benchmarks.evidence.sampling import Guidance
 from benchmarks.evidence.schedules import LENGTHS as LISTS
 from benchmarks.evidence.workshop import Workshop
-from glance.evaluation.measure import (
+from glance.evaluation.comparison import (
     Estimate,
     Values,
     estimate_difference,

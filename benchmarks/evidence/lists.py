@@ -29,7 +29,7 @@ from benchmarks.evidence.schedules import COMPARED, ENDED, FREE, load_schedules
 from benchmarks.evidence.training import train_all
 from benchmarks.evidence.workshop import Workshop
 from glance.core.files import replacing
-from glance.evaluation.measure import estimate_difference, estimate_mean
+from glance.evaluation.comparison import estimate_difference, estimate_mean
 
 _NAMES = (*COMPARED, *FREE, *ENDED)
 
@@ -82,7 +82,7 @@ def _measure_trajectories(shop: Workshop) -> None:
     missing = [name for name in _NAMES if name not in kept or _alike(name) not in kept]
     if not missing:
         return
-    from glance.sampling.pipeline.stepsizes import distances, walk
+    from glance.sampling.pipeline.trajectory import distances, walk
 
     pictures = pictures_of(_bench(shop).captions, first_seed=0)
     model, teacher = open_base(shop, pictures, tokens=TEXT_TOKENS)

@@ -25,7 +25,7 @@ from benchmarks.evidence.schedules import LENGTHS as LISTS
 from benchmarks.evidence.schedules import uniform_sigmas
 from benchmarks.evidence.workshop import Workshop
 from glance.core.files import replacing
-from glance.sampling.pipeline.quiet import hush
+from glance.sampling.pipeline import hush
 
 TEACHER: Final = 50
 STEPS: Final = (10, 6, 5, 4, 3, 2)

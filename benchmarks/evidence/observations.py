@@ -12,7 +12,7 @@ from benchmarks.evidence.pairs import Wording
 from glance.core.files import replacing
 from glance.demo.check import read_picture as read
 from glance.demo.world import ATTRIBUTES, describe, describe_loosely, held_out_scenes, read_caption
-from glance.evaluation.measure import Values
+from glance.evaluation.comparison import Values
 
 if TYPE_CHECKING:
     from benchmarks.evidence.sampling import Pictures

@@ -32,7 +32,7 @@ def find_lists(shop: Workshop, *, tokens: int) -> None:
     wanted = {name: allowed for name, allowed in _wanted() if name not in found}
     if not wanted:
         return
-    from glance.sampling.pipeline.stepsizes import find_way
+    from glance.sampling.pipeline.trajectory import find_way
 
     model, teacher = open_base(shop, training_prompts(), tokens=tokens)
     for name, allowed in wanted.items():
@@ -49,7 +49,7 @@ def open_base(shop: Workshop, pictures: list[SampleSettings], *, tokens: int) ->
     `tokens` is T5's padding here, for the sake of time.
     """
     from glance.sampling.pipeline.glance_pipeline import GlancePipeline
-    from glance.sampling.pipeline.record import VelocityField
+    from glance.sampling.pipeline.trajectory import VelocityField
 
     family = find_family("flux")
     text = replace(family.text, arguments=MappingProxyType({"max_sequence_length": tokens}))

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from glance.core.phase import Phase
-from glance.sampling.pipeline.scheduler import VerbatimEulerScheduler
+from glance.sampling.pipeline.sample import VerbatimEulerScheduler
 from glance.schedule.lists import PhaseSchedule, Schedule
 
 Pictures = NDArray[np.uint8]

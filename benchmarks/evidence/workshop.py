@@ -34,7 +34,7 @@ class Workshop:
 
     def load(self, run: RunFolder | None = None) -> Any:
         """Return the model's pipeline, with both LoRAs of `run`."""
-        from glance.sampling.pipeline.quiet import hush
+        from glance.sampling.pipeline import hush
 
         hush()
         from glance.sampling.pipeline.load import Fit, load_pipeline

@@ -20,8 +20,7 @@ from glance.core.errors import Problem, RunError
 from glance.core.events import Event, EventSink, Noted
 from glance.core.files import replacing
 from glance.evaluation.compare import compare_pair, plan_comparison, run_comparison
-from glance.evaluation.comparison import Cell, Comparison
-from glance.evaluation.measure import import_similarity
+from glance.evaluation.comparison import Cell, Comparison, import_similarity
 from glance.evaluation.report import Report, place_picture
 from glance.evaluation.request import JUDGED, CompareRequest, Variant
 from glance.models.families import find_family

@@ -7,7 +7,7 @@ ago goes when the folder grows too large. A folder that cannot be written stops 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 
 from glance.core.events import EventSink, Warned
 from glance.core.files import cache_folder, replacing
-from glance.evaluation.measure import Latents
+from glance.evaluation.comparison import Latents
 from glance.sampling.plan import GenerationPlan
 from glance.sampling.provenance import Record, ScheduleUse
 from glance.schedule.lists import DEFAULT_SCHEDULE, resolve_schedule
@@ -133,8 +133,12 @@ def sample_weights(plan: GenerationPlan) -> str:
     names: a model that was trained further has the same ones. So 64 KiB from each of sixteen places
     of every file count too, and when it was written.
     """
+    folder, transformer = Path(plan.base.location), plan.base.transformer
+    files = [*plan.base_loras, *([] if transformer is None else [transformer])]
+    if folder.is_dir():
+        files += sorted(path for path in folder.glob("*/*") if path.suffix in _WEIGHTS)
     digest = hashlib.sha256()
-    for path in _weight_files(plan):
+    for path in files:
         status = path.stat()
         digest.update(f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode())
         with path.open("rb") as file:
@@ -142,12 +146,3 @@ def sample_weights(plan: GenerationPlan) -> str:
                 file.seek(max(0, status.st_size - _BLOCK) * number // (_BLOCKS - 1))
                 digest.update(file.read(_BLOCK))
     return digest.hexdigest()
-
-
-def _weight_files(plan: GenerationPlan) -> Iterator[Path]:
-    yield from plan.base_loras
-    if plan.base.transformer is not None:
-        yield plan.base.transformer
-    folder = Path(plan.base.location)
-    if folder.is_dir():
-        yield from sorted(path for path in folder.glob("*/*") if path.suffix in _WEIGHTS)

@@ -9,7 +9,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import batched, combinations, groupby
+from itertools import batched, chain, combinations, groupby
 from pathlib import Path
 from shlex import quote
 from statistics import fmean
@@ -22,26 +22,34 @@ from glance.core.events import EventSink, Noted, format_duration
 from glance.core.files import require_writable
 from glance.core.phase import Phase
 from glance.evaluation.cache import CachedImage, ImageCache, image_key, sample_weights
-from glance.evaluation.comparison import FEWEST, Cell, Comparison, Judge, Row, judge, require_judged
-from glance.evaluation.measure import Latents, Likeness, root_mean_square
+from glance.evaluation.comparison import (
+    FEWEST,
+    Cell,
+    Comparison,
+    Judge,
+    Latents,
+    Likeness,
+    Row,
+    judge,
+    require_judged,
+    root_mean_square,
+)
 from glance.evaluation.report import SHEET, Report, write_report
-from glance.evaluation.request import JUDGED, CompareRequest, Metric, Variant
+from glance.evaluation.request import JUDGED, CompareRequest, Variant
 from glance.models.base import BaseModel
 from glance.models.families import find_family
 from glance.runs.folder import RunFolder
-from glance.runs.manifest import find_newest_run, load_manifest, read_caption
-from glance.runs.settings import Teacher
+from glance.runs.manifest import Manifest, find_newest_run, load_manifest, read_caption
 from glance.sampling.generate import fetch_planned, import_sampler, load_planned
 from glance.sampling.images import PlannedImage
 from glance.sampling.plan import GenerationPlan, plan_generation
 from glance.sampling.prompts import judging_prompts
 from glance.sampling.request import MOST_IMAGES, InferRequest
 from glance.sampling.settings import SampleSettings
-from glance.schedule.lists import MOST_STEPS, Schedule
+from glance.schedule.lists import MOST_STEPS
 
 if TYPE_CHECKING:
     from glance.sampling.pipeline.glance_pipeline import GlancePipeline
-    from glance.sampling.pipeline.sample import Batch
 
 NEUTRAL_PROMPT: Final = "a bowl of fruit on a wooden table"
 _PROMPTS: Final = 16  # that a distilled run is judged on
@@ -85,16 +93,14 @@ class ComparisonPlan:
 
     generation: GenerationPlan
     """The model with both LoRAs, and an image a row."""
+    request: CompareRequest
+    """With what the run says where the user said nothing."""
     rows: tuple[PlannedRow, ...]
-    variants: tuple[Variant, ...]
-    teacher_steps: int
-    metrics: tuple[Metric, ...]
     is_cacheable: bool
     """Whether the keys say which base model it is: not while it has yet to be fetched."""
     sample: Path | None
     """The image that the pair was trained on, where the run holds it."""
     folder: Path
-    teacher_guidance: float | None
     finds_worth: bool
     weights: str
     """See cache.sample_weights."""
@@ -118,20 +124,22 @@ def plan_comparison(request: CompareRequest) -> ComparisonPlan:
     if not request.variants:
         raise UsageError("there is no variant to sample", hint="name one of Variant")
     run = RunFolder(request.run) if request.run is not None else find_newest_run()
-    # without any run the planning below refuses, in the words of `glance infer`
-    subject = _Subject((), Path()) if run is None else _find_subject(run, request)
-    if run is not None:
-        request = _guide_as_taught(request, load_manifest(run).settings.teacher)
+    sample = None
+    if run is not None:  # without any the planning below refuses, in the words of `glance infer`
+        manifest = load_manifest(run)
+        request = _fill_in(request, run, manifest)
+        if manifest.sample is not None and (run.path / manifest.sample.image).is_file():
+            sample = run.path / manifest.sample.image
     if request.output is not None:
         require_writable(request.output, "--output", as_folder=True)
     generation = plan_generation(
         InferRequest(
             run=request.run,
-            prompts=request.prompts or (() if request.prompt_file else subject.prompts),
+            prompts=request.prompts,
             prompt_file=request.prompt_file,
             seeds=request.seeds,
             count=request.count,
-            reference=request.reference or subject.reference,
+            reference=request.reference,
             base_loras=request.base_loras,
             device=request.device,
             memory=request.memory,
@@ -141,21 +149,23 @@ def plan_comparison(request: CompareRequest) -> ComparisonPlan:
             metadata=False,
         )
     )
-    _require_few(len(generation.images), len(set(request.variants)))
+    images, ways = len(generation.images), len(set(request.variants))
+    if images * ways > MOST_IMAGES:  # all of them are in memory
+        raise SettingsError(
+            f"{images:,} prompts and noises, each sampled in {ways} ways: {images * ways:,} images "
+            f"in all, and one comparison makes at most {MOST_IMAGES:,}",
+            hint=f"give {MOST_IMAGES // ways:,} prompts and noises at most: more change no verdict",
+        )
     weights = sample_weights(generation)
+    steps = sum(len(generation.schedule.phase(phase).timesteps) for phase in Phase)
     return ComparisonPlan(
         generation=generation,
-        rows=tuple(
-            _plan_row(one, request, generation.schedule, weights) for one in generation.images
-        ),
-        variants=tuple(dict.fromkeys(request.variants)),
-        teacher_steps=request.teacher_steps,
-        metrics=tuple(dict.fromkeys(request.metrics)),
+        request=request,
+        rows=tuple(_plan_row(one, request, steps, weights) for one in generation.images),
         # a model of the Hub must be in its cache: only then is its commit known
         is_cacheable=not generation.images[0].record.base_revision.startswith("unknown"),
-        sample=subject.sample,
-        folder=request.output or subject.folder,
-        teacher_guidance=request.teacher_guidance,
+        sample=sample,
+        folder=request.output or (Path() if run is None else run.images / "compare"),
         finds_worth=request.finds_worth
         and set(JUDGED) <= set(request.variants)
         and len(generation.images) >= FEWEST,
@@ -165,76 +175,39 @@ def plan_comparison(request: CompareRequest) -> ComparisonPlan:
 
 def plan_own(plan: ComparisonPlan, row: PlannedRow, steps: int) -> PlannedCell:
     """Return the image of the base model alone along its own schedule of so many steps."""
-    guided = _guide_teacher(row.settings, plan.teacher_guidance)
+    guided = _guide_teacher(row.settings, plan.request.teacher_guidance)
     return _plan_cell(row.pair, Variant.TEACHER, guided, steps=steps, weights=plan.weights)
 
 
-def _require_few(rows: int, variants: int) -> None:
-    """Raise SettingsError for more images than a comparison can hold: all are in memory."""
-    if rows * variants > MOST_IMAGES:
-        raise SettingsError(
-            f"{rows:,} prompts and noises, each sampled in {variants} ways: "
-            f"{rows * variants:,} images in all, and one comparison makes at most "
-            f"{MOST_IMAGES:,}",
-            hint=f"give {MOST_IMAGES // variants:,} prompts and noises at most: more change "
-            "no verdict",
-        )
+def _fill_in(request: CompareRequest, run: RunFolder, manifest: Manifest) -> CompareRequest:
+    """Return the request with what the run says where the user said nothing.
 
-
-@dataclass(frozen=True, slots=True)
-class _Subject:
-    """What the run was trained on, as far as it is wanted, and where comparisons of it go."""
-
-    prompts: tuple[str, ...]
-    """Those to use unless something else is said: the sample's caption, or some prompts that a
-    pair whose base model taught itself has not learnt from."""
-    folder: Path
-    sample: Path | None = None
-    reference: Path | None = None
-
-
-def _find_subject(run: RunFolder, request: CompareRequest) -> _Subject:
-    manifest = load_manifest(run)
-    sample, folder, settings = manifest.sample, run.images / "compare", manifest.settings
-    if sample is None and settings.teacher is not None:
-        base = BaseModel.recorded(
-            settings.model, settings.transformer, family=settings.family, start=run.path
-        )
-        ours = judging_prompts(2 * _PROMPTS, world=base.is_packaged)
-        strange = [prompt for prompt in ours if prompt not in settings.teacher.prompts]
-        return _Subject(tuple(strange[:_PROMPTS]), folder)
-    is_said = bool(request.prompts) or request.prompt_file is not None
-    prompts = () if is_said else (read_caption(run, sample),)
-    if sample is None:
-        return _Subject(prompts, folder)
-    image = run.path / sample.image
-    return _Subject(
-        prompts,
-        folder,
-        sample=image if image.is_file() else None,
-        reference=None if sample.reference is None else run.path / sample.reference,
-    )
-
-
-def _guide_as_taught(request: CompareRequest, teacher: Teacher | None) -> CompareRequest:
-    """Guide the base as the pair's own teacher was, where it has one and nothing else was said.
-
-    The pair may have learnt to do without; the base has not.
+    Prompts are the sample's caption, or some that a pair whose base model taught itself has not
+    learnt from. Such a pair may have learnt to do without guidance; the base has not, and is
+    guided as the pair's teacher was. Raises RunError where the caption is wanted and gone.
     """
-    if teacher is None:
+    settings, sample, teacher = manifest.settings, manifest.sample, manifest.settings.teacher
+    is_said = bool(request.prompts) or request.prompt_file is not None
+    if sample is not None and sample.reference is not None and request.reference is None:
+        request = replace(request, reference=run.path / sample.reference)
+    if teacher is not None:
+        if request.base_guidance is None:
+            request = replace(request, base_guidance=(teacher.guidance, teacher.guidance))
+        if request.teacher_guidance is None:
+            request = replace(request, teacher_guidance=teacher.guidance)
+    if is_said:
         return request
-    base, many = request.base_guidance, request.teacher_guidance
-    return replace(
-        request,
-        base_guidance=(teacher.guidance, teacher.guidance) if base is None else base,
-        teacher_guidance=teacher.guidance if many is None else many,
+    if sample is not None or teacher is None:
+        return replace(request, prompts=(read_caption(run, sample),))
+    base = BaseModel.recorded(
+        settings.model, settings.transformer, family=settings.family, start=run.path
     )
+    ours = judging_prompts(2 * _PROMPTS, world=base.is_packaged)
+    strange = [prompt for prompt in ours if prompt not in teacher.prompts]
+    return replace(request, prompts=tuple(strange[:_PROMPTS]))
 
 
-def _plan_row(
-    one: PlannedImage, request: CompareRequest, schedule: Schedule, weights: str
-) -> PlannedRow:
-    few = sum(len(schedule.phase(phase).timesteps) for phase in Phase)
+def _plan_row(one: PlannedImage, request: CompareRequest, few: int, weights: str) -> PlannedRow:
     cells = {}
     for variant in request.variants:
         steps, guided = few, dict[str, float]()
@@ -299,7 +272,7 @@ def compare_pair(
     image. Raises UsageError for a plan without a variant that a verdict needs, and what
     run_comparison and write_report raise.
     """
-    require_judged(plan.variants)
+    require_judged(plan.request.variants)
     comparer = _Comparer(plan, on_event)
     comparison = comparer.compare()
     verdict = judge(comparison, worth_steps=comparer.find_worth(comparison))
@@ -347,8 +320,7 @@ def try_pair(run: RunFolder, on_event: EventSink, request: CompareRequest | None
 
 def describe_plan(plan: ComparisonPlan) -> dict[str, Any]:
     """Return what all images have in common, for compare.json; no path, for it lies in a run."""
-    record = plan.generation.images[0].record
-    base = plan.generation.base
+    record, base = plan.generation.images[0].record, plan.generation.base
     return {
         "family": record.family,
         "model": base.location if base.folder is None else base.folder.name,
@@ -376,7 +348,8 @@ class _Comparer:
         plan = self._plan
         for note in plan.generation.notes:
             self._on_event(Noted(note))
-        likeness = Likeness(plan.metrics) if Variant.TEACHER in plan.variants else None
+        has_teacher = Variant.TEACHER in plan.request.variants
+        likeness = Likeness(plan.request.metrics) if has_teacher else None
         images, seconds = {}, {}
         for one, made, took in self._obtain(plan.cells):
             images[one.key], self._latents[one.key] = made.image, made.latents
@@ -420,20 +393,20 @@ class _Comparer:
         pair = comparison.mean(Variant.BOTH, "latents")
         if not self._plan.finds_worth or pair is None:
             return None
-        most = self._plan.teacher_steps
+
+        def own_distance(steps: int) -> float:
+            own = [plan_own(self._plan, row, steps) for row in self._plan.rows]
+            latents = {one.key: made.latents for one, made, _ in self._obtain(own)}
+            return fmean(
+                root_mean_square(latents[one.key], self._latents[row.cells[Variant.TEACHER].key])
+                for one, row in zip(own, self._plan.rows, strict=True)
+            )
+
+        most = self._plan.request.teacher_steps
         counts = [count for count in _COUNTS if count < most]
         # the key must rise with the steps, and their distance falls
-        place = bisect_left(counts, -pair.value, key=lambda count: -self._distance_of_own(count))
+        place = bisect_left(counts, -pair.value, key=lambda count: -own_distance(count))
         return counts[place] if place < len(counts) else most
-
-    def _distance_of_own(self, steps: int) -> float:
-        """Return the mean distance of the base model's own `steps` to the teacher's."""
-        own = [plan_own(self._plan, row, steps) for row in self._plan.rows]
-        latents = {one.key: made.latents for one, made, _ in self._obtain(own)}
-        return fmean(
-            root_mean_square(latents[one.key], self._latents[row.cells[Variant.TEACHER].key])
-            for one, row in zip(own, self._plan.rows, strict=True)
-        )
 
     def _measure_variety(self) -> Mapping[Variant, float]:
         """Return Comparison.variety."""
@@ -450,7 +423,7 @@ class _Comparer:
         variants = (Variant.TEACHER, Variant.BOTH) if several else ()
         return {
             variant: fmean(spread(rows, variant) for rows in several)
-            for variant in self._plan.variants
+            for variant in self._plan.rows[0].cells
             if variant in variants
         }
 
@@ -480,11 +453,17 @@ class _Comparer:
         """
         if not wanted:
             return
-        size = self._plan.generation.batch_size
-        short = [one for one in wanted if one.variant is not Variant.TEACHER]
-        short = list(_in_batches(short, size))
-        own = [one for one in wanted if one.variant is Variant.TEACHER]
-        batches = self._sample_batches(self._load(wanted[0]), short, own)
+        size, teacher = self._plan.generation.batch_size, Variant.TEACHER
+        short = list(_in_batches([one for one in wanted if one.variant is not teacher], size))
+        own = [one for one in wanted if one.variant is teacher]
+        sampler = self._load(wanted[0])
+        batches = chain(
+            sampler.sample_each([one.settings for one in short], self._on_event, batch_size=size),
+            *(
+                sampler.sample_base([one.settings for one in some], steps=steps, batch_size=size)
+                for steps, some in groupby(own, key=lambda one: one.steps)
+            ),
+        )
         left = iter((*short, *own))
         began, done, total = time.monotonic(), 0, sum(one.steps for one in wanted)
         number = 0
@@ -502,18 +481,6 @@ class _Comparer:
                         f"{format_duration(pace * (total - done))} left"
                     )
                 )
-
-    def _sample_batches(
-        self, sampler: "GlancePipeline", short: Sequence[PlannedCell], own: Sequence[PlannedCell]
-    ) -> Iterator["Batch"]:
-        size = self._plan.generation.batch_size
-        yield from sampler.sample_each(
-            [one.settings for one in short], self._on_event, batch_size=size
-        )
-        for steps, some in groupby(own, key=lambda one: one.steps):
-            yield from sampler.sample_base(
-                [one.settings for one in some], steps=steps, batch_size=size
-            )
 
     def _load(self, first: PlannedCell) -> "GlancePipeline":
         if self._sampler is None:

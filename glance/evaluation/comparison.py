@@ -3,29 +3,46 @@
 What is asked: does the pair end nearer to where the base model's many steps end, from the same
 noise, than the base model itself along the same sigmas? The distance of the latents decides; what
 is seen of it, the variety between seeds, and the base's steps that it saves stand beside it.
+PSNR, SSIM and LPIPS are torchmetrics'; torch is imported when the first of them is measured.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from glance.core.errors import UsageError
-from glance.evaluation.measure import Estimate, Values, estimate_difference, estimate_mean
-from glance.evaluation.request import JUDGED, Variant
+from glance.core.errors import SetupError, UsageError
+from glance.core.hub import is_offline
+from glance.evaluation.request import JUDGED, Metric, Variant
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from glance.sampling.pipeline.similarity import Perceptual
 
 FEWEST: Final = 8  # images: of fewer, no interval, no verdict, and no worth in steps
 FIGURES: Final = ("latents", "psnr", "ssim", "lpips")
 _TITLES: Final = {"ssim": "SSIM", "psnr": "PSNR dB", "lpips": "LPIPS"}
 _DIGITS: Final = {"seconds": 2, "latents": 3, "ssim": 3, "psnr": 1, "lpips": 3}  # in the table
 
+_ALEXNET: Final = "hub/checkpoints/alexnet-owt-7be5be79.pth"  # torchvision's, in torch's folder
+_RESAMPLES: Final = 2000
+_LEVEL: Final = 0.95
+
 Judge = Callable[[str, "Image"], str]
 """Says of a prompt and an image, in a few words, whether the one shows the other."""
+Latents = NDArray[np.float16]
+"""One image's at sigma 0, (1, ...), as the family's pipeline has them. Their numbers are of the
+order of 1, so rounding moves a distance of 0.01 by less than 0.1 %."""
+Values = NDArray[np.float64]
+"""(first factor, second factor): training samples or seeds, and captions. One row where there is no
+first factor; nan: no value, left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +58,8 @@ class Cell:
     was_cached: bool
     figures: Mapping[str, float]
     """By name, FIGURES that were measured: `latents` is the root mean square of the difference of
-    its final latents to the teacher's. Empty where there is no teacher, and of the teacher."""
+    its final latents to the teacher's; `psnr` is in decibels, at most 100; `ssim` is 1 of the same
+    image. Empty where there is no teacher, and of the teacher."""
     words: str = ""
     """A judge's, if one was asked."""
 
@@ -49,21 +67,6 @@ class Cell:
     def label(self) -> str:
         """How it was made, in words."""
         return self.variant.label(self.steps)
-
-    @property
-    def distance(self) -> float | None:
-        """That of its final latents to the teacher's."""
-        return self.figures.get("latents")
-
-    @property
-    def psnr(self) -> float | None:
-        """Peak signal-to-noise ratio to the teacher's image, decibels; 100 at the most."""
-        return self.figures.get("psnr")
-
-    @property
-    def ssim(self) -> float | None:
-        """Structural similarity to the teacher's image; 1: the same."""
-        return self.figures.get("ssim")
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the pixels."""
@@ -98,7 +101,7 @@ class Mean:
     interval: tuple[float, float] | None
 
     @classmethod
-    def of(cls, count: int, estimate: Estimate) -> "Mean":
+    def of(cls, count: int, estimate: "Estimate") -> "Mean":
         """Return an estimate from `count` images."""
         return cls(estimate.value, (estimate.low, estimate.high) if count >= FEWEST else None)
 
@@ -132,15 +135,12 @@ class Comparison:
 
     def judged(self, judge: Judge) -> "Comparison":
         """Return the same images with a judge's words on each."""
-
-        def judge_row(row: Row) -> Row:
-            cells = {
-                variant: replace(cell, words=judge(row.prompt, cell.image))
-                for variant, cell in row.cells.items()
-            }
-            return replace(row, cells=cells)
-
-        return replace(self, rows=tuple(map(judge_row, self.rows)))
+        rows = []
+        for row in self.rows:
+            words = {one: judge(row.prompt, cell.image) for one, cell in row.cells.items()}
+            cells = {one: replace(cell, words=words[one]) for one, cell in row.cells.items()}
+            rows.append(replace(row, cells=cells))
+        return replace(self, rows=tuple(rows))
 
     def mean(self, variant: Variant, name: str) -> Mean | None:
         """Return the mean of a variant's `name`, one of FIGURES or seconds; None: not measured.
@@ -213,22 +213,6 @@ class Comparison:
         return ("image", *(_TITLES.get(name, name) for name in columns)), rows
 
 
-class Outcome(StrEnum):
-    """On which side of 0 the pair's distance minus the base's lies."""
-
-    NEARER = "nearer"
-    FURTHER = "further"
-    OPEN = "open"
-    """Its interval holds 0, or there is none."""
-
-
-_SAID: Final = {
-    Outcome.NEARER: "it helps",
-    Outcome.FURTHER: "it does not help",
-    Outcome.OPEN: "too close to call",
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Distances:
     """Mean distances to the base's many steps from the same noise, over all images."""
@@ -242,12 +226,10 @@ class Distances:
     """95 %, paired by image; None for fewer than FEWEST."""
 
     @property
-    def outcome(self) -> Outcome:
-        """Whether the whole interval lies on one side of 0."""
+    def side(self) -> int:
+        """Where the whole interval lies: -1, the pair is nearer; 1, further; 0: too close."""
         low, high = self.interval or (0.0, 0.0)
-        if high < 0:
-            return Outcome.NEARER
-        return Outcome.FURTHER if low > 0 else Outcome.OPEN
+        return int(low > 0) - int(high < 0)
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures, to four decimals."""
@@ -299,10 +281,9 @@ def judge(comparison: Comparison, *, worth_steps: int | None = None) -> Verdict:
     perceptual = _distances(comparison, "lpips" if has_lpips else "ssim")
     apart = comparison.variety
     variety = {"base": apart[Variant.TEACHER], "pair": apart[Variant.BOTH]} if apart else None
-    disagree = {distance.outcome, perceptual.outcome} == {Outcome.NEARER, Outcome.FURTHER}
     seen = _tell(perceptual, "LPIPS" if has_lpips else "1 - SSIM")
-    said = f"{_tell(distance, 'latents')}; {'but ' if disagree else ''}{seen}"
-    parts = [f"{_conclude(distance, comparison)} ({said})"]
+    but = "but " if distance.side * perceptual.side < 0 else ""
+    parts = [f"{_conclude(distance, comparison)} ({_tell(distance, 'latents')}; {but}{seen})"]
     if worth_steps is not None:
         parts.append(f"worth about {worth_steps} of the base's own steps")
     if variety is not None and variety["base"] > 0:
@@ -348,11 +329,11 @@ def _conclude(distance: Distances, comparison: Comparison) -> str:
     words = "nearer to" if moved < 0 else "further from"
     percent = f"{_percent(abs(moved) / base)} " if base > 0 else ""
     place = f"{percent}{words} the base's {many} than"
-    verdict = _SAID[distance.outcome]
+    verdict = {-1: "it helps", 0: "too close to call", 1: "it does not help"}[distance.side]
     if images < FEWEST:
         count = "one picture proves" if images == 1 else f"{images} pictures prove"
         verdict = f"{count} little (from {FEWEST} on there is a verdict)"
-    if moved == 0 or (images >= FEWEST and distance.outcome is Outcome.OPEN):
+    if moved == 0 or (images >= FEWEST and distance.side == 0):
         place = f"about as near to the base's {many} as"
     return f"{verdict}: in {few} steps the pair ends {place} the base itself along the same sigmas"
 
@@ -374,3 +355,108 @@ def _tell(found: Distances, title: str) -> str:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
+
+
+class Likeness:
+    """How near images are to a reference; the network of LPIPS is loaded once."""
+
+    def __init__(self, metrics: tuple[Metric, ...]) -> None:
+        """Take the metrics besides PSNR and SSIM; raises SetupError if one cannot be had."""
+        if find_spec("torchmetrics") is None:
+            raise SetupError("torchmetrics is not installed", hint="in glance's clone: uv sync")
+        self._perceptual = _load_lpips() if Metric.LPIPS in metrics else None
+
+    def measure(self, image: "Image", reference: "Image") -> dict[str, float]:
+        """Return `psnr` (dB, at most 100), `ssim` (1: the same) and, if asked for, `lpips`."""
+        import_similarity()
+        from glance.sampling.pipeline.similarity import measure_likeness
+
+        found = measure_likeness(image, reference)
+        if self._perceptual is not None:
+            found["lpips"] = self._perceptual.measure(image, reference)
+        return found
+
+
+def root_mean_square(one: Latents, other: Latents) -> float:
+    """Return that of the difference of two images' latents, of one shape."""
+    difference = one.astype(np.float64) - other
+    return float(np.sqrt(np.mean(np.square(difference))))
+
+
+def import_similarity() -> None:
+    """Import what PSNR and SSIM need, beforehand: it takes seconds."""
+    from glance.sampling.pipeline import hush, importing
+
+    hush()
+    with importing():
+        import glance.sampling.pipeline.similarity  # noqa: F401
+
+
+def _load_lpips() -> "Perceptual":
+    """Return the network, fetched if it must be; raises SetupError, at once where it cannot be."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
+    # where torch keeps what it fetches, by its own rule (torch.hub.get_dir)
+    network = Path(os.environ.get("TORCH_HOME", caches / "torch")).expanduser() / _ALEXNET
+    if is_offline() and not network.is_file():
+        raise SetupError(
+            f"--metric lpips: its network, {network}, is not here, and HF_HUB_OFFLINE forbids "
+            "fetching it",
+            hint="fetch it once with a connection, or leave out --metric",
+        )
+    import_similarity()
+    from glance.sampling.pipeline.similarity import Perceptual
+
+    return Perceptual.load()
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def estimate_mean(values: Values) -> Estimate:
+    """Return the mean over all."""
+    return _bootstrap(lambda mean: mean, values)
+
+
+def estimate_difference(values: Values, reference: Values) -> Estimate:
+    """Return the mean of `values` - `reference`, paired by place (caption, and so noise)."""
+    return _bootstrap(np.subtract, values, reference)
+
+
+def estimate_ratio(values: Values, reference: Values) -> Estimate:
+    """Return mean of `values` / mean of `reference`, paired by place."""
+    return _bootstrap(np.divide, values, reference)
+
+
+def _bootstrap(figure: Callable[..., Values], *several: Values) -> Estimate:
+    """Draw columns, and rows, anew with replacement, the same for all `several`.
+
+    `figure` makes one of their means. Percentile intervals of a bootstrap with crossed factors:
+    Owen, "The pigeonhole bootstrap" (arXiv 0712.1111), which errs on the wide side.
+    """
+    (width,) = {values.shape[1] for values in several}
+    rows, columns = _draw(max(len(values) for values in several), width)
+    means = []
+    for values in several:
+        picked = rows if len(values) > 1 else np.zeros_like(rows[:, :1])
+        means.append(np.nanmean(values[picked[:, :, None], columns[:, None, :]], axis=(1, 2)))
+    low, high = np.quantile(figure(*means), [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    found = figure(*(np.nanmean(values) for values in several))
+    return Estimate(float(found), float(low), float(high))
+
+
+@lru_cache(maxsize=8)
+def _draw(height: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return (resamples, height) rows and (resamples, width) columns, always the same ones."""
+    random = np.random.default_rng(0)
+    drawn = [
+        (random.integers(height, size=height), random.integers(width, size=width))
+        for _ in range(_RESAMPLES)
+    ]
+    rows, columns = zip(*drawn, strict=True)
+    return np.array(rows), np.array(columns)

@@ -29,6 +29,8 @@ _SHARED: Final = (
 """What all images of a comparison have in common, and is a name in compare.json."""
 _NAME: Final = re.compile(rf"\d+-({'|'.join(Variant)})\.png")
 
+_STRANGE: tuple[type[Exception], ...] = (*DECODER_ERRORS, RecursionError, AttributeError)
+
 MOST_ROWS: Final = 40  # of the sheet: taller, and viewers take it for an attack
 _CELL: Final = (160, 320)  # pixels: at least, at most
 _TITLE: Final = 34
@@ -110,7 +112,15 @@ def _set_aside(folder: Path, new: Comparison, document: Mapping[str, Any]) -> Pa
     if not ours:
         return None
     shown = {_pixels(cell.image) for row in new.rows for cell in row.cells.values()}
-    if _holds(document, folder / _FIGURES) and shown.issuperset(map(_pixels_of, pictures)):
+    try:
+        earlier = json.loads((folder / _FIGURES).read_text(encoding="utf-8"))
+        is_held = _images_of(earlier) <= _images_of(document)
+        for path in pictures:
+            with open_picture(path) as picture:
+                is_held = is_held and _pixels(picture) in shown
+    except _STRANGE:
+        is_held = False  # there are none, or they are of another glance, or somebody's own
+    if is_held:
         (folder / "index.html").unlink(missing_ok=True)
         return None
     number = 1
@@ -121,14 +131,6 @@ def _set_aside(folder: Path, new: Comparison, document: Mapping[str, Any]) -> Pa
         place.parent.mkdir(parents=True, exist_ok=True)
         path.rename(place)
     return aside
-
-
-def _holds(new: Mapping[str, Any], earlier: Path) -> bool:
-    """Whether every image of the earlier comparison is one of the new: then nothing is lost."""
-    try:
-        return _images_of(json.loads(earlier.read_text(encoding="utf-8"))) <= _images_of(new)
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        return False  # none, of another glance, or somebody's own
 
 
 def _images_of(document: Mapping[str, Any]) -> set[str]:
@@ -143,14 +145,6 @@ def _images_of(document: Mapping[str, Any]) -> set[str]:
 
 def _pixels(image: "Image") -> tuple[tuple[int, int], bytes]:
     return image.size, hashlib.sha256(image.convert("RGB").tobytes()).digest()
-
-
-def _pixels_of(path: Path) -> tuple[tuple[int, int], bytes] | None:
-    try:
-        with open_picture(path) as picture:
-            return _pixels(picture)
-    except DECODER_ERRORS:
-        return None
 
 
 def save_sheet(
@@ -199,13 +193,13 @@ def _lines(cell: Cell, side: int) -> Iterator[str]:
     yield cell.label
     if cell.seconds is not None:
         yield f"{cell.seconds:.2f} s"
-    if cell.distance is not None:
-        yield f"latents {cell.distance:.3f}"
+    if "latents" in cell.figures:
+        yield f"latents {cell.figures['latents']:.3f}"
     if cell.words:
         yield from wrap(cell.words, int(side / _LETTER), max_lines=2, placeholder=" ...")
-    elif cell.psnr is not None and cell.ssim is not None:
-        yield f"SSIM {cell.ssim:.3f}"
-        yield f"PSNR {cell.psnr:.1f} dB"
+    elif cell.figures:
+        yield f"SSIM {cell.figures['ssim']:.3f}"
+        yield f"PSNR {cell.figures['psnr']:.1f} dB"
 
 
 def place_picture(

@@ -3,15 +3,23 @@
 Nothing heavy is imported here: a command's help is made without it.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
-from glance.core.device import AUTO, DeviceChoice, Memory, Quantize
+from glance.core.device import AUTO, Memory, Quantize
 from glance.core.options import FamilyName, Flag, Group, ModelName, parse_size
 from glance.core.phase import Phase
+from glance.sampling.request import (
+    DeviceName,
+    FinishedRun,
+    ImagesAtOnce,
+    Offload,
+    Quantization,
+    RunsQuantization,
+    Seeds,
+)
 
 
 class Variant(StrEnum):
@@ -28,22 +36,15 @@ class Variant(StrEnum):
     @property
     def loras(self) -> tuple[Phase, ...]:
         """The phases that run with their LoRA."""
-        return _VARIANTS[self][1]
+        return tuple(phase for phase in Phase if self in (f"{phase}-only", "both"))
 
     def label(self, steps: int) -> str:
         """Return what people read above an image: `base, 50 steps`, `slow only, 10 steps`."""
-        return f"{_VARIANTS[self][0]}, {steps} steps"
+        return f"{self.replace('-', ' ') if self.loras else 'base'}, {steps} steps"
 
 
 JUDGED: Final = (Variant.TEACHER, Variant.BASE, Variant.BOTH)
 """What a verdict is made of."""
-_VARIANTS: Final[Mapping[Variant, tuple[str, tuple[Phase, ...]]]] = {
-    Variant.TEACHER: ("base", ()),
-    Variant.BASE: ("base", ()),
-    Variant.SLOW_ONLY: ("slow only", (Phase.SLOW,)),
-    Variant.FAST_ONLY: ("fast only", (Phase.FAST,)),
-    Variant.BOTH: ("both", (Phase.SLOW, Phase.FAST)),
-}
 
 
 class Metric(StrEnum):
@@ -56,9 +57,7 @@ class Metric(StrEnum):
 class CompareRequest:
     """What the user typed, unchecked. None or empty: the newest run, its sample's caption."""
 
-    run: Annotated[
-        Path | None, Flag("Run folder. Default: the newest finished run in runs/.", Group.LORAS)
-    ] = None
+    run: FinishedRun = None
     prompts: Annotated[
         tuple[str, ...],
         Flag("Prompt; repeatable. Default: the caption.", Group.PROMPT, ("--prompt", "-p")),
@@ -67,10 +66,7 @@ class CompareRequest:
         Path | None,
         Flag("One prompt a line; or .jsonl, .json: objects with prompt, seed, ...", Group.PROMPT),
     ] = None
-    seeds: Annotated[
-        tuple[int, ...],
-        Flag("Seed of the initial noise; repeatable. Default: 0.", Group.PROMPT, ("--seed",)),
-    ] = (0,)
+    seeds: Seeds = (0,)
     count: Annotated[
         int | None,
         Flag("Noises per prompt, with consecutive seeds.", Group.PROMPT, least=1),
@@ -79,11 +75,7 @@ class CompareRequest:
     teacher_steps: Annotated[
         int, Flag("Steps of the base model that everything is compared with.", Group.SAMPLING)
     ] = 50
-    batch_size: Annotated[
-        int,
-        Flag("Images at once; fewer where memory is short.", Group.SAMPLING, least=1, most=64),
-    ] = 1
-    """Images of one variant that are sampled at once."""
+    batch_size: ImagesAtOnce = 1
     metrics: Annotated[
         tuple[Metric, ...],
         Flag(
@@ -101,14 +93,9 @@ class CompareRequest:
             off="--no-worth",
         ),
     ] = True
-    device: Annotated[str, Flag("Where to run.", Group.MEMORY, choices=DeviceChoice)] = AUTO
-    memory: Annotated[
-        Memory,
-        Flag("What stays on the GPU (docs/sampling-memory.md).", Group.MEMORY, ("--offload",)),
-    ] = Memory.AUTO
-    quantize: Annotated[
-        Quantize | None, Flag("Quantize the base model's weights.", Group.MEMORY)
-    ] = None
+    device: DeviceName = AUTO
+    memory: Offload = Memory.AUTO
+    quantize: RunsQuantization = None
     output: Annotated[
         Path | None,
         Flag(
@@ -173,14 +160,9 @@ class OptimizeRequest:
     ] = None
     fast_guidance: Annotated[float | None, Flag("Of the fast phase.", Group.SAMPLING)] = None
     batch_size: Annotated[int, Flag("Prompts at once.", Group.SAMPLING, least=1, most=64)] = 4
-    device: Annotated[str, Flag("Where to run.", Group.MEMORY, choices=DeviceChoice)] = AUTO
-    memory: Annotated[
-        Memory,
-        Flag("What stays on the GPU (docs/sampling-memory.md).", Group.MEMORY, ("--offload",)),
-    ] = Memory.AUTO
-    quantize: Annotated[Quantize, Flag("Quantize the base model's weights.", Group.MEMORY)] = (
-        Quantize.NONE
-    )
+    device: DeviceName = AUTO
+    memory: Offload = Memory.AUTO
+    quantize: Quantization = Quantize.NONE
     output: Annotated[
         Path | None,
         Flag(

@@ -5,7 +5,7 @@ by dynamic programming (sampling/pipeline/stepsizes), write the schedule's file.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,8 +30,7 @@ from glance.schedule.options import OPTIMAL
 from glance.schedule.shift import as_timestep, choose_steps, teacher_sigmas
 
 if TYPE_CHECKING:
-    from glance.sampling.pipeline.record import Trajectory
-    from glance.sampling.pipeline.stepsizes import Velocity, Way
+    from glance.sampling.pipeline.trajectory import Trajectory, Velocity, Way
 
 _PROMPTS: Final = (
     "a lighthouse on a rocky coast at dusk, waves breaking below it",
@@ -80,29 +79,25 @@ class OptimizedSchedule:
     """What was found, and where it lies."""
 
     schedule: Schedule
-    file: ScheduleFile
+    origin: Origin
     path: Path
     seconds: float
 
     def summarise(self) -> Iterator[str]:
         """Yield lines for a person."""
-        origin = self.file.origin
-        assert origin is not None
+        errors = ", ".join(f"{name} {error:.4f}" for name, error in self.origin.errors.items())
         yield (
-            f"distance to the image of {origin.teacher_steps} steps, mean over "
-            f"{len(origin.prompts)} prompts: "
-            + ", ".join(f"{name} {error:.4f}" for name, error in origin.errors.items())
+            f"distance to the image of {self.origin.teacher_steps} steps, mean over "
+            f"{len(self.origin.prompts)} prompts: {errors}"
         )
         yield f"use it: glance train --schedule {quote(str(self.path))}, or --schedule {OPTIMAL}"
 
     def to_json(self) -> dict[str, Any]:
         """Return what `glance schedule optimize --json` prints."""
-        origin = self.file.origin
-        assert origin is not None
         return {
             **self.schedule.to_json(),
             "file": str(self.path),
-            "errors": dict(origin.errors),
+            "errors": dict(self.origin.errors),
             "seconds": round(self.seconds, 3),
         }
 
@@ -142,13 +137,23 @@ def plan_optimization(request: OptimizeRequest) -> OptimizationPlan:
         one.settings.model_copy(update={"seed": request.seed + number})
         for number, one in enumerate(generation.images)
     )
-    _require_alike(images, request.prompt_file)
-    guided = {images[0].slow_guidance, images[0].fast_guidance}
+    alike = [one.model_dump(exclude={"prompt", "negative_prompt", "seed"}) for one in images]
+    if strange := [number for number, one in enumerate(alike, 1) if one != alike[0]]:
+        raise InputError(
+            f"{request.prompt_file}: prompt {strange[0]} has settings of its own, and one schedule "
+            "is searched for all",
+            hint="leave the prompts alone in it; size and guidance are flags",
+        )
+    is_split = all(len(phases) == 1 for phases in allowed)
+    if images[0].slow_guidance == images[0].fast_guidance and not is_split:
+        # guided alike, where the fast phase begins changes no image: halves
+        slow = len(allowed) // 2
+        allowed = ((Phase.SLOW,),) * slow + ((Phase.FAST,),) * (len(allowed) - slow)
     return OptimizationPlan(
         generation=generation,
         images=images,
         sigmas=teacher_sigmas(shift, width, height, steps=request.teacher_steps),
-        allowed=_halve(allowed) if len(guided) == 1 else allowed,
+        allowed=allowed,
         batch_size=request.batch_size,
         output=output,
     )
@@ -157,7 +162,18 @@ def plan_optimization(request: OptimizeRequest) -> OptimizationPlan:
 def _allow(request: OptimizeRequest) -> tuple[tuple[Phase, ...], ...]:
     """Return for each step the phases that it may belong to: one, where the split is given."""
     slow, fast, steps = request.slow_steps, request.fast_steps, request.steps
-    _require_few_steps(request)
+    given = {"--steps": steps, "--slow-steps": slow, "--fast-steps": fast}
+    problems = [
+        Problem(
+            f"{flag} {value}: a model knows {MOST_STEPS:,} noise levels, and few steps are "
+            "searched among them",
+            f"{flag} 5, for example",
+        )
+        for flag, value in given.items()
+        if value is not None and value > MOST_STEPS
+    ]
+    if problems:  # a plan holds each step
+        raise SettingsError(problems)
     if slow is not None and fast is not None:
         steps = slow + fast if steps is None else steps
     steps = _USUAL_STEPS if steps is None else steps
@@ -175,26 +191,6 @@ def _allow(request: OptimizeRequest) -> tuple[tuple[Phase, ...], ...]:
     return leave_free(steps)
 
 
-def _require_few_steps(request: OptimizeRequest) -> None:
-    """Raise SettingsError for more steps than noise levels: a plan holds each of them."""
-    given = {
-        "--steps": request.steps,
-        "--slow-steps": request.slow_steps,
-        "--fast-steps": request.fast_steps,
-    }
-    problems = [
-        Problem(
-            f"{flag} {value}: a model knows {MOST_STEPS:,} noise levels, and few steps are "
-            "searched among them",
-            f"{flag} 5, for example",
-        )
-        for flag, value in given.items()
-        if value is not None and value > MOST_STEPS
-    ]
-    if problems:
-        raise SettingsError(problems)
-
-
 def leave_free(steps: int) -> tuple[tuple[Phase, ...], ...]:
     """Return for each step the phases that it may belong to, the split left to the search.
 
@@ -204,26 +200,6 @@ def leave_free(steps: int) -> tuple[tuple[Phase, ...], ...]:
     least = max(min(_LEAST, steps // 2), steps // _LEAST_SHARE)
     free = (tuple(Phase),) * (steps - 2 * least)
     return ((Phase.SLOW,),) * least + free + ((Phase.FAST,),) * least
-
-
-def _halve(allowed: Sequence[tuple[Phase, ...]]) -> tuple[tuple[Phase, ...], ...]:
-    """Return halves where the split is free: both phases guided alike, it changes no image."""
-    if all(len(phases) == 1 for phases in allowed):
-        return tuple(allowed)
-    slow = len(allowed) // 2
-    return ((Phase.SLOW,),) * slow + ((Phase.FAST,),) * (len(allowed) - slow)
-
-
-def _require_alike(images: Sequence[SampleSettings], prompt_file: Path | None) -> None:
-    """Raise InputError where lines of a prompt file ask for sizes or guidance of their own."""
-    alike = [one.model_dump(exclude={"prompt", "negative_prompt", "seed"}) for one in images]
-    strange = [number for number, one in enumerate(alike, 1) if one != alike[0]]
-    if strange:
-        raise InputError(
-            f"{prompt_file}: prompt {strange[0]} has settings of its own, and one schedule is "
-            "searched for all",
-            hint="leave the prompts alone in it; size and guidance are flags",
-        )
 
 
 def _check(request: OptimizeRequest, base: BaseModel, output: Path, steps: int) -> None:
@@ -261,8 +237,7 @@ def run_optimization(plan: OptimizationPlan, on_event: EventSink) -> OptimizedSc
     fetch_planned(plan.generation, on_event)
     on_event(Noted(f"loading {plan.generation.base.location}"))
     import_sampler(plan.generation.base.family)
-    from glance.sampling.pipeline.record import VelocityField
-    from glance.sampling.pipeline.stepsizes import find_way
+    from glance.sampling.pipeline.trajectory import VelocityField, find_way
 
     sampler = load_planned(plan.generation, on_event)
     model = VelocityField(
@@ -274,9 +249,9 @@ def run_optimization(plan: OptimizationPlan, on_event: EventSink) -> OptimizedSc
     teacher = model.follow(plan.sigmas)
     way = find_way(model.velocity, teacher, plan.allowed)
     schedule, errors = _judge(model.velocity, teacher, way)
-    file = ScheduleFile.of(schedule, _origin(plan, errors))
-    _write(file, plan.output)
-    return OptimizedSchedule(schedule, file, plan.output, time.monotonic() - began)
+    origin = _origin(plan, errors)
+    _write(ScheduleFile.of(schedule, origin), plan.output)
+    return OptimizedSchedule(schedule, origin, plan.output, time.monotonic() - began)
 
 
 def _write(file: ScheduleFile, output: Path) -> None:
@@ -324,7 +299,7 @@ def _judge(
     The search keeps one way a place and may miss what another list happens to hit: then that one is
     the best.
     """
-    from glance.sampling.pipeline.stepsizes import distance, walk
+    from glance.sampling.pipeline.trajectory import distance, walk
 
     split, steps = way.phases.index(Phase.FAST), len(way.places)
     lists = {
@@ -341,10 +316,8 @@ def _judge(
     best = min(lists, key=lambda name: errors[name])
     timesteps = tuple(map(as_timestep, lists[best]))
     rounded = {name: round(error, 5) for name, error in errors.items()}
-    return Schedule(OPTIMAL, timesteps[:split], timesteps[split:]), {
-        **rounded,
-        OPTIMAL: rounded[best],
-    }
+    found = Schedule(OPTIMAL, timesteps[:split], timesteps[split:])
+    return found, {**rounded, OPTIMAL: rounded[best]}
 
 
 def _origin(plan: OptimizationPlan, errors: Mapping[str, float]) -> Origin:

@@ -13,6 +13,25 @@ from glance.schedule.options import ScheduleOptions
 MOST_IMAGES: Final = 10_000
 """Of one command: a plan holds every image, and a day has time for fewer."""
 
+# What sampling, comparing and searching have in common.
+Seeds = Annotated[
+    tuple[int, ...],
+    Flag("Seed of the initial noise; repeatable. Default: 0.", Group.PROMPT, ("--seed",)),
+]
+FinishedRun = Annotated[
+    Path | None, Flag("Run folder. Default: the newest finished run in runs/.", Group.LORAS)
+]
+ImagesAtOnce = Annotated[
+    int, Flag("Images at once; fewer where memory is short.", Group.SAMPLING, least=1, most=64)
+]
+DeviceName = Annotated[str, Flag("Where to run.", Group.MEMORY, choices=DeviceChoice)]
+Offload = Annotated[
+    Memory, Flag("What stays on the GPU (docs/sampling-memory.md).", Group.MEMORY, ("--offload",))
+]
+_QUANTIZE: Final = Flag("Quantize the base model's weights.", Group.MEMORY)
+Quantization = Annotated[Quantize, _QUANTIZE]
+RunsQuantization = Annotated[Quantize | None, _QUANTIZE]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferRequest:
@@ -34,13 +53,9 @@ class InferRequest:
     negative_prompt: Annotated[str | None, Flag("What guidance leads away from.", Group.PROMPT)] = (
         None
     )
-    seeds: Annotated[
-        tuple[int, ...],
-        Flag("Seed of the initial noise; repeatable. Default: 0.", Group.PROMPT, ("--seed",)),
-    ] = ()
+    seeds: Seeds = ()
     count: Annotated[
-        int | None,
-        Flag("Images per prompt, with consecutive seeds.", Group.PROMPT, least=1),
+        int | None, Flag("Images per prompt, with consecutive seeds.", Group.PROMPT, least=1)
     ] = None
     reference: Annotated[
         Path | None, Flag("Edit models: the source image.", Group.PROMPT, ("--source-image",))
@@ -54,10 +69,7 @@ class InferRequest:
         ),
     ] = None
     """What it records stands in for all that is not given."""
-    run: Annotated[
-        Path | None,
-        Flag("Run folder. Default: the newest finished run in runs/.", Group.LORAS),
-    ] = None
+    run: FinishedRun = None
     slow_lora: Annotated[
         str | None,
         Flag(
@@ -140,25 +152,16 @@ class InferRequest:
             "FLUX: classifier-free guidance besides, needed by a negative prompt.", Group.SAMPLING
         ),
     ] = None
-    batch_size: Annotated[
-        int,
-        Flag("Images at once; fewer where memory is short.", Group.SAMPLING, least=1, most=64),
-    ] = 1
+    batch_size: ImagesAtOnce = 1
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
-    device: Annotated[str, Flag("Where to run.", Group.MEMORY, choices=DeviceChoice)] = AUTO
+    device: DeviceName = AUTO
     dtype: Annotated[
         Precision | None, Flag("Default: fp32 on the CPU, bf16 elsewhere.", Group.MEMORY)
     ] = None
-    memory: Annotated[
-        Memory,
-        Flag("What stays on the GPU (docs/sampling-memory.md).", Group.MEMORY, ("--offload",)),
-    ] = Memory.AUTO
-    quantize: Annotated[
-        Quantize | None, Flag("Quantize the base model's weights.", Group.MEMORY)
-    ] = None
+    memory: Offload = Memory.AUTO
+    quantize: RunsQuantization = None
     compiled: Annotated[
-        bool,
-        Flag("torch.compile: a slow first image, then faster.", Group.MEMORY, ("--compile",)),
+        bool, Flag("torch.compile: a slow first image, then faster.", Group.MEMORY, ("--compile",))
     ] = False
     restart: Annotated[
         bool, Flag("Generate again what an interrupted start has generated.", Group.RUN)
@@ -170,8 +173,7 @@ class InferRequest:
         bool, Flag("Save the latents between the phases beside the image.", Group.ADVANCED)
     ] = False
     reshift: Annotated[
-        bool,
-        Flag("Move the timesteps as the model's shift moves with the size.", Group.ADVANCED),
+        bool, Flag("Move the timesteps as the model's shift moves with the size.", Group.ADVANCED)
     ] = False
 
     def __post_init__(self) -> None:

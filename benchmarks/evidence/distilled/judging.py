@@ -44,7 +44,7 @@ from benchmarks.evidence.workshop import Workshop
 from glance.core.files import replacing, write_json
 from glance.demo.check import read_picture
 from glance.demo.world import read_caption
-from glance.evaluation.measure import Values, estimate_difference, estimate_mean, estimate_ratio
+from glance.evaluation.comparison import Values, estimate_difference, estimate_mean, estimate_ratio
 
 _VARIED, _SEEDS = 24, 4
 """Captions that variety is told by, and pictures of each."""

@@ -28,7 +28,7 @@ from glance.core.phase import Phase
 from glance.demo.world import describe, describe_loosely, read_caption, training_scene
 from glance.models.families import find_family
 from glance.runs.folder import RunFolder
-from glance.sampling.pipeline.quiet import hush
+from glance.sampling.pipeline import hush
 from glance.schedule.lists import Schedule
 from glance.schedule.options import ScheduleOptions
 from glance.training.distillation.execute import run_distillation

@@ -10,9 +10,8 @@ from PIL import Image
 
 from glance.evaluation.cache import CachedImage, ImageCache
 from glance.evaluation.compare import ComparisonPlan, plan_own
-from glance.evaluation.comparison import Cell, Comparison, Row
+from glance.evaluation.comparison import Cell, Comparison, Likeness, Row
 from glance.evaluation.request import Variant
-from glance.evaluation.measure import Likeness
 
 SSIM = {Variant.BASE: 0.5, Variant.SLOW_ONLY: 0.6, Variant.FAST_ONLY: 0.7, Variant.BOTH: 0.8}
 
@@ -68,7 +67,7 @@ def fill_worth(plan: ComparisonPlan) -> None:
     """Put the images of the base's own n steps into the cache: they are 0.99 / n away."""
     cache = ImageCache()
     for row in plan.rows:
-        for steps in range(2, plan.teacher_steps):
+        for steps in range(2, plan.request.teacher_steps):
             latents = np.full((1, 4, 2), row.settings.seed + 0.99 / steps)
             image = make_cell(Variant.TEACHER).image
             cache.keep(plan_own(plan, row, steps).key, CachedImage(image, latents))

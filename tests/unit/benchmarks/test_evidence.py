@@ -12,7 +12,7 @@ from benchmarks.evidence.pairs import PUBLISHED, QUESTIONS, Recipe, Wording, all
 from benchmarks.evidence.schedules import load_schedules, own, shifted_sigmas, uniform_sigmas
 from glance.demo.draw import draw
 from glance.demo.world import held_out_scenes, is_held_out, read_caption
-from glance.evaluation.measure import estimate_difference, estimate_mean, estimate_ratio
+from glance.evaluation.comparison import estimate_difference, estimate_mean, estimate_ratio
 
 
 class TestIntervals:
