@@ -6,7 +6,6 @@ text would read as. The command writes a new file and never replaces one.
 
 import re
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -35,15 +34,13 @@ _STRANGE: Final = 0.5
 
 # Ideographs and syllables in use have lead bytes below this in the older, smaller sets.
 _USUAL: Final = {
-    "GB18030": ("gb2312", 0xD8),
+    **dict.fromkeys(("GB18030", "UTF-16LE", "UTF-16BE"), ("gb2312", 0xD8)),
     "BIG5": ("big5", 0xC7),
     "CP932": ("cp932", 0x98),
     "EUC-JP": ("euc_jp", 0xD0),
     "CP949": ("euc_kr", 0xC9),
-    "UTF-16LE": ("gb2312", 0xD8),
-    "UTF-16BE": ("gb2312", 0xD8),
 }
-_KANA: Final = re.compile("[\u3041-\u30ff]")
+_ROW: Final = re.compile(r"[^\0-\x7f]{3}")
 _CONTROL: Final = re.compile(r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _MANY_ZEROS: Final = 0.5
 _JUDGED: Final = 4000  # characters
@@ -207,18 +204,19 @@ def _decoded(data: bytes, encoding: str) -> str | None:
 
 
 def _strangeness(text: str, encoding: str) -> float:
-    """Return about what share of the characters beyond ASCII speaks against an encoding."""
+    """Return about what share of the characters beyond ASCII speaks against an encoding.
+
+    Rare characters do, words of several scripts, capitals within a word, and three accented Latin
+    letters in a row.
+    """
     foreign = [c for c in text if c > "\x7f"]
     against = sum(_is_odd(c, encoding) for c in foreign)
-    for word in _words(text):
-        scripts = {_script(c) for c in word}
-        accented = [c > "\x7f" for c in word]
+    letters = "".join(c if unicodedata.category(c)[0] in "LM" else " " for c in text)
+    for word in letters.split():
+        scripts = set(map(_script, word))
         against += len(scripts) > 1
+        against += len(_ROW.findall(word)) if scripts == {"LATIN"} else 0
         against += sum(c.isupper() for c in word[1:] if c > "\x7f")
-        if scripts == {"LATIN"}:  # hardly a word has three accented letters in a row
-            against += sum(map(all, zip(accented, accented[1:], accented[2:], strict=False)))
-    if encoding in ("CP932", "EUC-JP") and not _KANA.search(text):
-        against += 1
     return against / max(1, len(foreign))
 
 
@@ -228,23 +226,12 @@ def _is_odd(character: str, encoding: str) -> bool:
     if kind in "SNC" or (kind in "PZ" and character < "\u2000" and character not in "¡¿«»"):
         return True
     if script not in ("EAST", "HANGUL"):
-        return script in ("HALFWIDTH", "FULLWIDTH") and kind == "L"
+        return script == "HALFWIDTH"
     codec, limit = _USUAL.get(encoding, ("ascii", 0))
     try:
         return character.encode(codec)[0] >= limit
     except UnicodeEncodeError:
-        return not (encoding.startswith("UTF-16") and script == "HANGUL")
-
-
-def _words(text: str) -> Iterator[str]:
-    """Yield runs of letters, with the marks on them."""
-    word = ""
-    for c in (*text, " "):
-        if unicodedata.category(c)[0] in "LM":
-            word += c
-        elif word:
-            yield word
-            word = ""
+        return True
 
 
 def _script(character: str) -> str:

@@ -14,10 +14,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _HEAD: Final = 4096  # bytes, which tell a file's kind
-_REDUCED, _DNG_VERSION = (
-    254,
-    50706,
-)  # TIFF's tags: a smaller version of another picture; Adobe's raw
+# TIFF's tags: a smaller version of another picture; Adobe's raw.
+_REDUCED, _DNG_VERSION = 254, 50706
 _LFS: Final = "a Git LFS pointer, not the file itself"
 _HTML: Final = "a page of HTML, perhaps an error message"
 _SVG: Final = "a vector drawing (SVG)"
@@ -27,9 +25,13 @@ _JXL: Final = "a JPEG XL picture"
 _PSD: Final = "a Photoshop document"
 _RAW: Final = "a camera's raw photo"
 _VIDEO: Final = "a video"
-_BY_HEAD: Final = tuple(
+_ZIP: Final = "a ZIP archive or an office document"
+_PICKLE: Final = "a pickle, which may run code when it is opened, so glance opens none"
+_SAFETENSORS: Final = "a .safetensors file"
+_KINDS: Final = tuple(
     (re.compile(pattern, re.DOTALL), name)
     for pattern, name in (
+        (rb".{5}\0\0\0\{\s*\"", _SAFETENSORS),  # first: its length may be any bytes
         (rb"version https://git-lfs\.github\.com/spec/", _LFS),
         (rb"\s*(?i:<!doctype html|<(html|head|body|script|title)\b)", _HTML),
         (rb"\s*<(\?xml|!--|svg\b|!doctype svg).*<svg\b|\s*<svg\b", _SVG),
@@ -49,10 +51,16 @@ _BY_HEAD: Final = tuple(
         (rb"8BPS", _PSD),
         (rb"gimp xcf", "a GIMP document"),
         (rb"FUJIFILMCCD-RAW|II(RO|RS|U\0)|MMOR|FOVb", _RAW),
-        (rb"PK\x03\x04", "a ZIP archive or an office document"),
+        (rb"PK\x03\x04", _ZIP),
         (rb"\xd0\xcf\x11\xe0", "an old office document"),
-        (rb"\x1f\x8b|7z\xbc\xaf|Rar!", "a compressed archive"),
-        (rb".{5}\0\0\0\{\s*\"", "a .safetensors file"),
+        (rb"\x1f\x8b", "a gzip archive"),
+        (rb"7z\xbc\xaf", "a 7z archive"),
+        (rb"Rar!", "a RAR archive"),
+        (rb"\x28\xb5\x2f\xfd", "a zstd archive"),
+        (rb"GGUF[\1-\x0f]\0\0\0", "a GGUF file"),
+        (rb"\x89HDF", "an HDF5 file"),
+        (rb"\x93NUMPY", "a numpy file"),
+        (rb"\x80[\2-\5]", _PICKLE),
     )
 )
 _RAW_ENDING: Final = re.compile(
@@ -78,25 +86,15 @@ _CONVERTERS: Final = {  # none of them is needed by glance; each writes a file t
     _VIDEO: "ffmpeg -n -i {old} -frames:v 1 {new}",
 }
 _AGAIN: Final = "download or copy it again, whole"
-_SAFETENSORS: Final = "get it as .safetensors"
-_PICKLE: Final = (
-    "a pickle, which may run code when it is opened, so glance opens none",
-    "convert it to .safetensors, or get it as that",
-)
+_TENSOR_REMEDIES: Final = {
+    **dict.fromkeys(("a GGUF file", "an HDF5 file", "a numpy file"), "get it as .safetensors"),
+    **dict.fromkeys(
+        ("a gzip archive", "a 7z archive", "a RAR archive", "a zstd archive"),
+        "unpack it, and give the .safetensors file that is in it",
+    ),
+    _PICKLE: "convert it to .safetensors, or get it as that",
+}
 _PICKLE_NAMES: Final = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
-_KINDS: Final = (
-    (b"GGUF", "a GGUF file", _SAFETENSORS),
-    (b"\x1f\x8b", "a gzip archive", "unpack it, and give the .safetensors file that is in it"),
-    (b"7z\xbc\xaf", "a 7z archive", "unpack it, and give the .safetensors file that is in it"),
-    (b"Rar!", "a RAR archive", "unpack it, and give the .safetensors file that is in it"),
-    (b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it, and give the .safetensors in it"),
-    (b"\x89HDF", "an HDF5 file", _SAFETENSORS),
-    (b"\x93NUMPY", "a numpy file", _SAFETENSORS),
-    (b"\x89PNG", "a PNG picture", _AGAIN),
-    (b"\xff\xd8\xff", "a JPEG picture", _AGAIN),
-    *((bytes((0x80, protocol)), *_PICKLE) for protocol in range(2, 6)),
-)
-"""By their first bytes: what they are, and what to do."""
 LONGEST_HEADER: Final = 100_000_000  # as the safetensors library has it
 _TITLE: Final = re.compile(r"<title[^>]*>\s*(.{1,80}?)\s*</title>", re.IGNORECASE | re.DOTALL)
 
@@ -104,7 +102,7 @@ _TITLE: Final = re.compile(r"<title[^>]*>\s*(.{1,80}?)\s*</title>", re.IGNORECAS
 def recognise(head: bytes) -> str | None:
     """Return what a file is that begins so; None for what may be plain text, or anything."""
     start = head[:_HEAD].removeprefix(b"\xef\xbb\xbf")
-    return next((name for pattern, name in _BY_HEAD if pattern.match(start)), None)
+    return next((name for pattern, name in _KINDS if pattern.match(start)), None)
 
 
 def fetching(kind: str | None) -> str | None:
@@ -130,20 +128,15 @@ def refuse_unreadable(path: Path, what: str, found: Findings) -> None:
     found.refuse(f"{what} cannot be read: it is {kind}", fetching(kind) or _conversion(kind, path))
 
 
-def is_preview(picture: "Image.Image", path: Path) -> bool:
-    """Whether Pillow reads not a raw photo but the small preview in it, which is a TIFF."""
-    if picture.format != "TIFF":
-        return False
+def refuse_preview(picture: "Image.Image", path: Path, what: str, found: Findings) -> bool:
+    """Refuse a raw photo of which Pillow reads only the small preview in it, a TIFF."""
     tags = getattr(picture, "tag_v2", {})
-    is_raw = _RAW_ENDING.fullmatch(path.suffix) is not None
-    return is_raw or _DNG_VERSION in tags or tags.get(_REDUCED) == 1
-
-
-def refuse_preview(path: Path, what: str, found: Findings) -> None:
-    """Refuse a raw photo, of which only the preview could be trained."""
-    found.refuse(
-        f"{what} is {_RAW}: only a small preview in it can be read", _conversion(_RAW, path)
-    )
+    is_raw = _RAW_ENDING.fullmatch(path.suffix) or _DNG_VERSION in tags or tags.get(_REDUCED) == 1
+    if picture.format != "TIFF" or not is_raw:
+        return False
+    message = f"{what} is {_RAW}: only a small preview in it can be read"
+    found.refuse(message, _conversion(_RAW, path))
+    return True
 
 
 def explain_tensors(path: Path) -> tuple[str, str] | None:
@@ -159,13 +152,11 @@ def explain_tensors(path: Path) -> tuple[str, str] | None:
     if not size:
         return "empty", _AGAIN
     with open_file(path) as file:
-        head = file.read(4096)
-        found = _explain_head(head, path)
-        if found is None:
-            found = _explain_length(file, size)
+        found = _explain_head(file.read(_HEAD), path) or _explain_length(file, size)
     # what the name says, where the content says nothing: a pickle may begin with anything
-    is_strange = found is not None and found[0].startswith(("no safetensors", "text"))
-    return _PICKLE if is_strange and path.suffix.lower() in _PICKLE_NAMES else found
+    if found and found[0].startswith(("no safetensors", "text")):
+        return _as_tensors(_PICKLE) if path.suffix.lower() in _PICKLE_NAMES else found
+    return found
 
 
 def _conversion(kind: str, path: Path) -> str:
@@ -176,22 +167,25 @@ def _conversion(kind: str, path: Path) -> str:
     return f"save it as PNG: {command.format(old=quoted(path), new=quoted(new))}"
 
 
+def _as_tensors(kind: str) -> tuple[str, str]:
+    return kind, _TENSOR_REMEDIES.get(kind, _AGAIN)
+
+
 def _explain_head(head: bytes, path: Path) -> tuple[str, str] | None:
-    if head.startswith(b"version https://git-lfs"):
+    kind = recognise(head)
+    if kind == _LFS:
         match = re.search(rb"\nsize (\d+)", head)
         size = f" of {int(match[1]) / 1e6:,.1f} MB" if match else ""
         return (
             f"a Git LFS pointer, which stands for a file{size} that was not fetched",
             "run `git lfs pull` in the folder that it was cloned to, or download the file itself",
         )
-    if head.startswith(b"PK\x03\x04"):
+    if kind == _ZIP:
         return _explain_zip(path)
-    for mark, *what in _KINDS:
-        if head.startswith(mark):
-            return what[0], what[1]
     if not head.strip(b"\0"):
         return "zeros where its header should be: a download that was not finished", _AGAIN
-    return _explain_text(head)
+    text = _explain_text(head)
+    return text if text or kind in (None, _SAFETENSORS) else _as_tensors(kind)
 
 
 def _explain_zip(path: Path) -> tuple[str, str]:
@@ -202,7 +196,7 @@ def _explain_zip(path: Path) -> tuple[str, str]:
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
         return "a damaged zip archive", _AGAIN
     if any(name.endswith(("data.pkl", ".pkl")) for name in names):
-        return _PICKLE
+        return _as_tensors(_PICKLE)
     inside = next((name for name in names if name.endswith(".safetensors")), None)
     if inside is not None:
         return "a zip archive", f"unpack it, and give the {inside} that is in it"

@@ -107,7 +107,8 @@ def parse_size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text.strip().lower())
     if found is None:
         raise InputError(
-            f"--size {text[:40]}: not width x height in pixels", hint="--size 1024x1024, for example"
+            f"--size {text[:40]}: not width x height in pixels",
+            hint="--size 1024x1024, for example",
         )
     return int(found[1]), int(found[2])
 

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from glance.core.errors import Findings, Problem, SampleError, shown
 from glance.core.files import is_readable, replacing, write_text
-from glance.core.kinds import is_preview, refuse_preview, refuse_unreadable
+from glance.core.kinds import refuse_preview, refuse_unreadable
 from glance.core.pictures import DECODER_ERRORS, count_frames, open_picture, to_rgb
 from glance.dataset.caption import check_length, examine_caption, find_caption
 from glance.dataset.view import Size, View
@@ -166,8 +166,7 @@ def examine_picture(
             found.refuse(f"{what} is empty (0 bytes)", "copy or export it again")
             return None
         with open_picture(path) as picture:
-            if is_preview(picture, path):
-                refuse_preview(path, what, found)
+            if refuse_preview(picture, path, what, found):
                 return None
             is_still = _check_header(picture, what, resolution, found)
             pixels, doubts = to_rgb(picture) if is_still else (None, ())
