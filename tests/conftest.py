@@ -95,7 +95,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole FLUX with random weights, in diffusers layout."""
-    from glance.sampling.pipeline.quiet import hush
+    from glance.sampling.pipeline import hush
 
     hush()
     from tiny_models import build_tiny

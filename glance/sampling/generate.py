@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Final
 from glance.core.device import Device
 from glance.core.errors import ModelNotFound, SetupError
 from glance.core.events import Event, EventSink, Noted, PictureDone, SamplingStep, Warned
-from glance.core.hub import check_access, fetch_telling, is_offline
+from glance.core.hub import check_access, fetch_model, is_offline
 from glance.core.phase import Phase
 from glance.models.families import Family
 from glance.models.lora.keys import read_file_strength
 from glance.sampling.comfyui import Job, build_workflow, guess_model
 from glance.sampling.images import PlannedImage
-from glance.sampling.pipeline.quiet import hush, importing
+from glance.sampling.pipeline import hush, importing
 from glance.sampling.plan import GenerationPlan
-from glance.sampling.provenance import KEY, latents_path, preview_path, write_image
+from glance.sampling.provenance import latents_path, preview_path, write_image
 
 if TYPE_CHECKING:
     from glance.sampling.pipeline.glance_pipeline import GlancePipeline
@@ -124,7 +124,7 @@ def fetch_planned(plan: GenerationPlan, on_event: EventSink) -> None:
             raise ModelNotFound(doubt, hint="unset HF_HUB_OFFLINE, or give --model a folder")
         if doubt is not None:
             on_event(Warned(doubt, "check the connection, or give --model a folder"))
-        fetch_telling(model, on_event)
+        fetch_model(model, on_event)
 
 
 def import_sampler(family: Family) -> None:
@@ -185,7 +185,7 @@ def _write(one: PlannedImage, generated: "GeneratedImage", plan: GenerationPlan)
 
         path = latents_path(one.output)
         try:
-            save_latents(generated.latents, path, {KEY: one.record.model_dump_json()})
+            save_latents(generated.latents, path, one.record)
         except OSError as exc:
             raise SetupError(
                 f"cannot write {path}: {exc.strerror or exc}", hint="give --output another path"

@@ -11,12 +11,11 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from reprlib import Repr
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -67,10 +66,10 @@ def _require_text(text: str) -> str:
     return text
 
 
-def _require_content(text: str) -> str:
-    if not text.strip():
+def _require_content[T: (str, tuple[int, ...])](value: T) -> T:
+    if not (value.strip() if isinstance(value, str) else value):
         raise PydanticCustomError("empty", "It is empty")
-    return text
+    return value
 
 
 def _require_picture_name(name: str) -> str:
@@ -85,20 +84,15 @@ def _require_picture_name(name: str) -> str:
     return name
 
 
-def _require_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    if not seeds:
-        raise PydanticCustomError("empty", "It is empty")
-    return seeds
-
-
-def _one_or_several(value: Any) -> str:
-    return "several" if isinstance(value, list | tuple) else "one"
+def _optional(name: str) -> Any:
+    """Return a field that says of itself what SampleSettings says."""
+    return Field(default=None, description=SampleSettings.model_fields[name].description)
 
 
 # 64 Ki characters are a hundred times what any text encoder reads.
 _Text = Annotated[str, Field(max_length=65_536), AfterValidator(_require_text)]
 _Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
-_Seeds = Annotated[tuple[_Seed, ...], Field(strict=False), AfterValidator(_require_seeds)]
+_Seeds = Annotated[tuple[_Seed, ...], Field(strict=False), AfterValidator(_require_content)]
 _Pixels = Annotated[int, Field(ge=16, le=8192)]
 
 
@@ -110,29 +104,24 @@ class PromptLine(BaseModel):
     prompt: Annotated[_Text, AfterValidator(_require_content)] = Field(
         description="What to generate."
     )
-    negative_prompt: _Text | None = Field(
-        default=None, description="What guidance leads away from."
-    )
+    negative_prompt: _Text | None = _optional("negative_prompt")
     seed: (
         Annotated[
             Annotated[_Seed, Tag("one")] | Annotated[_Seeds, Tag("several")],
-            Discriminator(_one_or_several),
+            Discriminator(lambda value: "several" if isinstance(value, list | tuple) else "one"),
         ]
         | None
     ) = Field(default=None, description="Seed of the initial noise, or a picture for each of many.")
     count: int | None = Field(
         default=None, ge=1, le=100_000, description="How many pictures, of one seed after another."
     )
-    width: _Pixels | None = Field(default=None, description="Pixels.")
-    height: _Pixels | None = Field(default=None, description="Pixels.")
-    slow_guidance: Scale | None = Field(default=None, description="Slow phase.")
-    fast_guidance: Scale | None = Field(default=None, description="Fast phase.")
-    true_cfg: Scale | None = Field(
-        default=None,
-        description="Classifier-free guidance in both phases, where the other one is embedded.",
-    )
-    slow_scale: Strength | None = Field(default=None, description="Strength of the slow LoRA.")
-    fast_scale: Strength | None = Field(default=None, description="Strength of the fast LoRA.")
+    width: _Pixels | None = _optional("width")
+    height: _Pixels | None = _optional("height")
+    slow_guidance: Scale | None = _optional("slow_guidance")
+    fast_guidance: Scale | None = _optional("fast_guidance")
+    true_cfg: Scale | None = _optional("true_cfg")
+    slow_scale: Strength | None = _optional("slow_scale")
+    fast_scale: Strength | None = _optional("fast_scale")
     reference: Annotated[_Text, AfterValidator(_require_content)] | None = Field(
         default=None,
         description="Path of what a family that edits begins with, relative to the prompt file.",
@@ -160,7 +149,7 @@ def read_prompts(path: Path) -> tuple[PromptLine, ...]:
                 f"prompt file {path} holds more than {MOST_PROMPTS:,} prompts",
                 hint="split it into several, and give one after the other",
             )
-        line, faults = _take(entry)
+        line, faults = _take(entry.content)
         if line is not None:
             lines.append(line)
             faults += _same_output(entry, line, outputs)
@@ -184,13 +173,20 @@ def find_faults(prompt: str) -> tuple[Problem, ...]:
     return ()
 
 
-def _take(entry: "_Entry") -> tuple[PromptLine | None, list[Problem]]:
+def _take(content: "_Content") -> tuple[PromptLine | None, list[Problem]]:
     """Return what an entry asks for, and what is wrong with it."""
-    if isinstance(entry.content, Problem):
-        return None, [entry.content]
-    unknown = [key for key in entry.content if key not in PromptLine.model_fields]
-    faults = [_unknown_key(key) for key in unknown]
-    known = {key: value for key, value in entry.content.items() if key not in unknown}
+    if isinstance(content, Problem):
+        return None, [content]
+    names = ", ".join(PromptLine.model_fields)
+    known: dict[str, Any] = {}
+    faults = []
+    for key, value in content.items():
+        if key in PromptLine.model_fields:
+            known[key] = value
+            continue
+        near = get_close_matches(key[:100], PromptLine.model_fields, n=1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        faults.append(Problem(f"unknown key {_display(key)}", f"{meant}the keys are {names}"))
     try:
         return PromptLine.model_validate(known), faults
     except ValidationError as exc:
@@ -211,13 +207,6 @@ def _same_output(
         )
 
 
-def _unknown_key(key: str) -> Problem:
-    known = list(PromptLine.model_fields)
-    near = get_close_matches(key[:100], known, n=1)
-    meant = f"did you mean {near[0]!r}? " if near else ""
-    return Problem(f"unknown key {_display(key)}", f"{meant}the keys are {', '.join(known)}")
-
-
 def _faults(exc: ValidationError) -> Iterator[Problem]:
     for fault in exc.errors(include_url=False):
         field, *rest = fault["loc"]
@@ -225,29 +214,28 @@ def _faults(exc: ValidationError) -> Iterator[Problem]:
             yield Problem(f"{field}: it is missing", f"write a line like {EXAMPLE}")
             continue
         place = "".join([str(field), *(f"[{part}]" for part in rest if isinstance(part, int))])
-        remedy = "no model reads as much: write one prompt a line"
-        hint = remedy if fault["type"] == "string_too_long" else _example(str(field))
+        hint, example = None, SampleSettings.example(str(field))
+        if fault["type"] == "string_too_long":
+            hint = "no model reads as much: write one prompt a line"
+        elif example is not None:
+            hint = f'write "{field}": {example}, for example'
         what = fault["msg"] if fault["type"] in _OWN_FAULTS else describe_fault(fault)
         yield Problem(f"{place}: {_display(fault['input'])}: {what}", hint)
-
-
-def _example(field: str) -> str | None:
-    example = SampleSettings.example(field)
-    return None if example is None else f'write "{field}": {example}, for example'
 
 
 # --- what a file holds ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """What asks for images: an object of settings, or what is wrong with it."""
+type _Content = Mapping[str, Any] | Problem
+"""What asks for images: an object of settings, or what is wrong with it."""
 
+
+class _Entry(NamedTuple):
     place: str
     """Such as `line 3`."""
     where: str
     """How a message about it begins."""
-    content: Mapping[str, Any] | Problem
+    content: _Content
 
 
 class _BadEntryError(Exception):
@@ -300,7 +288,7 @@ def _read_text(path: Path) -> str:
     """Return the whole file; raises InputError."""
     try:
         if not path.is_file():  # opening a pipe would wait forever
-            raise InputError(_absent(path))
+            raise _absent(path)
         with open_file(path) as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
@@ -316,29 +304,25 @@ def _read_text(path: Path) -> str:
     text = decode_text(data)
     if isinstance(text, str):
         return text
-    raise InputError(_foreign(path, text))
+    raise _foreign(path, text)
 
 
-def _absent(path: Path) -> Iterator[Problem]:
+def _absent(path: Path) -> InputError:
+    hint = f"give another file; {REMEDY}"
     if path.exists():
-        yield Problem(f"prompt file {path} is not a file", f"give another file; {REMEDY}")
-    elif " " in path.name:
-        yield Problem(
-            f"prompt file {path} does not exist",
-            f"is it the prompt itself? --prompt {shlex.quote(shown(path))}",
-        )
-    else:
-        yield Problem(f"prompt file {path} does not exist", f"give another file; {REMEDY}")
+        return InputError(f"prompt file {path} is not a file", hint=hint)
+    if " " in path.name:
+        hint = f"is it the prompt itself? --prompt {shlex.quote(shown(path))}"
+    return InputError(f"prompt file {path} does not exist", hint=hint)
 
 
-def _foreign(path: Path, text: ForeignText) -> Iterator[Problem]:
-    message = text.explain(f"prompt file {path}")
+def _foreign(path: Path, text: ForeignText) -> InputError:
+    hint = "save it as UTF-8 text"
     if text.readings:
         command, target = text.conversion(path)
         quoted = shlex.quote(f"--prompt-file {shlex.quote(shown(target))}")
-        yield Problem(message, f"{command} && echo now give {quoted}")
-    else:
-        yield Problem(message, "save it as UTF-8 text")
+        hint = f"{command} && echo now give {quoted}"
+    return InputError(text.explain(f"prompt file {path}"), hint=hint)
 
 
 def _of_document(path: Path, document: Any) -> Iterator[_Entry]:
@@ -386,7 +370,7 @@ def _is_json(text: str) -> bool:
         return False
 
 
-def _of_text(text: str) -> Mapping[str, Any] | Problem:
+def _of_text(text: str) -> _Content:
     """Take a line as a prompt, unless it was meant for another reader."""
     fault = meant_elsewhere(text)
     if fault is None:
@@ -396,7 +380,7 @@ def _of_text(text: str) -> Mapping[str, Any] | Problem:
     return Problem(fault, f"leave it out, or write its values as JSON in a .jsonl file: {EXAMPLE}")
 
 
-def _of_json(text: str) -> Mapping[str, Any] | Problem:
+def _of_json(text: str) -> _Content:
     """Return a line of JSON as an object."""
     try:
         return _of_value(_loads(text))
@@ -411,7 +395,7 @@ def _of_json(text: str) -> Mapping[str, Any] | Problem:
     return Problem(message, f"write a line like {EXAMPLE}")
 
 
-def _of_value(value: Any) -> Mapping[str, Any] | Problem:
+def _of_value(value: Any) -> _Content:
     if isinstance(value, str):
         return {"prompt": value}
     if isinstance(value, Mapping):
@@ -450,10 +434,9 @@ def teaching_prompts(count: int, *, world: bool) -> tuple[str, ...]:
 
 
 def judging_prompts(count: int, *, world: bool) -> tuple[str, ...]:
-    """Return the first `count` prompts to judge by, none of them among those to teach with.
+    """Return the first `count` prompts to judge by, none of them to teach with; raises likewise.
 
-    `world`: captions of scenes that the small model has never seen. Raises SettingsError for less
-    than one, or more than there are.
+    `world`: captions of scenes that the small model has never seen.
     """
     return _first_shipped(count, "judging", world=world, purpose="judge by")
 

@@ -90,17 +90,15 @@ def resolve_sample_settings(
         "height": fitting[1],
         "reference_side": side,
     }
-    of_pair = dict(trained or {})
-    if aspect is not None:
-        of_pair = {name: of_pair[name] for name in of_pair if name not in ("width", "height")}
+    unused = () if aspect is None else ("width", "height")
+    of_pair = {name: value for name, value in (trained or {}).items() if name not in unused}
     given = {name: value for name, value in asked.items() if value is not None}
     settings = SampleSettings.checked(names, **{**usual, **of_pair, **given})
 
     def named(field: str) -> str:
         return names.get(field, SampleSettings.flag(field))
 
-    problems = [*_misfits(settings, family, named), *_idle_guidance(settings, family, named)]
-    if problems:
+    if problems := [*_misfits(settings, family, named), *_idle_guidance(settings, family, named)]:
         raise SettingsError(problems)
     return settings
 

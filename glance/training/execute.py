@@ -18,7 +18,7 @@ from typing import Any, Final
 from glance.core.errors import GlanceError, LoraError, RunError
 from glance.core.events import Event, EventSink, Noted, PhaseSkipped, StepDone, Warned
 from glance.core.files import state_folder
-from glance.core.hub import fetch_telling
+from glance.core.hub import fetch_model
 from glance.core.phase import Phase
 from glance.models.checkpoint import read_checkpoint
 from glance.models.lora.file import hash_data, hash_file, read_header
@@ -26,7 +26,7 @@ from glance.runs.folder import RunFolder, writing
 from glance.runs.lock import locked
 from glance.runs.losses import Course, describe_course, last_loss, read_course
 from glance.runs.manifest import Manifest, PhaseRecord, PhaseState, iterate_runs, load_manifest
-from glance.sampling.pipeline.quiet import hush
+from glance.sampling.pipeline import hush
 from glance.training.checkpoints import Sealer
 from glance.training.folder import check_run, prepare_run, tidy_run
 from glance.training.plan import TrainingPlan
@@ -99,7 +99,7 @@ def run_training(
         job = Job(plan.settings, plan.run, *where, recorded_bytes=recorded_bytes)
         for warning in require(job):
             on_event(Warned(warning.message, warning.hint))
-        fetched = [fetch_telling(model, on_event) for model in models]
+        fetched = [fetch_model(model, on_event) for model in models]
         is_complete = all(fetched)
     sealer, program = Sealer(state_folder()), find_program(plan.launcher)
     with locked(plan.run, lambda text: on_event(Noted(text))) as lock:

@@ -25,7 +25,7 @@ from benchmarks.evidence.workshop import Workshop
 from glance.models.families import find_family
 from glance.runs.folder import RunFolder
 from glance.sampling.pipeline.glance_pipeline import GlancePipeline
-from glance.sampling.pipeline.record import as_grid, record_paths
+from glance.sampling.pipeline.trajectory import as_grid, record_paths
 from glance.sampling.settings import resolve_sample_settings
 
 PROMPT, SEED = "a hill by the sea", 3

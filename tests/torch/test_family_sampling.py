@@ -174,8 +174,11 @@ class SlowLoraAlways(ResidentLoras):
 @torch.inference_mode()
 def generate_uninterrupted(sampler: Any, settings: Any) -> Image.Image:
     """One call of diffusers' pipeline along all ten sigmas."""
-    from glance.sampling.pipeline.sample import open_reference, shown_at_its_area
-    from glance.sampling.pipeline.scheduler import VerbatimEulerScheduler
+    from glance.sampling.pipeline.sample import (
+        VerbatimEulerScheduler,
+        open_reference,
+        shown_at_its_area,
+    )
 
     pipeline, reference = sampler.pipeline, open_reference(settings)
     pipeline.scheduler = VerbatimEulerScheduler.ending_at(0.0, like=pipeline.scheduler)

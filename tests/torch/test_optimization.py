@@ -16,8 +16,7 @@ from glance.models.base import BaseModel
 from glance.models.families import find_family
 from glance.sampling.pipeline.glance_pipeline import GlancePipeline
 from glance.sampling.pipeline.load import Fit, load_pipeline
-from glance.sampling.pipeline.record import Trajectory, VelocityField
-from glance.sampling.pipeline.stepsizes import distance, find_way, walk
+from glance.sampling.pipeline.trajectory import Trajectory, VelocityField, distance, find_way, walk
 from glance.sampling.settings import resolve_sample_settings
 
 SLOW, FAST = (Phase.SLOW,), (Phase.FAST,)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
-from glance.sampling.pipeline.scheduler import VerbatimEulerScheduler
+from glance.sampling.pipeline.sample import VerbatimEulerScheduler
 
 FLUX = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0)
 SD3 = FlowMatchEulerDiscreteScheduler(shift=3.0)

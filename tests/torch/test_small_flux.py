@@ -22,7 +22,7 @@ def folder() -> Path:
 
 @pytest.fixture(scope="module")
 def pipeline(folder: Path) -> Any:
-    from glance.sampling.pipeline.quiet import hush
+    from glance.sampling.pipeline import hush
 
     hush()
     from diffusers import FluxPipeline

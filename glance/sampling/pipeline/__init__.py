@@ -1,4 +1,51 @@
-"""The island of torch and diffusers: the only package that imports them.
+"""The island of torch and diffusers: the only package that imports them at the top of its modules.
 
-Import it inside the function that needs it, so that commands which load no model start at once.
+Import these inside the function that needs them, so that commands which load no model start at
+once; after `hush`, and within `importing`.
 """
+
+import gc
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def hush() -> None:
+    """Silence the libraries' notes, warnings and progress bars; errors still come through.
+
+    Call it before they are imported: some of the notes are about their own import.
+    """
+    warnings.filterwarnings("ignore", module=r"(torch|transformers|diffusers|peft|typing_ext).*")
+    libraries = ("torch", "torch.utils._pytree", "torchao", "diffusers", "transformers", "peft")
+    for name in libraries:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with importing():
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Let no garbage collection interrupt the block, which imports; blocks may nest.
+
+    What samples is a million objects when imported, hardly any of it garbage, and to go through
+    them again and again takes a sixth of the time. What the block imported stays out of later
+    collections too: otherwise the next one would take back what was saved.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    known = len(sys.modules)
+    gc.disable()
+    try:
+        yield
+    finally:
+        if len(sys.modules) > known:
+            gc.freeze()
+        gc.enable()

@@ -97,11 +97,12 @@ class SwappedLoras(Loras):
         if self._active == (phase, scale):
             return
         lora = self._prepared[phase]
+        state = {
+            key: tensor * scale if ".lora_B." in key and scale != 1 else tensor
+            for key, tensor in lora.state.items()
+        }
         pipeline.transformer.load_lora_adapter(
-            {
-                key: tensor * scale if ".lora_B." in key and scale != 1 else tensor
-                for key, tensor in lora.state.items()
-            },
+            state,
             prefix=PREFIX.removesuffix("."),
             adapter_name=_SWAPPED,
             metadata=dict(lora.metadata),
@@ -148,22 +149,20 @@ def level(prepared: Mapping[Phase, PreparedLora]) -> dict[Phase, PreparedLora]:
     rank = max(lora.rank for lora in prepared.values())
     models = {key: tensor for lora in prepared.values() for key, tensor in lora.state.items()}
     layers = {key.removeprefix(PREFIX).rsplit(".lora_", 1)[0] for key in models}
+    config = adapter_config(dict.fromkeys(sorted(layers), rank))
     return {
         phase: PreparedLora(
-            {key: _padded(lora.state.get(key), models[key], rank, key) for key in models},
-            adapter_config(dict.fromkeys(sorted(layers), rank)),
-            rank,
+            {key: _padded(lora, models[key], rank, key) for key in models}, config, rank
         )
         for phase, lora in prepared.items()
     }
 
 
-def _padded(tensor: torch.Tensor | None, model: torch.Tensor, rank: int, key: str) -> torch.Tensor:
-    """Return A, (rank, in), or B, (out, rank), with zeros where `tensor` has nothing."""
-    is_down = ".lora_A." in key
-    shape = (rank, model.shape[1]) if is_down else (model.shape[0], rank)
+def _padded(lora: PreparedLora, model: torch.Tensor, rank: int, key: str) -> torch.Tensor:
+    """Return A, (rank, in), or B, (out, rank), with zeros where the LoRA has nothing."""
+    shape = (rank, model.shape[1]) if ".lora_A." in key else (model.shape[0], rank)
     whole = torch.zeros(shape, dtype=model.dtype)
-    if tensor is not None:
+    if (tensor := lora.state.get(key)) is not None:
         whole[: tensor.shape[0], : tensor.shape[1]] = tensor
     return whole
 
@@ -322,24 +321,6 @@ _NORM_OUT: Final = "norm_out.linear"
 _COMPLAINTS: Final = (ValueError, LookupError, AssertionError, RuntimeError, AttributeError)
 
 
-@dataclass(frozen=True, slots=True)
-class Spelling:
-    """How a converter expects to see a pair: what it calls the layer, and what stands around it."""
-
-    down: str
-    up: str
-    rename: Callable[[str], str] = str
-
-    def spell(self, pairs: Pairs) -> dict[str, torch.Tensor]:
-        """Return the pairs as a file of this spelling holds them."""
-        state: dict[str, torch.Tensor] = {}
-        for layer, pair in pairs.items():
-            name = self.rename(layer)
-            state[self.down.format(name)] = pair.down
-            state[self.up.format(name)] = pair.up
-        return state
-
-
 _WORDS: Final = re.compile(
     r"double_stream_modulation_(?:img|txt)|single_stream_modulation|(?:double|single)_blocks"
     r"|(?:img|txt)_(?:attn|mlp|mod|in)|(?:time|vector|guidance)_in|(?:in|out)_layer"
@@ -348,21 +329,17 @@ _WORDS: Final = re.compile(
 """The words of FLUX's original names, some of which hold an underscore themselves."""
 
 
-def with_dots(layer: str) -> str:
-    """Return a layer of FLUX's original layout with its dots, which kohya writes as underscores.
-
-    diffusers' converter of kohya's FLUX.2 LoRAs knows fewer layers than that of the dotted names.
-    """
-    return ".".join(_WORDS.findall(layer))
-
-
 _COMFYUI: Final = ("diffusion_model.{}.lora_A.weight", "diffusion_model.{}.lora_B.weight")
 _KOHYA: Final = ("lora_unet_{}.lora_down.weight", "lora_unet_{}.lora_up.weight")
-_SPELLINGS: Final = (
-    Spelling(*_COMFYUI),
-    Spelling(*_KOHYA, rename=lambda layer: layer.replace(".", "_")),
-    Spelling(*_COMFYUI, rename=with_dots),
+type Spelling = tuple[tuple[str, str], Callable[[str], str]]
+_SPELLINGS: Final[tuple[Spelling, ...]] = (
+    (_COMFYUI, str),
+    (_KOHYA, lambda layer: layer.replace(".", "_")),
+    # the dots that kohya writes as underscores: diffusers' converter of kohya's FLUX.2 LoRAs knows
+    # fewer layers than that of the dotted names
+    (_COMFYUI, lambda layer: ".".join(_WORDS.findall(layer))),
 )
+"""How converters expect to see a pair: what stands around the layer, and what they call it."""
 
 
 def convert(
@@ -386,18 +363,16 @@ def convert(
 
 
 def _try(
-    pipeline_class: Any,
-    pairs: Pairs,
-    spelling: Spelling,
-    layers: Mapping[str, tuple[int, int]],
+    pipeline_class: Any, pairs: Pairs, spelling: Spelling, layers: Mapping[str, tuple[int, int]]
 ) -> dict[str, Pairs]:
     """Convert markers, then the pairs themselves; return those of which every row arrived."""
     markers = {source: _marker(pair, number) for number, (source, pair) in enumerate(pairs.items())}
     try:
-        origins = _origins(_run(pipeline_class, spelling.spell(markers)), list(pairs), layers)
+        origins = _origins(_run(pipeline_class, markers, spelling), list(pairs), layers)
         if not origins:
             return {}
-        real = _run(pipeline_class, spelling.spell({at: _exact(pairs[at]) for at in pairs}))
+        exact = {source: _exact(pair) for source, pair in pairs.items()}
+        real = _run(pipeline_class, exact, spelling)
     except _COMPLAINTS:
         return {}
     rows: Counter[str] = Counter()
@@ -405,8 +380,7 @@ def _try(
     for layer in origins.keys() & real.keys():
         source = origins[layer]
         rows[source] += len(real[layer].up)
-        own = _swapped(real[layer], pairs[source]) if layer == _NORM_OUT else real[layer]
-        found.setdefault(source, {})[layer] = _as(own, pairs[source])
+        found.setdefault(source, {})[layer] = _own(layer, real[layer], pairs[source])
     return {source: own for source, own in found.items() if rows[source] == len(pairs[source].up)}
 
 
@@ -422,12 +396,15 @@ def _origins(
     return origins
 
 
-def _run(pipeline_class: Any, state: dict[str, torch.Tensor]) -> Pairs:
-    converted = pipeline_class.lora_state_dict(state)
-    return {
-        pair.layer: Pair(converted[pair.down], converted[pair.up])
-        for pair in sort_keys(converted).pairs
-    }
+def _run(pipeline_class: Any, pairs: Pairs, spelling: Spelling) -> Pairs:
+    """Return what diffusers makes of a file that holds the pairs in this spelling."""
+    (down, up), rename = spelling
+    state: dict[str, torch.Tensor] = {}
+    for layer, pair in pairs.items():
+        name = rename(layer)
+        state |= {down.format(name): pair.down, up.format(name): pair.up}
+    made = pipeline_class.lora_state_dict(state)
+    return {one.layer: Pair(made[one.down], made[one.up]) for one in sort_keys(made).pairs}
 
 
 def _marker(pair: Pair, number: int) -> Pair:
@@ -444,23 +421,16 @@ def _exact(pair: Pair) -> Pair:
     return Pair(pair.down.float(), pair.up.float())
 
 
-def _swapped(converted: Pair, source: Pair) -> Pair:
-    """Return the last modulation as (scale, shift), which the original layouts have the other way.
-
-    diffusers' converter of FLUX.1's LoRAs swaps them, that of FLUX.2's does not, although the one
-    of the model does: `convert_flux2_transformer_checkpoint_to_diffusers`.
-    """
-    if not torch.equal(converted.up.to(source.up.dtype), source.up):
-        return converted
-    return Pair(converted.down, converted.up.roll(len(converted.up) // 2, 0))
-
-
-def _as(converted: Pair, source: Pair) -> Pair:
+def _own(layer: str, converted: Pair, source: Pair) -> Pair:
     """Return it in the file's types, in memory of its own.
 
     q, k and v come with one A in common, over which another LoRA could not be swapped in.
     """
-    return Pair(
-        converted.down.to(source.down.dtype, copy=True).contiguous(),
-        converted.up.to(source.up.dtype, copy=True).contiguous(),
-    )
+    down = converted.down.to(source.down.dtype, copy=True).contiguous()
+    up = converted.up.to(source.up.dtype, copy=True).contiguous()
+    if layer == _NORM_OUT and torch.equal(up, source.up):
+        # (scale, shift), which the original layouts have the other way: diffusers' converter of
+        # FLUX.1's LoRAs swaps them, that of FLUX.2's does not, although the one of the model does:
+        # `convert_flux2_transformer_checkpoint_to_diffusers`
+        up = up.roll(len(up) // 2, 0)
+    return Pair(down, up)

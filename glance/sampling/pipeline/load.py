@@ -1,6 +1,7 @@
 """Load the base model once, with its LoRAs, and fit it to the machine."""
 
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,26 +157,22 @@ def load_transformer(checkpoint: Checkpoint, base: str, dtype: torch.dtype | Non
     Without `dtype` it keeps the file's own; fp8, which nothing computes in, becomes bfloat16.
     Raises ModelNotFound when the file does not fit the base.
     """
-    path = checkpoint.path
+    path, hint = checkpoint.path, "say with --pipeline which whole model it was made of"
     try:
         _, class_name = diffusers.DiffusionPipeline.load_config(base)["transformer"]
         tensors = _read(checkpoint)
         transformer = getattr(diffusers, class_name).from_single_file(
-            tensors,
-            config=base,
-            subfolder="transformer",
-            torch_dtype=dtype or _dtype_of(tensors),
+            tensors, config=base, subfolder="transformer", torch_dtype=dtype or _dtype_of(tensors)
         )
     except (OSError, ValueError, RuntimeError, LookupError, NotImplementedError) as exc:
         raise ModelNotFound(
-            f"model {path} does not fit {base}: {str(exc).strip().splitlines()[0]}",
-            hint="say with --pipeline which whole model it was made of",
+            f"model {path} does not fit {base}: {str(exc).strip().splitlines()[0]}", hint=hint
         ) from exc
     missing = [name for name, tensor in transformer.state_dict().items() if tensor.is_meta]
     if missing:
         raise ModelNotFound(
             f"model {path} lacks {len(missing)} tensors that {base} has, {missing[0]} among them",
-            hint="say with --pipeline which whole model it was made of",
+            hint=hint,
         )
     return transformer
 
@@ -212,7 +209,7 @@ def _read(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 def _dtype_of(tensors: dict[str, torch.Tensor]) -> torch.dtype:
     """Return what most numbers are in."""
-    counts: dict[torch.dtype, int] = {}
+    counts: Counter[torch.dtype] = Counter()
     for tensor in tensors.values():
-        counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.numel()
-    return max(counts, key=lambda dtype: counts[dtype])
+        counts[tensor.dtype] += tensor.numel()
+    return counts.most_common(1)[0][0]

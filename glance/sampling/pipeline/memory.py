@@ -35,11 +35,9 @@ def large_parts(family: Family) -> tuple[str, ...]:
 
     They are the transformer and large text encoders. Small ones and the VAE would save nothing.
     """
-    encoders = {
-        "text_encoder" if number == 1 else f"text_encoder_{number}": size
-        for number, size in enumerate(family.size.text_encoders, start=1)
-    }
-    return ("transformer", *(name for name, size in encoders.items() if size >= _LARGE))
+    sizes = enumerate(family.size.text_encoders, start=1)
+    large = (number for number, size in sizes if size >= _LARGE)
+    return ("transformer", *(f"text_encoder_{one}".removesuffix("_1") for one in large))
 
 
 def part_config(part: str, quantize: Quantize, dtype: torch.dtype) -> Any | None:
@@ -83,7 +81,9 @@ def quantize_loaded(transformer: torch.nn.Module, quantize: Quantize) -> None:
     if quantize is Quantize.BIT4:
         raise ValueError("4 bits of a single file: check_memory was not asked")
     if quantize is Quantize.BIT8:
-        _torchao().quantize_(transformer, _int8())
+        from torchao.quantization import quantize_  # type: ignore[import-untyped]
+
+        quantize_(transformer, _int8())
 
 
 def apply_fp8(pipeline: Any, dtype: torch.dtype) -> None:
@@ -99,15 +99,11 @@ def apply_fp8(pipeline: Any, dtype: torch.dtype) -> None:
 
 
 def _int8() -> Any:
+    from torchao.quantization import Int8WeightOnlyConfig
+
     # Version 1 is deprecated, and cannot be pinned for group offload (huggingface/diffusers#14112).
     # Inductor's settings are for torch.compile.
-    return _torchao().Int8WeightOnlyConfig(version=2, set_inductor_config=False)
-
-
-def _torchao() -> Any:
-    import torchao.quantization  # type: ignore[import-untyped]
-
-    return torchao.quantization
+    return Int8WeightOnlyConfig(version=2, set_inductor_config=False)
 
 
 # --- placing -------------------------------------------------------------------------------------
@@ -180,14 +176,10 @@ def _choose(pipeline: Any, device: Device, pixels: int, *, swaps_loras: bool) ->
     parts, sizes = _parts(pipeline), part_sizes(pipeline)
     free, _ = torch.cuda.mem_get_info()
     # bitsandbytes quantizes on the GPU: its parts are there already
-    there = sum(
-        size for name, size in sizes.items() if next(parts[name].parameters()).device.type == "cuda"
-    )
-    chosen = choose_memory(
-        sizes,
-        free=free + there,
-        activations=activation_bytes(pixels, number_bytes=pipeline.vae.dtype.itemsize),
-    )
+    at = {name: next(part.parameters()).device.type for name, part in parts.items()}
+    free += sum(size for name, size in sizes.items() if at[name] == "cuda")
+    activations = activation_bytes(pixels, number_bytes=pipeline.vae.dtype.itemsize)
+    chosen = choose_memory(sizes, free=free, activations=activations)
     has_4bit = any(getattr(part, "is_loaded_in_4bit", False) for part in parts.values())
     return Memory.OFFLOAD if chosen is Memory.GROUP and (has_4bit or swaps_loras) else chosen
 

@@ -16,10 +16,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import batched
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -37,14 +39,13 @@ from glance.sampling.pipeline.memory import (
     is_lack_of_memory,
     staying_placed,
 )
-from glance.sampling.pipeline.scheduler import VerbatimEulerScheduler
+from glance.sampling.provenance import KEY, TENSOR, Record
 from glance.sampling.settings import SampleSettings
 from glance.schedule.lists import Schedule
 
 # So many prompts are encoded before the first image of them is begun: where memory is short the
 # text encoders come to the device once for all of them, and their embeddings take little room.
 _ROUND: Final = 32
-_LATENTS: Final = "latents"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +79,12 @@ class Reference:
     area: int
 
 
+type Images = Sequence[SampleSettings]
 type Call = Mapping[str, Any]
 """What the pipeline is called with: encoded prompts, size, the image to edit."""
 type Encoded = Mapping[str, Any]
 """One image's prompt, and the negative one if it is used, as arguments of the pipeline."""
-type BatchSampler[T] = Callable[[Sequence[SampleSettings], Call, Reference | None], T]
+type BatchSampler[T] = Callable[[Images, Call, Reference | None], T]
 
 
 @dataclass(slots=True)
@@ -96,7 +98,7 @@ class TwoPhase:
 
     def sample_each(
         self,
-        images: Sequence[SampleSettings],
+        images: Images,
         on_event: EventSink = lambda _: None,
         *,
         batch_size: int = 1,
@@ -118,9 +120,7 @@ class TwoPhase:
         each = sum(steps.values())
         finished = 0
 
-        def sample(
-            settings: Sequence[SampleSettings], call: Call, reference: Reference | None
-        ) -> Batch:
+        def sample(settings: Images, call: Call, reference: Reference | None) -> Batch:
             def on_step(phase: Phase, step: int) -> None:
                 before = steps[Phase.SLOW] if phase is Phase.FAST else 0
                 done = finished + len(settings) * (before + step)
@@ -138,9 +138,7 @@ class TwoPhase:
         (batch,) = self.sample_each([settings])
         return batch
 
-    def sample_base(
-        self, images: Sequence[SampleSettings], *, steps: int, batch_size: int = 1
-    ) -> Iterator[Batch]:
+    def sample_base(self, images: Images, *, steps: int, batch_size: int = 1) -> Iterator[Batch]:
         """Sample with the base model alone, as diffusers does it: its own schedule of `steps`.
 
         The same seed starts from the same noise as two phases do; the slow phase's guidance is
@@ -148,9 +146,7 @@ class TwoPhase:
         raised.
         """
 
-        def sample(
-            settings: Sequence[SampleSettings], call: Call, reference: Reference | None
-        ) -> Batch:
+        def sample(settings: Images, call: Call, reference: Reference | None) -> Batch:
             began = now()
             with self.sampling(reference):
                 self.loras.leave(self.pipeline)
@@ -165,7 +161,7 @@ class TwoPhase:
             yield Batch(batch.images, {}, {"encode": encoding, **batch.seconds})
 
     def each_batch[T](
-        self, images: Sequence[SampleSettings], sample: BatchSampler[T], *, limit: int
+        self, images: Images, sample: BatchSampler[T], *, limit: int
     ) -> Iterator[tuple[T, float]]:
         """Yield what `sample` makes of each batch, and the seconds that encoding took before it.
 
@@ -173,16 +169,14 @@ class TwoPhase:
         not suffice for is halved, and so are those after it.
         """
         limit = 1 if self.family.edits else limit
-        for some in portions(images, _ROUND):
+        for some in batched(images, _ROUND):
             began = now()
-            with self.sampling(), explaining_lack_of_memory("the text encoders"):
-                encoded = self._encode(some)
+            waiting = deque(gather(some, self._encode(some), limit))
             seconds = now() - began
-            waiting = deque(gather(some, encoded, limit))
             while waiting:
                 batch = waiting.popleft()
                 if len(batch) > limit:
-                    waiting.extendleft(reversed(list(portions(batch, limit))))
+                    waiting.extendleft(reversed(list(batched(batch, limit))))
                     continue
                 one = batch[0][0]
                 size = f"{one.width}x{one.height} pixels"
@@ -190,8 +184,8 @@ class TwoPhase:
                 try:
                     with explaining_lack_of_memory(size) if len(batch) == 1 else nullcontext():
                         reference = open_reference(one)
-                        settings = [each for each, _ in batch]
-                        done = sample(settings, self._call(batch, reference), reference)
+                        call = self._call(batch, reference)
+                        done = sample([each for each, _ in batch], call, reference)
                 except RuntimeError as exc:
                     if not is_lack_of_memory(exc):
                         raise
@@ -203,15 +197,12 @@ class TwoPhase:
                 yield done, seconds
                 seconds = 0.0
 
-    def prepare(
-        self, images: Sequence[SampleSettings], *, batch_size: int
-    ) -> list[tuple[Sequence[SampleSettings], Call]]:
+    def prepare(self, images: Images, *, batch_size: int) -> list[tuple[Images, Call]]:
         """Encode the prompts; return each batch with what the pipeline is called with for it.
 
         Guidance, noise and sigmas are left. `batch_size` is 1 for families that edit.
         """
-        with self.sampling(), explaining_lack_of_memory("the text encoders"):
-            batches = list(gather(images, self._encode(images), batch_size))
+        batches = gather(images, self._encode(images), batch_size)
         return [
             ([one for one, _ in batch], self._call(batch, open_reference(batch[0][0])))
             for batch in batches
@@ -237,7 +228,7 @@ class TwoPhase:
 
     def _sample(
         self,
-        settings: Sequence[SampleSettings],
+        settings: Images,
         call: Call,
         reference: Reference | None,
         on_step: Callable[[Phase, int], None],
@@ -288,33 +279,25 @@ class TwoPhase:
             self.loras.use(self.pipeline, phase, scale=settings.scale(phase))
         else:
             self.loras.leave(self.pipeline)
-        schedule = self.schedule.phase(phase)
-        scheduler = VerbatimEulerScheduler.ending_at(
-            schedule.end_sigma, like=self.pipeline.scheduler
-        )
+        part, own = self.schedule.phase(phase), self.pipeline.scheduler
+        self.pipeline.scheduler = scheduler = VerbatimEulerScheduler.ending_at(part.end_sigma, own)
         scheduler.keeps_estimate = shows_estimate
-        self.pipeline.scheduler = scheduler
-        steps = {"sigmas": list(schedule.sigmas), "num_inference_steps": len(schedule.sigmas)}
-        return _call_pipeline(
-            self.pipeline,
-            {**call, **self.guided(settings, phase), **steps},
-            lambda step: on_step(phase, step),
-        )
+        steps = {"sigmas": list(part.sigmas), "num_inference_steps": len(part.sigmas)}
+        whole = {**call, **self.guided(settings, phase), **steps}
+        return _call_pipeline(self.pipeline, whole, lambda step: on_step(phase, step))
 
-    def _encode(self, images: Sequence[SampleSettings]) -> list[Encoded]:
+    def _encode(self, images: Images) -> list[Encoded]:
         """Encode each distinct prompt once; what decides an encoding is its key."""
         known: dict[Any, Encoded] = {}
-        keys = [
-            (
-                *(one.prompt, one.negative_prompt, one.reference),
-                *(one.slow_guidance, one.fast_guidance, one.true_cfg),
-            )
-            for one in images
-        ]
-        for one, key in zip(images, keys, strict=True):
-            if key not in known:
-                known[key] = encode(self.pipeline, self.family, one)
-        return [known[key] for key in keys]
+        found = []
+        with self.sampling(), explaining_lack_of_memory("the text encoders"):
+            for one in images:
+                texts = (one.prompt, one.negative_prompt, one.reference)
+                key = (*texts, one.slow_guidance, one.fast_guidance, one.true_cfg)
+                if key not in known:
+                    known[key] = encode(self.pipeline, self.family, one)
+                found.append(known[key])
+        return found
 
     def _call(self, batch: "_Gathered", reference: Reference | None) -> Call:
         """Return what both phases are given."""
@@ -332,9 +315,8 @@ class TwoPhase:
 def family_of(pipeline: Any) -> Family:
     """Return the family of a loaded diffusers pipeline; raise SettingsError if there is none."""
     found = families_of_pipeline(type(pipeline).__name__)
-    return next(
-        (row for row in found if row.has_transformer(pipeline.transformer.config)), found[0]
-    )
+    config = pipeline.transformer.config
+    return next((row for row in found if row.has_transformer(config)), found[0])
 
 
 # --- batches -------------------------------------------------------------------------------------
@@ -342,9 +324,7 @@ def family_of(pipeline: Any) -> Family:
 type _Gathered = Sequence[tuple[SampleSettings, Encoded]]
 
 
-def gather(
-    images: Sequence[SampleSettings], encoded: Sequence[Encoded], limit: int
-) -> Iterator[_Gathered]:
+def gather(images: Images, encoded: Sequence[Encoded], limit: int) -> Iterator[_Gathered]:
     """Yield all images in their order, at most `limit` that can share a batch at a time.
 
     Neighbours can that differ in nothing but prompt and noise.
@@ -368,18 +348,72 @@ def _likeness(settings: SampleSettings, encoded: Encoded) -> tuple[Any, ...]:
     return (*alike.values(), *shapes)
 
 
-def portions[T](items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Yield `items` in their order, `size` at a time; the last ones may be fewer."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-def noise_of(settings: Sequence[SampleSettings]) -> dict[str, Any]:
+def noise_of(settings: Images) -> dict[str, Any]:
     """Return a generator an image, as an argument of the pipeline."""
     return {"generator": [torch.Generator("cpu").manual_seed(one.seed) for one in settings]}
 
 
 # --- one call of the pipeline --------------------------------------------------------------------
+
+
+class VerbatimEulerScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]  # untyped
+    """Euler along exactly the sigmas it is given, down to a given end.
+
+    diffusers' own appends a terminal 0 to any list, shifts given sigmas once more (FLUX by the
+    image's size, SD3 by 3) and stretches Qwen-Image's to end at 0.02. For a schedule that was
+    trained on, each of these is wrong: the model would see noise levels it was not trained for.
+
+    One instance serves one phase: `end_sigma` is where it leaves the latents, the next phase's
+    first sigma, or 0 for the finished image. Each step is x + (next sigma - sigma) * velocity.
+    """
+
+    keeps_estimate = False
+    """Whether `step` also reckons the model's estimate of the finished image."""
+    estimate: torch.Tensor
+    """Of the last step: x - sigma * velocity, float32, in the latents' shape."""
+    _end_sigma = 0.0
+
+    @classmethod
+    def ending_at(
+        cls, end_sigma: float, like: FlowMatchEulerDiscreteScheduler
+    ) -> "VerbatimEulerScheduler":
+        """Return a scheduler with the config of `like` that ends at `end_sigma` (0-1)."""
+        scheduler: VerbatimEulerScheduler = cls.from_config(like.config)
+        scheduler._end_sigma = float(end_sigma)
+        return scheduler
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,  # noqa: ARG002 - the names that pipelines look for
+        device: str | torch.device | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,  # noqa: ARG002
+        timesteps: Sequence[float] | None = None,
+    ) -> None:
+        """Take `sigmas` (0-1, strictly decreasing) as they are.
+
+        `mu` is what pipelines hand over for the shift; there is none. Raises ValueError without
+        sigmas, with timesteps, or when a value does not lie above the next.
+        """
+        if sigmas is None or timesteps is not None:
+            raise ValueError("this scheduler runs explicit sigmas: pass sigmas=[...] alone")
+        path = torch.tensor([*map(float, sigmas), self._end_sigma], dtype=torch.float32)
+        if not bool((path[:-1] > path[1:]).all()):
+            raise ValueError(f"sigmas must fall strictly to the end, got {path.tolist()}")
+        self.num_inference_steps = len(path) - 1
+        self.sigmas = path.to(device)
+        self.timesteps = self.sigmas[:-1] * self.config.num_train_timesteps
+        self._step_index: int | None = None
+        self._begin_index: int | None = None
+
+    def step(self, model_output: Any, timestep: Any, sample: Any, **options: Any) -> Any:
+        """Step as diffusers does; see `keeps_estimate`."""
+        stepped = super().step(model_output, timestep, sample, **options)
+        if self.keeps_estimate:
+            assert self._step_index is not None  # the step has counted itself
+            sigma = self.sigmas[self._step_index - 1]
+            self.estimate = sample.to(torch.float32) - sigma * model_output.to(torch.float32)
+        return stepped
 
 
 @dataclass(frozen=True, slots=True)
@@ -476,13 +510,14 @@ def _join(family: Family, encoded: Sequence[Encoded]) -> dict[str, Any]:
     """Return the arguments for all images of a batch, in their order; shapes are equal."""
     if len(encoded) == 1:
         return dict(encoded[0])
-
-    def put_together(name: str, values: list[Any]) -> Any:
+    joined: dict[str, Any] = {}
+    for name in encoded[0]:
+        values = [one[name] for one in encoded]
         if isinstance(values[0], list):  # one entry an image, each as long as its prompt
-            return [entry for value in values for entry in value]
-        return torch.cat(values, dim=family.text.batch_axes.get(name, 0))
-
-    return {name: put_together(name, [one[name] for one in encoded]) for name in encoded[0]}
+            joined[name] = [entry for value in values for entry in value]
+        else:
+            joined[name] = torch.cat(values, dim=family.text.batch_axes.get(name, 0))
+    return joined
 
 
 # --- the image that a family which edits begins with ---------------------------------------------
@@ -537,16 +572,17 @@ def shown_at_its_area(pipeline: Any, reference: Reference | None) -> Iterator[No
 # --- handed-over latents as a file: see provenance.read_handover for what it is ------------------
 
 
-def save_latents(latents: torch.Tensor, path: Path, metadata: Mapping[str, str]) -> None:
+def save_latents(latents: torch.Tensor, path: Path, record: Record) -> None:
     """Write the latents of one image, (1, ...), atomically; raises OSError."""
     with replacing(path) as temporary:
-        save_file({_LATENTS: latents.contiguous()}, temporary, metadata=dict(metadata))
+        metadata = {KEY: record.model_dump_json()}
+        save_file({TENSOR: latents.contiguous()}, temporary, metadata=metadata)
 
 
 def load_latents(path: Path) -> torch.Tensor:
     """Return the latents of one image, (1, ...), on the CPU; raises InputError."""
     try:
-        latents = load_file(path)[_LATENTS]
+        latents = load_file(path)[TENSOR]
     except (OSError, SafetensorError, KeyError) as exc:
         raise InputError(f"{path} can be read no more: {exc}") from exc
     if not bool(torch.isfinite(latents).all()):

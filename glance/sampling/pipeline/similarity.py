@@ -13,11 +13,11 @@ from torchmetrics.functional.image import (
 
 from glance.core.errors import SetupError
 
-PSNR_MOST: Final = 100.0  # dB: identical pictures have an infinite one, which has no mean
+_MOST: Final = 100.0  # dB: identical pictures have an infinite PSNR, which has no mean
 
 
 def measure_likeness(picture: Image.Image, reference: Image.Image) -> dict[str, float]:
-    """Return `psnr` (decibels, at most PSNR_MOST) and `ssim` (1: the same) of two pictures.
+    """Return `psnr` (decibels, at most 100) and `ssim` (1: the same) of two pictures.
 
     SSIM is Wang et al. 2004 ("Image quality assessment: from error visibility to structural
     similarity"), as they set it: a Gaussian window of 11 pixels, sigma 1.5.
@@ -25,7 +25,7 @@ def measure_likeness(picture: Image.Image, reference: Image.Image) -> dict[str, 
     one, other = _as_tensor(picture), _as_tensor(reference)
     psnr = peak_signal_noise_ratio(one, other, data_range=1.0)
     ssim = structural_similarity_index_measure(one, other, data_range=1.0)
-    return {"psnr": min(PSNR_MOST, float(psnr)), "ssim": float(ssim)}  # type: ignore[arg-type]
+    return {"psnr": min(_MOST, float(psnr)), "ssim": float(ssim)}  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from glance.training.simpletuner.runner import Runner
 
 if TYPE_CHECKING:
     from glance.sampling.pipeline.glance_pipeline import GlancePipeline
-    from glance.sampling.pipeline.record import Recorded
+    from glance.sampling.pipeline.trajectory import Recorded
 
 STATES: Final = "states"
 """The tensor of a recording: (N + 1, channels, height, width), float32."""
@@ -172,7 +172,7 @@ def _walk(
     on_event: EventSink,
 ) -> Iterator["Recorded"]:
     """Yield each path's recording, in their order."""
-    from glance.sampling.pipeline.record import record_paths
+    from glance.sampling.pipeline.trajectory import record_paths
 
     total, done = len(missing) * plan.teacher.steps, 0
     tell = with_time_left(on_event)

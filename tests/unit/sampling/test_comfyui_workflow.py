@@ -470,11 +470,7 @@ def test_only_2511_is_told_how_references_are_meant(name: str, methods: list[str
     ("name", "model", "file"),
     [
         ("flux", "black-forest-labs/FLUX.1-dev", "flux1-dev.safetensors"),
-        (
-            "flux",
-            "black-forest-labs/FLUX.1-Krea-dev",
-            "flux1-krea-dev_fp8_scaled.safetensors",
-        ),
+        ("flux", "black-forest-labs/FLUX.1-Krea-dev", "flux1-krea-dev_fp8_scaled.safetensors"),
         ("flux", "acme/tiny", "tiny.safetensors"),
         ("flux", "../../bases/mine", "mine.safetensors"),
         ("flux", "../..", "flux.safetensors"),

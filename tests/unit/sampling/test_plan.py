@@ -57,7 +57,7 @@ def test_timesteps_that_a_lora_was_not_trained_on_are_warned_of() -> None:
     assert found.fast_timesteps == (886.7053, 500, 20)
     assert notes == [
         "the fast LoRA runs at timesteps 886.705 500 20, "
-        "it was trained on 886.705 745.073 562.951 320.08 20",
+        "it was trained on 886.705 745.073 562.951 320.08 20"
     ]
 
 

@@ -343,10 +343,7 @@ def test_a_missing_file_and_a_folder_are_refused() -> None:
 
     assert [
         problem.message for name in ("no.txt", "folder") for problem in problems(Path(name))
-    ] == [
-        "prompt file no.txt does not exist",
-        "prompt file folder is not a file",
-    ]
+    ] == ["prompt file no.txt does not exist", "prompt file folder is not a file"]
 
 
 def test_a_file_that_may_not_be_reached_is_refused() -> None:
@@ -477,7 +474,7 @@ JUDGED = (
     "hippo",
 )
 STYLES = (
-    *("photo", "film still", "oil sampling", "watercolour", "pencil", "pixel art", "3D render"),
+    *("photo", "film still", "oil painting", "watercolour", "pencil", "pixel art", "3D render"),
     *("anime", "poster"),
 )
 kinds = pytest.mark.parametrize("world", [False, True], ids=["real", "world"])

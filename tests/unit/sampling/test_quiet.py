@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from glance.sampling.pipeline.quiet import importing
+from glance.sampling.pipeline import importing
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The base model's own path from noise to images: recorded for training, and as velocities.
+"""The base model's own path from noise to images: recorded for training, and followed in few steps.
 
 Both go through each family's own pipeline, so its habits (guidance, masks, signs, the form of its
 latents) are those of sampling.
@@ -15,8 +15,15 @@ from glance.core.errors import InferenceFailed
 from glance.core.phase import Phase
 from glance.models.families import Family, Latents
 from glance.sampling.pipeline.memory import explaining_lack_of_memory, staying_placed
-from glance.sampling.pipeline.sample import Call, Reference, TwoPhase, as_input, noise_of
-from glance.sampling.pipeline.scheduler import VerbatimEulerScheduler
+from glance.sampling.pipeline.sample import (
+    Call,
+    Images,
+    Reference,
+    TwoPhase,
+    VerbatimEulerScheduler,
+    as_input,
+    noise_of,
+)
 from glance.sampling.settings import SampleSettings
 
 _SAME: Final = 1e-6
@@ -36,7 +43,7 @@ class Recorded:
 
 def record_paths(
     sampler: TwoPhase,
-    images: Sequence[SampleSettings],
+    images: Images,
     *,
     teacher: Sequence[float],
     kept: Sequence[float],
@@ -56,25 +63,17 @@ def record_paths(
     pipeline, family = sampler.pipeline, sampler.family
     sampler.loras.leave(pipeline)
 
-    def record(
-        settings: Sequence[SampleSettings], call: Call, reference: Reference | None
-    ) -> list[Recorded]:
+    def record(settings: Images, call: Call, reference: Reference | None) -> list[Recorded]:
         one = settings[0]
         with sampler.sampling(reference), staying_placed(pipeline):
             recorder: PathRecorder = PathRecorder.ending_at(0.0, like=pipeline.scheduler)
             recorder.keep(kept, lambda: on_step(len(settings)))
             pipeline.scheduler = recorder
-            images = pipeline(
-                **call,
-                **sampler.guided(one, Phase.SLOW),
-                **noise_of(settings),
-                sigmas=list(teacher),
-                num_inference_steps=len(teacher),
-                output_type="pil",
-            ).images
-        states = torch.stack(
-            [as_grid(state, family, one.height, one.width) for state in recorder.states]
-        )
+            guided = {**call, **sampler.guided(one, Phase.SLOW), **noise_of(settings)}
+            steps = {"sigmas": list(teacher), "num_inference_steps": len(teacher)}
+            images = pipeline(**guided, **steps, output_type="pil").images
+        grids = [as_grid(state, family, one.height, one.width) for state in recorder.states]
+        states = torch.stack(grids)
         if not bool(torch.isfinite(states).all()):
             raise InferenceFailed(
                 "the model gave NaN or infinity instead of a picture", hint="use --device cpu"
@@ -128,13 +127,12 @@ def as_grid(latents: torch.Tensor, family: Family, height: int, width: int) -> t
         case Latents.GRID:
             return latents
         case Latents.TOKENS_FROM_GRID:
-            return latents.permute(0, 2, 1).reshape(len(latents), -1, height // 16, width // 16)
+            return as_input(latents, family, height=height, width=width)
         case Latents.TOKENS:
             rows, columns = height // 16, width // 16
             patches = latents.reshape(len(latents), rows, columns, -1, 2, 2)
-            return patches.permute(0, 3, 1, 4, 2, 5).reshape(
-                len(latents), -1, 2 * rows, 2 * columns
-            )
+            grid = patches.permute(0, 3, 1, 4, 2, 5)
+            return grid.reshape(len(latents), -1, 2 * rows, 2 * columns)
 
 
 # --- velocities ----------------------------------------------------------------------------------
@@ -156,7 +154,7 @@ class VelocityField:
     def __init__(
         self,
         sampler: TwoPhase,
-        images: Sequence[SampleSettings],
+        images: Images,
         *,
         batch_size: int,
         on_forward: Callable[[Phase], None],
@@ -169,10 +167,7 @@ class VelocityField:
 
     def follow(self, sigmas: Sequence[float]) -> Trajectory:
         """Sample along `sigmas` to 0, each image from its own noise, guided as the slow phase."""
-        runs = [
-            self._run(batch, Phase.SLOW, sigmas, 0.0, **noise_of(batch[0]))
-            for batch in self._batches
-        ]
+        runs = [self._run(one, Phase.SLOW, sigmas, **noise_of(one[0])) for one in self._batches]
         columns = zip(*(run.points for run in runs), strict=True)
         return Trajectory(tuple(sigmas), tuple(torch.cat(column) for column in columns))
 
@@ -183,48 +178,32 @@ class VelocityField:
         for batch, part in zip(self._batches, parts, strict=True):
             one = batch[0][0]
             start = as_input(part, self._sampler.family, height=one.height, width=one.width)
-            run = self._run(batch, phase, [sigma], 0.0, latents=start)
-            found.append(run.velocities[0])
+            found.append(self._run(batch, phase, [sigma], latents=start).velocities[0])
         return torch.cat(found)
 
     def _run(
-        self,
-        batch: tuple[Sequence[SampleSettings], Call],
-        phase: Phase,
-        sigmas: Sequence[float],
-        end: float,
-        **start: Any,
+        self, batch: tuple[Images, Call], phase: Phase, sigmas: Sequence[float], **start: Any
     ) -> "_Recorder":
         settings, call = batch
         pipeline = self._sampler.pipeline
-        with (
-            self._sampler.sampling(),
-            staying_placed(pipeline),
-            explaining_lack_of_memory(f"{len(settings)} prompts at once"),
-        ):
-            recorder: _Recorder = _Recorder.ending_at(end, like=pipeline.scheduler)
-            recorder.on_step = lambda: self._on_forward(phase)
+        doing = f"{len(settings)} prompts at once"
+        with self._sampler.sampling(), staying_placed(pipeline), explaining_lack_of_memory(doing):
+            recorder: _Recorder = _Recorder.ending_at(0.0, like=pipeline.scheduler)
+            recorder.keep(lambda: self._on_forward(phase))
             pipeline.scheduler = recorder
-            pipeline(
-                **call,
-                **self._sampler.guided(settings[0], phase),
-                **start,
-                sigmas=list(sigmas),
-                num_inference_steps=len(sigmas),
-                output_type="latent",
-            )
+            guided = {**call, **self._sampler.guided(settings[0], phase), **start}
+            steps = {"sigmas": list(sigmas), "num_inference_steps": len(sigmas)}
+            pipeline(**guided, **steps, output_type="latent")
         return recorder
 
 
 class _Recorder(VerbatimEulerScheduler):
     """Keeps what each step began from, what the model said there, and where the last one ended."""
 
-    on_step: Callable[[], None]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def keep(self, on_step: Callable[[], None]) -> None:
         self.points: list[torch.Tensor] = []
         self.velocities: list[torch.Tensor] = []
+        self._on_step = on_step
 
     def step(self, model_output: Any, timestep: Any, sample: Any, **options: Any) -> Any:
         if not self.points:
@@ -232,9 +211,93 @@ class _Recorder(VerbatimEulerScheduler):
         stepped = super().step(model_output, timestep, sample, **options)
         self.velocities.append(_kept(model_output))
         self.points.append(_kept(stepped[0]))
-        self.on_step()
+        self._on_step()
         return stepped
 
 
 def _kept(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().to("cpu", torch.float32, copy=True)
+
+
+# --- the few steps that end nearest to the base model's many, by dynamic programming -------------
+#
+# For each number of steps and each of the teacher's sigmas only the best way there is kept: the one
+# whose latents are nearest to the teacher's at that sigma. From each of them the base model itself
+# is asked for the next step, so errors that earlier steps made are carried on as they are in
+# sampling. Pei, Hu and Gu, "Optimal Stepsize for Diffusion Sampling" (arXiv 2503.21774). Watson et
+# al. (arXiv 2106.03802) and Chen et al. (arXiv 2405.11326) search likewise along fixed
+# trajectories, which is cheaper and knows nothing of what errors grow to.
+
+type Velocity = Callable[[torch.Tensor, float, Phase], torch.Tensor]
+"""What is asked for a step: see VelocityField.velocity."""
+type Allowed = Sequence[tuple[Phase, ...]]
+"""For each step the phases that it may belong to; a phase once left is not come back to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Steps from noise to some sigma of the teacher's, and what they leave."""
+
+    places: tuple[int, ...]
+    """Which of the teacher's sigmas are stepped from."""
+    phases: tuple[Phase, ...]
+    end: int
+    """Which one is reached; the number of them is 0, the picture."""
+    latents: torch.Tensor
+    error: float
+    """See `distance`: to the teacher's latents there."""
+
+
+def find_way(velocity: Velocity, teacher: Trajectory, allowed: Allowed) -> Way:
+    """Return the best way to the picture in `len(allowed)` steps."""
+    ways = {(Phase.SLOW, 0): Way((), (), 0, teacher.points[0], 0.0)}
+    for number, phases in enumerate(allowed):
+        found: dict[tuple[Phase, int], Way] = {}
+        left = len(allowed) - number - 1
+        for (before, _), way in ways.items():
+            for phase in phases:
+                if (before, phase) == (Phase.FAST, Phase.SLOW):
+                    continue
+                for one in _next_ways(velocity, teacher, way, phase, left):
+                    best = found.get((phase, one.end))
+                    if best is None or one.error < best.error:
+                        found[phase, one.end] = one
+        ways = found
+    return min(ways.values(), key=lambda way: way.error)
+
+
+def walk(
+    velocity: Velocity, teacher: Trajectory, sigmas: Sequence[float], split: int
+) -> torch.Tensor:
+    """Return the latents after stepping along `sigmas` to 0, the first `split` in the slow phase.
+
+    The steps start from the teacher's own noise.
+    """
+    latents = teacher.points[0]
+    for place, (sigma, end) in enumerate(zip(sigmas, (*sigmas[1:], 0.0), strict=True)):
+        phase = Phase.SLOW if place < split else Phase.FAST
+        latents = latents + (end - sigma) * velocity(latents, sigma, phase)
+    return latents
+
+
+def distances(latents: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Return the root mean square of each prompt's difference: (prompts,)."""
+    return (latents - others).flatten(1).square().mean(dim=1).sqrt()
+
+
+def distance(latents: torch.Tensor, others: torch.Tensor) -> float:
+    """Return the mean of the prompts' distances."""
+    return float(distances(latents, others).mean())
+
+
+def _next_ways(
+    velocity: Velocity, teacher: Trajectory, way: Way, phase: Phase, left: int
+) -> Iterator[Way]:
+    """Yield the way with one step more, to every sigma from which `left` steps can follow."""
+    sigmas = (*teacher.sigmas, 0.0)
+    last, sigma = len(teacher.sigmas), sigmas[way.end]
+    there = velocity(way.latents, sigma, phase)
+    for end in range(way.end + 1, last - left + 1) if left else (last,):
+        latents = way.latents + (sigmas[end] - sigma) * there
+        error = distance(latents, teacher.points[end])
+        yield Way((*way.places, way.end), (*way.phases, phase), end, latents, error)
