@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,8 +19,8 @@ from glance.core.phase import Phase
 from glance.core.plot import PLAIN, Terminal
 from glance.models.base import shown_model
 from glance.models.lora.examine import examine_lora
-from glance.models.lora.file import Header, hash_data, hash_file, read_header, unreadable
-from glance.models.lora.keys import PairKeys, Strength, read_strength, sort_keys
+from glance.models.lora.file import hash_data, hash_file, read_header, unreadable
+from glance.models.lora.keys import read_strength, sort_keys
 from glance.runs.folder import RunFolder
 from glance.runs.locate import locate_lora
 from glance.runs.lora import SPEC
@@ -77,7 +78,7 @@ def describe(path: Path, *, terminal: Terminal = PLAIN) -> Description:
         if RunFolder(path).manifest.exists():
             return describe_run(path, terminal=terminal)
         try:
-            return _describe_lora(_read_lora_file(locate_lora(str(path))))
+            return _describe_lora(_read_lora(locate_lora(str(path))))
         except LoraError as exc:
             (problem,) = exc.problems
             raise RunError(f"not a run folder: {problem.message}", hint=problem.hint) from exc
@@ -85,192 +86,83 @@ def describe(path: Path, *, terminal: Terminal = PLAIN) -> Description:
     if not is_readable(path, shown(path), found, remedy=_REMEDY):
         raise InputError(found.problems)
     if path.suffix.lower() in FORMATS:
-        return _describe_image(path)
-    file = _read_lora_file(path)
-    if KEY in file.header.metadata and list(file.header.entries) == [TENSOR]:
+        record = read_record(path)
+        command = f"glance infer --from-image {quoted(path)}"
+        if record.init_latents_sha256 is not None:
+            command += " --init-latents FILE"
+        return _describe_recorded(Recorded(record, path), "picture", command)
+    header = read_header(path)
+    if KEY in header.metadata and list(header.entries) == [TENSOR]:
         command = f"glance infer --init-latents {quoted(path)}"
         return _describe_recorded(Recorded(read_handover(path), path), "latents", command)
-    return _describe_lora(file)
+    return _describe_lora(_read_lora(path))
 
 
 # --- a LoRA -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _LoraFile:
-    """What a file holds, by its header, its bytes and its few numbers of alpha."""
-
-    header: Header
-    pairs: tuple[PairKeys, ...]
-    sha256: str
-    data_sha256: str
-    """Of all that follows the header."""
-    strength: Strength | None
-    """How strongly it is applied; None: that cannot be made out, for a reason in `problems`."""
-    problems: tuple[Problem, ...]
-    """Why glance could not use it."""
-
-    @property
-    def ranks(self) -> Mapping[int, int]:
-        """Rank -> in how many layers."""
-        shapes = (self.header.entries[pair.down].shape for pair in self.pairs)
-        return Counter(sorted(next(iter(shape), 0) for shape in shapes))
-
-    @property
-    def dtypes(self) -> Mapping[str, int]:
-        """Type, by safetensors' name -> how many tensors have it."""
-        return Counter(sorted(entry.dtype for entry in self.header.entries.values()))
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers the file holds."""
-        return sum(math.prod(entry.shape) for entry in self.header.entries.values())
-
-    @property
-    def styles(self) -> tuple[str, ...]:
-        """Whose names the pairs have."""
-
-        def style(key: str) -> str:
-            return next((one for start, one in _STYLES.items() if key.startswith(start)), _BARE)
-
-        return tuple(sorted({style(pair.down) for pair in self.pairs}))
-
-    @property
-    def scales(self) -> Mapping[float, int]:
-        """What B A is multiplied by -> in how many layers."""
-        return Counter({} if self.strength is None else self.strength.factors.values())
-
-    @property
-    def alpha(self) -> str | None:
-        """Where alpha is said; None: nowhere, so it is taken as the rank."""
-        return None if self.strength is None else self.strength.source
-
-    def said(self, name: str) -> str | None:
-        """Return what glance wrote into the header under `name`."""
-        return self.header.metadata.get(f"{_OWN}{name}")
-
-    @property
-    def timesteps(self) -> list[float] | None:
-        """The timesteps (0-1000) that it was trained on, where the header says it."""
-        try:
-            return [float(value) for value in json.loads(self.said("timesteps") or "")]
-        except (ValueError, TypeError):
-            return None
+def _describe_lora(document: dict[str, Any]) -> Description:
+    return Description(document, tuple(_lora_lines(document)))
 
 
-def _read_lora_file(path: Path) -> _LoraFile:
-    """Read all that is to be known; raises LoraError when it is no whole safetensors file."""
+def _read_lora(path: Path) -> dict[str, Any]:
+    """Return all that is to be known of a file; raises LoraError when it is no whole safetensors.
+
+    `scales`: what B A is multiplied by -> in how many layers; none where that cannot be made out,
+    for a reason in `problems`. `alpha` is where alpha is said; None: nowhere, so it is the rank.
+    """
     header = read_header(path)
-    keys = sort_keys(header.entries)
+    keys, entries = sort_keys(header.entries), header.entries.values()
+    strength, problems = None, keys.problems
     try:
-        return _LoraFile(
-            header=header,
-            pairs=keys.pairs,
-            sha256=hash_file(path),
-            data_sha256=hash_data(header),
-            strength=_find_strength(header, keys.pairs),
-            # without pairs it may be a whole model, of which no tensor need be read
-            problems=_examine(path) if keys.pairs else keys.problems,
-        )
+        digest, data_digest = hash_file(path), hash_data(header)
+        with suppress(LoraError):  # told among the problems
+            strength = read_strength(header, keys.pairs)
+        if keys.pairs:  # else it may be a whole model, of which no tensor need be read
+            problems = _examine(path)
     except OSError as exc:
         raise unreadable(path, exc) from exc
-
-
-def _describe_lora(file: _LoraFile) -> Description:
-    return Description(_lora_document(file), tuple(_lora_lines(file)))
-
-
-def _lora_document(file: _LoraFile) -> dict[str, Any]:
-    header, timesteps = file.header, file.timesteps
+    said = {name.removeprefix(_OWN): text for name, text in header.metadata.items()}
+    try:
+        timesteps = [float(value) for value in json.loads(said.get("timesteps", ""))]
+    except (ValueError, TypeError):
+        timesteps = None
+    ranks = (next(iter(header.entries[pair.down].shape), 0) for pair in keys.pairs)
+    scales = Counter({} if strength is None else strength.factors.values())
     return {
-        "kind": "lora" if file.pairs else "safetensors",
-        "path": str(header.path),
+        "kind": "lora" if keys.pairs else "safetensors",
+        "path": str(path),
         "bytes": header.bytes,
-        "sha256": file.sha256,
-        "autov2": file.sha256[:10],
-        "autov3": file.data_sha256[:12],
-        "keys": list(file.styles),
-        "layers": len(file.pairs),
-        "ranks": {str(rank): count for rank, count in file.ranks.items()},
-        "alpha": file.alpha,
-        "scales": {f"{scale:g}": count for scale, count in file.scales.items()},
-        "dtypes": dict(file.dtypes),
-        "parameters": file.parameters,
-        "family": file.said("family"),
-        "phase": file.said("phase"),
+        "sha256": digest,
+        "autov2": digest[:10],
+        "autov3": data_digest[:12],
+        "keys": sorted({_style(pair.down) for pair in keys.pairs}),
+        "layers": len(keys.pairs),
+        "ranks": {str(rank): count for rank, count in Counter(sorted(ranks)).items()},
+        "alpha": None if strength is None else strength.source,
+        "scales": {f"{scale:g}": count for scale, count in scales.items()},
+        "dtypes": dict(Counter(sorted(entry.dtype for entry in entries))),
+        "parameters": sum(math.prod(entry.shape) for entry in entries),
+        "family": said.get("family"),
+        "phase": said.get("phase"),
         "timesteps": timesteps,
         "sigmas": timesteps and [value / MAX_TIMESTEP for value in timesteps],
-        "boundary": _number(file.said("boundary")),
-        "guidance": _number(file.said("guidance")),
-        "pair_id": file.said("pair_id"),
-        "base_model": file.said("base_model"),
-        "modelspec": _modelspec(header),
+        "boundary": _number(said.get("boundary")),
+        "guidance": _number(said.get("guidance")),
+        "pair_id": said.get("pair_id"),
+        "base_model": said.get("base_model"),
+        "modelspec": {
+            key.removeprefix(SPEC): text
+            for key, text in sorted(header.metadata.items())
+            if key.startswith(SPEC)
+        },
         "metadata": dict(header.metadata),
-        "problems": _to_json(file.problems),
+        "problems": _to_json(problems),
     }
 
 
-def _summarise(file: _LoraFile) -> str:
-    """Return in one line what kind of LoRA it is, safe to print."""
-    if not file.pairs:
-        what = f"safetensors, no LoRA: {_count(len(file.header.entries), 'tensor')}"
-    else:
-        what = f"LoRA of {_count(len(file.pairs), 'layer')}, rank {_counted(file.ranks)}"
-    kinds = f", {', '.join(file.dtypes)}" if file.dtypes else ""
-    size = file.header.bytes
-    weight = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size:,} bytes"
-    return f"{what}{kinds}, {file.parameters:,} parameters, {weight}"
-
-
-def _lora_lines(file: _LoraFile) -> Iterator[str]:
-    metadata = file.header.metadata
-    yield f"{shown(file.header.path)}: {_summarise(file)}"
-    yield from _list_values(
-        {
-            "SHA-256": file.sha256,
-            "AutoV2": file.sha256[:10],
-            "AutoV3": f"{file.data_sha256[:12]} (tensors alone)",
-            "keys": ", ".join(file.styles) or None,
-            "scale": _scale_text(file),
-            **_training(file),
-        }
-    )
-    yield from _list_problems(file.problems)
-    if spec := _modelspec(file.header):
-        yield "ModelSpec:"
-        yield from _list_values(spec)
-    others = {key: text for key, text in metadata.items() if not key.startswith((SPEC, _OWN))}
-    if others:
-        yield "other metadata:"
-        yield from _list_values(dict(sorted(others.items())))
-
-
-def _training(file: _LoraFile) -> dict[str, str | None]:
-    boundary = _number(file.said("boundary"))
-    return {
-        "family": file.said("family"),
-        "base model": file.said("base_model"),
-        "phase": file.said("phase"),
-        "timesteps": None if file.timesteps is None else _join_numbers(file.timesteps),
-        "boundary": None if boundary is None else f"sigma {boundary:.6g}",
-        "guidance": file.said("guidance"),
-        "pair": file.said("pair_id"),
-        "glance": file.said("version"),
-    }
-
-
-def _scale_text(file: _LoraFile) -> str | None:
-    if not file.pairs or file.strength is None:
-        return None
-    said = file.alpha or "alpha is said nowhere and taken as the rank"
-    return f"{_counted(file.scales)} ({said})"
-
-
-def _find_strength(header: Header, pairs: tuple[PairKeys, ...]) -> Strength | None:
-    try:
-        return read_strength(header, pairs)
-    except LoraError:  # told among the problems
-        return None
+def _style(key: str) -> str:
+    return next((one for start, one in _STYLES.items() if key.startswith(start)), _BARE)
 
 
 def _examine(path: Path) -> tuple[Problem, ...]:
@@ -282,16 +174,58 @@ def _examine(path: Path) -> tuple[Problem, ...]:
     return ()
 
 
-def _modelspec(header: Header) -> dict[str, str]:
-    found = (key for key in sorted(header.metadata) if key.startswith(SPEC))
-    return {key.removeprefix(SPEC): header.metadata[key] for key in found}
+def _summarise(document: Mapping[str, Any]) -> str:
+    """Return in one line what kind of LoRA it is, safe to print."""
+    if document["layers"]:
+        layers = _count(document["layers"], "layer")
+        what = f"LoRA of {layers}, rank {_counted(document['ranks'])}"
+    else:
+        what = f"safetensors, no LoRA: {_count(sum(document['dtypes'].values()), 'tensor')}"
+    kinds = "".join(f", {dtype}" for dtype in document["dtypes"])
+    size = document["bytes"]
+    weight = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size:,} bytes"
+    return f"{what}{kinds}, {document['parameters']:,} parameters, {weight}"
 
 
-def _counted(counts: Mapping[int, int] | Mapping[float, int]) -> str:
+def _lora_lines(document: Mapping[str, Any]) -> Iterator[str]:
+    metadata, timesteps = document["metadata"], document["timesteps"]
+    boundary, scale = document["boundary"], None
+    if document["scales"]:
+        said = document["alpha"] or "alpha is said nowhere and taken as the rank"
+        scale = f"{_counted(document['scales'])} ({said})"
+    yield f"{shown(document['path'])}: {_summarise(document)}"
+    yield from _list_values(
+        {
+            "SHA-256": document["sha256"],
+            "AutoV2": document["autov2"],
+            "AutoV3": f"{document['autov3']} (tensors alone)",
+            "keys": ", ".join(document["keys"]) or None,
+            "scale": scale,
+            "family": document["family"],
+            "base model": document["base_model"],
+            "phase": document["phase"],
+            "timesteps": None if timesteps is None else _join_numbers(timesteps),
+            "boundary": None if boundary is None else f"sigma {boundary:.6g}",
+            "guidance": metadata.get(f"{_OWN}guidance"),
+            "pair": document["pair_id"],
+            "glance": metadata.get(f"{_OWN}version"),
+        }
+    )
+    yield from _list_problems(document["problems"])
+    if document["modelspec"]:
+        yield "ModelSpec:"
+        yield from _list_values(document["modelspec"])
+    others = {key: text for key, text in metadata.items() if not key.startswith((SPEC, _OWN))}
+    if others:
+        yield "other metadata:"
+        yield from _list_values(dict(sorted(others.items())))
+
+
+def _counted(counts: Mapping[str, int]) -> str:
     """Return the values, and how many of each there are where there is more than one."""
     if len(counts) == 1:
-        return f"{next(iter(counts)):g}"
-    return ", ".join(f"{value:g} ({count})" for value, count in counts.items())
+        return next(iter(counts))
+    return ", ".join(f"{value} ({count})" for value, count in counts.items())
 
 
 def _number(text: str | None) -> float | None:
@@ -303,15 +237,6 @@ def _number(text: str | None) -> float | None:
 
 
 # --- an image, or latents that were saved -----------------------------------------------------
-
-
-def _describe_image(path: Path) -> Description:
-    """Raises InputError when it says nothing of its making."""
-    record = read_record(path)
-    command = f"glance infer --from-image {quoted(path)}"
-    if record.init_latents_sha256 is not None:
-        command += " --init-latents FILE"
-    return _describe_recorded(Recorded(record, path), "picture", command)
 
 
 def _describe_recorded(recorded: Recorded, kind: str, command: str) -> Description:
@@ -381,11 +306,11 @@ class _PhaseReport:
     """One phase, its losses, and its LoRA as it is on the disk."""
 
     course: Course
-    file: _LoraFile | None
+    file: Mapping[str, Any] | None
     """None: it is not there, or cannot be read."""
     is_recorded: bool | None
     """Whether it is the one that the run recorded; None: there is none to compare."""
-    problems: tuple[Problem, ...]
+    problems: list[dict[str, str | None]]
 
 
 def describe_run(path: Path, *, terminal: Terminal = PLAIN, is_large: bool = False) -> Description:
@@ -396,13 +321,17 @@ def describe_run(path: Path, *, terminal: Terminal = PLAIN, is_large: bool = Fal
     run = RunFolder(path)
     manifest = load_manifest(run)
     reports = [_report(run, manifest, course) for course in read_courses(run, manifest)]
-    files = {
-        record.lora.path: _state(run.path / record.lora.path, report)
-        for record, report in zip(manifest.phases.values(), reports, strict=True)
-        if record.lora is not None
-    }
+    files = {}
+    for report in reports:
+        lora = manifest.phases[report.course.phase].lora
+        if lora is not None:
+            is_there = (run.path / lora.path).is_file()
+            files[lora.path] = "changed" if is_there else "missing"
+            if report.is_recorded:
+                files[lora.path] = "sound"
     recorded = manifest.model_dump(mode="json")
-    is_pair = _is_pair(manifest, reports)
+    names = [None if report.file is None else report.file["pair_id"] for report in reports]
+    is_pair = None if None in names else set(names) == {manifest.pair_id}
     name = quoted(run.path)
     commands = [f'glance infer --run {name} --prompt "..."', f"glance export comfyui {name}"]
     document = {
@@ -415,9 +344,9 @@ def describe_run(path: Path, *, terminal: Terminal = PLAIN, is_large: bool = Fal
         "phases": {
             report.course.phase.value: {
                 **recorded["phases"][report.course.phase.value],
-                "lora": None if report.file is None else _lora_document(report.file),
+                "lora": report.file,
                 "is_recorded": report.is_recorded,
-                "problems": _to_json(report.problems),
+                "problems": report.problems,
             }
             for report in reports
         },
@@ -444,15 +373,13 @@ def describe_run(path: Path, *, terminal: Terminal = PLAIN, is_large: bool = Fal
 
 
 def _report(run: RunFolder, manifest: Manifest, course: Course) -> _PhaseReport:
-    record = manifest.phases[course.phase]
-    path = run.lora(course.phase)
-    file: _LoraFile | None = None
-    problems: tuple[Problem, ...] = ()
+    record, path = manifest.phases[course.phase], run.lora(course.phase)
+    file, problems = None, tuple[Problem, ...]()
     try:
-        file = _read_lora_file(path)
+        file = _read_lora(path)
     except LoraError as exc:
         problems = exc.problems if record.state is PhaseState.DONE else ()
-    known = None if file is None or record.lora is None else file.sha256 == record.lora.sha256
+    known = None if file is None or record.lora is None else file["sha256"] == record.lora.sha256
     if known is False:
         problems = (
             Problem(
@@ -460,22 +387,7 @@ def _report(run: RunFolder, manifest: Manifest, course: Course) -> _PhaseReport:
                 "put the right one back, or train in another --run",
             ),
         )
-    return _PhaseReport(course, file, known, problems)
-
-
-def _state(path: Path, report: _PhaseReport) -> str:
-    """Return whether a recorded LoRA is there, and is what was recorded."""
-    if report.is_recorded:
-        return "sound"
-    return "changed" if path.is_file() else "missing"
-
-
-def _is_pair(manifest: Manifest, reports: Iterable[_PhaseReport]) -> bool | None:
-    """Whether both LoRAs carry the run's pair id; None when one is not there or carries none."""
-    said = [None if own.file is None else own.file.said("pair_id") for own in reports]
-    if None in said:
-        return None
-    return set(said) == {manifest.pair_id}
+    return _PhaseReport(course, file, known, _to_json(problems))
 
 
 def _pair_line(manifest: Manifest, is_pair: bool | None) -> Iterator[str]:  # noqa: FBT001
@@ -536,8 +448,8 @@ def _phase_lines(
         yield f"  {shown(record.lora.path)}: {size:.1f} MB, {files[record.lora.path]}"
     if file is not None:
         yield f"  {_summarise(file)}{'' if record.lora else ', not recorded'}"
-        yield f"  SHA-256 {file.sha256}, AutoV2 {file.sha256[:10]}"
-        yield from _list_problems(file.problems)
+        yield f"  SHA-256 {file['sha256']}, AutoV2 {file['autov2']}"
+        yield from _list_problems(file["problems"])
     yield from _list_problems(report.problems)
 
 
@@ -566,11 +478,11 @@ def _list_values(values: Mapping[str, object]) -> Iterator[str]:
         yield f"  {name:<{width}}  {shown(text[:_WIDTH])}{rest}"
 
 
-def _list_problems(problems: Iterable[Problem]) -> Iterator[str]:
+def _list_problems(problems: Iterable[Mapping[str, str | None]]) -> Iterator[str]:
     for problem in problems:
-        yield f"  problem: {shown(problem.message)}"
-        if problem.hint:
-            yield f"    hint: {shown(problem.hint)}"
+        yield f"  problem: {shown(problem['message'])}"
+        if problem["hint"]:
+            yield f"    hint: {shown(problem['hint'])}"
 
 
 def _join_numbers(values: Iterable[float]) -> str:
