@@ -21,7 +21,7 @@ handler that does not clean up.
 
 import json
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -227,19 +227,15 @@ def assigned(name: str, value: Any) -> str:
 
 
 def locate_fault(fault: Mapping[str, Any]) -> str:
-    """Return a fault in a JSON file: its key's path, the value if it is a single one, and what."""
+    """Return a fault in a JSON file: `slow.timesteps[2]`, the value if it is one, and what."""
     value = fault["input"]
     shown = ""
     if fault["type"] != "missing" and not isinstance(value, Mapping | list | tuple):
         text = json.dumps(value, ensure_ascii=False, default=str)
         shown = f" {text if len(text) <= _SHOWN else text[:_SHOWN] + ' ...'}:"
-    return f"{key_path(fault['loc']) or 'all of it'}:{shown} {describe_fault(fault)}"
-
-
-def key_path(places: Sequence[str | int]) -> str:
-    """Return where a value stands in a JSON file: `slow.timesteps[2]`."""
-    parts = (f"[{place}]" if isinstance(place, int) else f".{place}" for place in places)
-    return "".join(parts).removeprefix(".")
+    places = (f"[{one}]" if isinstance(one, int) else f".{one}" for one in fault["loc"])
+    where = "".join(places).removeprefix(".") or "all of it"
+    return f"{where}:{shown} {describe_fault(fault)}"
 
 
 def shown(value: object) -> str:

@@ -155,8 +155,7 @@ class Pace:
     """Learns from the events of one training."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin; `clock` returns seconds."""
-        self._clock = clock
+        self._clock = clock  # seconds
         self._phases_after = 0
         self._began = clock()
         self._times: deque[float] = deque(maxlen=_PACE_STEPS + 1)
@@ -192,13 +191,15 @@ class Pace:
         parts = []
         if self._losses:
             parts.append(f"loss {self._losses[-1]:.4f}{f' {self.sparkline():8}' if drawn else ''}")
-        pace = self._seconds_a_step()
-        if pace is not None:
+        if len(self._times) > 1:
+            pace = (self._times[-1] - self._times[0]) / (len(self._times) - 1)
             parts.append(f"{pace:.2f} s a step")
         if event.eta_seconds is not None:
             left = f"{format_duration(event.eta_seconds)} left"
-            if self._phases_after:
-                left += f", {format_duration(self._whole(event.eta_seconds))} in all"
+            if self._phases_after:  # each takes what this one does
+                whole = self._clock() - self._began + event.eta_seconds
+                in_all = event.eta_seconds + self._phases_after * whole
+                left += f", {format_duration(in_all)} in all"
             parts.append(left)
         if self._memory is not None:
             held = self._memory.gpu or self._memory.resident
@@ -210,15 +211,6 @@ class Pace:
         low, high = min(self._losses, default=0.0), max(self._losses, default=0.0)
         scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
         return "".join(_BARS[round((loss - low) * scale)] for loss in self._losses)
-
-    def _seconds_a_step(self) -> float | None:
-        if len(self._times) < 2:
-            return None
-        return (self._times[-1] - self._times[0]) / (len(self._times) - 1)
-
-    def _whole(self, eta: float) -> float:
-        """Return the seconds left in all: each further phase takes what this one does."""
-        return eta + self._phases_after * (self._clock() - self._began + eta)
 
 
 def mean_of_round(losses: Sequence[float]) -> float:

@@ -159,8 +159,8 @@ def require_possible(path: Path, flag: str) -> None:
 
 def is_folder(path: Path) -> bool:
     """Whether a folder is there; of a path that no file system takes, False."""
-    with suppress(OSError, ValueError):
-        return path.is_dir()
+    with suppress(OSError, ValueError, RuntimeError):  # RuntimeError: the home of nobody
+        return path.expanduser().is_dir()
     return False
 
 

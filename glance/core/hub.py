@@ -176,14 +176,14 @@ def find_revision(model: str) -> str | None:
     return None if snapshot is None else snapshot.name
 
 
-def fetch_model(model: str, on_progress: Callable[[int, int], None]) -> bool:
+def fetch_model(model: str, on_event: EventSink) -> bool:
     """Fetch what a training needs of a Hub model; return whether all of it is in the cache now.
 
     Of a diffusers pipeline that is its parts, in safetensors where there are any. What is whole in
     the cache is taken as it is, and nobody asked; else files that are there are not fetched again.
-    huggingface_hub 2.4 resumes a file that breaks off, but not in another process. `on_progress`
-    is told the bytes that are there and those in all. False when nobody can be asked. Raises
-    SetupError when the fetching breaks off.
+    huggingface_hub 2.4 resumes a file that breaks off, but not in another process. It is told how
+    far it is and how long the rest takes. False when nobody can be asked. Raises SetupError when
+    the fetching breaks off.
     """
     from huggingface_hub import constants, snapshot_download
 
@@ -195,6 +195,15 @@ def fetch_model(model: str, on_progress: Callable[[int, int], None]) -> bool:
     files = _list_needed(model)
     if files is None:
         return False
+    began: list[tuple[float, int]] = []
+
+    def on_progress(done: int, total: int) -> None:
+        now = time.monotonic()
+        began.append((now, done)) if not began else None
+        seconds, fetched = now - began[0][0], done - began[0][1]
+        eta = (total - done) * seconds / fetched if fetched > 0 and seconds > 1 else None
+        on_event(ModelFetched(model, done, total, None if eta is None else round(eta, 1)))
+
     try:
         snapshot_download(model, allow_patterns=files, tqdm_class=_reporting_to(on_progress))
     except _transport_errors() as exc:
@@ -205,18 +214,13 @@ def fetch_model(model: str, on_progress: Callable[[int, int], None]) -> bool:
     return True
 
 
-def fetch_telling(model: str, on_event: EventSink) -> bool:
-    """Fetch a model as `fetch_model` does, telling how far it is and how long the rest takes."""
-    began: list[tuple[float, int]] = []
+def is_part(value: object) -> bool:
+    """Whether an entry of a pipeline's index is [library, class]; lists of its own are there too.
 
-    def on_progress(done: int, total: int) -> None:
-        now = time.monotonic()
-        began.append((now, done)) if not began else None
-        seconds, fetched = now - began[0][0], done - began[0][1]
-        eta = (total - done) * seconds / fetched if fetched > 0 and seconds > 1 else None
-        on_event(ModelFetched(model, done, total, None if eta is None else round(eta, 1)))
-
-    return fetch_model(model, on_progress)
+    An optional part that is not there is [null, null].
+    """
+    is_pair = isinstance(value, list) and len(value) == 2
+    return is_pair and all(isinstance(word, str) and word for word in value)
 
 
 def _list_needed(model: str) -> list[str] | None:
@@ -228,7 +232,7 @@ def _list_needed(model: str) -> list[str] | None:
         parts = json.loads(index) if index is not None else {}
     except ValueError:
         parts = {}
-    folders = [f"{name}/*" for name, kind in parts.items() if _is_part(kind)]
+    folders = [f"{name}/*" for name, kind in parts.items() if is_part(kind)]
     try:
         found: Any = snapshot_download(
             model,
@@ -239,7 +243,11 @@ def _list_needed(model: str) -> list[str] | None:
         )
     except _transport_errors():
         return None
-    return _in_one_format([one.filename for one in found])
+    names = [one.filename for one in found]
+    safe = {PurePosixPath(name).parent for name in names if name.endswith(_SUFFIX)}
+    return [  # no .bin weights that are there as safetensors too
+        name for name in names if not (name.endswith(".bin") and PurePosixPath(name).parent in safe)
+    ]
 
 
 def _find_snapshot(model: str) -> Path | None:
@@ -255,14 +263,10 @@ def _is_whole(snapshot: Path) -> bool:
     """Whether a pipeline's parts are all there, each with all its weights, by its own indices."""
     try:
         parts = json.loads((snapshot / _INDEX).read_text(encoding="utf-8"))
-        folders = [snapshot / name for name, kind in parts.items() if _is_part(kind)]
+        folders = [snapshot / name for name, kind in parts.items() if is_part(kind)]
         return bool(folders) and all(map(_is_whole_part, folders))
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return False
-
-
-def _is_part(kind: object) -> bool:
-    return isinstance(kind, list) and all(isinstance(word, str) for word in kind)
 
 
 def _is_whole_part(folder: Path) -> bool:
@@ -274,14 +278,6 @@ def _is_whole_part(folder: Path) -> bool:
         return all((folder / name).is_file() for name in shards)
     is_model = (folder / "config.json").is_file() and "tokenizer" not in folder.name
     return not is_model or any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
-
-
-def _in_one_format(names: Sequence[str]) -> list[str]:
-    """Leave out .bin weights that are there as safetensors too."""
-    safe = {PurePosixPath(name).parent for name in names if name.endswith(".safetensors")}
-    return [
-        name for name in names if not (name.endswith(".bin") and PurePosixPath(name).parent in safe)
-    ]
 
 
 def _reporting_to(on_progress: Callable[[int, int], None]) -> Any:

@@ -89,13 +89,16 @@ def to_rgb(picture: Image.Image) -> tuple[Image.Image, tuple[Problem, ...]]:
     picture.load()
     doubts: list[Problem] = []
     orientation = _orientation(picture, doubts)
-    eight_bits = _to_eight_bits(picture) if _is_deep(picture) else picture
-    colours, alpha = _split_alpha(eight_bits)
+    is_deep = picture.mode == "F" or picture.mode.startswith("I")
+    colours, alpha = _split_alpha(_to_eight_bits(picture) if is_deep else picture)
     plain = _to_srgb(colours, picture, doubts)
     canvas = Image.new("RGB", plain.size, "white")
     canvas.paste(plain, mask=alpha)
     doubts += _doubt_content(canvas, alpha)
-    return _upright(canvas, orientation), tuple(doubts)
+    # On an Exif of its own that holds nothing else: exif_transpose serialises all that is left,
+    # and fails on a real file's one bad tag.
+    canvas.getexif()[ExifTags.Base.Orientation] = orientation
+    return ImageOps.exif_transpose(canvas), tuple(doubts)
 
 
 def _ignored(clause: str) -> Problem:
@@ -151,17 +154,6 @@ def _orientation(picture: Image.Image, doubts: list[Problem]) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
-def _upright(canvas: Image.Image, orientation: int) -> Image.Image:
-    # On an Exif of its own that holds nothing else: exif_transpose serialises all that is left,
-    # and fails on a real file's one bad tag.
-    canvas.getexif()[ExifTags.Base.Orientation] = orientation
-    return ImageOps.exif_transpose(canvas)
-
-
-def _is_deep(picture: Image.Image) -> bool:
-    return picture.mode == "F" or picture.mode.startswith("I")
-
-
 def _to_eight_bits(picture: Image.Image) -> Image.Image:
     """Scale from the range that the mode stands for, widened to what the pixels hold."""
     import numpy as np
@@ -194,24 +186,23 @@ def _to_srgb(colours: Image.Image, picture: Image.Image, doubts: list[Problem]) 
     icc = picture.info.get("icc_profile")
     if not icc:
         return _without_gamma(colours.convert("RGB"), picture)
+    plain = colours.convert("RGB")
     try:
         profile = ImageCms.ImageCmsProfile(BytesIO(icc))
         mode = _PROFILE_MODES[profile.profile.xcolor_space.strip()]
         if not _can_hold(picture, mode):
-            doubts.append(
-                _ignored(f"its colour profile is not one for its pixels ({picture.mode})")
-            )
-            return colours.convert("RGB")
+            clause = f"its colour profile is not one for its pixels ({picture.mode})"
+            doubts.append(_ignored(clause))
+            return plain
         srgb = ImageCms.createProfile("sRGB")
         transform = ImageCms.buildTransform(profile, srgb, mode, "RGB")
         if _changes_nothing(transform, mode):
-            return colours.convert("RGB")
+            return plain
         converted = ImageCms.applyTransform(colours.convert(mode), transform)
+        assert converted is not None  # it is only where a picture is changed in its place
     except DECODER_ERRORS:
-        converted = None
-    if converted is None:
         doubts.append(_ignored("its colour profile is damaged, so its colours are taken as sRGB"))
-        return colours.convert("RGB")
+        return plain
     return converted
 
 
@@ -224,7 +215,7 @@ def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     probes = [ramp] if mode == "L" else [Image.merge("RGB", channels), ramp.convert("RGB")]
     for probe in probes:
         seen = ImageCms.applyTransform(probe, transform)
-        assert seen is not None  # it is only where a picture is changed in its place
+        assert seen is not None
         moved = ImageChops.difference(seen, probe.convert("RGB"))
         if any(most > _LEVELS_OF_SRGB for _, most in _levels(moved)):
             return False

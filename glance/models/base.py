@@ -17,7 +17,7 @@ from pydantic import Field
 
 from glance.core.errors import ModelNotFound, Problem, ScheduleError, SettingsError
 from glance.core.files import find_place, is_folder, open_file, read_text, record_place
-from glance.core.hub import name_address, read_hub_text
+from glance.core.hub import is_part, name_address, read_hub_text
 from glance.core.kinds import LONGEST_HEADER, explain_tensors
 from glance.core.settings import Settings
 from glance.models.checkpoint import is_checkpoint, read_checkpoint
@@ -28,11 +28,11 @@ from glance.models.families import (
     families_of_pipeline,
     find_family,
 )
+from glance.schedule.lists import ResolvedSchedule
 from glance.schedule.options import (
     AUTO,
     OPTIMAL,
     OWN,
-    ResolvedSchedule,
     ScheduleOptions,
     refuse_steps,
     resolve_auto,
@@ -341,7 +341,10 @@ def read_model_json(model: str, name: str) -> dict[str, Any] | None:
 
 
 def check_folder(folder: Path, family: Family) -> None:
-    """Raise unless `folder` holds all parts of one of the family's pipelines: see locate_model."""
+    """Raise unless `folder` holds all parts of one of the family's pipelines, whole.
+
+    Raises ModelNotFound, or SettingsError for another family's.
+    """
     index = folder / INDEX
     try:
         parts = json.loads(read_text(index))
@@ -364,14 +367,11 @@ def check_folder(folder: Path, family: Family) -> None:
     missing = [
         name
         for name, kind in parts.items()
-        if _is_part(kind) and name not in borrowed and not (folder / name).is_dir()
+        if is_part(kind) and name not in borrowed and not (folder / name).is_dir()
     ]
     if missing:
-        raise ModelNotFound(
-            f"model {folder} lacks {', '.join(missing)}",
-            hint=_AGAIN,
-        )
-    _check_weights(folder, [name for name, kind in parts.items() if _is_part(kind)])
+        raise ModelNotFound(f"model {folder} lacks {', '.join(missing)}", hint=_AGAIN)
+    _check_weights(folder, [name for name, kind in parts.items() if is_part(kind)])
 
 
 def _check_weights(folder: Path, parts: list[str]) -> None:
@@ -396,10 +396,7 @@ def _check_weights(folder: Path, parts: list[str]) -> None:
             named = set(shards.values()) if isinstance(shards, dict) else set()
             missing = [one for one in sorted(map(str, named)) if not (path.parent / one).is_file()]
             if missing:
-                raise ModelNotFound(
-                    f"model {folder} lacks {name}/{missing[0]}",
-                    hint=_AGAIN,
-                )
+                raise ModelNotFound(f"model {folder} lacks {name}/{missing[0]}", hint=_AGAIN)
 
 
 def _check_pipeline(model: str, family: Family) -> None:
@@ -434,20 +431,7 @@ def _family_of_transformer(model: str, families: tuple[Family, ...]) -> Family |
     return next((family for family in families if family.has_transformer(config)), None)
 
 
-def _is_part(value: object) -> bool:
-    """Whether an entry of the index is [library, class]: pipelines keep lists of their own there.
-
-    An optional part that is not there is [null, null].
-    """
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and all(isinstance(word, str) and word for word in value)
-    )
-
-
 def _pipeline_of(model: str) -> str | None:
-    """Return the pipeline class that the model's index names; None when it cannot be read."""
     name = (read_model_json(model, INDEX) or {}).get("_class_name")
     return name if isinstance(name, str) else None
 

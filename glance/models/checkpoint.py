@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from glance.core.errors import ModelNotFound, SettingsError
+from glance.core.files import is_folder
 from glance.core.kinds import explain_tensors
 from glance.models.families import FAMILIES, Family
 
@@ -13,8 +14,10 @@ _SUFFIX: Final = ".safetensors"
 _OTHER_SUFFIXES: Final = (".gguf", ".ckpt", ".pt", ".pth", ".bin", ".sft")
 # How ComfyUI and those before it name a transformer within a whole checkpoint.
 _PREFIXES: Final = ("model.diffusion_model.", "diffusion_model.")
-_LORA: Final = (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", "lora_unet_", ".hada_w")
-_LORA_MORE: Final = (".lokr_", ".oft_")
+_LORA: Final = (
+    *(".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", "lora_unet_"),
+    *(".hada_w", ".lokr_", ".oft_"),
+)
 _SCALES: Final = (".scale_weight", ".weight_scale")
 _PACKED: Final = ("U8", "I8")  # several numbers to a byte, or codes that only ComfyUI reads
 
@@ -33,7 +36,7 @@ class Checkpoint:
 def is_checkpoint(model: str) -> bool:
     """Whether --model names a file rather than a folder or a Hub id."""
     has_suffix = Path(model).suffix.lower() in (_SUFFIX, *_OTHER_SUFFIXES)
-    return has_suffix and not _is_folder(Path(model))
+    return has_suffix and not is_folder(Path(model))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -94,15 +97,8 @@ def _read_dtypes(path: Path) -> Mapping[str, str]:
         ) from exc
 
 
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.expanduser().is_dir()
-    except (OSError, RuntimeError):  # out of reach, or in the home of nobody
-        return False
-
-
 def _what_else(names: Collection[str]) -> str | None:
-    if any(mark in name for name in names for mark in (*_LORA, *_LORA_MORE)):
+    if any(mark in name for name in names for mark in _LORA):
         return "a LoRA"
     if any(name.startswith(("controlnet_", "control_")) for name in names):
         return "a ControlNet"

@@ -161,8 +161,17 @@ def find_optimal(
     ]
     if fitting:
         return max(fitting, key=lambda one: (sum(one.steps) == 10, sum(one.steps)))
-    asked = "" if slow_steps is None and fast_steps is None else _counted(slow_steps, fast_steps)
-    there = f"; there are {', '.join(map(_shown, ours))}" if ours else ""
+    asked = " and".join(
+        f" {steps} {phase} steps"
+        for phase, steps in zip(Phase, (slow_steps, fast_steps), strict=True)
+        if steps is not None
+    )
+    found = ", ".join(
+        "{} + {} steps at {}x{}".format(*one.steps, one.origin.width, one.origin.height)
+        for one in ours
+        if one.origin is not None
+    )
+    there = f"; there are {found}" if ours else ""
     raise ScheduleError(
         f"--schedule optimal: none was optimised{asked} for this model at "
         f"{size[0]}x{size[1]}{there}",
@@ -172,25 +181,8 @@ def find_optimal(
 
 
 def _kept() -> Iterator[ScheduleFile]:
-    """Yield the user's own and the package's, those that can be read."""
     packaged = Path(str(files("glance") / "assets" / "schedules"))
     for folder in (state_folder() / "schedules", packaged):
         for path in sorted(folder.glob("*.json")):
             with suppress(ScheduleError):  # a damaged neighbour hides no sound one
                 yield read_schedule_file(path)
-
-
-def _shown(found: ScheduleFile) -> str:
-    origin = found.origin
-    assert origin is not None
-    slow, fast = found.steps
-    return f"{slow} + {fast} steps at {origin.width}x{origin.height}"
-
-
-def _counted(slow_steps: int | None, fast_steps: int | None) -> str:
-    parts = [
-        f"{steps} {phase} steps"
-        for phase, steps in zip(Phase, (slow_steps, fast_steps), strict=True)
-        if steps is not None
-    ]
-    return f" {' and '.join(parts)}"

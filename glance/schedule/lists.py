@@ -91,7 +91,6 @@ class Schedule:
     fast_timesteps: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Check every rule at once; raise ScheduleError with all that is wrong."""
         object.__setattr__(self, "name", preset_name(self.name))
         _require_rules(
             WrittenList.of(Phase.SLOW, self.slow_timesteps),
@@ -123,11 +122,12 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True)
-class Preset:
-    """A named schedule and where its numbers come from."""
+class ResolvedSchedule:
+    """A schedule, and where its numbers come from."""
 
     schedule: Schedule
     source: str
+    doubts: tuple[Problem, ...] = ()
 
 
 def preset_name(name: str) -> str:
@@ -240,7 +240,6 @@ def _beside(one: Level, other: Level) -> str:
 
 
 def _problems(one: WrittenList) -> Iterator[Problem]:
-    """Yield what is wrong with the values of one list."""
     if not one.levels:
         yield Problem(f"{one.name}: the list is empty", f"give at least one timestep, {_EXAMPLE}")
     if len(one.levels) > MOST_STEPS:
@@ -263,9 +262,9 @@ def _problems(one: WrittenList) -> Iterator[Problem]:
 
 
 # Last in the file: a preset is checked by the rules above as soon as it is made.
-PRESETS: Mapping[str, Preset] = MappingProxyType(
+PRESETS: Mapping[str, ResolvedSchedule] = MappingProxyType(
     {
-        "guide": Preset(
+        "guide": ResolvedSchedule(
             Schedule(
                 "guide",
                 (1000.0, 979.1915, 957.5157, 934.9171, 911.3354),
@@ -274,7 +273,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             "SimpleTuner's one-sample guide. The numbers are Qwen-Image's at 1024x1024 "
             "(mu = 0.6935, terminal 0.02); the guide uses them for FLUX too.",
         ),
-        "paper": Preset(
+        "paper": ResolvedSchedule(
             Schedule(
                 "paper",
                 (1000.0, 986.9786, 973.2042, 958.6094, 943.1188),

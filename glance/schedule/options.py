@@ -9,16 +9,25 @@ from typing import Annotated, Final, Self
 
 from glance.core.errors import Problem, ScheduleError, UsageError
 from glance.core.options import Flag, Group
-from glance.schedule.lists import DEFAULT_SCHEDULE, PRESETS, Schedule, preset_name, replace_lists
+from glance.schedule.lists import (
+    DEFAULT_SCHEDULE,
+    MOST_STEPS,
+    PRESETS,
+    ResolvedSchedule,
+    Schedule,
+    preset_name,
+    replace_lists,
+)
 from glance.schedule.shift import (
     OWN_STEPS,
     TEACHER_STEPS,
     USUAL_STEPS,
     KnownShift,
     Spacing,
+    as_timestep,
     depends_on_size,
     derive_schedule,
-    own_schedule,
+    teacher_sigmas,
 )
 
 AUTO: Final = "auto"
@@ -74,7 +83,6 @@ class ScheduleOptions:
     ] = None
 
     def __post_init__(self) -> None:
-        """Call a preset what it is called now."""
         if self.name is not None:
             object.__setattr__(self, "name", preset_name(self.name))
 
@@ -101,15 +109,6 @@ class ScheduleOptions:
         return replace_lists(
             schedule, slow_timesteps=self.slow_timesteps, fast_timesteps=self.fast_timesteps
         )
-
-
-@dataclass(frozen=True, slots=True)
-class ResolvedSchedule:
-    """A schedule, and where its numbers come from."""
-
-    schedule: Schedule
-    source: str
-    doubts: tuple[Problem, ...] = ()
 
 
 def refuse_steps(options: ScheduleOptions) -> None:
@@ -151,7 +150,7 @@ def resolve_given(options: ScheduleOptions) -> ResolvedSchedule:
             f"schedule {name[:_SHOWN]!r} is not known",
             hint=f"choose one of: {', '.join((*PRESETS, *OF_ONE_SIZE))}, or a .json file",
         )
-    return ResolvedSchedule(PRESETS[name].schedule, PRESETS[name].source)
+    return PRESETS[name]
 
 
 def resolve_auto(
@@ -178,17 +177,32 @@ def resolve_own(
     title: str,
     spacing: Spacing,
 ) -> ResolvedSchedule:
-    """Return `own`: what diffusers steps when asked for as many steps as both phases have."""
-    slow_steps = OWN_STEPS if options.slow_steps is None else options.slow_steps
-    fast_steps = OWN_STEPS if options.fast_steps is None else options.fast_steps
-    schedule = own_schedule(
-        known.shift, size, slow_steps=slow_steps, fast_steps=fast_steps, spacing=spacing
-    )
+    """Return `own`: what diffusers steps when asked for as many steps as both phases have.
+
+    Raises ScheduleError for a phase without a step, and for more steps than there are noise levels.
+    """
+    slow = OWN_STEPS if options.slow_steps is None else options.slow_steps
+    fast = OWN_STEPS if options.fast_steps is None else options.fast_steps
+    problems = [
+        Problem(f"--{phase}-steps {wanted}: a phase has at least one step", "give 1 or more")
+        for phase, wanted in (("slow", slow), ("fast", fast))
+        if wanted < 1
+    ]
+    if slow + fast > MOST_STEPS:
+        message = f"--slow-steps {slow} and --fast-steps {fast}: models know {MOST_STEPS}"
+        hint = f"give at most {MOST_STEPS} together"
+        problems.append(Problem(f"{message} noise levels", hint))
+    if problems:
+        raise ScheduleError(problems)
+    sigmas = teacher_sigmas(known.shift, *size, steps=slow + fast, spacing=spacing)
+    timesteps = tuple(map(as_timestep, sigmas))
     source = (
-        f"what diffusers steps when asked for {slow_steps + fast_steps} steps of {title} at "
+        f"what diffusers steps when asked for {slow + fast} steps of {title} at "
         f"{_at(size, known)}, {known.source}"
     )
-    return ResolvedSchedule(schedule, source, known.doubts)
+    return ResolvedSchedule(
+        Schedule("own", timesteps[:slow], timesteps[slow:]), source, known.doubts
+    )
 
 
 def resolve_optimal(

@@ -212,40 +212,6 @@ def derive_schedule(
     )
 
 
-def own_schedule(
-    shift: Shift,
-    size: tuple[int, int],
-    *,
-    slow_steps: int = OWN_STEPS,
-    fast_steps: int = OWN_STEPS,
-    spacing: Spacing,
-) -> Schedule:
-    """Return the schedule `own`: what diffusers steps when asked for as many as both phases have.
-
-    `size` is width and height in pixels, `spacing` the family's. Raises ScheduleError for a phase
-    without a step, and for more steps than there are noise levels.
-    """
-    steps = slow_steps + fast_steps
-    problems = [
-        Problem(f"--{phase}-steps {wanted}: a phase has at least one step", "give 1 or more")
-        for phase, wanted in (("slow", slow_steps), ("fast", fast_steps))
-        if wanted < 1
-    ]
-    if steps > MOST_STEPS:
-        problems.append(
-            Problem(
-                f"--slow-steps {slow_steps} and --fast-steps {fast_steps}: models know "
-                f"{MOST_STEPS} noise levels",
-                f"give at most {MOST_STEPS} together",
-            )
-        )
-    if problems:
-        raise ScheduleError(problems)
-    sigmas = teacher_sigmas(shift, *size, steps=steps, spacing=spacing)
-    timesteps = tuple(map(as_timestep, sigmas))
-    return Schedule("own", timesteps[:slow_steps], timesteps[slow_steps:])
-
-
 def choose_steps(
     slow_steps: int, fast_steps: int, teacher_steps: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -261,22 +227,21 @@ def choose_steps(
     """
     boundary = round(teacher_steps / _SLOW_SHARE)
     rest = teacher_steps - boundary
+    if teacher_steps > MOST_STEPS:
+        raise ScheduleError(
+            f"--teacher-steps {teacher_steps}: models know {MOST_STEPS} noise levels",
+            hint=f"give at most {MOST_STEPS}",
+        )
     problems = [
         Problem(
             f"--{phase}-steps {wanted}: the {phase} phase has {there} of the teacher's "
             f"{teacher_steps} steps to choose from",
-            f"give --teacher-steps more, or --{phase}-steps {_within(there)}",
+            f"give --teacher-steps more, or --{phase}-steps "
+            + ("1" if there <= 1 else f"from 1 to {there}"),
         )
         for phase, wanted, there in (("slow", slow_steps, boundary), ("fast", fast_steps, rest))
         if not 1 <= wanted <= there
     ]
-    if teacher_steps > MOST_STEPS:
-        problems = [
-            Problem(
-                f"--teacher-steps {teacher_steps}: models know {MOST_STEPS} noise levels",
-                f"give at most {MOST_STEPS}",
-            )
-        ]
     if problems:
         raise ScheduleError(problems)
     slow = tuple(step * boundary // slow_steps for step in range(slow_steps))
@@ -344,7 +309,3 @@ def _stretch(shift: Shift, width: int, height: int) -> float:
         return 1.0
     last = _shifted(1 / TEACHER_STEPS, shift_factor(shift, width, height))
     return (1 - last) / (1 - shift.terminal)
-
-
-def _within(most: int) -> str:
-    return "1" if most <= 1 else f"from 1 to {most}"

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,12 +95,26 @@ def examine_lora(path: Path, *, without_text: bool = False) -> LoraFacts:
         strength = read_strength(read_header(path), keys.pairs)
     except LoraError as exc:
         problems += exc.problems
-    problems += _header_problems(lora.metadata)
+    own, phases = lora.metadata, ", ".join(Phase)
+    phase = _said(own, "phase", Phase, f"its header says phase {{}}: {phases} exist", problems)
+    wrong = "its header holds no list of timesteps: {}"
+    timesteps = _said(own, "timesteps", _numbers, wrong, problems)
+    guidance = _said(own, "guidance", _number, "its header holds no guidance: {}", problems)
     if strength is not None and keys.pairs and not any(strength.factors.values()):
         problems.append(Problem(f"{strength.source}, and is 0: it changes nothing"))
     if strength is None or problems:
         raise LoraError(Problem(f"{path}: {item.message}", item.hint) for item in problems)
-    return _facts(path, lora, keys.pairs, strength)
+    return LoraFacts(
+        path=path,
+        sha256=hash_file(path),
+        rank=max(lora.tensors[pair.down].shape[0] for pair in keys.pairs),
+        modules=len(keys.pairs),
+        phase=phase,
+        family=lora.metadata.get("glance.family"),
+        timesteps=timesteps,
+        guidance=guidance,
+        strength=strength,
+    )
 
 
 def drop_text(lora: Lora) -> Lora:
@@ -120,36 +134,15 @@ def verify_lora(lora: Lora, *, path: Path, rank: int | None = None) -> None:
         raise LoraError(Problem(f"{path.name}: {item.message}", item.hint) for item in problems)
 
 
-def _facts(path: Path, lora: Lora, pairs: Sequence[PairKeys], strength: Strength) -> LoraFacts:
-    return LoraFacts(
-        path=path,
-        sha256=hash_file(path),
-        rank=max(lora.tensors[pair.down].shape[0] for pair in pairs),
-        modules=len(pairs),
-        phase=_phase(lora.metadata),
-        family=lora.metadata.get("glance.family"),
-        timesteps=_timesteps(lora.metadata),
-        guidance=_guidance(lora.metadata),
-        strength=strength,
-    )
-
-
 def _tensor_problems(tensors: Mapping[str, Tensor], pairs: Sequence[PairKeys]) -> list[Problem]:
-    problems: list[Problem] = []
-    for pair in pairs:
-        shapes = (tensors[pair.down].shape, tensors[pair.up].shape)
-        if problem := pair_problem(pair, *shapes):
-            problems.append(problem)
+    found = (pair_problem(one, tensors[one.down].shape, tensors[one.up].shape) for one in pairs)
+    problems = list(filter(None, found))
     halves = [key for pair in pairs for key in (pair.down, pair.up)]
     alphas = [pair.alpha for pair in pairs if pair.alpha]
     odd = [f"{key} ({tensors[key].dtype})" for key in halves if tensors[key].dtype not in FLOATS]
     if odd:
-        problems.append(
-            Problem(
-                f"glance reads {', '.join(FLOATS)}, not {name_some(odd)}",
-                "save it again as bf16",
-            )
-        )
+        message = f"glance reads {', '.join(FLOATS)}, not {name_some(odd)}"
+        problems.append(Problem(message, "save it again as bf16"))
     infinite = [
         key
         for key in halves
@@ -163,41 +156,30 @@ def _tensor_problems(tensors: Mapping[str, Tensor], pairs: Sequence[PairKeys]) -
     return problems
 
 
-def _header_problems(metadata: Mapping[str, str]) -> list[Problem]:
-    problems: list[Problem] = []
-    for read in (_phase, _timesteps, _guidance):
-        try:
-            read(metadata)
-        except LoraError as exc:
-            problems.extend(exc.problems)
-    return problems
-
-
-def _phase(metadata: Mapping[str, str]) -> Phase | None:
-    text = metadata.get("glance.phase")
+def _said[T](
+    metadata: Mapping[str, str],
+    key: str,
+    read: Callable[[str], T],
+    wrong: str,
+    problems: list[Problem],
+) -> T | None:
+    text = metadata.get(f"glance.{key}")
     try:
-        return None if text is None else Phase(text)
-    except ValueError as exc:
-        raise LoraError(f"its header says phase {text}: {', '.join(Phase)} exist") from exc
+        return None if text is None else read(text)
+    except (ValueError, TypeError):
+        problems.append(Problem(wrong.format(text)))
+        return None
 
 
-def _guidance(metadata: Mapping[str, str]) -> float | None:
-    text = metadata.get("glance.guidance")
-    try:
-        value = None if text is None else float(text)
-    except ValueError as exc:
-        raise LoraError(f"its header holds no guidance: {text}") from exc
-    if value is not None and not math.isfinite(value):
-        raise LoraError(f"its header holds no guidance: {text}")
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
     return value
 
 
-def _timesteps(metadata: Mapping[str, str]) -> tuple[float, ...] | None:
-    text = metadata.get("glance.timesteps")
-    try:
-        return None if text is None else tuple(map(float, json.loads(text)))
-    except (ValueError, TypeError) as exc:
-        raise LoraError(f"its header holds no list of timesteps: {text}") from exc
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(map(float, json.loads(text)))
 
 
 def _key_problems(lora: Lora) -> list[Problem]:
@@ -205,9 +187,8 @@ def _key_problems(lora: Lora) -> list[Problem]:
         return [Problem("it holds no tensors")]
     odd = [key for key in lora.tensors if not (key.startswith(PREFIX) and key.endswith((DOWN, UP)))]
     if odd:
-        return [
-            Problem(f"{len(odd)} of its keys are no LoRA pair of the transformer, first {odd[0]}")
-        ]
+        message = f"{len(odd)} of its keys are no LoRA pair of the transformer, first {odd[0]}"
+        return [Problem(message)]
     halves = Counter(key.removesuffix(DOWN).removesuffix(UP) for key in lora.tensors)
     lonely = [module for module, count in halves.items() if count != 2]
     return [Problem(f"{module} lacks its lora_A or lora_B") for module in lonely]
@@ -229,18 +210,13 @@ def _shape_problems(lora: Lora, rank: int | None) -> list[Problem]:
 
 
 def _value_problems(lora: Lora) -> list[Problem]:
-    problems: list[Problem] = []
-    moved = False
-    for key, tensor in lora.tensors.items():
-        values = tensor.to_float()
-        if not np.isfinite(values).all():
-            problems.append(
-                Problem(
-                    f"{key} holds NaN or infinity",
-                    "train in another --run with a smaller --learning-rate",
-                )
-            )
-        moved = moved or (key.endswith(UP) and bool(values.any()))
-    if not moved:
+    values = {key: tensor.to_float() for key, tensor in lora.tensors.items()}
+    remedy = "train in another --run with a smaller --learning-rate"
+    problems = [
+        Problem(f"{key} holds NaN or infinity", remedy)
+        for key, own in values.items()
+        if not np.isfinite(own).all()
+    ]
+    if not any(own.any() for key, own in values.items() if key.endswith(UP)):
         problems.append(Problem("every lora_B is zero: nothing was learnt"))
     return problems

@@ -19,7 +19,7 @@ from glance.core.errors import (
     TrainingFailed,
     assigned,
     describe_fault,
-    key_path,
+    locate_fault,
 )
 
 type Row = tuple[str, str | None, int | None]  # name, parent, its own exit code
@@ -137,8 +137,10 @@ def test_what_is_wrong_is_said_in_our_own_words(values: dict[str, Any], said: st
 
 
 def test_a_place_in_a_file_is_said_as_a_path() -> None:
-    assert key_path(("slow", "timesteps", 2)) == "slow.timesteps[2]"
-    assert key_path((0, "prompt")) == "[0].prompt"
+    fault = {"loc": ("slow", "timesteps", 2), "type": "missing", "input": None}
+
+    assert locate_fault(fault) == "slow.timesteps[2]: it is missing"
+    assert locate_fault({**fault, "loc": (0, "prompt")}) == "[0].prompt: it is missing"
 
 
 def test_a_value_is_said_as_it_was_typed() -> None:

@@ -117,7 +117,8 @@ class TestFetching:
     ) -> "subprocess.CompletedProcess[str]":
         script = (
             "from glance.core.hub import fetch_model; seen = []\n"
-            "print(fetch_model('acme/big', lambda *one: seen.append(one)), seen[-1:])"
+            "done = fetch_model('acme/big', seen.append)\n"
+            "print(done, [(one.bytes, one.total_bytes) for one in seen[-1:]])"
         )
         own = {"HF_HOME": str(home), "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", **environment}
         return subprocess.run(
