@@ -56,6 +56,7 @@ def distil(**changes: Any) -> DistillationPlan:
         "model": str(MODEL),
         "prompts": PROMPTS,
         "sizes": ("64x64",),
+        "noises": 2,
         "steps": 5,
         "batch_size": 1,
         "rank": 4,

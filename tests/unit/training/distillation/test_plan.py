@@ -147,7 +147,7 @@ def test_one_size_lies_in_the_one_data_folder() -> None:
     plan = distil()
     images, _ = plan.training.files[BACKENDS]
 
-    assert (images["instance_data_dir"], images["repeats"]) == ("data", 3)  # 5 samples of 2
+    assert (images["instance_data_dir"], images["repeats"]) == ("data", 2)  # 5 samples of 4
     assert plan.paths[0].picture(plan.run) == plan.run.data / "0001-1.png"
 
 
@@ -199,16 +199,16 @@ def test_a_guided_teacher_takes_two_passes_a_step() -> None:
     embedded = distil(teacher_steps=10)
     make_model("sd3")
 
-    assert embedded.forwards == 2 * 10
-    assert distil(teacher_steps=10).forwards == 2 * 10 * 2
-    assert distil(teacher_steps=10, guidance=1).forwards == 2 * 10
+    assert embedded.forwards == 2 * 2 * 10
+    assert distil(teacher_steps=10).forwards == 2 * 2 * 10 * 2
+    assert distil(teacher_steps=10, guidance=1).forwards == 2 * 2 * 10
 
 
 def test_the_states_take_what_is_said() -> None:
     plan = distil(sizes=("64x64", "128x64"))
 
     # 4 paths a size, 5 states each of 16 channels at an eighth of the width and height, float32
-    assert plan.recorded_bytes == 2 * 5 * 16 * (8 * 8 + 16 * 8) * 4
+    assert plan.recorded_bytes == 4 * 5 * 16 * (8 * 8 + 16 * 8) * 4
 
 
 def test_ten_thousand_prompts_are_planned_and_what_is_never_seen_is_said() -> None:
@@ -217,9 +217,9 @@ def test_ten_thousand_prompts_are_planned_and_what_is_never_seen_is_said() -> No
     plan = distil(prompts=(), prompt_file=Path("many.txt"), steps=600, batch_size=4)
 
     (warning,) = plan.training.warnings
-    assert warning.message == "10,000 paths are recorded, of which 600 steps of batch 4 see 2,400"
+    assert warning.message == "20,000 paths are recorded, of which 600 steps of batch 4 see 2,400"
     assert warning.hint is not None
-    assert warning.hint.startswith("--steps 2500 sees each of them once")
+    assert warning.hint.startswith("--steps 5000 sees each of them once")
     assert plan.to_json()["recording"]["forwards"] == 20_000 * 50
 
 
