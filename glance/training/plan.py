@@ -15,16 +15,16 @@ from typing import Any, Final
 from glance.core.device import AUTO, Device, resolve_device
 from glance.core.errors import Checks, Problem, SampleError, ScheduleError, SettingsError
 from glance.core.phase import Phase
-from glance.dataset.sample import Sample, Stage, fitting_area, load_sample, safe_name
+from glance.dataset.sample import Sample, Stage, examine_sample, fitting_area, name_safely
 from glance.dataset.view import REFUSED, WARNED, Crop, View, fit_reference, fit_view
 from glance.models.base import BaseModel
 from glance.models.checkpoint import read_checkpoint
 from glance.models.families import Family
 from glance.runs.folder import RUNS, RunFolder
 from glance.runs.settings import TrainSettings, resolve_preset, resolve_train_settings
-from glance.schedule.lists import DEFAULT_SCHEDULE, Schedule
+from glance.schedule.lists import DEFAULT_SCHEDULE, ResolvedSchedule, Schedule
 from glance.schedule.options import AUTO as AUTO_SCHEDULE
-from glance.schedule.options import ResolvedSchedule, ScheduleOptions
+from glance.schedule.options import ScheduleOptions
 from glance.training.folder import check_run
 from glance.training.request import Launcher, TrainingRequest, TrainRequest
 from glance.training.simpletuner.command import build_command
@@ -144,7 +144,7 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
     problems of pair, schedule, settings and options together, or RunError when the run folder
     holds something else.
     """
-    run = RunFolder(request.run or RUNS / safe_name(request.image))
+    run = RunFolder(request.run or RUNS / name_safely(request.image.stem))
     base = BaseModel.resolve(request.model, base=request.base, family=request.family)
     checks = Checks()
     overrides = checks.make(lambda: parse_overrides(request.overrides))
@@ -300,7 +300,7 @@ def _examine_pair(request: TrainRequest, base: BaseModel, settings: TrainSetting
     Raises SampleError with all problems of image, caption and reference.
     """
     family = base.family
-    found = load_sample(
+    found = examine_sample(
         request.image,
         caption=request.caption,
         resolution=settings.resolution if settings else None,
@@ -308,8 +308,7 @@ def _examine_pair(request: TrainRequest, base: BaseModel, settings: TrainSetting
         reference=request.reference,
         edits=family.edits,
     )
-    sample = found.sample
-    assert sample is not None  # load_sample raises otherwise
+    sample = found.require()
     if settings is None:
         return Pair(sample, (), found.warnings)
     views = settings.views(sample.size)

@@ -26,7 +26,8 @@ from glance.sampling.plan import GenerationPlan, plan_generation
 from glance.sampling.prompts import find_faults, judging_prompts, read_prompts, teaching_prompts
 from glance.sampling.request import InferRequest
 from glance.sampling.settings import SampleSettings
-from glance.schedule.options import AUTO, OWN, ResolvedSchedule, ScheduleOptions
+from glance.schedule.lists import ResolvedSchedule
+from glance.schedule.options import AUTO, OWN, ScheduleOptions
 from glance.schedule.shift import TEACHER_STEPS, teacher_sigmas
 from glance.training.plan import TrainingPlan, parse_devices, put_together, record_model
 from glance.training.request import DistillRequest
