@@ -58,7 +58,7 @@ class _Group(TyperGroup):
 app = typer.Typer(
     name="glance",
     cls=_Group,
-    help="One picture and its caption in, two few-step LoRAs out, and pictures in ten steps.",
+    help="One image and its caption in, two few-step LoRAs out, and images in ten steps.",
     epilog="Start with: glance demo",
     no_args_is_help=True,
     add_completion=True,
@@ -91,7 +91,7 @@ def root(
         typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
-    """One picture and its caption in, two few-step LoRAs out, and pictures in ten steps."""
+    """One image and its caption in, two few-step LoRAs out, and images in ten steps."""
 
 
 @contextmanager

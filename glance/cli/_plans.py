@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from glance.training.plan import TrainingPlan
 
 _TEXT: Final = 70  # characters of a prompt
-_LISTED: Final = 20  # pictures
+_LISTED: Final = 20  # images
 
 type Rows = Iterator[tuple[str, str]]
 """A name, and what is to be said of it; an empty name goes on with the one before."""
@@ -37,7 +37,7 @@ def training_rows(plan: "TrainingPlan") -> Rows:
     settings = plan.settings
     yield "run", f"{plan.run.path}, {_state(plan)}"
     if plan.sample is not None:
-        yield "picture", f"{plan.sample.image}, {plan.sample.width}x{plan.sample.height}"
+        yield "image", f"{plan.sample.image}, {plan.sample.width}x{plan.sample.height}"
         yield from _continued("trained at", (view.describe() for view in plan.views))
         if plan.sample.reference is not None:
             yield "reference", str(plan.sample.reference)
@@ -87,7 +87,7 @@ def sampling_rows(plan: "GenerationPlan") -> Rows:
     done = sum(one.is_done for one in plan.images)
     steps = len(plan.schedule.sigmas)
     there = f", {done:,} of them there already" if done else ""
-    yield "pictures", f"{len(plan.images):,}{there}, {steps} steps each"
+    yield "images", f"{len(plan.images):,}{there}, {steps} steps each"
     lines = [
         (
             str(one.output),

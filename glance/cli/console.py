@@ -144,7 +144,7 @@ class Console:
             case StepDone() | ModelFetched() | SamplingStep():
                 self._show(self._progress_of(event))
             case PictureDone():
-                self._show_picture(event)
+                self._show_image(event)
             case TrainerSaid(_, line) if self.verbose:
                 self.note(f"| {line}")
             case _:
@@ -167,10 +167,10 @@ class Console:
             case _:
                 pass
 
-    def _show_picture(self, event: PictureDone) -> None:
+    def _show_image(self, event: PictureDone) -> None:
         if event.total > 1 or event.was_there:
             known = "is there already" if event.was_there else "is done"
-            self.note(f"picture {event.number} of {event.total} {known}")
+            self.note(f"image {event.number} of {event.total} {known}")
         self.result(event.path)
 
     @contextmanager

@@ -125,7 +125,7 @@ def clean(
 ) -> None:
     """Free what neither sampling nor continuing needs: checkpoints and caches of finished runs.
 
-    LoRAs, pair, configs, logs and pictures stay.
+    LoRAs, pair, configs, logs and images stay.
 
     Example: glance runs clean runs/* --dry-run
     """

@@ -1,61 +1,20 @@
-"""What `glance infer` refuses before it loads anything; the rest is in tests/torch."""
+"""What `glance infer` says before it loads anything; sampling is in tests/torch."""
 
-from collections.abc import Callable
 from pathlib import Path
 
+from fakes.commands import Glance
 from fakes.pairs import write_lora, write_run
 
-from glance.runs.folder import RunFolder
+
+def test_without_any_run_the_train_command_is_named(invoke: Glance) -> None:
+    for command in (("infer", "--prompt", "x"), ("compare",)):
+        done = invoke(*command)
+        assert done.code == 4
+        assert "there is no finished run under ./runs" in done.err
+        assert "glance train --image" in done.err
 
 
-def test_without_any_run_the_train_command_is_named(glance: Callable) -> None:
-    done = glance("infer", "--prompt", "x")
-
-    assert done.code == 4
-    assert "there is no finished run under ./runs" in done.err
-    assert "glance train --image" in done.err
-
-
-def test_a_folder_that_is_no_run_is_refused(glance: Callable) -> None:
-    done = glance("infer", "--prompt", "x", "--run", "nowhere")
-
-    assert done.code == 4
-    assert "not a run folder: nowhere" in done.err
-
-
-def test_a_damaged_manifest_is_refused(glance: Callable) -> None:
-    RunFolder(Path("r")).manifest.parent.mkdir()
-    Path("r/glance.json").write_text('{"schema_version": 1, "phases"')
-
-    done = glance("infer", "--prompt", "x", "--run", "r")
-
-    assert done.code == 4
-    assert "it is damaged" in done.err
-
-
-def test_a_run_and_loras_exclude_each_other(glance: Callable) -> None:
-    assert glance("infer", "--prompt", "x", "--run", "r", "--slow-lora", "a").code == 2
-    assert glance("infer", "--prompt", "x", "--slow-lora", "a").code == 2
-
-
-def test_a_missing_lora_is_named(glance: Callable) -> None:
-    done = glance("infer", "--prompt", "x", "--slow-lora", "a.safetensors", "--fast-lora", "b")
-
-    assert done.code == 4
-    assert "LoRA not found: a.safetensors" in done.err
-
-
-def test_a_file_that_is_no_lora_is_refused(glance: Callable) -> None:
-    Path("a.safetensors").write_bytes(b"not one")
-
-    done = glance("infer", "--prompt", "x", "--slow-lora", "a.safetensors", "--fast-lora", "b")
-
-    assert done.code == 4
-
-
-def test_a_model_that_cannot_be_had_is_refused_before_anything_is_imported(
-    glance: Callable,
-) -> None:
+def test_a_model_that_cannot_be_had_is_refused_before_anything_is_imported(glance: Glance) -> None:
     write_run(Path("runs/cat"), model="acme/absent")
 
     done = glance("infer", "--prompt", "x", PYTHONPROFILEIMPORTTIME="1")
@@ -65,12 +24,12 @@ def test_a_model_that_cannot_be_had_is_refused_before_anything_is_imported(
     assert "| torch" not in done.err
 
 
-def test_what_lies_between_the_flags_is_said_at_once(glance: Callable) -> None:
+def test_what_lies_between_the_flags_is_said_at_once(invoke: Glance) -> None:
     write_run(Path("runs/cat"))
 
-    both = glance("infer", "--prompt", "x", "--slow-only", "--no-lora")
-    nothing = glance("infer")
-    odd = glance("infer", "--prompt", "x", "--width", "100", "--height", "50")
+    both = invoke("infer", "--prompt", "x", "--slow-only", "--no-lora")
+    nothing = invoke("infer")
+    odd = invoke("infer", "--prompt", "x", "--width", "100", "--height", "50")
 
     assert (both.code, nothing.code, odd.code) == (2, 2, 4)
     assert "--slow-only and --no-lora exclude each other" in both.err
@@ -79,45 +38,39 @@ def test_what_lies_between_the_flags_is_said_at_once(glance: Callable) -> None:
     assert "use --height 48" in odd.err
 
 
-def test_a_prompt_file_that_cannot_be_used_is_said_line_by_line(glance: Callable) -> None:
+def test_a_prompt_file_that_cannot_be_used_is_said_line_by_line(invoke: Glance) -> None:
     write_run(Path("runs/cat"))
     Path("p.jsonl").write_text('{"prompt": 1}\n{"prompt": "b", "sed": 2}\n')
 
-    done = glance("infer", "--prompt-file", "p.jsonl", "--json")
+    done = invoke("infer", "--prompt-file", "p.jsonl", "--json")
 
     assert done.code == 4
     messages = [one["message"] for one in done.document["error"]["problems"]]
     assert [message.split(": ")[0] for message in messages] == ["p.jsonl:1", "p.jsonl:2"]
 
 
-def test_a_damaged_lora_is_refused(glance: Callable) -> None:
+def test_a_damaged_lora_of_a_run_is_refused(invoke: Glance) -> None:
     run = write_run(Path("runs/cat"))
     path = write_lora(run.path / "output/glance-slow/pytorch_lora_weights.safetensors")
     path.write_bytes(path.read_bytes()[:-20])
 
-    done = glance("infer", "--prompt", "x")
+    done = invoke("infer", "--prompt", "x")
 
     assert done.code == 4
     assert "not a whole safetensors file" in done.err
 
 
-def test_a_dry_run_is_a_table_for_people(glance: Callable) -> None:
+def test_a_dry_run_is_a_table_for_people(invoke: Glance) -> None:
     write_run(Path("runs/cat"))
     size = ("--width", "64", "--height", "32", "--device", "cpu")
 
-    done = glance("infer", "--prompt", "a hill", "--count", 25, *size, "--dry-run", "--quiet")
+    done = invoke("infer", "--prompt", "a hill", "--count", 25, *size, "--dry-run", "--quiet")
 
     lines = done.out.splitlines()
     assert (done.code, done.err) == (0, "")
     assert lines[0].split() == ["model", "acme/tiny", "(flux)"]
     assert "slow LoRA  runs/cat/output/glance-slow/pytorch_lora_weights.safetensors" in lines
-    assert "pictures   25, 10 steps each" in lines
-    assert lines[-2].split()[:5] == [
-        "runs/cat/images/a-hill-19.png",
-        "64x32",
-        "seed",
-        "19",
-        "guidance",
-    ]
+    assert "images     25, 10 steps each" in lines
+    assert lines[-2].split()[:4] == ["runs/cat/images/a-hill-19.png", "64x32", "seed", "19"]
     assert lines[-1].strip() == "... and 5 more"
     assert not Path("runs/cat/images").exists()

@@ -219,7 +219,7 @@ def test_a_dry_run_is_a_table_for_people(invoke: Glance, simpletuner: FakeSimple
     assert done.code == 0
     assert "{" not in done.out
     assert rows["run"] == "runs/cat, new"
-    assert rows["picture"] == "cat.png, 64x64"
+    assert rows["image"] == "cat.png, 64x64"
     assert rows["trained at"] == "64x64"
     assert rows["caption"] == "a grey circle"
     assert rows["model"] == "acme/tiny (flux)"
