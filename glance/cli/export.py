@@ -169,7 +169,7 @@ def hub(
         console.result(f"{repo} ({'public' if public else 'private'})")
         for file in document["files"]:
             console.result(f"{file['bytes']:>12,}  {file['sha256'][:12]}  {file['path']}")
-        console.result(f"\n{plan.card.text}")
+        console.result(f"\n{plan.card}")
         console.document(document)
         return
     with console.progress(events) as on_event:

@@ -1,19 +1,22 @@
-"""`glance export hub`: both LoRAs in a repository on the Hub, with a model card.
+"""`glance export hub`: both LoRAs in a repository on the Hub, with a model card read off the run.
 
 A run is shared, so what lies in it is not trusted: links that lead out of it are not followed, and
-images are sent as pixels alone.
+images are sent as pixels alone; what people wrote goes through `_escape` or a YAML writer, so that
+it can become no markup, no link and no key of the card.
 """
 
 import json
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from shlex import quote
+from string import Template
+from textwrap import shorten
 from typing import Any, Final
 
 from glance.core.errors import InputError, RunError, SettingsError, SetupError
@@ -24,20 +27,88 @@ from glance.core.phase import Phase
 from glance.core.pictures import DECODER_ERRORS, open_picture, to_rgb
 from glance.evaluation.report import find_picture
 from glance.evaluation.request import Variant
-from glance.interop.card import BINDING, PROMPT, Card, Row, flatten, hub_base
 from glance.interop.comfyui import plan_comfyui, render_comfyui
-from glance.interop.diffusers import render_diffusers
+from glance.interop.diffusers import render_diffusers, usage
 from glance.interop.export import Exported, Source, list_files, whole_folder
+from glance.models.base import is_hub_id
 from glance.models.lora.file import hash_file
 from glance.sampling.provenance import FORMATS, read_record
 
-MOST_ROWS: Final = 6
-"""A card is looked at, not leafed through."""
+MOST_ROWS: Final = 6  # a card is looked at, not leafed through
 _CARD: Final = "README.md"
 _FOLDERS: Final = ("comfyui", "pictures", "sample")
 """Of the repository; they are an export's alone, and what an earlier one left in them goes."""
-_HUB: Final = "https://huggingface.co"
 _LICENSE: Final = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+_PROMPT: Final = "a lighthouse at dusk"  # the sample's caption would tell what the sample shows
+_BINDING: Final = {
+    "black-forest-labs/FLUX.1-dev": "flux-1-dev-non-commercial-license",
+    "black-forest-labs/FLUX.1-Krea-dev": "flux-1-dev-non-commercial-license",
+    "black-forest-labs/FLUX.2-dev": "flux-dev-non-commercial-license",
+    "stabilityai/stable-diffusion-3.5-medium": "stabilityai-ai-community",
+    "stabilityai/stable-diffusion-3.5-large": "stabilityai-ai-community",
+    "krea/Krea-2-Raw": "krea-2-community-license",
+}
+"""Base models whose license goes on to what is made of them, and its name on their cards. Of the
+others, Apache-2.0 and MIT mostly, it is for the author of a pair to say."""
+_HUB: Final = "https://huggingface.co"
+_MARKUP: Final = {ord(letter): f"&#{ord(letter)};" for letter in '\\`*_{}[]()#+!|<>&$~:@="^'}
+"""Entities, not backslashes: the Hub looks for formulas, `\\(...\\)`, before it reads Markdown."""
+_CARD_TEXT: Final = Template("""\
+---
+$metadata---
+
+# $name
+
+Two LoRAs for $base, made to sample in $steps steps. The *slow* one takes the first $slow; the \
+*fast* one goes on from its latents for $fast more. $origin.
+
+They belong together, and to the timesteps below. There is no trigger word, and they are no \
+style: prompts are what they are for the base model. $worth \
+`load_lora_weights("$repo")` without a file's name would load one LoRA alone, and a scheduler's \
+own steps are not those that it was trained on.
+
+$gallery## Use
+
+With glance:
+
+```bash
+glance infer --slow-lora $repo:slow.safetensors \\
+  --fast-lora $repo:fast.safetensors \\
+  --family $family --model $model$reference --prompt "$prompt"
+```
+
+$tools## Training
+
+$settings
+
+Pair `$pair_id`, $made.
+
+$sample## License
+
+$license$theirs
+""")
+_DIFFUSERS: Final = """\
+With [diffusers](https://github.com/huggingface/diffusers) alone; all of the sampling is in \
+`generate.py`:
+
+```bash
+hf download {repo} --local-dir pair && cd pair
+{usage}
+```
+
+"""
+_COMFYUI: Final = """\
+In ComfyUI: put the LoRAs of `comfyui/` into `models/loras` and open `comfyui/workflow.json`.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Images of one prompt and seed: their labels (`both, 10 steps`) by path, the pair's last."""
+
+    prompt: str
+    seed: int
+    labels: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,15 +126,24 @@ class HubRequest:
     force: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class HubPlan:
     """Everything that would be sent, and where to."""
 
     request: HubRequest
-    card: Card
     contents: Mapping[str, bytes | Phase]
     """All but the card, by path; a phase stands for its LoRA, with all metadata of it."""
     notes: tuple[str, ...]
+    rows: Sequence[_Row]
+    verdict: str | None
+    """What was measured of the pair, in a sentence."""
+    caption: str | None
+
+    @property
+    def card(self) -> str:
+        """README.md; without an owner in the repository's name it says OWNER."""
+        repo = self.request.repo
+        return _write_card(self, repo if "/" in repo else f"OWNER/{repo}")
 
     def write(self, folder: Path, *, repo: str | None = None) -> list[str]:
         """Write the repository into `folder` and return its paths, the card first.
@@ -77,23 +157,22 @@ class HubPlan:
                 self.request.source.copy_lora(content, path)
             else:
                 path.write_bytes(content)
-        card = self.card if repo is None else replace(self.card, repo=repo)
-        (folder / _CARD).write_text(card.text, encoding="utf-8")
+        card = self.card if repo is None else _write_card(self, repo)
+        (folder / _CARD).write_text(card, encoding="utf-8")
         return [_CARD, *sorted(self.contents)]
 
     def to_json(self) -> dict[str, Any]:
         """Return what `glance export hub --dry-run --json` prints; raises SetupError."""
         with _temporary() as folder:
-            files = [(name, folder / name) for name in self.write(folder)]
-            listed = [
-                {"path": name, "bytes": path.stat().st_size, "sha256": hash_file(path)}
-                for name, path in files
-            ]
+            listed = []
+            for name in self.write(folder):
+                size, digest = (folder / name).stat().st_size, hash_file(folder / name)
+                listed.append({"path": name, "bytes": size, "sha256": digest})
         return {
             "repo": self.request.repo,
             "private": not self.request.public,
             "files": listed,
-            "card": self.card.text,
+            "card": self.card,
             "notes": list(self.notes),
         }
 
@@ -112,7 +191,7 @@ def plan_hub(request: HubRequest) -> HubPlan:
     except InputError as exc:
         notes.append(f"no script for diffusers: {exc.problems[0].message}")
     try:
-        workflow = replace(plan_comfyui(source, prompt=PROMPT), withholds_reference=True)
+        workflow = replace(plan_comfyui(source, prompt=_PROMPT), withholds_reference=True)
         files = render_comfyui(workflow)
         contents |= {f"comfyui/{name}": content for name, content in files.items()}
     except InputError as exc:
@@ -120,33 +199,28 @@ def plan_hub(request: HubRequest) -> HubPlan:
     contents.pop(_CARD, None)
     rows, images, sentence = _find_images(source)
     contents |= {**{f"{phase}.safetensors": phase for phase in Phase}, **images}
-    caption = _read_caption(source)
+    sample, caption = source.manifest.sample, None
+    if sample is not None:
+        with suppress(OSError, UnicodeDecodeError):
+            caption = read_text(_inside(source, source.run.path / sample.caption)).strip() or None
     if request.sample_license is not None:
         contents |= _read_sample(source, caption)
     if not rows:
         command = f"glance compare --run {quote(str(source.run.path))}"
         notes.append(f"there are no images of this pair: `{command}` makes some")
-    base = hub_base(source)
+    base = _hub_base(source)
     if base is None:
         notes.append("the base model is not on the Hub, so that the card cannot link it")
-    if request.license is None and base not in BINDING:
+    if request.license is None and base not in _BINDING:
         notes.append("the card names no license: say yours with --license")
-    if source.manifest.sample is not None:
+    if sample is not None:
         notes.append(f"the LoRAs' headers call the pair {source.name}, after the sample's file")
         if request.sample_license is None:
             notes.append("the sample and its caption are not sent: --sample-license ID sends them")
-            rows = [replace(row, prompt=_withhold(row.prompt, caption)) for row in rows]
-    card = Card(
-        source=source,
-        repo=request.repo,
-        license=request.license,
-        sample_license=request.sample_license,
-        rows=rows,
-        verdict=sentence,
-        caption=caption,
-        files=contents,
-    )
-    return HubPlan(request=request, card=card, contents=contents, notes=tuple(notes))
+            own = _flatten(caption or "").casefold()  # of an unknown one: any prompt may hold it
+            hides = [row for row in rows if own in _flatten(row.prompt).casefold()]
+            rows = [replace(row, prompt="") if row in hides else row for row in rows]
+    return HubPlan(request, contents, tuple(notes), rows, sentence, caption)
 
 
 def write_hub(plan: HubPlan, folder: Path) -> Exported:
@@ -273,33 +347,24 @@ def _explained(repo: str) -> Iterator[None]:
     rights = f"make one that has at {_HUB}/settings/tokens; only members write to an organisation"
     refusals = {
         401: ("the Hub does not know the token", "`hf auth login` again, or set HF_TOKEN"),
-        403: (f"the token has no right to write to {repo}", rights),
-        404: (f"the token has no right to write to {repo}", rights),
+        **dict.fromkeys((403, 404), (f"the token has no right to write to {repo}", rights)),
         412: (f"{repo} changed in the meantime", "look at it, then run the same again"),
         429: ("the Hub wants fewer requests", "try again later"),
     }
     try:
         yield
-    except HfHubHTTPError as exc:
-        other = (f"the Hub did not take {repo}: {_first_line(exc)}", "--dry-run shows the card")
-        message, hint = refusals.get(exc.response.status_code, other)
+    except (HfHubHTTPError, transport, RuntimeError, ValueError) as exc:
+        line = next(iter(str(exc).strip().splitlines()), type(exc).__name__)
+        message, hint = f"the Hub did not take {repo}: {line}", "--dry-run shows the card"
+        if isinstance(exc, HfHubHTTPError):
+            message, hint = refusals.get(exc.response.status_code, (message, hint))
+        elif isinstance(exc, transport):
+            message = f"the Hub does not answer: {line}"
+            hint = "check the connection, then run the same command again"
         raise SetupError(message, hint=hint) from exc
-    except transport as exc:
-        raise SetupError(
-            f"the Hub does not answer: {_first_line(exc)}",
-            hint="check the connection, then run the same command again",
-        ) from exc
-    except (RuntimeError, ValueError) as exc:  # an upload that failed, a card that is refused
-        raise SetupError(
-            f"the Hub did not take {repo}: {_first_line(exc)}", hint="--dry-run shows the card"
-        ) from exc
 
 
-def _first_line(exc: BaseException) -> str:
-    return next(iter(str(exc).strip().splitlines()), type(exc).__name__)
-
-
-def _find_images(source: Source) -> tuple[list[Row], dict[str, bytes], str | None]:
+def _find_images(source: Source) -> tuple[list[_Row], dict[str, bytes], str | None]:
     """Return rows, images by path, and the verdict: of a comparison, else of the run's images/.
 
     Only what says that this very pair made it is taken; which images that are depends on the run's
@@ -307,10 +372,10 @@ def _find_images(source: Source) -> tuple[list[Row], dict[str, bytes], str | Non
     """
     taught = source.manifest.verdict
     sentence = None if taught is None else str(taught["sentence"])
-    records = {phase: source.manifest.phases[phase].lora for phase in Phase}
-    loras = {phase.value: record and record.sha256 for phase, record in records.items()}
+    phases = source.manifest.phases.items()
+    loras = {phase.value: one.lora and one.lora.sha256 for phase, one in phases}
     folder, images = source.run.images / "compare", dict[str, bytes]()
-    rows: list[Row] = []
+    rows: list[_Row] = []
     try:
         compared = json.loads(_inside(source, folder / "compare.json").read_bytes())
         if (compared["loras"], compared["schedule"]) == (loras, source.schedule.to_json()):
@@ -320,42 +385,22 @@ def _find_images(source: Source) -> tuple[list[Row], dict[str, bytes], str | Non
                     path = f"pictures/{number}-{variant}.png"
                     images[path] = _encode(source, find_picture(folder, number, variant))
                     labels[path] = variant.label(int(row["variants"][variant]["steps"]))
-                rows.append(Row(str(row["prompt"]), int(row["seed"]), labels))
+                rows.append(_Row(str(row["prompt"]), int(row["seed"]), labels))
             return rows, images, sentence or compared.get("sentence")
     except DECODER_ERRORS:  # there is none, or it is damaged
         rows, images = [], {}
     for file in sorted(source.run.images.glob("*")):
         if len(rows) == MOST_ROWS or file.suffix.lower() not in FORMATS:
             continue
-        try:
+        with suppress(InputError, *DECODER_ERRORS):  # it records nothing, or cannot be read
             record, content = read_record(_inside(source, file)), _encode(source, file)
-        except InputError:  # it records nothing
-            continue
-        except DECODER_ERRORS:
-            continue
-        is_usual = all(use.scale == 1 for use in record.loras) and not record.init_latents_sha256
-        if is_usual and {use.phase.value: use.sha256 for use in record.loras} == loras:
-            name = f"pictures/{len(rows) + 1}.png"
-            images[name] = content
-            label = Variant.BOTH.label(record.steps)
-            rows.append(Row(record.settings.prompt, record.settings.seed, {name: label}))
+            used = {use.phase.value: use.sha256 for use in record.loras}
+            is_usual = all(use.scale == 1 for use in record.loras)
+            if used == loras and is_usual and not record.init_latents_sha256:
+                name, label = f"pictures/{len(rows) + 1}.png", Variant.BOTH.label(record.steps)
+                images[name] = content
+                rows.append(_Row(record.settings.prompt, record.settings.seed, {name: label}))
     return rows, images, sentence
-
-
-def _withhold(prompt: str, caption: str | None) -> str:
-    """Return the prompt; nothing where it may hold the caption."""
-    is_apart = caption and flatten(caption).casefold() not in flatten(prompt).casefold()
-    return prompt if is_apart else ""
-
-
-def _read_caption(source: Source) -> str | None:
-    sample = source.manifest.sample
-    if sample is None:
-        return None
-    try:
-        return read_text(_inside(source, source.run.path / sample.caption)).strip() or None
-    except (OSError, UnicodeDecodeError):
-        return None
 
 
 def _read_sample(source: Source, caption: str | None) -> dict[str, bytes]:
@@ -388,3 +433,166 @@ def _inside(source: Source, path: Path) -> Path:
     if not path.resolve().is_relative_to(source.run.path.resolve()):
         raise FileNotFoundError(path)
     return path
+
+
+def _write_card(plan: HubPlan, repo: str) -> str:
+    request, source, manifest = plan.request, plan.request.source, plan.request.source.manifest
+    base, family = _hub_base(source), source.family
+    slow, fast = (len(source.schedule.phase(phase).timesteps) for phase in Phase)
+    tools = ""
+    if "generate.py" in plan.contents:
+        tools += _DIFFUSERS.format(repo=repo, usage=usage(family, model=base, prompt=None))
+    if "comfyui/workflow.json" in plan.contents:
+        tools += f"{_COMFYUI}\n"
+    made = f"imported by glance on {manifest.created.date()}"
+    if manifest.imported is None:
+        used = {"glance": manifest.glance, **manifest.versions}
+        versions = ", ".join(_escape(f"{name} {text}") for name, text in used.items())
+        made = f"begun on {manifest.created.date()}, trained with {versions}"
+    worth = "Whether the pair is better than the base model along the same steps is to be seen."
+    if plan.verdict is not None:
+        worth = f"Measured, on prompts that it was not trained on: {_escape(plan.verdict)}."
+    license_ = request.license or _BINDING.get(base or "")
+    said = f"The LoRAs: `{license_}`." if license_ else "Nobody has said which the LoRAs have."
+    return _CARD_TEXT.substitute(
+        metadata=_write_metadata(plan, base),
+        name=repo.rpartition("/")[2],
+        base=f"[{base}]({_HUB}/{base})" if base else f"a {family.title} model not on the Hub",
+        steps=slow + fast,
+        slow=slow,
+        fast=fast,
+        origin=_describe_origin(source),
+        worth=worth,
+        repo=repo,
+        gallery=_draw_gallery(plan.rows),
+        family=family.name,
+        model=base or "path/to/the/base",
+        reference=" --source-image before.png" if family.edits else "",
+        prompt=_PROMPT,
+        tools=tools,
+        settings=_draw_table(("setting", "value"), _list_settings(source)),
+        pair_id=manifest.pair_id,
+        made=made,
+        sample=_describe_sample(plan),
+        license=said,
+        theirs=f" The base model's own is on [its page]({_HUB}/{base})." if base else "",
+    )
+
+
+def _hub_base(source: Source) -> str | None:
+    """Return the base model's Hub id; None for a folder, or where a single file replaced a part."""
+    manifest, settings = source.manifest, source.manifest.settings
+    is_id = manifest.base_model == settings.model and is_hub_id(settings.model)
+    return settings.model if is_id and settings.transformer is None else None
+
+
+def _write_metadata(plan: HubPlan, base: str | None) -> str:
+    """Return the YAML. Tags are those that diffusers' own LoRA trainers write, and ours."""
+    from huggingface_hub import ModelCardData
+
+    family, license_ = plan.request.source.family, plan.request.license
+    task = "image-to-image" if family.edits else "text-to-image"
+    binding = None if license_ else _BINDING.get(base or "")
+    values: dict[str, Any] = {
+        "base_model": base,
+        "base_model_relation": "adapter" if base else None,
+        "library_name": "diffusers",
+        "pipeline_tag": task,
+        "license": "other" if binding else license_,
+        "license_name": binding,
+        "license_link": f"{_HUB}/{base}" if binding else None,
+        "tags": [task, "diffusers", "lora", "template:sd-lora", family.name, "few-step", "glance"],
+        # `-` is what the Hub's cards say where there is no prompt
+        "widget": [
+            {"text": _flatten(row.prompt)[:500] or "-", "output": {"url": list(row.labels)[-1]}}
+            for row in plan.rows
+        ],
+    }
+    data = ModelCardData(**{name: value for name, value in values.items() if value})
+    return data.to_yaml(line_break="\n").rstrip("\n") + "\n"
+
+
+def _describe_origin(source: Source) -> str:
+    trainer = "[SimpleTuner](https://github.com/bghira/SimpleTuner)"
+    if source.manifest.settings.teacher is not None:
+        return (
+            f"glance trained both with {trainer} to take the base model's own many steps in few; "
+            "no image but its own was used"
+        )
+    method = "after [arxiv.org/abs/2512.02899](https://arxiv.org/abs/2512.02899)"
+    if source.manifest.imported is not None:
+        return f"glance has not trained them, but imported them; the method is the same, {method}"
+    return f"glance trained both on one image and its caption with {trainer}, {method}"
+
+
+def _draw_gallery(rows: Sequence[_Row]) -> str:
+    labels = list(rows[0].labels.values()) if rows else []
+    if len(labels) < 2:
+        return "<Gallery />\n\n" if rows else ""
+    cells = []
+    for row in rows:
+        prompt = f"{_escape(row.prompt) or '*not shown*'}, seed {row.seed}"
+        cells.append([prompt, *(f"![{label}]({path})" for path, label in row.labels.items())])
+    said = "The images of a row begin with the same noise."
+    table = _draw_table(["prompt", *labels], cells)
+    return f"<Gallery />\n\n## Beside the base model\n\n{said}\n\n{table}\n\n"
+
+
+def _list_settings(source: Source) -> Iterator[tuple[str, str]]:
+    """Yield names and values; of an imported pair only what somebody recorded."""
+    manifest, settings = source.manifest, source.manifest.settings
+    unknown = () if manifest.imported is None else manifest.imported.unknown
+    areas = (settings.resolution, *settings.also_resolutions)
+    known = {
+        "steps": ("steps a phase", settings.steps),
+        "batch_size": ("batch size", settings.batch_size),
+        "rank": ("rank", settings.rank),
+        "learning_rate": ("learning rate", f"{settings.learning_rate:g}"),
+        "resolution": ("area", ", ".join(f"{side}x{side}" for side in areas)),
+        "crops": ("crops", ", ".join(settings.crops)),
+        "seed": ("seed", settings.seed),
+        "device": ("device", settings.device),
+    }
+    yield from ((row[0], str(row[1])) for name, row in known.items() if name not in unknown)
+    if manifest.imported is None:
+        yield "alpha", f"{settings.alpha}, folded into the files: their strength is 1"
+    if settings.teacher is not None:
+        yield "taught by", _escape(settings.teacher.describe())
+        yield "layers", settings.layers
+    yield "schedule", _escape(manifest.schedule.name)
+    for phase in Phase:
+        part = source.schedule.phase(phase)
+        yield f"{phase} timesteps", ", ".join(f"{value:.7g}" for value in part.timesteps)
+    for name, value in sorted(settings.overrides.items()):
+        # numbers and plain words; what else people set may say whose machine it was
+        is_plain = re.fullmatch(r"[\w.+-]{1,40}", str(value)) is not None
+        yield f"SimpleTuner's {_escape(name)}", _escape(str(value)) if is_plain else "*not shown*"
+
+
+def _describe_sample(plan: HubPlan) -> str:
+    sample = plan.request.source.manifest.sample
+    if sample is None:
+        return ""
+    pair = f"## The sample\n\nOne image of {sample.width}x{sample.height} pixels and its caption"
+    if plan.request.sample_license is None:
+        return f"{pair}. Neither is part of this repository.\n\n"
+    return (
+        f"{pair}, license `{plan.request.sample_license}`:\n\n![what the pair was trained on]"
+        f"(sample/sample.png)\n\n{_escape(plan.caption or '')}\n\n"
+    )
+
+
+def _draw_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table; its cells are Markdown already."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _flatten(text: str) -> str:
+    """Return the text in one line, without what cannot be seen."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _escape(text: str) -> str:
+    """Return the text for inside a line or a table's cell: as it is, and never markup."""
+    return shorten(_flatten(text), 300, placeholder=" ...").translate(_MARKUP)

@@ -5,10 +5,10 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from fakes.comparisons import make_comparison, make_row, write_caption
@@ -20,9 +20,9 @@ from glance.core.errors import InputError, RunError, SettingsError, SetupError
 from glance.core.events import Event, Warned
 from glance.core.phase import Phase
 from glance.evaluation.compare import describe_plan, plan_comparison
-from glance.evaluation.request import CompareRequest
 from glance.evaluation.comparison import judge
 from glance.evaluation.report import write_report
+from glance.evaluation.request import CompareRequest, Variant
 from glance.interop.export import open_source
 from glance.interop.hub import MOST_ROWS, HubPlan, HubRequest, plan_hub, send_hub
 from glance.models.lora.file import hash_file
@@ -86,11 +86,16 @@ def make_plan(run: Path = RUN, **changes: Any) -> HubPlan:
 
 
 def metadata(plan: HubPlan) -> Any:
-    return yaml.safe_load(plan.card.text.split("---\n")[1])
+    return yaml.safe_load(plan.card.split("---\n")[1])
+
+
+def shown(plan: HubPlan) -> list[str]:
+    """The prompts that the card shows images of."""
+    return [one["text"] for one in metadata(plan).get("widget", ())]
 
 
 def body(plan: HubPlan) -> str:
-    return plan.card.text.split("---\n", 2)[2]
+    return plan.card.split("---\n", 2)[2]
 
 
 def contents(plan: HubPlan) -> dict[str, bytes]:
@@ -98,98 +103,96 @@ def contents(plan: HubPlan) -> dict[str, bytes]:
         return {path: (Path(folder) / path).read_bytes() for path in plan.write(Path(folder))}
 
 
-class TestMetadata:
-    def test_it_links_the_base_model_as_an_adapter(self) -> None:
-        make_run()
-
-        said = metadata(make_plan())
-
-        assert said["base_model"] == FLUX
-        assert said["base_model_relation"] == "adapter"
-        assert (said["library_name"], said["pipeline_tag"]) == ("diffusers", "text-to-image")
-        assert {"lora", "diffusers", "text-to-image", "template:sd-lora", "flux"} < set(
-            said["tags"]
-        )
-        assert "instance_prompt" not in said
-
-    def test_a_family_that_edits_is_image_to_image(self) -> None:
-        make_run(model="Qwen/Qwen-Image-Edit-2509", family="qwen_image_edit_2509")
-
-        plan = make_plan()
-
-        assert metadata(plan)["pipeline_tag"] == "image-to-image"
-        assert "--source-image before.png" in body(plan)
-
-    def test_a_base_model_in_a_folder_is_not_named(self) -> None:
-        run = make_run(model="../../home/anna/flux")
-        manifest = load_manifest(run).model_copy(update={"base_model": "ab" * 32})
-        manifest.save(run)
-
-        plan = make_plan()
-
-        assert "base_model" not in metadata(plan)
-        assert "anna/flux" not in plan.card.text
-        assert any("not on the Hub" in note for note in plan.notes)
-
-    def test_a_single_file_of_a_transformer_has_no_base_model_on_the_hub(self) -> None:
-        run = make_run()
-        settings = load_manifest(run).settings.model_copy(
-            update={"transformer": "../x.safetensors"}
-        )
-        load_manifest(run).model_copy(update={"settings": settings}).save(run)
-
-        assert "base_model" not in metadata(make_plan())
+EDIT = {"model": "Qwen/Qwen-Image-Edit-2509", "family": "qwen_image_edit_2509"}
 
 
-class TestLicence:
-    def test_what_the_base_models_licence_imposes_is_said(self) -> None:
-        make_run()
+def test_the_card_links_the_base_model_as_an_adapter() -> None:
+    make_run()
 
-        said = metadata(make_plan())
+    said = metadata(make_plan())
 
-        assert (said["license"], said["license_name"]) == (
-            "other",
-            "flux-1-dev-non-commercial-license",
-        )
-        assert said["license_link"].startswith("https://huggingface.co/black-forest-labs/")
+    assert (said["base_model"], said["base_model_relation"]) == (FLUX, "adapter")
+    assert (said["library_name"], said["pipeline_tag"]) == ("diffusers", "text-to-image")
+    assert {"lora", "diffusers", "text-to-image", "template:sd-lora", "flux"} < set(said["tags"])
+    assert "instance_prompt" not in said
 
-    def test_of_another_base_model_none_is_invented(self) -> None:
-        make_run(model="Qwen/Qwen-Image", family="qwen_image")
 
-        plan = make_plan()
+@pytest.mark.parametrize(
+    ("model", "settings", "base_model"),
+    [
+        ("../../home/anna/flux", {}, "ab" * 32),
+        (FLUX, {"transformer": "../x.safetensors"}, FLUX),
+    ],
+    ids=["a folder", "a single file"],
+)
+def test_a_base_model_that_is_not_the_hubs_is_not_named(
+    model: str, settings: dict[str, str], base_model: str
+) -> None:
+    run = make_run(model=model)
+    manifest = load_manifest(run)
+    own = manifest.settings.model_copy(update=settings)
+    manifest.model_copy(update={"settings": own, "base_model": base_model}).save(run)
 
-        assert "license" not in metadata(plan)
-        assert "the card names no license: say yours with --license" in plan.notes
+    plan = make_plan()
 
-    def test_the_one_that_is_given_is_taken(self) -> None:
-        make_run()
+    assert "base_model" not in metadata(plan)
+    assert "anna/flux" not in plan.card
+    assert any("not on the Hub" in note for note in plan.notes)
 
-        said = metadata(make_plan(license="apache-2.0"))
 
-        assert said["license"] == "apache-2.0"
-        assert "license_name" not in said
+@pytest.mark.parametrize(
+    ("base", "given", "expected"),
+    [
+        (FLUX, None, ("other", "flux-1-dev-non-commercial-license")),
+        (FLUX, "apache-2.0", ("apache-2.0", None)),
+        ("Qwen/Qwen-Image", None, (None, None)),
+    ],
+    ids=["the base's", "one that is given", "none is invented"],
+)
+def test_the_license_of_the_loras(base: str, given: str | None, expected: tuple[str, str]) -> None:
+    make_run(model=base, family="flux" if base == FLUX else "qwen_image")
 
-    @pytest.mark.parametrize("flag", ["license", "sample_license"])
-    def test_one_that_the_hub_cannot_have_is_refused(self, flag: str) -> None:
-        make_run()
+    plan = make_plan(license=given)
 
-        with pytest.raises(SettingsError, match=r"--(sample-)?license 'My Own' is no license"):
-            make_plan(**{flag: "My Own"})
+    said = metadata(plan)
+    assert (said.get("license"), said.get("license_name")) == expected
+    asks = "the card names no license: say yours with --license" in plan.notes
+    assert asks == (expected[0] is None)
+    linked = said.get("license_link", "").startswith(f"https://huggingface.co/{FLUX}")
+    assert linked == (expected[1] is not None)
+
+
+@pytest.mark.parametrize("flag", ["license", "sample_license"])
+def test_a_license_that_the_hub_cannot_have_is_refused(flag: str) -> None:
+    make_run()
+
+    with pytest.raises(SettingsError, match=r"--(sample-)?license 'My Own' is no license"):
+        make_plan(**{flag: "My Own"})
+
+
+@pytest.mark.parametrize("repo", ["", "a/b/c", "a b", "-x", "x.git", "../x"])
+def test_a_name_that_the_hub_cannot_have_is_refused(repo: str) -> None:
+    make_run()
+
+    with pytest.raises(InputError, match="--repo"):
+        make_plan(repo=repo)
 
 
 class TestSample:
     def test_neither_the_picture_nor_the_caption_is_sent_unasked(self) -> None:
         run = make_run()
-        compare(run, make_row(prompt=CAPTION))
+        compare(run, make_row(prompt=CAPTION), make_row(prompt=f"{CAPTION.upper()}, at night"))
 
         plan = make_plan()
 
         sent = contents(plan)
         assert not any(name.startswith("sample") for name in sent)
         assert not any(CAPTION.encode() in content for content in sent.values())
+        assert "at night" not in plan.card
+        assert shown(plan) == ["-", "-"]
         assert "Neither is part of this repository" in body(plan)
 
-    def test_its_licence_sends_both(self) -> None:
+    def test_its_license_sends_both(self) -> None:
         make_run()
 
         plan = make_plan(sample_license="cc0-1.0")
@@ -199,36 +202,25 @@ class TestSample:
         assert "license `cc0-1.0`" in body(plan)
         assert CAPTION in body(plan)
 
-    def test_a_prompt_with_the_caption_in_it_is_hidden_as_well(self) -> None:
-        run = make_run()
-        compare(run, make_row(prompt=f"{CAPTION.upper()}, at night"))
-
-        plan = make_plan()
-
-        assert "at night" not in plan.card.text
-        assert [one["text"] for one in metadata(plan)["widget"]] == ["-"]
-
     def test_without_the_caption_no_prompt_can_be_told_from_it(self) -> None:
         run = make_run()
         compare(run, make_row(prompt="a hill"))
         (run.path / "data/x.txt").unlink()
 
-        assert "a hill" not in make_plan().card.text
+        assert "a hill" not in make_plan().card
 
-    def test_what_is_gone_is_named(self) -> None:
+    def test_one_that_is_gone_or_outside_of_the_run_is_not_sent(self) -> None:
         run = make_run()
+        Image.new("RGB", (8, 8)).save("private.png")
+        manifest = load_manifest(run)
+        stolen = manifest.sample.model_copy(update={"image": "../../private.png"})
+        manifest.model_copy(update={"sample": stolen}).save(run)
+        with pytest.raises(RunError, match="sample cannot be read"):
+            make_plan(sample_license="cc0-1.0")
+        manifest.save(run)
         shutil.rmtree(run.data)
 
         with pytest.raises(RunError, match=r"sample cannot be read: data/x\.png"):
-            make_plan(sample_license="cc0-1.0")
-
-    def test_a_manifest_cannot_name_a_picture_outside_of_the_run(self) -> None:
-        run = make_run()
-        Image.new("RGB", (8, 8)).save("private.png")
-        sample = load_manifest(run).sample.model_copy(update={"image": "../../private.png"})
-        load_manifest(run).model_copy(update={"sample": sample}).save(run)
-
-        with pytest.raises(RunError, match="sample cannot be read"):
             make_plan(sample_license="cc0-1.0")
 
 
@@ -239,119 +231,75 @@ class TestPictures:
 
         plan = make_plan()
 
-        assert {"pictures/1-teacher.png", "pictures/2-both.png"} < set(contents(plan))
+        sent = {name: data for name, data in contents(plan).items() if name.startswith("pictures")}
+        assert len(sent) == 10
         assert "| a mill, seed 3 | ![base, 50 steps](pictures/2-teacher.png) |" in body(plan)
         assert metadata(plan)["widget"] == [
             {"text": "a hill", "output": {"url": "pictures/1-both.png"}},
             {"text": "a mill", "output": {"url": "pictures/2-both.png"}},
         ]
         assert "Measured, on prompts that it was not trained on: " in body(plan)
-
-    def test_they_are_the_pictures_that_were_compared(self) -> None:
-        run = make_run()
-        compare(run, make_row())
-        Path("x.png").write_bytes(contents(make_plan())["pictures/1-both.png"])
-
-        with Image.open("x.png") as shown:
-            colours = shown.convert("RGB").getcolors()
-
-        assert colours == [(64 * 64, (160, 90, 160))]
-
-    def test_the_training_sample_is_not_among_them(self) -> None:
-        run = make_run()
-        compare(run, make_row())
-
-        pictures = [name for name in contents(make_plan()) if name.startswith("pictures/")]
-
-        assert len(pictures) == 5
-        assert (255, 0, 0) not in {  # the sample is red
-            tuple(np.asarray(Image.open(_write(contents(make_plan())[name])))[0, 0])
-            for name in pictures
-        }
+        colours = [
+            Image.open(BytesIO(sent[f"pictures/1-{variant}.png"])).getpixel((0, 0))
+            for variant in Variant
+        ]
+        assert colours == [(40 * number, 90, 160) for number in range(5)], "not the sample's red"
 
     def test_no_more_than_a_card_can_show(self) -> None:
         run = make_run()
         compare(run, *(make_row(seed=seed) for seed in range(MOST_ROWS + 2)))
 
-        plan = make_plan()
+        assert len(shown(make_plan())) == MOST_ROWS
 
-        assert len(metadata(plan)["widget"]) == MOST_ROWS
-
-    def test_those_of_an_earlier_larger_comparison_lie_elsewhere(self) -> None:
-        run = make_run()
-        compare(run, make_row(), make_row(seed=1))
-        mine = run.images / "compare/pictures/mine.png"
-        Image.new("RGB", (8, 8)).save(mine)
-
-        compare(run, make_row())
-
-        left = {path.name for path in mine.parent.iterdir()}
-        assert len(left) == 6
-        assert {"1-both.png", "mine.png"} < left
-        assert (run.images / "compare/earlier-1/pictures/2-both.png").is_file()
-
-    def test_a_comparison_of_another_pair_is_not_shown(self) -> None:
+    @pytest.mark.parametrize("name", ["another pair", "compare.json", "pictures/1-both.png"])
+    def test_a_comparison_of_another_pair_or_damaged_is_none(self, name: str) -> None:
         run = make_run()
         compare(run, make_row())
-        figures = run.images / "compare/compare.json"
-        figures.write_text(figures.read_text().replace(hash_file(run.lora(Phase.SLOW)), "0" * 64))
-
-        assert "widget" not in metadata(make_plan())
-
-    @pytest.mark.parametrize("name", ["compare.json", "pictures/1-both.png"])
-    def test_a_damaged_comparison_is_none(self, name: str) -> None:
-        run = make_run()
-        compare(run, make_row())
-        path = run.images / "compare" / name
-        path.write_bytes(path.read_bytes()[:60])
+        if name == "another pair":
+            path = run.images / "compare/compare.json"
+            other = path.read_text().replace(hash_file(run.lora(Phase.SLOW)), "0" * 64)
+            path.write_text(other)
+        else:
+            path = run.images / "compare" / name
+            path.write_bytes(path.read_bytes()[:60])
 
         plan = make_plan()
 
-        assert "widget" not in metadata(plan)
+        assert shown(plan) == []
         assert any("glance compare --run runs/cat" in note for note in plan.notes)
 
-    def test_without_a_comparison_the_pairs_own_pictures_are_taken(self) -> None:
+    def test_without_a_comparison_the_pairs_own_pictures_are_taken_as_pixels_alone(self) -> None:
         run = make_run()
         paint(run, "b.png", prompt="a mill")
         paint(run, "a.jpg", prompt="a harbour")
-
-        assert [one["text"] for one in metadata(make_plan())["widget"]] == ["a harbour", "a mill"]
-
-    def test_they_lose_what_says_where_they_were_made(self) -> None:
-        paint(make_run(), "b.png")
-
-        assert b"/home/anna" not in contents(make_plan())["pictures/1.png"]
-
-    def test_what_another_pair_painted_or_nobody_knows_is_left_out(self) -> None:
-        run = make_run()
-        paint(run, "b.png", loras=())
+        paint(run, "other.png", loras=())
         Image.new("RGB", (8, 8)).save(run.images / "c.png")
+        paint(run, "outside.png")
+        (run.images / "outside.png").rename("outside.png")
+        (run.images / "outside.png").symlink_to(Path("outside.png").resolve())
 
         plan = make_plan()
 
-        assert "widget" not in metadata(plan)
-        assert any("there are no images of this pair" in note for note in plan.notes)
+        assert shown(plan) == ["a harbour", "a mill"]
+        assert b"/home/anna" not in contents(plan)["pictures/2.png"]
 
-    def test_a_link_that_leads_out_of_the_run_is_not_followed(self) -> None:
-        run = make_run()
-        paint(run, "b.png")
-        (run.images / "b.png").rename("outside.png")
-        (run.images / "b.png").symlink_to(Path("outside.png").resolve())
+    def test_where_there_are_none_it_says_how_to_make_some(self) -> None:
+        make_run()
 
-        assert "widget" not in metadata(make_plan())
+        assert any("there are no images of this pair" in note for note in make_plan().notes)
 
 
 class TestText:
-    HOSTILE = '"\n---\nlicense: mit\n- [x](http://evil) <script> | `$$a$$` :smile: \x1b[31m\ud800'
+    HOSTILE = '"\n---\nlicense: mit\n- [x](http://evil) <script> | `$$a$$` :smile: \x1b[31m'
 
     def test_a_prompt_can_be_no_markup_and_no_metadata(self) -> None:
         run = make_run()
-        compare(run, make_row(prompt=self.HOSTILE.replace("\ud800", "")))
+        compare(run, make_row(prompt=self.HOSTILE))
 
         plan = make_plan()
 
         assert metadata(plan)["license"] == "other"
-        assert plan.card.text.count("\n---\n") == 1
+        assert plan.card.count("\n---\n") == 1
         table = next(line for line in body(plan).splitlines() if "evil" in line)
         assert table.count("|") == 7
         assert not set("<>`$*\\\x1b") & set(table)
@@ -367,35 +315,33 @@ class TestText:
 
         text = body(make_plan())
 
-        assert "<b>" not in text
-        assert "<torch>" not in text
-        assert "/home/anna" not in text
+        assert [evil for evil in ("<b>", "<torch>", "/home/anna") if evil in text] == []
 
-    def test_settings_and_schedule_are_the_runs(self) -> None:
+    def test_settings_schedule_and_usage_are_the_runs(self) -> None:
         make_run(steps=37, seed=11)
 
         text = body(make_plan())
 
-        assert "| steps a phase | 37 |" in text
-        assert "| seed | 11 |" in text
-        assert "| slow timesteps | 1000, 979.1915, " in text
+        for said in (
+            "| steps a phase | 37 |",
+            "| seed | 11 |",
+            "| slow timesteps | 1000, 979.1915, ",
+            "--slow-lora anna/cat:slow.safetensors",
+            "--fast-lora anna/cat:fast.safetensors",
+            "hf download anna/cat --local-dir pair && cd pair\npython generate.py",
+            "put the LoRAs of `comfyui/` into `models/loras` and open",
+        ):
+            assert said in text
 
-    def test_the_usage_names_both_files_of_the_repository(self) -> None:
-        make_run()
+    def test_a_family_that_edits_is_image_to_image_and_every_flag_exists(self) -> None:
+        make_run(**EDIT)
 
-        text = body(make_plan())
+        plan = make_plan()
 
-        assert "--slow-lora anna/cat:slow.safetensors" in text
-        assert "--fast-lora anna/cat:fast.safetensors" in text
-        assert "hf download anna/cat --local-dir pair && cd pair\npython generate.py" in text
-        assert "put the LoRAs of `comfyui/` into `models/loras` and open" in text
-
-    def test_every_flag_that_it_names_exists(self) -> None:
-        make_run(model="Qwen/Qwen-Image-Edit-2509", family="qwen_image_edit_2509")
-        flags = re.findall(r"--[a-z-]+", body(make_plan()).split("```")[1])
-
+        flags = re.findall(r"--[a-z-]+", body(plan).split("```")[1])
         reference = (Path(__file__).parents[3] / "docs/cli.md").read_text()
-
+        assert metadata(plan)["pipeline_tag"] == "image-to-image"
+        assert "--source-image" in flags
         assert len(flags) == 6
         assert [flag for flag in flags if f"{flag} " not in reference] == []
 
@@ -413,48 +359,34 @@ class TestText:
         assert "has not trained them" in body(plan)
         assert "| rank | 2 |" in body(plan)
         hidden = ("| steps a phase", "| seed | 1", "| alpha", "| device", "| learning rate")
-        assert [text for text in hidden if text in body(plan)] == []
-        assert "The sample" not in body(plan)
-        assert metadata(plan)["widget"][0]["text"] == CAPTION
+        assert [text for text in (*hidden, "The sample") if text in body(plan)] == []
+        assert shown(plan) == [CAPTION]
 
 
-class TestPlan:
-    def test_it_lists_every_file_with_size_and_hash(self) -> None:
-        run = make_run()
+def test_a_plan_lists_every_file_with_size_and_hash_and_touches_no_disk() -> None:
+    run = make_run()
+    before = sorted(Path().rglob("*"))
 
-        document = make_plan().to_json()
+    document = make_plan().to_json()
 
-        files = {file["path"]: file for file in document["files"]}
-        assert next(iter(files)) == "README.md"
-        assert {"fast.safetensors", "schedule.json", "generate.py"} < set(files)
-        open_source(run.path).copy_lora(Phase.SLOW, Path("copied"))
-        assert files["slow.safetensors"]["sha256"] == hash_file(Path("copied"))
-        assert files["slow.safetensors"]["bytes"] == Path("copied").stat().st_size
-        assert document["private"] is True
+    assert sorted(Path().rglob("*")) == before
+    files = {file["path"]: file for file in document["files"]}
+    assert next(iter(files)) == "README.md"
+    assert {"fast.safetensors", "schedule.json", "generate.py"} < set(files)
+    open_source(run.path).copy_lora(Phase.SLOW, Path("copied"))
+    assert files["slow.safetensors"]["sha256"] == hash_file(Path("copied"))
+    assert files["slow.safetensors"]["bytes"] == Path("copied").stat().st_size
+    assert document["private"] is True
 
-    def test_a_run_that_was_moved_gives_the_same_bytes(self) -> None:
-        run = make_run()
-        compare(run, make_row())
-        before = contents(make_plan(sample_license="cc0-1.0"))
-        shutil.copytree(RUN, "elsewhere/x")
-        shutil.rmtree(RUN)
 
-        assert contents(make_plan(Path("elsewhere/x"), sample_license="cc0-1.0")) == before
+def test_a_run_that_was_moved_gives_the_same_bytes() -> None:
+    run = make_run()
+    compare(run, make_row())
+    before = contents(make_plan(sample_license="cc0-1.0"))
+    shutil.copytree(RUN, "elsewhere/x")
+    shutil.rmtree(RUN)
 
-    def test_it_touches_no_disk(self) -> None:
-        make_run()
-        before = sorted(Path().rglob("*"))
-
-        make_plan()
-
-        assert sorted(Path().rglob("*")) == before
-
-    @pytest.mark.parametrize("repo", ["", "a/b/c", "a b", "-x", "x.git", "../x"])
-    def test_a_name_that_the_hub_cannot_have_is_refused(self, repo: str) -> None:
-        make_run()
-
-        with pytest.raises(InputError, match="--repo"):
-            make_plan(repo=repo)
+    assert contents(make_plan(Path("elsewhere/x"), sample_license="cc0-1.0")) == before
 
 
 @pytest.fixture
@@ -476,7 +408,9 @@ def ignore(_: Event) -> None:
 
 
 class TestSending:
-    def test_everything_arrives_in_one_commit_in_a_private_repository(self, hub: RepoHub) -> None:
+    def test_everything_arrives_in_one_commit_in_a_private_repository(
+        self, hub: RepoHub, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         run = make_run()
         compare(run, make_row())
         plan = make_plan()
@@ -489,6 +423,7 @@ class TestSending:
         assert there.private
         assert result["url"] == f"{hub.url}/anna/cat"
         assert (result["commit"], result["private"]) == (there.sha, True)
+        assert capfd.readouterr() == ("", "")
 
     def test_a_name_alone_goes_to_the_tokens_owner(self, hub: RepoHub) -> None:
         make_run()
@@ -496,7 +431,7 @@ class TestSending:
 
         result = send_hub(plan, ignore)
 
-        assert "OWNER/cat:slow" in plan.card.text
+        assert "OWNER/cat:slow" in plan.card
         assert result["repo"] == "anna/cat"
         assert b"anna/cat:slow" in hub.repos["anna/cat"].files["README.md"]
         assert b"OWNER" not in hub.repos["anna/cat"].files["README.md"]
@@ -522,13 +457,8 @@ class TestSending:
 
         assert set(hub.repos["anna/cat"].files) == {".gitattributes"}
         assert hub.repos["anna/cat"].private
-
-    def test_and_the_same_command_goes_on_from_there(self, hub: RepoHub) -> None:
-        make_run()
-        hub.repos["anna/cat"] = Repo(private=True)
-
-        send_hub(make_plan(), ignore)
-
+        hub.fails = {}
+        send_hub(make_plan(), ignore)  # the same command goes on from there
         assert "slow.safetensors" in hub.repos["anna/cat"].files
 
     def test_an_export_that_is_there_is_not_overwritten(self, hub: RepoHub) -> None:
@@ -595,39 +525,21 @@ class TestSending:
 
         assert "no such tag" in next(e.message for e in events if isinstance(e, Warned))
 
-    def test_no_token(self, hub: RepoHub, monkeypatch: pytest.MonkeyPatch) -> None:
-        make_run()
-        monkeypatch.delenv("HF_TOKEN")
-
-        with pytest.raises(SetupError, match="there is no token of the Hub"):
-            send_hub(make_plan(), ignore)
-
-        assert hub.requests == []
-
-    def test_nobody_answers(self, hub: RepoHub) -> None:
-        make_run()
-        hub.close()
-
-        with pytest.raises(SetupError, match="the Hub does not answer"):
-            send_hub(make_plan(), ignore)
-
-    def test_offline_nothing_is_tried(self) -> None:
-        make_run()
-
-        with pytest.raises(SetupError, match="HF_HUB_OFFLINE forbids sending"):
-            send_hub(make_plan(), ignore)
-
-    def test_nothing_is_written_to_the_terminal(
-        self, hub: RepoHub, capfd: pytest.CaptureFixture[str]
+    def test_without_a_token_a_connection_or_an_answer_nothing_is_tried(
+        self, hub: RepoHub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         make_run()
-
-        send_hub(make_plan(), ignore)
-
-        assert capfd.readouterr() == ("", "")
-
-
-def _write(content: bytes) -> Path:
-    path = Path("picture")
-    path.write_bytes(content)
-    return path
+        plan = make_plan()
+        with monkeypatch.context() as patch:
+            patch.delenv("HF_TOKEN")
+            with pytest.raises(SetupError, match="there is no token of the Hub"):
+                send_hub(plan, ignore)
+        with monkeypatch.context() as patch:
+            patch.setenv("HF_HUB_OFFLINE", "1")
+            patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+            with pytest.raises(SetupError, match="HF_HUB_OFFLINE forbids sending"):
+                send_hub(plan, ignore)
+        assert hub.requests == []
+        hub.close()
+        with pytest.raises(SetupError, match="the Hub does not answer"):
+            send_hub(plan, ignore)
