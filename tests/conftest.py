@@ -20,6 +20,7 @@ from proofs import Proofs
 from glance.core.device import Device, is_present
 
 pytest.register_assert_rewrite("real_training", "real_distilling")
+pytest_plugins = ["fakes.plugin"]
 
 ROOT = Path(__file__).parents[1]
 _LEAKS = ("GLANCE", "HF_", "HUGGING", "SIMPLETUNER", "ACCELERATE", "TRAINING_", "CONFIG_", "MIXED")
@@ -138,6 +139,22 @@ def glance() -> Callable[..., Finished]:
         )
         assert "Traceback" not in done.stderr, done.stderr
         return Finished(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def invoke() -> Callable[..., Finished]:
+    """Run `glance` in this process: for where its real streams and signals are not the point."""
+
+    def run(*arguments: object) -> Finished:
+        from typer.testing import CliRunner
+
+        from glance.cli import app
+
+        done = CliRunner().invoke(app, [str(one) for one in arguments])
+        assert isinstance(done.exception, SystemExit | None), done.exception
+        return Finished(done.exit_code, done.stdout, done.stderr)
 
     return run
 

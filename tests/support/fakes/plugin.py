@@ -5,16 +5,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import pytest
-from fakes.commands import Glance
 from fakes.runs import RUN, Trained, plan_and_train, train_in
 from fakes.trainer import FakeSimpleTuner, RunningGlance, find_processes
-from typer.testing import CliRunner
 
-from glance.cli import app
 from glance.core.events import Event
 
 
@@ -39,18 +35,6 @@ def start_glance() -> Iterator[Callable[..., RunningGlance]]:
     yield start
     for running in started:
         running.discard()
-
-
-@pytest.fixture
-def invoke() -> Glance:
-    """Run `glance` in this process: quicker, for where streams and signals are not the point."""
-
-    def invoke(*arguments: str) -> SimpleNamespace:
-        done = CliRunner().invoke(app, arguments)
-        assert isinstance(done.exception, SystemExit | None), done.exception
-        return SimpleNamespace(code=done.exit_code, out=done.stdout, err=done.stderr)
-
-    return invoke
 
 
 @pytest.fixture

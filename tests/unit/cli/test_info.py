@@ -1,8 +1,9 @@
-import os
-from collections.abc import Callable
+"""`glance info`: the streams; what it says of whom is in tests/unit/interop/test_info.py."""
+
 from pathlib import Path
 
 import pytest
+from fakes.commands import Glance, files
 from fakes.pairs import glance_header, write_lora, write_run
 
 from glance.core.phase import Phase
@@ -11,10 +12,10 @@ from glance.models.lora.file import hash_data, hash_file, read_header
 FILE = Path("x.safetensors")
 
 
-def test_a_lora_is_shown_whole(glance: Callable) -> None:
+def test_a_lora_is_shown_whole(invoke: Glance) -> None:
     write_lora(FILE, glance_header(Phase.SLOW, **{"modelspec.title": "A cat", "format": "pt"}))
 
-    done = glance("info", FILE)
+    done = invoke("info", FILE)
 
     sha256 = hash_file(FILE)
     assert (done.code, done.err) == (0, "")
@@ -35,56 +36,37 @@ def test_a_lora_is_shown_whole(glance: Callable) -> None:
     ]
 
 
-def test_json_is_one_document(glance: Callable) -> None:
-    write_lora(FILE, {"a": "\x1b[2J"})
+def test_problems_leave_exit_code_0_and_json_escapes_what_a_terminal_would_obey(
+    invoke: Glance,
+) -> None:
+    write_lora(FILE, {"a": "\x1b[2J"}, fill=0.0)
 
-    done = glance("info", FILE, "--json")
+    done, as_json = invoke("info", FILE), invoke("info", FILE, "--json")
 
-    assert (done.code, done.err) == (0, "")
-    assert done.document["metadata"] == {"a": "\x1b[2J"}
-    assert "\x1b" not in done.out
-
-
-def test_problems_leave_exit_code_0(glance: Callable) -> None:
-    write_lora(FILE, fill=0.0)
-
-    done = glance("info", FILE)
-
-    assert done.code == 0
+    assert done.code == as_json.code == 0
     assert "  problem: every lora_B (up) is zero: it changes nothing" in done.out
+    assert as_json.document["metadata"] == {"a": "\x1b[2J"}
+    assert "\x1b" not in as_json.out
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no LoRA"])
-def test_what_cannot_be_read_is_exit_4(glance: Callable, content: bytes | None) -> None:
+def test_what_cannot_be_read_is_exit_4(invoke: Glance, content: bytes | None) -> None:
     if content is not None:
         FILE.write_bytes(content)
 
-    done = glance("info", FILE, "--json")
+    done = invoke("info", FILE, "--json")
 
     assert done.code == 4
     assert "x.safetensors" in done.document["error"]["problems"][0]["message"]
 
 
-def test_a_pipe_is_not_waited_for(glance: Callable) -> None:
-    os.mkfifo("x.png")
-
-    assert glance("info", "x.png").err.startswith("error: x.png cannot be read: it is a named pipe")
-
-
-def test_a_run_ends_with_what_to_do(glance: Callable) -> None:
+def test_a_run_ends_with_what_to_do_and_looking_changes_nothing(invoke: Glance) -> None:
     write_run(Path("runs/a b"))
+    before = files(Path("runs"))
 
-    done = glance("info", "runs/a b")
+    done = invoke("info", "runs/a b")
 
     assert done.code == 0
     assert done.out.startswith("runs/a b: run, slow done, fast done\n")
     assert "next: glance infer --run 'runs/a b' --prompt \"...\"\n" in done.out
-
-
-def test_looking_changes_nothing(glance: Callable) -> None:
-    run = write_run(Path("runs/x"))
-    before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
-
-    glance("info", "runs/x")
-
-    assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
+    assert files(Path("runs")) == before

@@ -4,20 +4,16 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fakes.commands import Glance
 from PIL import Image
 from safetensors.numpy import save_file
 
 from glance.core import files
-
-pytest_plugins = ["fakes.plugin"]
-
-type Glance = Callable[..., SimpleNamespace]
 
 MODEL = ("--model", "small-flux", "--device", "cpu")
 SMALL = (*MODEL, "--resolution", "64")

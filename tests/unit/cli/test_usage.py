@@ -1,11 +1,11 @@
 """Words that a shell leaves behind: empty ones, swallowed options, file names in place of texts."""
 
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
+from fakes.commands import Glance
 
 from glance.cli import app
 from glance.cli._usage import check_words
@@ -26,23 +26,11 @@ def refusals(line: str, *more: str) -> list[Problem]:
 @pytest.mark.parametrize(
     ("line", "names"),
     [
-        ("train --image '' --model ' ' --run= --family ''", "--image --model --run --family"),
-        ("train --image x.png --set '' --gpu-ids '' --pipeline ''", "--set --gpu-ids --pipeline"),
-        ("infer --prompt a --slow-lora '' --fast-lora '' --output ''", "--slow-lora --fast-lora"),
-        ("infer --prompt '' --prompt-file '' --seed ''", "--prompt --prompt-file --seed"),
-        ("distill --model '' --size '' --teacher-lora ''", "--model --size --teacher-lora"),
+        ("train --image '' --model ' ' --run= --rank ''", "--image --model --run --rank"),
         ("check '' --caption ''", "'an argument' --caption"),
-        ("schedule --schedule '' --plot ''", "--schedule --plot"),
-        ("schedule optimize --model ''", "--model"),
-        ("export hub --repo ''", "--repo"),
-        ("export comfyui ''", "'an argument'"),
         ("runs show ''", "'an argument'"),
+        ("schedule --schedule '' --plot ''", "--schedule --plot"),
         ("import '' --alpha ''", "'an argument' --alpha"),
-        ("train --image '' --rank ''", "--image --rank"),
-        ("info ''", "'an argument'"),
-        ("compare --run ''", "--run"),
-        ("demo --output ''", "--output"),
-        ("train --image x.png --events ''", "--events"),
         ("check -- ''", "'an argument'"),
     ],
 )
@@ -53,10 +41,10 @@ def test_an_empty_value_is_refused_wherever_it_stands(line: str, names: str) -> 
         assert f"{name} is empty: {UNSET}" in messages
 
 
-def test_it_is_said_before_anything_else_is(glance: Callable) -> None:
+def test_it_is_said_before_anything_else_is(invoke: Glance) -> None:
     words = ("train", "--image", "", "--model", "", "--steps", "", "--json")
 
-    done = glance(*words)
+    done = invoke(*words)
 
     assert done.code == 4
     assert done.document["error"]["problems"] == [
@@ -79,8 +67,8 @@ def test_every_option_of_every_command_is_held_to_it() -> None:
     below(COMMANDS, "")
 
 
-def test_an_option_is_no_value_of_the_one_before(glance: Callable, pair: Path) -> None:
-    done = glance("train", "--image", "cat.png", "--caption", "--dry-run")
+def test_an_option_is_no_value_of_the_one_before(invoke: Glance, pair: Path) -> None:
+    done = invoke("train", "--image", "cat.png", "--caption", "--dry-run")
 
     assert done.code == 4
     assert done.err == (
@@ -118,24 +106,11 @@ def test_windows_line_ends_of_a_script_are_named(words: tuple[str, ...]) -> None
 )
 def test_a_files_name_is_not_taken_for_its_text(line: str, hint: str) -> None:
     Path("my cap.txt").write_text("a grey circle")
-    option = line.split()[-1]
+    Path("caption").touch()
+    option, told = line.split()[-1], "is a file's name, and would be taken for the text"
 
-    assert refusals(line, "my cap.txt") == [
-        Problem(f"{option} 'my cap.txt' is a file's name, and would be taken for the text", hint)
-    ]
-
-
-@pytest.mark.parametrize("name", ["caption", "cap.txt"])
-def test_the_command_with_the_hint_in_it_is_accepted(
-    glance: Callable, pair: Path, name: str
-) -> None:
-    Path(name).write_text("a grey circle")
-    command = ("check", "cat.png", "--resolution", 64)
-
-    refused = glance(*command, "--caption", name, "--json").document["error"]["problems"]
-
-    assert [one["hint"] for one in refused] == [f'--caption "$(cat {name})"']
-    assert glance(*command, "--caption", Path(name).read_text()).code == 0
+    assert refusals(line, "my cap.txt") == [Problem(f"{option} 'my cap.txt' {told}", hint)]
+    assert [told in problem.message for problem in refusals(line, "caption")] == [True]
 
 
 @pytest.mark.parametrize(

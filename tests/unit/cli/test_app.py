@@ -1,6 +1,9 @@
-"""One cause, one exit code, whatever the command: docs/cli.md has the table."""
+"""All commands alike: their help, and one exit code for one cause (docs/cli.md has the table)."""
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,12 @@ from fakes.pairs import glance_header, write_lora, write_run
 from fakes.trainer import FakeSimpleTuner
 from typer.main import get_command
 
+from glance import __version__
 from glance.cli import app
 from glance.cli._command import Command, CommandGroup
 from glance.core.errors import GlanceError
 from glance.core.phase import Phase
 
-pytest_plugins = ["fakes.plugin"]
 pytestmark = pytest.mark.usefixtures("surroundings")
 
 ROOT = Path(__file__).parents[3]
@@ -106,6 +109,7 @@ FLAGS_ARE_WRONG = [
     *each(("import",), "", "folder", "--slow-lora a"),
     *each(("import loras",), "--caption circle"),
     *each(("schedule", "train"), "--teacher-steps 20"),
+    *each(("schedule",), "--schedule paper --slow-steps 3", "--schedule own --teacher-steps 50"),
     *each(("schedule",), "--plot x.png optimize"),
 ]
 NUMBERS_ARE_NONE = [
@@ -120,10 +124,10 @@ NUMBERS_ARE_NONE = [
     *each(("infer", "comfyui"), "--width 100", "--height x"),
     *each(("distill", "compare", "optimize"), "--teacher-steps 1", "--teacher-steps 9999"),
     *each(("check", "doctor"), "--resolution 100", "--resolution big"),
-    *each(("schedule", "optimize"), "--size big", "--size 0x64"),
+    *each(("schedule", "optimize"), "--size big", "--size 0x64", "--size 64"),
     *each(("train",), "--sample-every 0"),
     *each(("distill",), "--noises 0", "--guidance -1"),
-    *each(("optimize",), "--steps 100000000", "--steps 1"),
+    *each(("optimize",), "--steps 100000000", "--steps 1", "--steps 12 --teacher-steps 20"),
     *each(("demo",), "--steps 0"),
     *each(("log",), "runs/cat --lines -1"),
     *each(("import loras",), "--alpha 0"),
@@ -159,6 +163,7 @@ FILES_ARE_NONE = [
     *each(("import",), *(f"--slow-lora {file} --fast-lora {file}" for file in FILES)),
     *each(("infer by hand",), *(f"--slow-lora {file} --fast-lora {file}" for file in FILES)),
     *each(("list",), "nowhere.txt", "text.txt"),
+    *each(("infer", "compare"), "--run nowhere", "--run folder"),
     *each(("check", "train", "distill", "infer"), "--source-image nowhere.txt"),
 ]
 OTHERS_ARE_THERE = [
@@ -175,6 +180,7 @@ DO_NOT_FIT = [
     *each(("check", "train", "distill", "infer"), "--source-image cat.png"),
     *each(("infer by hand",), "--no-lora --family qwen_image_edit_2511"),
     *each(("check",), "--family qwen_image_edit_2511"),
+    *each(("schedule",), "--schedule optimal --slow-steps 3"),
 ]
 MACHINE_LACKS = [
     *each(("schedule", "optimize", "infer"), "--model ./nowhere", "--model nowhere"),
@@ -252,10 +258,16 @@ OPTIONS = [
 ]
 
 
-def test_every_command_is_held_to_the_rule() -> None:
+def test_every_command_is_held_to_the_rules_and_shows_an_example(invoke: Glance) -> None:
+    groups = {("export",), ("runs",)}  # which have no flags of their own
     lax = [path for path, command in ALL if not isinstance(command, Command | CommandGroup)]
+    assert set(lax) == groups
 
-    assert lax == [("export",), ("runs",)]  # groups, which have no flags of their own
+    overview = invoke("--help").out
+    for path, command in ALL:
+        if not (command.hidden or path in groups):
+            assert f"\n  {path[0]} " in overview
+            assert f"glance {' '.join(path)} " in f"{command.help} ".replace("\n", " "), path
 
 
 def test_a_flag_that_holds_one_value_is_given_once_in_every_command(invoke: Glance) -> None:
@@ -267,11 +279,7 @@ def test_a_flag_that_holds_one_value_is_given_once_in_every_command(invoke: Glan
             said = f"error: {flag} is given 2 times, and holds one value: first, second\n"
             assert (done.code, done.err[: len(said)]) == (2, said), (path, flag)
     assert invoke(*COMMANDS["infer"], "--prompt", "another").code == 0
-
-
-def test_a_flag_without_a_value_may_be_repeated(invoke: Glance) -> None:
     assert invoke("schedule", "--quiet", "--quiet").code == 0
-    assert invoke("schedule", "--size", "64x64", "--slow-steps").code == 2
 
 
 def test_what_is_no_number_and_no_choice_is_a_bad_value_in_every_command(invoke: Glance) -> None:
@@ -290,25 +298,7 @@ def test_what_is_not_known_is_wrong_usage_in_every_command(invoke: Glance) -> No
         assert invoke(*path, "--no-such-flag").code == 2, path
     assert invoke("no-such-command").code == invoke("runs", "no-such").code == 2
     assert invoke("train").code == invoke("export", "hub").code == 2  # a flag is missing
-
-
-def test_a_refusal_of_the_command_line_is_a_document_with_json(glance: Any) -> None:
-    for arguments, code in ((["infer", "--count", "0"], 4), (["infer", "--no-such"], 2)):
-        done = glance(*arguments, "--json")
-        assert (done.code, done.document["error"]["exit_code"]) == (code, code)
-        assert done.document["error"]["problems"][0]["message"]
-
-
-def test_the_table_has_every_code(invoke: Glance) -> None:
-    table = (ROOT / "docs/cli.md").read_text().split("## Exit codes")[1].split("## glance")[0]
-    documented = set(
-        map(int, re.findall(r"\d+", "".join(re.findall(r"^\|([\d, ]+)\|", table, re.M))))
-    )
-
-    def codes(error: type[GlanceError]) -> set[int]:
-        return {error.exit_code}.union(*map(codes, error.__subclasses__()))
-
-    assert documented == {0, 129, 130, 143} | codes(GlanceError)
+    assert invoke("train", "--image").code == invoke("schedule", "--slow-steps").code == 2
 
 
 @pytest.mark.parametrize("typed", ["101.50", "+101.5", "1e999", "0101.5"])
@@ -317,3 +307,46 @@ def test_a_number_is_said_as_it_was_typed(invoke: Glance, typed: str) -> None:
 
     assert done.err.endswith("for example\n")
     assert f"error: --slow-guidance {typed}: it must be " in done.err
+
+
+def test_the_table_has_every_code(invoke: Glance) -> None:
+    table = (ROOT / "docs/cli.md").read_text().split("## Exit codes")[1].split("## glance")[0]
+    rows = "".join(re.findall(r"^\|([\d, ]+)\|", table, re.M))
+    documented = set(map(int, re.findall(r"\d+", rows)))
+
+    def codes(error: type[GlanceError]) -> set[int]:
+        return {error.exit_code}.union(*map(codes, error.__subclasses__()))
+
+    assert documented == {0, 129, 130, 143} | codes(GlanceError)
+
+
+# --- as a process --------------------------------------------------------------------------------
+
+
+def test_version_is_one_line_on_stdout(glance: Glance) -> None:
+    done = glance("--version")
+
+    assert (done.code, done.out, done.err) == (0, f"glance {__version__}\n", "")
+
+
+def test_a_refusal_is_one_document_with_json(glance: Glance) -> None:
+    unreadable = os.fsdecode(b"\xff.png")  # no text: shown escaped
+    for arguments, code, said in (
+        (["infer", "--count", "0"], 4, "--count 0"),
+        (["infer", "--no-such"], 2, "--no-such"),
+        (["check", unreadable, "--caption", "x"], 4, r"\udcff.png"),
+    ):
+        done = glance(*arguments, "--json")
+        assert (done.code, done.document["error"]["exit_code"]) == (code, code)
+        assert done.document["error"]["problems"][0]["message"]
+        assert done.err.startswith("error: ")
+        assert said in done.err
+
+
+def test_a_reader_that_leaves_is_no_traceback() -> None:
+    script = f"{sys.executable} -m glance schedule | true"
+
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
