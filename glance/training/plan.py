@@ -25,7 +25,6 @@ from glance.runs.settings import TrainSettings, resolve_preset, resolve_train_se
 from glance.schedule.lists import DEFAULT_SCHEDULE, ResolvedSchedule, Schedule
 from glance.schedule.options import AUTO as AUTO_SCHEDULE
 from glance.schedule.options import ScheduleOptions
-from glance.training.folder import check_run
 from glance.training.request import Launcher, TrainingRequest, TrainRequest
 from glance.training.simpletuner.command import build_command
 from glance.training.simpletuner.config import (
@@ -211,6 +210,8 @@ def put_together(
             *_warnings(settings, schedule.schedule),
         ),
     )
+    from glance.training.folder import check_run  # it reads LoRAs: `glance check` does not
+
     check_run(plan)
     return plan
 
