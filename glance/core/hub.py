@@ -219,8 +219,9 @@ def is_part(value: object) -> bool:
 
     An optional part that is not there is [null, null].
     """
-    is_pair = isinstance(value, list) and len(value) == 2
-    return is_pair and all(isinstance(word, str) and word for word in value)
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    return all(isinstance(word, str) and word for word in value)
 
 
 def _list_needed(model: str) -> list[str] | None:

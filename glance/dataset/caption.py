@@ -207,22 +207,19 @@ def _folded(name: str) -> str:
 def _judge(text: str, what: str, remedy: str, found: Findings) -> str | None:
     """Return the text, stripped; None when it is no description of a picture."""
     cleaned = _clean(text, what, remedy, found)
-    if cleaned is None:
-        return None
-    refusals = list(_refusals(cleaned, what))
+    refusals = [] if cleaned is None else list(_refusals(cleaned, what))
     found.problems.extend(refusals)
-    found.warnings.extend(() if refusals else _warnings(cleaned, what))
-    return None if refusals else cleaned
+    if cleaned is None or refusals:
+        return None
+    found.warnings.extend(_warnings(cleaned, what))
+    return cleaned
 
 
 def _clean(text: str, what: str, remedy: str, found: Findings) -> str | None:
     lines = re.sub("\r\n|[\r\u2028\u2029]", "\n", text).split("\n")
     for number, line in enumerate(lines, start=1):
         # Cs: lone surrogates, which is how bytes that are not UTF-8 arrive on the command line.
-        bad = next(
-            (c for c in line if c != "\t" and unicodedata.category(c) in ("Cc", "Cs")),
-            None,
-        )
+        bad = next((c for c in line if c != "\t" and unicodedata.category(c) in ("Cc", "Cs")), None)
         if bad is not None:
             found.refuse(
                 f"{what} holds a character that is no text (U+{ord(bad):04X}, line {number})",
@@ -282,7 +279,6 @@ def _json_of(text: str) -> Any:
 
 
 def _said_in(document: Any) -> str | None:
-    """Return the text that a JSON document says of a picture."""
     if isinstance(document, list) and len(document) == 1:
         document = document[0]
     if isinstance(document, str):

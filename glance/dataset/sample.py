@@ -44,7 +44,7 @@ class Sample:
     @property
     def name(self) -> str:
         """The image's stem, made safe as a file stem."""
-        return safe_name(self.image)
+        return name_safely(self.image.stem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,12 @@ class Examination:
     sample: Sample | None  # None when there are problems
     problems: tuple[Problem, ...]
     warnings: tuple[Problem, ...]
+
+    def require(self) -> Sample:
+        """Return the sample; raise SampleError with all problems where there is none."""
+        if self.sample is None:
+            raise SampleError(self.problems)
+        return self.sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,29 +104,6 @@ def examine_sample(
     return Examination(sample, tuple(found.problems), tuple(found.warnings))
 
 
-def load_sample(
-    image: Path,
-    *,
-    caption: str | None = None,
-    resolution: int | None = None,
-    text_tokens: int | None = None,
-    reference: Path | None = None,
-    edits: bool = False,
-) -> Examination:
-    """Return an examination whose sample is set; raise SampleError with all problems otherwise."""
-    found = examine_sample(
-        image,
-        caption=caption,
-        resolution=resolution,
-        text_tokens=text_tokens,
-        reference=reference,
-        edits=edits,
-    )
-    if found.sample is None:
-        raise SampleError(found.problems)
-    return found
-
-
 def measure_picture(path: Path, word: str = "reference") -> tuple[int, int]:
     """Return the width and height of a picture, upright; raise SampleError if it is unfit."""
     found = Findings()
@@ -128,11 +111,6 @@ def measure_picture(path: Path, word: str = "reference") -> tuple[int, int]:
     if pixels is None:
         raise SampleError(found.problems)
     return pixels.size
-
-
-def safe_name(image: Path) -> str:
-    """Return the image's stem as a name that is safe for files, folders and other programs."""
-    return name_safely(image.stem)
 
 
 def name_safely(text: str) -> str:

@@ -26,7 +26,14 @@ from glance.core.errors import (
 )
 from glance.core.files import beside, is_folder, state_folder
 from glance.core.phase import Phase
-from glance.dataset.sample import Examination, Sample, Stage, load_sample, safe_name, stage_sample
+from glance.dataset.sample import (
+    Examination,
+    Sample,
+    Stage,
+    examine_sample,
+    name_safely,
+    stage_sample,
+)
 from glance.interop.foreign import ForeignLora, layer_names, open_lora, respell
 from glance.interop.request import ImportRequest
 from glance.models.base import BaseModel, detect_family, is_hub_id
@@ -272,22 +279,24 @@ def _examine(request: ImportRequest, family: Family) -> Examination | None:
     """Return what is to say of the pair's image; None when it is not known."""
     if request.image is None:
         return None
-    return load_sample(
+    found = examine_sample(
         request.image,
         caption=request.caption,
         text_tokens=family.text.tokens,
         reference=request.reference,
         edits=family.edits,
     )
+    found.require()
+    return found
 
 
 def _name_run(request: ImportRequest) -> str:
     """Return the image's name, else that of the slow LoRA's file."""
     if request.image is not None:
-        return safe_name(request.image)
+        return name_safely(request.image.stem)
     path = Path(str(request.slow_lora).replace(":", "/"))
     named = path.parent / path.parent.name if path.name == LORA_FILE else path
-    name = re.sub(r"[-_. ]*slow", "", safe_name(named), flags=re.IGNORECASE).strip("-_. ")
+    name = re.sub(r"[-_. ]*slow", "", name_safely(named.stem), flags=re.IGNORECASE).strip("-_. ")
     return name or "imported"
 
 

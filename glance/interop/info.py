@@ -26,7 +26,7 @@ from glance.runs.locate import locate_lora
 from glance.runs.lora import SPEC
 from glance.runs.losses import Course, describe_course, read_courses
 from glance.runs.manifest import Attempt, Manifest, PhaseState, load_manifest
-from glance.runs.plot import chart_course
+from glance.runs.losses import chart_course
 from glance.sampling.provenance import (
     FORMATS,
     KEY,

@@ -13,14 +13,13 @@ from glance.core.plot import require_ending
 from glance.models.base import shown_model
 from glance.runs.folder import RUNS, TRAINERS_PAGE, RunFolder
 from glance.runs.lock import locked
-from glance.runs.losses import read_courses
+from glance.runs.losses import draw_losses, read_courses
 from glance.runs.manifest import (
     Manifest,
     PhaseState,
     iterate_runs,
     load_manifest,
 )
-from glance.runs.plot import draw_losses
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from typing import Final
 from glance.core.errors import LoraError
 from glance.core.files import replacing
 from glance.core.phase import Phase
-from glance.dataset.sample import safe_name
+from glance.dataset.sample import name_safely
 from glance.models.families import Family, find_family
 from glance.models.lora.examine import verify_lora
 from glance.models.lora.file import (
@@ -189,7 +189,7 @@ def pair_name(manifest: Manifest) -> str:
     depend on what the run folder is called here.
     """
     sample = manifest.sample
-    name = manifest.settings.family if sample is None else safe_name(Path(sample.image))
+    name = manifest.settings.family if sample is None else name_safely(Path(sample.image).stem)
     if manifest.is_taught:
         name = f"{name}-distilled"
     return name if manifest.pair_id is None else f"{name}-{manifest.pair_id[:8]}"

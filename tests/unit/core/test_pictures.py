@@ -4,6 +4,7 @@ import struct
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zlib import compress, crc32
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image, ImageCms
 
 from glance.core.pictures import count_frames, open_picture, to_rgb
 
+RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 NOISE = Image.merge("RGB", [Image.effect_noise((64, 48), 90) for _ in "RGB"])
 CORNER = Image.new("RGB", (96, 64), "blue")  # red is where it begins
@@ -79,12 +81,8 @@ def test_a_png_says_its_gamma(tmp_path: Path, gamma: int, before: int, after: in
     data = BytesIO()
     picture.save(data, "PNG")
     start, end = data.getvalue()[:33], data.getvalue()[33:]
-    from zlib import crc32
-
-    chunk = b"gAMA" + struct.pack(">I", gamma)
-    (tmp_path / "x.png").write_bytes(
-        start + struct.pack(">I", 4) + chunk + struct.pack(">I", crc32(chunk)) + end
-    )
+    said = chunk(b"gAMA", struct.pack(">I", gamma))
+    (tmp_path / "x.png").write_bytes(start + said + end)
 
     pixel = seen(tmp_path / "x.png")[0].getpixel((5, 5))
 
@@ -173,6 +171,182 @@ def test_adobes_inverted_inks_are_shown_as_photoshop_shows_them(
     (tmp_path / "x.jpg").write_bytes(adobe_jpeg(CORNER, transform=transform))
 
     assert corners(seen(tmp_path / "x.jpg")[0]) == ORIENTATIONS[1]
+
+
+# --- modes, depths, transparency, profiles -------------------------------------------------------
+
+
+def pixels_of(path: Path) -> list[Any]:
+    return list(seen(path)[0].get_flattened_data())
+
+
+def is_close(picture: Image.Image, colour: tuple[int, int, int]) -> bool:
+    return bool(np.abs(np.asarray(picture).astype(int) - colour).max() <= 6)
+
+
+def test_orientation_is_applied_beside_a_tag_that_is_damaged(tmp_path: Path) -> None:
+    turned = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    damaged = struct.pack("<HHII", 0x010E, 2, 1000, 0xFFFFFFF)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + turned + damaged + bytes(4)
+    assert seen(saved(CORNER, tmp_path / "x.jpg", exif=exif))[0].size == (64, 96)
+
+
+def test_damaged_exif_is_doubted(tmp_path: Path) -> None:
+    path = saved(CORNER, tmp_path / "x.png", exif=b"Exif\0\0no TIFF header at all")
+    assert seen(path)[1] == ["its EXIF data is damaged, so it is taken as upright"]
+
+
+def test_alpha_is_laid_over_white(tmp_path: Path) -> None:
+    picture = Image.new("RGBA", (3, 1), (*RED, 255))
+    picture.putpixel((1, 0), (*RED, 0))
+    picture.putpixel((2, 0), (*RED, 51))
+    assert pixels_of(saved(picture, tmp_path / "x.png")) == [RED, WHITE, (255, 204, 204)]
+
+
+@pytest.mark.parametrize("transparency", [1, b"\xff\x00"])
+def test_palette_transparency_is_laid_over_white(tmp_path: Path, transparency: int | bytes) -> None:
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([*BLUE, *RED])
+    picture.putpixel((1, 0), 1)
+    path = saved(picture, tmp_path / "x.png", transparency=transparency)
+    assert pixels_of(path) == [BLUE, WHITE]
+
+
+def test_greyscale_keeps_its_values(tmp_path: Path) -> None:
+    ramp = Image.linear_gradient("L")
+    result, _ = seen(saved(ramp, tmp_path / "x.png"))
+    assert [band.tobytes() for band in result.split()] == [ramp.tobytes()] * 3
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tiff", "x.pgm"])
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path, name: str) -> None:
+    ramp = (np.arange(256, dtype=np.uint16) * 257).reshape(1, 256)
+    result, _ = seen(saved(Image.fromarray(ramp), tmp_path / name))
+    assert np.asarray(result)[0, :, 0].tolist() == list(range(256))
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc32(kind + data))
+
+
+def test_transparent_grey_of_sixteen_bits_becomes_white(tmp_path: Path) -> None:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 3, 1, 16, 0, 0, 0, 0))
+    clear = chunk(b"tRNS", struct.pack(">H", 1000))
+    row = compress(b"\0" + struct.pack(">3H", 0, 1000, 65535))
+    data = header + clear + chunk(b"IDAT", row) + chunk(b"IEND", b"")
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    assert pixels_of(tmp_path / "x.png") == [(0, 0, 0), WHITE, WHITE]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 100.0, 255.0], [0, 100, 255]),
+        ([0.0, 500.0, 1000.0], [0, 128, 255]),
+        ([-1.0, 0.0, 1.0], [0, 128, 255]),
+        ([float("nan"), float("inf"), 0.5], [0, 255, 128]),
+        ([0.0, 0.0, 0.0], [0, 0, 0]),
+        ([-3e38, 0.0, 3e38], [0, 128, 255]),
+    ],
+)
+def test_floats_are_scaled(values: list[float], expected: list[int]) -> None:
+    picture = Image.fromarray(np.array([values], dtype=np.float32))
+    result, _ = to_rgb(picture)
+    assert list(result.getchannel("R").get_flattened_data()) == expected
+
+
+@pytest.mark.parametrize("mode", ["I", "I;16", "I;16L", "I;16B"])
+def test_every_deep_mode_is_scaled(mode: str) -> None:
+    result, _ = to_rgb(Image.new(mode, (2, 2), 32896))
+    assert result.getpixel((0, 0)) == (128, 128, 128)
+
+
+WHITE_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa")
+RED_MODES = ("RGB", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "RGBA", "P")
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour"),
+    [*((mode, WHITE) for mode in WHITE_MODES), *((mode, RED) for mode in RED_MODES)],
+)
+def test_colours_stay_in_every_mode(mode: str, colour: tuple[int, int, int]) -> None:
+    begin = "LA" if mode == "La" else "RGB"
+    result, _ = to_rgb(
+        Image.new(begin, (2, 2), colour if begin == "RGB" else "white").convert(mode)
+    )
+    assert result.mode == "RGB"
+    assert is_close(result, colour)
+
+
+def swapped_profile() -> bytes:
+    """An RGB profile whose red is green, under a name that is not sRGB."""
+    icc = SRGB.replace("sRGB".encode("utf-16-be"), "test".encode("utf-16-be"))
+    return icc.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
+
+
+def profile(device: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
+    """The least of an ICC profile that LittleCMS accepts."""
+    illuminant = struct.pack(">iii", 63190, 65536, 54061)
+    tags = {
+        b"desc": b"desc" + struct.pack(">II", 0, 5) + b"test\0" + bytes(79),
+        b"wtpt": b"XYZ " + bytes(4) + illuminant,
+        **tags,
+    }
+    table, body = struct.pack(">I", len(tags)), b""
+    start = 132 + 12 * len(tags)
+    for tag, data in tags.items():
+        table += tag + struct.pack(">II", start + len(body), len(data))
+        body += data
+    header = struct.pack(">I4sI", start + len(body), b"test", 0x02100000)
+    header += b"prtr" + device + connection + bytes(12) + b"acsp" + bytes(28) + illuminant
+    return header.ljust(128, b"\0") + table + body
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_colour_profile_is_converted_to_srgb(tmp_path: Path, mode: str) -> None:
+    picture = Image.new("RGB", (2, 2), RED).convert(mode)
+    path = saved(picture, tmp_path / "x.png", icc_profile=swapped_profile())
+    assert is_close(seen(path)[0], (0, 255, 0))
+
+
+def test_alpha_survives_the_colour_profile(tmp_path: Path) -> None:
+    picture = Image.new("RGBA", (1, 1), (*RED, 0))
+    assert pixels_of(saved(picture, tmp_path / "x.png", icc_profile=swapped_profile())) == [WHITE]
+
+
+@pytest.mark.parametrize(("mode", "grey"), [("L", 128), ("LA", (128, 255)), ("I;16", 128 * 257)])
+def test_grey_profile_is_converted_to_srgb(tmp_path: Path, mode: str, grey: Any) -> None:
+    icc = profile(b"GRAY", b"XYZ ", {b"kTRC": b"curv" + bytes(8)})  # a gamma of one
+    path = saved(Image.new(mode, (2, 2), grey), tmp_path / "x.png", icc_profile=icc)
+    assert is_close(seen(path)[0], (188, 188, 188))
+
+
+INKS = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+
+
+def test_cmyk_is_converted_by_its_own_profile(tmp_path: Path) -> None:
+    ramp = bytes(range(256))
+    identity = struct.pack(">9i", *(65536 if i % 4 == 0 else 0 for i in range(9)))
+    corners = [(0, 128, 128)] * 16  # Lab of each mix of full inks, from none to all four
+    corners[0b0000], corners[0b0110] = (255, 128, 128), (128, 128, 128)
+    colours = b"".join(map(bytes, corners))
+    table = b"mft1" + bytes(4) + bytes((4, 3, 2, 0)) + identity + ramp * 4
+    icc = profile(b"CMYK", b"Lab ", {b"A2B0": table + colours + ramp * 3})
+    assert is_close(seen(saved(INKS, tmp_path / "x.jpg", quality=100))[0], RED)
+    assert is_close(seen(saved(INKS, tmp_path / "y.jpg", icc_profile=icc))[0], (119, 119, 119))
+
+
+@pytest.mark.parametrize("icc", [b"no profile", swapped_profile()[:300]])
+def test_damaged_colour_profile_is_ignored_with_a_doubt(tmp_path: Path, icc: bytes) -> None:
+    pixels, doubts = seen(saved(NOISE, tmp_path / "x.png", icc_profile=icc))
+    assert doubts == ["its colour profile is damaged, so its colours are taken as sRGB"]
+    assert pixels.tobytes() == NOISE.tobytes()
+
+
+def test_profile_for_other_colours_is_ignored_with_a_doubt(tmp_path: Path) -> None:
+    _, doubts = seen(saved(INKS, tmp_path / "x.jpg", icc_profile=swapped_profile()))
+    assert doubts[0] == "its colour profile is not one for its pixels (CMYK)"
 
 
 # --- what is doubtful: one thing each ------------------------------------------------------------

@@ -13,7 +13,7 @@ from PIL import Image
 
 from glance.core.encoding import ForeignText, decode_text, guess, misread
 from glance.core.errors import Problem
-from glance.dataset.sample import examine_sample, load_sample
+from glance.dataset.sample import examine_sample
 
 SMART = b"a landscape \x96 dusk\x92s light\n"
 WORDS = {
@@ -59,7 +59,7 @@ def refused(image: Path, caption: bytes | str) -> Problem:
 
 def warned(image: Path, caption: str) -> list[str]:
     image.with_suffix(".txt").write_text(caption, encoding="utf-8")
-    return [warning.message for warning in load_sample(image).warnings]
+    return [warning.message for warning in examine_sample(image).warnings]
 
 
 def paste(command: str) -> subprocess.CompletedProcess[str]:
@@ -98,7 +98,7 @@ def test_the_printed_command_makes_a_caption_that_is_accepted(
     assert image.with_suffix(".txt").read_bytes() == data
     image.with_suffix(".txt").unlink()
     image.with_suffix(".utf8.txt").rename(image.with_suffix(".txt"))
-    sample = load_sample(image).sample
+    sample = examine_sample(image).sample
     assert sample is not None
     assert sample.caption == text
 
@@ -321,7 +321,7 @@ def test_a_near_miss_is_named_and_copied_by_the_hint(image: Path, name: str) -> 
     assert problem.message.endswith(f"exists; is {near.name} meant?")
     done = paste(problem.hint or "")
 
-    sample = load_sample(image).sample
+    sample = examine_sample(image).sample
     assert sample is not None, done.stderr
     assert sample.caption == "a red fox"
     assert near.read_text() == "a red fox"

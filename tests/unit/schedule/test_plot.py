@@ -12,8 +12,7 @@ from PIL import Image
 from glance.core.errors import InputError, SetupError
 from glance.core.phase import Phase
 from glance.core.plot import Terminal
-from glance.runs.losses import Course, StepLoss, describe_course
-from glance.runs.plot import chart_course, draw_losses
+from glance.runs.losses import Course, StepLoss, chart_course, describe_course, draw_losses
 from glance.schedule.lists import PRESETS, Schedule
 from glance.schedule.plot import chart_schedule, draw_schedule, schedule_points
 from glance.schedule.shift import DynamicShift, teacher_sigmas
@@ -265,7 +264,7 @@ def test_drawn_losses_name_their_timesteps_and_their_starts() -> None:
 
 def test_nothing_that_draws_is_loaded_before_it_is_needed() -> None:
     script = (
-        "import sys, glance.core.plot, glance.schedule.plot, glance.runs.plot\n"
+        "import sys, glance.core.plot, glance.schedule.plot, glance.runs.losses\n"
         "import glance.cli._command\n"
         "sys.exit('matplotlib' in sys.modules or 'plotext' in sys.modules)"
     )
