@@ -1,17 +1,23 @@
-"""Fixtures for everything that starts the trainer, or what stands for it."""
+"""Fixtures for everything that starts the trainer, or what stands for it.
+
+Every test may ask for them; what they need of glance is imported when one does.
+"""
 
 import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from fakes.runs import RUN, Trained, plan_and_train, train_in
 from fakes.trainer import FakeSimpleTuner, RunningGlance, find_processes
 
-from glance.core.events import Event
+if TYPE_CHECKING:
+    from fakes.runs import Trained
+
+    from glance.core.events import Event
 
 
 @pytest.fixture
@@ -20,7 +26,9 @@ def simpletuner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fak
     fake = FakeSimpleTuner(tmp_path / "trainer")
     monkeypatch.setenv("PATH", f"{fake.folder}{os.pathsep}{os.environ['PATH']}")
     yield fake
-    kill_all(str(fake.folder))
+    for process in find_processes(str(fake.folder)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 @pytest.fixture
@@ -38,30 +46,28 @@ def start_glance() -> Iterator[Callable[..., RunningGlance]]:
 
 
 @pytest.fixture
-def train(pair: Path, simpletuner: FakeSimpleTuner) -> Callable[..., list[Event]]:
+def train(pair: Path, simpletuner: FakeSimpleTuner) -> "Callable[..., list[Event]]":
     """Plan and train; return the events."""
+    from fakes.runs import plan_and_train
+
     return plan_and_train
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> "Trained":
     """A run that is trained once, for tests that only look at it or go on from it."""
+    from fakes.runs import train_in
+
     return train_in(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture
-def half_trained(trained: Trained) -> None:
+def half_trained(trained: "Trained") -> None:
     """Put a run here whose slow phase is done."""
-    shutil.copytree(trained.half, RUN.path)
+    shutil.copytree(trained.half, "runs/cat")
 
 
 @pytest.fixture
-def fully_trained(trained: Trained) -> None:
+def fully_trained(trained: "Trained") -> None:
     """Put a finished run here."""
-    shutil.copytree(trained.whole, RUN.path)
-
-
-def kill_all(marker: str) -> None:
-    for process in find_processes(marker):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
+    shutil.copytree(trained.whole, "runs/cat")
