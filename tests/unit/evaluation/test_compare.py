@@ -20,9 +20,11 @@ from fakes.pairs import write_lora, write_run
 from PIL import Image
 from safetensors.numpy import save_file
 
+from glance.core.device import Quantize
 from glance.core.errors import RunError, SettingsError, SetupError, UsageError
 from glance.core.events import Event, Noted, Warned
 from glance.core.files import cache_folder
+from glance.core.phase import Phase
 from glance.evaluation.cache import CachedImage, ImageCache
 from glance.evaluation.compare import ComparisonPlan, compare_pair, plan_comparison, run_comparison
 from glance.evaluation.comparison import Row, judge
@@ -43,6 +45,10 @@ def keys(run: Path = RUN, **changes: object) -> dict[Variant, str]:
     request = CompareRequest(**{"run": run, "prompts": ("a hill",), "device": "cpu", **changes})
     cells = plan_comparison(request).rows[0].cells
     return {variant: one.key for variant, one in cells.items()}
+
+
+def differing(one: dict[Variant, str], other: dict[Variant, str]) -> set[Variant]:
+    return {variant for variant in Variant if one[variant] != other[variant]}
 
 
 def guidance(**changes: object) -> dict[Variant, tuple[float, float]]:
@@ -66,11 +72,9 @@ class TestPlan:
         assert plan.folder == RUN / "images/compare"
         assert plan.generation.notes[0] == "using the newest finished run, runs/cat"
 
-    def test_without_a_run_it_says_what_infer_says(self) -> None:
+    def test_without_a_run_or_its_caption_it_says_what_infer_says(self) -> None:
         with pytest.raises(RunError, match=r"there is no finished run under \./runs"):
             plan_comparison(CompareRequest(device="cpu"))
-
-    def test_a_caption_that_is_gone_is_said_with_the_remedy(self) -> None:
         write_run(RUN)
 
         with pytest.raises(RunError, match="caption cannot be read") as refused:
@@ -88,71 +92,44 @@ class TestPlan:
 
 
 class TestKeys:
-    def test_every_variant_has_its_own(self) -> None:
-        write_run(RUN)
-
-        assert len(set(keys().values())) == len(Variant)
-
     def test_pairs_of_one_model_share_what_no_lora_made(self) -> None:
         write_run(RUN)
         other = write_run(Path("elsewhere/dog"))
         for lora in other.path.rglob("*.safetensors"):
             write_lora(lora, fill=2.0)
 
-        one, another = keys(), keys(other.path)
-
-        same = {variant for variant in Variant if one[variant] == another[variant]}
-        assert same == {Variant.TEACHER, Variant.BASE}
+        assert len(set(keys().values())) == len(Variant)
+        assert differing(keys(), keys(other.path)) == set(Variant) - {Variant.TEACHER, Variant.BASE}
 
     def test_a_lora_counts_only_where_it_works(self) -> None:
         run = write_run(RUN)
         before = keys()
-        write_lora(run.path / "output/glance-slow/pytorch_lora_weights.safetensors", fill=3.0)
+        write_lora(run.lora(Phase.SLOW), fill=3.0)
 
-        after = keys()
+        assert differing(before, keys()) == {Variant.SLOW_ONLY, Variant.BOTH}
 
-        changed = {variant for variant in Variant if before[variant] != after[variant]}
-        assert changed == {Variant.SLOW_ONLY, Variant.BOTH}
-
-    @pytest.mark.parametrize("change", [{"seeds": (1,)}, {"prompts": ("b",)}, {"quantize": "fp8"}])
-    def test_what_decides_pixels_changes_all(self, change: dict[str, object]) -> None:
-        write_run(RUN)
-        if "quantize" in change:
-            from glance.core.device import Quantize
-
-            change = {"quantize": Quantize(change["quantize"])}
-
-        before, after = keys(), keys(**change)
-
-        assert not set(before.values()) & set(after.values())
-
-    def test_the_teachers_steps_are_its_own(self) -> None:
-        write_run(RUN)
-
-        before, after = keys(), keys(teacher_steps=20)
-
-        changed = {variant for variant in Variant if before[variant] != after[variant]}
-        assert changed == {Variant.TEACHER}
-
-    def test_guidance_of_the_base_and_of_the_teacher_is_their_own(self) -> None:
+    @pytest.mark.parametrize(
+        ("change", "changed"),
+        [
+            ({"seeds": (1,)}, set(Variant)),
+            ({"prompts": ("b",)}, set(Variant)),
+            ({"quantize": Quantize.FP8}, set(Variant)),
+            ({"teacher_steps": 20}, {Variant.TEACHER}),
+            ({"teacher_guidance": 4.0}, {Variant.TEACHER}),
+            ({"base_guidance": (4.0, 4.0)}, {Variant.BASE}),
+        ],
+        ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+    )
+    def test_what_decides_pixels_changes_them(
+        self, change: dict[str, object], changed: set[Variant]
+    ) -> None:
         write_run(RUN)
 
-        before = keys()
-        base, teacher = keys(base_guidance=(4.0, 4.0)), keys(teacher_guidance=4.0)
-
-        assert {v for v in Variant if before[v] != base[v]} == {Variant.BASE}
-        assert {v for v in Variant if before[v] != teacher[v]} == {Variant.TEACHER}
-
-    def test_the_usual_guidance_is_the_pairs_and_the_slow_phases_throughout(self) -> None:
-        write_run(RUN)
-
-        found = guidance()
-
-        assert found[Variant.TEACHER] == (3.5, 3.5)
-        assert found[Variant.BASE] == found[Variant.BOTH] == (3.5, 1.0)
+        assert differing(keys(), keys(**change)) == changed
 
     def test_the_base_of_a_distilled_pair_is_guided_as_its_teacher_was(self) -> None:
         run = write_run(RUN)
+        usual = guidance()
         manifest = json.loads(run.manifest.read_text())
         manifest["settings"]["teacher"] = {
             "prompts": ["a mill"], "noises": 1, "sizes": [[64, 64]], "steps": 50,
@@ -162,6 +139,8 @@ class TestKeys:
 
         found, asked = guidance(), guidance(base_guidance=(2.0, 3.0))
 
+        assert usual[Variant.TEACHER] == (3.5, 3.5), "the slow phase's throughout"
+        assert usual[Variant.BASE] == usual[Variant.BOTH] == (3.5, 1.0)
         assert found[Variant.TEACHER] == found[Variant.BASE] == (5.0, 5.0)
         assert found[Variant.BOTH] == (1.0, 1.0)
         assert asked[Variant.BASE] == (2.0, 3.0)
@@ -175,7 +154,7 @@ class TestKeys:
         tiny_weights.write_bytes(content)
         os.utime(tiny_weights, ns=(status.st_atime_ns, status.st_mtime_ns))
 
-        assert not set(before.values()) & set(keys().values())
+        assert differing(before, keys()) == set(Variant)
 
 
 @pytest.fixture
@@ -201,21 +180,15 @@ class TestCache:
         assert named == Path("/elsewhere/glance")
         assert cache_folder() == Path("/home/her/.cache/glance")
 
-    def test_it_gives_back_what_was_kept(self) -> None:
-        cache, image = ImageCache(), Image.radial_gradient("L").convert("RGB")
-
-        cache.keep("a" * 64, CachedImage(image, LATENTS))
-        found = cache.find("a" * 64)
-
-        assert found is not None
-        assert found.image.tobytes() == image.tobytes()
-        assert np.array_equal(found.latents, LATENTS)
-        assert cache.find("b" * 64) is None
-
     @pytest.mark.parametrize("damage", ["cut", "flipped", "other", "empty"])
     def test_a_damaged_image_counts_as_none(self, damage: str) -> None:
         cache = ImageCache()
-        cache.keep("a", CachedImage(Image.radial_gradient("L").convert("RGB"), LATENTS))
+        image = Image.radial_gradient("L").convert("RGB")
+        cache.keep("a", CachedImage(image, LATENTS))
+        found = cache.find("a")
+        assert found is not None
+        assert found.image.tobytes() == image.tobytes()
+        assert np.array_equal(found.latents, LATENTS)
         (path,) = cache.folder.glob("images/*")
         content = path.read_bytes()
         half = len(content) // 2
@@ -310,97 +283,37 @@ class TestVerdictOfACachedRun:
             compare_pair(plan, lambda _: None)
 
 
-class TestSummary:
-    @pytest.mark.parametrize("count", [1, 7])
-    def test_fewer_than_eight_pictures_have_no_interval(self, count: int) -> None:
-        found = make_comparison(*[make_row(str(number)) for number in range(count)]).to_json()
+@pytest.mark.parametrize(
+    ("rows", "headline", "size"),
+    [
+        (2, "", (6, 0, 2)),
+        (MOST_ROWS + 5, "", (6, 0, MOST_ROWS)),
+        (1, "it helps, " * 20, (6, 2, 1)),
+    ],
+    ids=["all of it", "it ends somewhere", "a headline"],
+)
+def test_the_sheet_has_a_row_a_prompt_and_the_sample_in_front(
+    pair: Path, rows: int, headline: str, size: tuple[int, int, int]
+) -> None:
+    comparison = make_comparison(*[make_row()] * rows)
 
-        assert found["means"]["both"]["ssim"] == {"mean": 0.8, "low": None, "high": None}
-        assert found["both_minus_base"]["ssim"] == {"mean": 0.3, "low": None, "high": None}
+    save_sheet(comparison, pair, Path("sheet.png"), headline=headline)
+    save_sheet(comparison, None, Path("plain.png"), headline=headline)
 
-    def test_the_teacher_is_not_compared_with_itself(self) -> None:
-        assert list(make_comparison().to_json()["means"]["teacher"]) == ["seconds"]
-
-    def test_several_pictures_have_one_that_holds_the_mean(self) -> None:
-        rows = [make_row(p, s, both=0.5 + 0.1 * s) for p in "abc" for s in range(4)]
-
-        found = make_comparison(*rows).mean(Variant.BOTH, "ssim")
-
-        assert found is not None
-        assert found.interval is not None
-        assert found.value == pytest.approx(0.65)
-        assert found.interval[0] < 0.65 < found.interval[1]
-
-    def test_a_gain_is_paired(self) -> None:
-        values = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-        rows = [make_row("a", s, base=v, both=v + 0.05) for s, v in enumerate(values)]
-
-        found = make_comparison(*rows).gain("ssim")
-
-        assert found is not None
-        assert found.interval == pytest.approx((0.05, 0.05))
-
-    def test_prompts_with_seeds_of_their_own_count_too(self) -> None:
-        rows = (make_row("a", 1, both=0.2), make_row("b", 2, both=0.4))
-
-        found = make_comparison(*rows).mean(Variant.BOTH, "ssim")
-
-        assert found is not None
-        assert found.value == pytest.approx(0.3)
-
-    def test_the_table_has_a_line_a_variant_and_no_empty_column(self) -> None:
-        header, rows = make_comparison().tabulate()
-
-        assert header == ("image", "seconds", "latents", "SSIM", "PSNR dB")
-        assert rows[0] == ("base, 50 steps", "2.00", "-", "-", "-")
-        assert rows[-1] == ("both, 10 steps", "2.00", "0.200", "0.800", "32.0")
-
-    @pytest.mark.parametrize("cached", [Variant.BASE, Variant.BOTH])
-    def test_seconds_of_the_pair_and_of_the_base_go_together(self, cached: Variant) -> None:
-        row = make_row("b")
-        cells = {**row.cells, cached: make_cell(cached, seconds=None, was_cached=True)}
-        comparison = make_comparison(make_row(), Row("b", 0, cells))
-
-        assert comparison.tabulate()[0] == ("image", "latents", "SSIM", "PSNR dB")
-        assert not any("seconds" in means for means in comparison.to_json()["means"].values())
+    columns, lines, shown = size
+    with Image.open("sheet.png") as sheet, Image.open("plain.png") as plain:
+        assert sheet.width == columns * 168 + 8 == plain.width + 168
+        assert sheet.height == lines * 18 + shown * (34 + 160 + 75 + 8)
 
 
-def size_of(path: str) -> tuple[int, int]:
-    with Image.open(path) as picture:
-        return picture.size
+def test_a_wide_picture_keeps_its_shape_on_the_sheet() -> None:
+    cell = make_cell(Variant.BASE, image=Image.new("RGB", (64, 32), "red"))
 
+    save_sheet(make_comparison(Row("a", 0, {Variant.BASE: cell})), None, Path("sheet.png"))
 
-class TestSheet:
-    def test_it_shows_all_of_it(self, pair: Path) -> None:
-        save_sheet(make_comparison(make_row("a"), make_row("b")), pair, Path("sheet.png"))
-
-        assert size_of("sheet.png") == (6 * 168 + 8, 2 * (34 + 160 + 75 + 8))
-
-    def test_without_a_sample_its_column_is_left_out(self) -> None:
-        save_sheet(make_comparison(), None, Path("sheet.png"))
-
-        assert size_of("sheet.png")[0] == 5 * 168 + 8
-
-    def test_a_wide_picture_keeps_its_shape(self) -> None:
-        cell = make_cell(Variant.BASE, image=Image.new("RGB", (64, 32), "red"))
-        row = make_row()
-        row = Row(row.prompt, row.seed, {Variant.BASE: cell})
-
-        save_sheet(make_comparison(row), None, Path("sheet.png"))
-
-        with Image.open("sheet.png") as sheet:
-            column = [sheet.getpixel((88, 34 + y)) for y in range(160)]
-        assert column.count((255, 0, 0)) == 80
-
-    def test_it_ends_somewhere(self) -> None:
-        save_sheet(make_comparison(*[make_row()] * (MOST_ROWS + 5)), None, Path("sheet.png"))
-
-        assert size_of("sheet.png")[1] == MOST_ROWS * (34 + 160 + 75 + 8)
-
-    def test_a_headline_stands_above_the_rows(self) -> None:
-        save_sheet(make_comparison(), None, Path("sheet.png"), headline="it helps, " * 20)
-
-        assert size_of("sheet.png")[1] == 2 * 18 + 34 + 160 + 75 + 8
+    with Image.open("sheet.png") as sheet:
+        column = [sheet.getpixel((88, 34 + y)) for y in range(160)]
+    assert column.count((255, 0, 0)) == 80
 
 
 def test_a_folder_that_cannot_be_written_is_said() -> None:
@@ -432,35 +345,33 @@ class TestLookingAgain:
         figures = json.loads((folder / "compare.json").read_text())
         return [row["prompt"] for row in figures["rows"]]
 
+    def files(self, folder: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
     def test_fewer_prompts_leave_the_earlier_pictures_in_a_folder_of_their_own(self) -> None:
         folder, _ = self.compare("a", "b")
-        before = {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        before = self.files(folder)
 
         _, said = self.compare("b")
 
         kept = folder / "earlier-1"
-        assert {
-            path.name: path.read_bytes() for path in kept.rglob("*") if path.is_file()
-        } == before
+        assert self.files(kept) == before
         assert said == [f"the comparison that was there before is kept in {kept}"]
         assert (self.prompts(folder), self.prompts(kept)) == (["b"], ["a", "b"])
         assert len(list(folder.glob("pictures/*.png"))) == len(Variant)
 
-    def test_the_same_or_more_of_it_take_its_place(self) -> None:
+    def test_the_same_or_more_take_its_place_and_each_other_has_its_number(self) -> None:
         folder, _ = self.compare("a")
-
         _, again = self.compare("a")
         _, more = self.compare("b", "a")
-
         assert (again, more) == ([], [])
         assert self.prompts(folder) == ["b", "a"]
         assert not list(folder.glob("earlier-*"))
 
-    def test_each_further_one_has_its_number(self) -> None:
-        for prompt in "abc":
-            folder, _ = self.compare(prompt)
+        for prompt in "cd":
+            self.compare(prompt)
 
-        assert [self.prompts(folder / f"earlier-{n}") for n in (1, 2)] == [["a"], ["b"]]
+        assert [self.prompts(folder / f"earlier-{n}") for n in (1, 2)] == [["b", "a"], ["c"]]
 
     @pytest.mark.parametrize("damage", ["pixels", "figures", "no figures"])
     def test_what_cannot_be_told_to_be_the_same_is_kept(self, damage: str) -> None:

@@ -81,25 +81,21 @@ def test_an_empty_folder_is_filled() -> None:
     assert beside() == {"out"}
 
 
-def test_files_that_are_there_are_refused_before_any_work() -> None:
-    fill(OUT, {"a.txt": "mine"})
-
-    with pytest.raises(InputError, match="out holds files already") as caught:
-        write(ONE)
-
-    assert "--force would replace" in str(caught.value.problems[0].hint)
-    assert (content(), beside()) == ({"a.txt": "mine"}, {"out"})
-
-
 @pytest.mark.parametrize("force", [False, True])
-def test_a_file_in_its_place_is_refused(force: bool) -> None:
+def test_what_is_there_is_refused_before_any_work(force: bool) -> None:
+    fill(Path("held"), {"a.txt": "mine"})
     OUT.write_text("mine")
 
     with pytest.raises(InputError, match="out is a file") as caught:
         write(ONE, force=force)
-
     assert caught.value.problems[0].hint == "give another --output"
-    assert (OUT.read_text(), beside()) == ("mine", {"out"})
+    if not force:
+        with pytest.raises(InputError, match="held holds files already") as caught:
+            write(ONE, Path("held"))
+        assert "--force would replace" in str(caught.value.problems[0].hint)
+
+    assert (content(Path("held")), OUT.read_text()) == ({"a.txt": "mine"}, "mine")
+    assert beside() == {"held", "out"}
 
 
 def test_force_replaces_an_export_with_one_that_holds_as_much() -> None:
@@ -110,36 +106,28 @@ def test_force_replaces_an_export_with_one_that_holds_as_much() -> None:
     assert (content(), beside()) == (TWO, {"out"})
 
 
-def test_force_takes_nobodys_files_away() -> None:
-    write(TWO)
+@pytest.mark.parametrize(
+    ("there", "named"),
+    [
+        (TWO, r"would not write: d\.txt"),
+        ({"README.md": "mine"}, r"README\.md"),  # everybody has one: it makes no export of it
+        ({**ONE, "link": ""}, "would not write: link"),  # a linked folder is another's, too
+    ],
+    ids=["a file", "a README", "a link"],
+)
+def test_force_takes_nobodys_files_away(there: dict[str, str], named: str) -> None:
+    fill(OUT, there)
+    if "link" in there:
+        fill(Path("pictures"), {"cat.png": "mine"})
+        (OUT / "link").unlink()
+        (OUT / "link").symlink_to(Path("pictures").absolute())
+    before = content()
 
-    with pytest.raises(InputError, match=r"would not write: d\.txt") as caught:
-        write(ONE, force=True)
+    with pytest.raises(InputError, match=named) as caught:
+        write({**ONE, "README.md": "new"}, force=True)
 
     assert "another --output" in str(caught.value.problems[0].hint)
-    assert (content(), beside()) == (TWO, {"out"})
-
-
-def test_force_takes_nobodys_readme_away() -> None:
-    """Everybody has a README.md: it makes no export of a folder."""
-    fill(OUT, {"README.md": "mine"})
-
-    with pytest.raises(InputError, match=r"README\.md"):
-        write({"README.md": "new", "a.txt": "a"}, force=True)
-
-    assert content() == {"README.md": "mine"}
-
-
-def test_force_takes_nobodys_links_away() -> None:
-    """A folder that is linked is as much another's as a file."""
-    fill(Path("pictures"), {"cat.png": "mine"})
-    write(ONE)
-    (OUT / "pictures").symlink_to(Path("pictures").absolute())
-
-    with pytest.raises(InputError, match="would not write: pictures"):
-        write(ONE, force=True)
-
-    assert (OUT / "pictures/cat.png").read_text() == "mine"
+    assert content() == before
 
 
 def test_what_comes_in_meanwhile_is_kept() -> None:

@@ -6,7 +6,7 @@ import pytest
 from fakes.comparisons import make_cell, make_comparison, make_row
 
 from glance.core.errors import UsageError
-from glance.evaluation.comparison import Comparison, judge
+from glance.evaluation.comparison import Comparison, Row, judge
 from glance.evaluation.request import Variant
 
 
@@ -101,6 +101,8 @@ def test_variety_and_worth_are_told_where_they_are_known() -> None:
 
     verdict = judge(comparison, worth_steps=7)
 
+    nobody = judge(compare(0.73, 0.84)).to_json()
+    assert (nobody["variety"], nobody["worth_steps"]) == (None, None)
     assert verdict.sentence.endswith(
         "); worth about 7 of the base's own steps; variety 97 % of the base's"
     )
@@ -122,15 +124,72 @@ def test_json_has_every_figure_to_four_decimals() -> None:
     }
 
 
-def test_what_nobody_looked_for_is_null() -> None:
-    told = judge(compare(0.73, 0.84)).to_json()
-
-    assert (told["variety"], told["worth_steps"]) == (None, None)
-
-
 def test_there_is_none_without_the_base() -> None:
     row = make_row()
     alone = {v: cell for v, cell in row.cells.items() if v is not Variant.BASE}
 
     with pytest.raises(UsageError, match="there is no verdict without base"):
         judge(make_comparison(replace(row, cells=alone)))
+
+
+# --- means and the table -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_fewer_than_eight_pictures_have_no_interval(count: int) -> None:
+    found = make_comparison(*[make_row(str(number)) for number in range(count)]).to_json()
+
+    assert found["means"]["both"]["ssim"] == {"mean": 0.8, "low": None, "high": None}
+    assert found["both_minus_base"]["ssim"] == {"mean": 0.3, "low": None, "high": None}
+
+
+def test_the_teacher_is_not_compared_with_itself() -> None:
+    assert list(make_comparison().to_json()["means"]["teacher"]) == ["seconds"]
+
+
+def test_several_pictures_have_one_that_holds_the_mean() -> None:
+    rows = [make_row(p, s, both=0.5 + 0.1 * s) for p in "abc" for s in range(4)]
+
+    found = make_comparison(*rows).mean(Variant.BOTH, "ssim")
+
+    assert found is not None
+    assert found.interval is not None
+    assert found.value == pytest.approx(0.65)
+    assert found.interval[0] < 0.65 < found.interval[1]
+
+
+def test_a_gain_is_paired() -> None:
+    values = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+    rows = [make_row("a", s, base=v, both=v + 0.05) for s, v in enumerate(values)]
+
+    found = make_comparison(*rows).gain("ssim")
+
+    assert found is not None
+    assert found.interval == pytest.approx((0.05, 0.05))
+
+
+def test_prompts_with_seeds_of_their_own_count_too() -> None:
+    rows = (make_row("a", 1, both=0.2), make_row("b", 2, both=0.4))
+
+    found = make_comparison(*rows).mean(Variant.BOTH, "ssim")
+
+    assert found is not None
+    assert found.value == pytest.approx(0.3)
+
+
+def test_the_table_has_a_line_a_variant_and_no_empty_column() -> None:
+    header, rows = make_comparison().tabulate()
+
+    assert header == ("image", "seconds", "latents", "SSIM", "PSNR dB")
+    assert rows[0] == ("base, 50 steps", "2.00", "-", "-", "-")
+    assert rows[-1] == ("both, 10 steps", "2.00", "0.200", "0.800", "32.0")
+
+
+@pytest.mark.parametrize("cached", [Variant.BASE, Variant.BOTH])
+def test_seconds_of_the_pair_and_of_the_base_go_together(cached: Variant) -> None:
+    row = make_row("b")
+    cells = {**row.cells, cached: make_cell(cached, seconds=None, was_cached=True)}
+    comparison = make_comparison(make_row(), Row("b", 0, cells))
+
+    assert comparison.tabulate()[0] == ("image", "latents", "SSIM", "PSNR dB")
+    assert not any("seconds" in means for means in comparison.to_json()["means"].values())
