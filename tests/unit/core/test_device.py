@@ -22,7 +22,7 @@ from glance.core.device import (
     require_device,
     resolve_device,
 )
-from glance.core.errors import DeviceUnavailable, SetupError, UsageError
+from glance.core.errors import DeviceUnavailable, GlanceError, SetupError, UsageError
 
 type Machine = Callable[..., None]
 
@@ -66,12 +66,6 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return build
 
 
-@pytest.mark.parametrize("device", Device)
-def test_named_device_is_taken_whether_it_is_here_or_not(device: Device, machine: Machine) -> None:
-    machine()
-    assert resolve_device(device.value) is device
-
-
 @pytest.mark.parametrize(
     ("parts", "device"),
     [
@@ -90,6 +84,7 @@ def test_auto_takes_the_best_that_torch_can_use(
 ) -> None:
     machine(**parts)
     assert resolve_device("auto") is device
+    assert [resolve_device(name.value) for name in Device] == list(Device), "here or not"
 
 
 def test_cuda_is_absent_without_torch(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,17 +94,12 @@ def test_cuda_is_absent_without_torch(machine: Machine, monkeypatch: pytest.Monk
     assert not is_present(Device.CUDA)
 
 
-@pytest.mark.parametrize("device", [Device.CUDA, Device.MPS])
-def test_device_that_is_not_here_is_refused(device: Device, machine: Machine) -> None:
-    machine()
-    with pytest.raises(DeviceUnavailable, match=f"^device {device}: there is none that torch"):
-        require_device(device)
-
-
-def test_cpu_is_always_here(machine: Machine) -> None:
+def test_device_that_is_not_here_is_refused(machine: Machine) -> None:
     machine()
     require_device(Device.CPU)
-    assert is_present(Device.CPU)
+    for device in (Device.CUDA, Device.MPS):
+        with pytest.raises(DeviceUnavailable, match=f"^device {device}: there is none that torch"):
+            require_device(device)
 
 
 GIB = 2**30
@@ -158,18 +148,17 @@ def test_the_estimate_covers_the_measured_peaks() -> None:
     assert 21.482 * GIB <= int8 <= 1.1 * 21.482 * GIB
 
 
-@pytest.mark.parametrize(("free", "expected"), [(160, Memory.FULL), (159, Memory.OFFLOAD)])
-def test_what_just_fits_fits(free: int, expected: Memory) -> None:
-    sizes = {"transformer": 80, "text_encoder": 40}
-
+@pytest.mark.parametrize(
+    ("sizes", "free", "expected"),
+    [
+        ({"transformer": 80, "text_encoder": 40}, 160, Memory.FULL),
+        ({"transformer": 80, "text_encoder": 40}, 159, Memory.OFFLOAD),
+        ({"transformer": 30, "text_encoder": 30, "vae": 10}, 50, Memory.OFFLOAD),
+        ({"transformer": 30, "text_encoder": 30, "vae": 10}, 49, Memory.GROUP),  # for decoding
+    ],
+)
+def test_what_just_fits_fits(sizes: dict[str, int], free: int, expected: Memory) -> None:
     assert choose_memory(sizes, free=free, activations=40) is expected
-
-
-def test_decoding_must_fit_beside_the_vae() -> None:
-    sizes = {"transformer": 30, "text_encoder": 30, "vae": 10}
-
-    assert choose_memory(sizes, free=50, activations=40) is Memory.OFFLOAD
-    assert choose_memory(sizes, free=49, activations=40) is Memory.GROUP
 
 
 def test_activations_grow_with_the_picture_and_with_the_precision() -> None:
@@ -179,32 +168,67 @@ def test_activations_grow_with_the_picture_and_with_the_precision() -> None:
     assert activation_bytes(512 * 512, number_bytes=4) == 2 * small
 
 
-@pytest.mark.parametrize("memory", [Memory.OFFLOAD, Memory.GROUP, Memory.SEQUENTIAL])
-@pytest.mark.parametrize("device", [Device.CPU, Device.MPS])
-def test_offloading_is_refused_where_there_is_one_memory(memory: Memory, device: Device) -> None:
-    with pytest.raises(DeviceUnavailable, match=f"on {device} everything is in system") as refused:
-        check_memory(memory, Quantize.NONE, device)
-
-    assert refused.value.problems[0].hint == "drop --offload"
+PIECES = (Memory.GROUP, Memory.SEQUENTIAL)
 
 
-@pytest.mark.parametrize("memory", [Memory.AUTO, Memory.FULL])
-@pytest.mark.parametrize("quantize", [Quantize.NONE, Quantize.BIT8, Quantize.FP8])
-def test_a_cpu_can_quantize_to_eight_bits(memory: Memory, quantize: Quantize) -> None:
-    check_memory(memory, quantize, Device.CPU)
+@pytest.mark.usefixtures("has_bitsandbytes")
+@pytest.mark.parametrize(
+    ("memory", "quantize", "device", "more", "kind", "said"),
+    [
+        *(
+            (memory, Quantize.NONE, device, {}, DeviceUnavailable, f"{device} everything is in")
+            for memory in (Memory.OFFLOAD, *PIECES)
+            for device in (Device.CPU, Device.MPS)
+        ),
+        *(
+            (Memory.AUTO, Quantize.BIT4, device, {}, DeviceUnavailable, "4bit: it takes a CUDA")
+            for device in (Device.CPU, Device.MPS)
+        ),
+        (Memory.AUTO, Quantize.FP8, Device.MPS, {}, DeviceUnavailable, "fp8: mps has no fp8"),
+        *(
+            (memory, Quantize.BIT4, Device.CUDA, {}, UsageError, f"{memory} does not go with --qu")
+            for memory in PIECES
+        ),
+        (
+            *(Memory.AUTO, Quantize.BIT4, Device.CUDA, {"is_single_file": True}, UsageError),
+            "4bit does not go with a transformer of a single file",
+        ),
+        *(
+            (
+                *(memory, Quantize.NONE, Device.CUDA, {"is_compiled": True}, UsageError),
+                f"{memory} does not go with --compile",
+            )
+            for memory in PIECES
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    memory: Memory,
+    quantize: Quantize,
+    device: Device,
+    more: dict[str, bool],
+    kind: type[GlanceError],
+    said: str,
+) -> None:
+    with pytest.raises(kind, match=said) as refused:
+        check_memory(memory, quantize, device, **more)
+
+    (problem,) = refused.value.problems
+    assert (problem.hint or "").startswith(("drop --offload", "use --"))
 
 
-@pytest.mark.parametrize("device", [Device.CPU, Device.MPS])
-def test_four_bits_need_cuda_whatever_is_installed(device: Device) -> None:
-    with pytest.raises(DeviceUnavailable, match="4bit: it takes a CUDA device") as refused:
-        check_memory(Memory.AUTO, Quantize.BIT4, device)
-
-    assert [problem.hint for problem in refused.value.problems] == ["use --quantize 8bit"]
-
-
-def test_mps_has_no_fp8() -> None:
-    with pytest.raises(DeviceUnavailable, match="fp8: mps has no fp8"):
-        check_memory(Memory.AUTO, Quantize.FP8, Device.MPS)
+@pytest.mark.usefixtures("has_bitsandbytes")
+def test_the_rest_goes_together() -> None:
+    eight = (Quantize.NONE, Quantize.BIT8, Quantize.FP8)
+    for quantize in eight:
+        for memory in Memory:
+            check_memory(memory, quantize, Device.CUDA)
+        for memory in (Memory.AUTO, Memory.FULL):
+            check_memory(memory, quantize, Device.CPU)
+    for memory in (Memory.AUTO, Memory.FULL, Memory.OFFLOAD):
+        check_memory(memory, Quantize.BIT4, Device.CUDA)
+    check_memory(Memory.AUTO, Quantize.BIT8, Device.CUDA, is_single_file=True)
+    check_memory(Memory.OFFLOAD, Quantize.NONE, Device.CUDA, is_compiled=True)
 
 
 @pytest.mark.parametrize(
@@ -225,33 +249,6 @@ def test_a_missing_package_is_named(
     assert refused.value.problems[0].hint == command
 
 
-@pytest.mark.usefixtures("has_bitsandbytes")
-@pytest.mark.parametrize("memory", [Memory.GROUP, Memory.SEQUENTIAL])
-def test_four_bits_are_not_moved_in_pieces(memory: Memory) -> None:
-    with pytest.raises(UsageError, match=f"{memory} does not go with --quantize 4bit"):
-        check_memory(memory, Quantize.BIT4, Device.CUDA)
-
-
-@pytest.mark.usefixtures("has_bitsandbytes")
-@pytest.mark.parametrize("memory", [Memory.AUTO, Memory.FULL, Memory.OFFLOAD])
-def test_four_bits_are_moved_whole(memory: Memory) -> None:
-    check_memory(memory, Quantize.BIT4, Device.CUDA)
-
-
-@pytest.mark.usefixtures("has_bitsandbytes")
-def test_four_bits_are_not_made_of_a_single_file() -> None:
-    check_memory(Memory.AUTO, Quantize.BIT8, Device.CUDA, is_single_file=True)
-
-    with pytest.raises(UsageError, match="4bit does not go with a transformer of a single file"):
-        check_memory(Memory.AUTO, Quantize.BIT4, Device.CUDA, is_single_file=True)
-
-
-@pytest.mark.parametrize("memory", Memory)
-@pytest.mark.parametrize("quantize", [Quantize.NONE, Quantize.BIT8, Quantize.FP8])
-def test_the_rest_goes_together_on_cuda(memory: Memory, quantize: Quantize) -> None:
-    check_memory(memory, quantize, Device.CUDA)
-
-
 def test_all_that_is_wrong_is_listed() -> None:
     with pytest.raises(DeviceUnavailable) as refused:
         check_memory(Memory.GROUP, Quantize.BIT4, Device.CPU, is_single_file=True)
@@ -262,11 +259,3 @@ def test_all_that_is_wrong_is_listed() -> None:
         "--offload group does not go with --quantize 4bit",
         "--quantize 4bit does not go with a transformer of a single file",
     ]
-
-
-@pytest.mark.parametrize("memory", [Memory.GROUP, Memory.SEQUENTIAL])
-def test_what_is_compiled_is_not_moved_in_pieces(memory: Memory) -> None:
-    check_memory(Memory.OFFLOAD, Quantize.NONE, Device.CUDA, is_compiled=True)
-
-    with pytest.raises(UsageError, match=f"{memory} does not go with --compile"):
-        check_memory(memory, Quantize.NONE, Device.CUDA, is_compiled=True)

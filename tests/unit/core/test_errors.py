@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -16,7 +15,6 @@ from glance.core.errors import (
     InputError,
     Problem,
     Stopped,
-    TrainingFailed,
     assigned,
     describe_fault,
     locate_fault,
@@ -50,27 +48,13 @@ def test_docstring_draws_the_tree() -> None:
     assert drawn_tree() == real_tree()
 
 
-@pytest.mark.parametrize("name", [name for name, *_ in real_tree()])
-def test_every_error_says_what_it_means(name: str) -> None:
-    assert (getattr(glance.core.errors, name).__doc__ or "").strip().endswith(".")
-
-
-def test_one_problem_is_a_message_and_a_hint() -> None:
-    error = InputError("it is broken", hint="mend it")
-    assert error.problems == (Problem("it is broken", "mend it"),)
-    assert str(error) == "it is broken"
-
-
 def test_several_problems_are_one_error() -> None:
     error = InputError(Problem(f"{number} is odd") for number in (1, 3))
     assert error.problems == (Problem("1 is odd"), Problem("3 is odd"))
     assert str(error) == "1 is odd; 3 is odd"
-
-
-def test_failed_training_keeps_what_the_trainer_left() -> None:
-    error = TrainingFailed("it failed", returncode=1, log=Path("slow.log"), tail=("oops",))
-    assert (error.returncode, error.log, error.tail) == (1, Path("slow.log"), ("oops",))
-    assert error.exit_code == 5
+    assert InputError("it is broken", hint="mend it").problems == (
+        Problem("it is broken", "mend it"),
+    )
 
 
 def test_stopping_passes_handlers_of_errors() -> None:

@@ -41,10 +41,6 @@ def test_a_further_phase_takes_what_this_one_does() -> None:
     assert told == "  loss 0.5000  30 s left, 2 min 00 s in all"
 
 
-def test_what_is_not_known_is_not_said() -> None:
-    assert Pace().describe(step(1, None, None), drawn=True) == ""
-
-
 @pytest.mark.parametrize(
     ("gpu", "said"), [(None, "  3.1 GB"), (int(20.9e9), "  20.9 GB of the card")]
 )
@@ -78,20 +74,15 @@ def test_the_loss_is_the_mean_over_the_list() -> None:
     assert told[0] == ""
 
 
-def test_a_new_phase_begins_a_new_line() -> None:
-    pace = Pace()
-    pace.note(step(1))
-    pace.note(PhaseStarted(Phase.FAST, 10))
-
-    assert pace.sparkline() == ""
-
-
-def test_a_loss_that_stays_is_a_flat_line() -> None:
+def test_a_new_phase_begins_a_new_line_and_a_loss_that_stays_is_flat() -> None:
     pace = Pace()
     for number in (1, 2):
         pace.note(step(number))
-
     assert pace.sparkline() == "▁▁"
+
+    pace.note(PhaseStarted(Phase.FAST, 10))
+
+    assert pace.describe(step(1, None, None), drawn=True) == ""
 
 
 @pytest.mark.parametrize(

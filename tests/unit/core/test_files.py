@@ -14,21 +14,15 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_new_content_takes_the_place_of_the_old(tmp_path: Path) -> None:
+def test_old_file_is_whole_until_the_new_one_is(tmp_path: Path) -> None:
     path = tmp_path / "out" / "file.txt"
     write_text(path, "old")
-    write_text(path, "new")
-    assert path.read_text() == "new"
-    assert names(path.parent) == ["file.txt"]
-
-
-def test_old_file_is_whole_until_the_new_one_is(tmp_path: Path) -> None:
-    path = tmp_path / "file.txt"
-    path.write_text("old")
     with replacing(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
+        assert (temporary.suffix, temporary.parent) == (".txt", path.parent)
     assert path.read_text() == "new"
+    assert names(path.parent) == ["file.txt"]
 
 
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
@@ -49,20 +43,10 @@ def test_failure_leaves_no_file_where_none_was(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="oops"), replacing(path):
         raise ValueError("oops")
     assert names(path.parent) == []
-
-
-def test_failing_switch_leaves_no_temporary_file(tmp_path: Path) -> None:
-    path = tmp_path / "out" / "file.txt"
-    path.mkdir(parents=True)
+    path.mkdir()
     with pytest.raises(IsADirectoryError):
         write_text(path, "new")
     assert names(path.parent) == ["file.txt"]
-
-
-def test_temporary_path_has_the_same_ending_in_the_same_folder(tmp_path: Path) -> None:
-    with replacing(tmp_path / "picture.png") as temporary:
-        assert temporary.suffix == ".png"
-        assert temporary.parent == tmp_path
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
@@ -139,16 +123,11 @@ def test_what_is_given_away_as_well_is_named() -> None:
 
 
 def test_a_folder_that_is_called_like_a_mark_is_found() -> None:
+    assert find_place("../../models/flux", Path("runs/x")) == Path("models/flux").resolve()
     for path in ("~12ab/flux", "up/~12ab/flux"):
         make(path)
         place = record_place(Path(path), Path("runs/x"))
         assert find_place(place, Path("runs/x")) == Path(path).resolve()
-
-
-def test_what_an_older_glance_recorded_is_found() -> None:
-    make("models/flux")
-
-    assert find_place("../../models/flux", Path("runs/x")) == Path("models/flux").resolve()
 
 
 def test_the_same_mark_twice_is_no_trap(monkeypatch: pytest.MonkeyPatch) -> None:

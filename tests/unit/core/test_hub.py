@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -15,42 +16,45 @@ import pytest
 from fakes.hub import COMMIT, FakeHub
 
 
-class Hub:
-    """A Hub of one answer, on loopback; `huggingface_hub` talks to it for real."""
-
-    def __init__(self, status: int, error_code: str = "") -> None:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(status)
-                if error_code:
-                    self.send_header("X-Error-Code", error_code)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = HTTPServer(("127.0.0.1", 0), Handler)
-        Thread(target=self._server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-def ask_for_access(
-    endpoint: str, *, offline: str = "0", model: str = "some/model"
-) -> "subprocess.CompletedProcess[str]":
+def python(script: str, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """In a process of its own: huggingface_hub reads its environment once, at import."""
-    script = f"from glance.core.hub import check_access; print(check_access({model!r}))"
     return subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", script, *arguments],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": offline},
+        env={**os.environ, "HF_HUB_OFFLINE": "0", **environment},
     )
+
+
+@contextmanager
+def answering(status: int, error_code: str = "") -> Iterator[str]:
+    """A Hub of one answer, on loopback; `huggingface_hub` talks to it for real."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            if error_code:
+                self.send_header("X-Error-Code", error_code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+NOBODY = "http://127.0.0.1:9"
+
+
+def ask_for_access(endpoint: str, model: str = "some/model", **more: str) -> tuple[str, str]:
+    script = f"from glance.core.hub import check_access; print(check_access({model!r}))"
+    done = python(script, HF_ENDPOINT=endpoint, **more)
+    return done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -58,34 +62,23 @@ def ask_for_access(
     [
         (401, "GatedRepo", "some/model is gated, and there is no token with a right to it"),
         (404, "RepoNotFound", "the Hub has no model some/model"),
+        (200, "", None),
     ],
 )
 def test_a_model_that_may_not_be_fetched_is_refused_early(
-    status: int, error_code: str, message: str
+    status: int, error_code: str, message: str | None
 ) -> None:
-    hub = Hub(status, error_code)
+    with answering(status, error_code) as hub:
+        said, refused = ask_for_access(hub)
 
-    done = ask_for_access(hub.url)
-
-    hub.close()
-    assert done.returncode == 1
-    assert message in done.stderr
-
-
-def test_a_model_that_may_be_fetched_is_accepted() -> None:
-    hub = Hub(200)
-
-    assert ask_for_access(hub.url).stdout == "None\n"
-    hub.close()
+    assert said == ("" if message else "None\n")
+    assert (message or "") in refused
 
 
 def test_what_nobody_can_say_is_a_warning() -> None:
-    assert "the Hub does not answer" in ask_for_access("http://127.0.0.1:9").stdout
-    assert "HF_HUB_OFFLINE forbids" in ask_for_access("http://127.0.0.1:9", offline="1").stdout
-
-
-def test_a_model_in_the_cache_needs_no_hub() -> None:
-    assert ask_for_access("http://127.0.0.1:9", model="acme/tiny").stdout == "None\n"
+    assert "the Hub does not answer" in ask_for_access(NOBODY)[0]
+    assert "HF_HUB_OFFLINE forbids" in ask_for_access(NOBODY, HF_HUB_OFFLINE="1")[0]
+    assert ask_for_access(NOBODY, "acme/tiny")[0] == "None\n", "it is in the cache"
 
 
 class TestFetching:
@@ -120,14 +113,7 @@ class TestFetching:
             "done = fetch_model('acme/big', seen.append)\n"
             "print(done, [(one.bytes, one.total_bytes) for one in seen[-1:]])"
         )
-        own = {"HF_HOME": str(home), "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", **environment}
-        return subprocess.run(
-            [sys.executable, "-c", script],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, **own},
-        )
+        return python(script, **{"HF_HOME": str(home), "HF_ENDPOINT": hub.url, **environment})
 
     def test_only_what_a_training_needs_is_fetched_and_told(
         self, hub: FakeHub, tmp_path: Path
@@ -141,25 +127,20 @@ class TestFetching:
         assert size < int(told[1]) < size + 1000
         assert done.stderr == ""
 
-    def test_what_is_there_is_not_fetched_again(self, hub: FakeHub, tmp_path: Path) -> None:
+    def test_what_is_missing_is_fetched_and_what_is_there_is_not(
+        self, hub: FakeHub, tmp_path: Path
+    ) -> None:
         self.fetch(hub, tmp_path / "home")
         hub.requests.clear()
-
         assert self.fetch(hub, tmp_path / "home").stdout.startswith("True")
-
         assert hub.requests == [], "what is whole is taken as it is"
 
-    @pytest.mark.parametrize("missing", ["transformer/w.safetensors", "vae/only.bin", "tokenizer"])
-    def test_what_is_missing_is_fetched(self, missing: str, hub: FakeHub, tmp_path: Path) -> None:
-        self.fetch(hub, tmp_path / "home")
-        hub.requests.clear()
         (snapshot,) = (tmp_path / "home/hub/models--acme--big/snapshots").iterdir()
-        gone = snapshot / missing
-        shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
-
-        assert self.fetch(hub, tmp_path / "home").stdout.startswith("True")
-
-        assert gone.exists()
+        for missing in ("transformer/w.safetensors", "vae/only.bin", "tokenizer"):
+            gone = snapshot / missing
+            shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+            assert self.fetch(hub, tmp_path / "home").stdout.startswith("True")
+            assert gone.exists()
 
     def test_a_missing_shard_is_seen(self, hub: FakeHub, tmp_path: Path) -> None:
         index = {"weight_map": {"a": "w.safetensors", "b": "w-2.safetensors"}}
@@ -172,14 +153,10 @@ class TestFetching:
 
         assert hub.requests
 
-    def test_offline_nothing_is_asked(self, hub: FakeHub, tmp_path: Path) -> None:
+    def test_nobody_to_ask_is_no_failure(self, hub: FakeHub, tmp_path: Path) -> None:
         assert self.fetch(hub, tmp_path / "home", HF_HUB_OFFLINE="1").stdout == "False []\n"
         assert hub.requests == []
-
-    def test_a_hub_that_is_not_there_is_no_failure(self, hub: FakeHub, tmp_path: Path) -> None:
-        done = self.fetch(hub, tmp_path / "home", HF_ENDPOINT="http://127.0.0.1:9")
-
-        assert done.stdout == "False []\n", done.stderr
+        assert self.fetch(hub, tmp_path / "home", HF_ENDPOINT=NOBODY).stdout == "False []\n"
 
     def test_what_broke_off_is_said_and_goes_on(self, hub: FakeHub, tmp_path: Path) -> None:
         hub.dies_after = 120_000
@@ -218,14 +195,9 @@ class TestOneFile:
             "    print(found.read_text() if found else None)\n"
             "except SetupError as exc:\n    print(exc, file=sys.stderr)\n"
         )
-        own = {"HF_HOME": str(home), "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", **more}
-        done = subprocess.run(
-            [sys.executable, "-c", script, reference],
-            capture_output=True,
-            text=True,
-            check=True,
-            env={**os.environ, **own},
-        )
+        own = {"HF_HOME": str(home), "HF_ENDPOINT": hub.url, **more}
+        done = python(script, reference, **own)
+        assert done.returncode == 0, done.stderr
         return done.stdout.strip(), done.stderr.strip()
 
     def test_it_is_fetched_once_and_is_there_offline(self, hub: FakeHub, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from glance.models.base import BaseModel
 from glance.models.checkpoint import read_checkpoint
 from glance.sampling.lora_pair import find_pair
 from glance.sampling.request import InferRequest
-from glance.training.distillation.plan import plan_distillation
+from glance.training.distillation import plan_distillation
 from glance.training.request import DistillRequest
 
 FILE = Path("x.safetensors")

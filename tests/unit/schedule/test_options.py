@@ -78,12 +78,6 @@ def test_own_lists_go_over_derived_ones() -> None:
     assert (found.schedule.name, found.source) == ("custom", "yours")
 
 
-@pytest.mark.parametrize("steps", [0, -1, 11])
-def test_numbers_of_steps_that_cannot_be_are_refused(steps: int) -> None:
-    with pytest.raises(ScheduleError, match=f"--slow-steps {steps}"):
-        auto(write_model(shift=3.0), slow_steps=steps)
-
-
 def test_own_is_two_and_two_of_the_steps_that_the_pipeline_spaces() -> None:
     found = own(write_model(shift=3.0))
 
@@ -109,12 +103,18 @@ def test_the_number_of_own_steps_decides_a_shift_that_depends_on_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "message"),
-    [({"slow_steps": 0}, "at least one step"), ({"fast_steps": 999}, "1000 noise levels")],
+    ("ask", "steps", "message"),
+    [
+        (own, {"slow_steps": 0}, "at least one step"),
+        (own, {"fast_steps": 999}, "1000 noise levels"),
+        *((auto, {"slow_steps": steps}, f"--slow-steps {steps}") for steps in (0, -1, 11)),
+    ],
 )
-def test_own_steps_that_cannot_be_are_refused(steps: dict[str, int], message: str) -> None:
+def test_numbers_of_steps_that_cannot_be_are_refused(
+    ask: Any, steps: dict[str, int], message: str
+) -> None:
     with pytest.raises(ScheduleError, match=message):
-        own(write_model(shift=3.0), **steps)
+        ask(write_model(shift=3.0), **steps)
 
 
 @pytest.mark.parametrize(
@@ -135,13 +135,10 @@ def test_numbers_of_steps_go_with_nothing_that_decides_them(
         BaseModel(FLUX, FLUX.default_model).resolve_schedule(options, (512, 512))
 
 
-def test_a_preset_needs_no_model() -> None:
-    found = BaseModel(FLUX, "nowhere").resolve_schedule(ScheduleOptions(name="paper"), (64, 64))
-
-    assert found.schedule is PRESETS["paper"].schedule
-
-
 def test_a_plain_name_stands_for_options() -> None:
     assert ScheduleOptions.of("own") == ScheduleOptions(name="own")
     assert ScheduleOptions.of(None) == ScheduleOptions()
+    paper = ScheduleOptions(name="paper")
+    found = BaseModel(FLUX, "nowhere").resolve_schedule(paper, (64, 64))
+    assert found.schedule is PRESETS["paper"].schedule, "which needs no model"
     assert ScheduleOptions.of(ScheduleOptions(slow_steps=3)) == ScheduleOptions(slow_steps=3)

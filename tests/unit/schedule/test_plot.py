@@ -7,7 +7,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from PIL import Image
 
 from glance.core.errors import InputError, SetupError
 from glance.core.phase import Phase
@@ -88,14 +87,6 @@ def test_the_same_data_give_the_same_bytes(name: str) -> None:
     assert str(Path.cwd()).encode() not in b"".join(drawn[0])
 
 
-def test_a_png_is_an_image() -> None:
-    draw_schedule(SMALL, (), Path("x.png"))
-
-    with Image.open("x.png") as picture:
-        assert picture.size == (1200, 720)
-        assert picture.convert("L").getextrema() == (0, 255)
-
-
 def test_the_users_own_matplotlib_settings_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     import matplotlib
 
@@ -108,36 +99,24 @@ def test_the_users_own_matplotlib_settings_change_nothing(monkeypatch: pytest.Mo
     assert matplotlib.rcParams["lines.linewidth"] == 9.0
 
 
-@pytest.mark.parametrize(("name", "said"), [("x.jpg", ".jpg"), ("x", "no ending")])
-def test_another_ending_is_refused(name: str, said: str) -> None:
-    with pytest.raises(InputError, match=f"--plot .*: {said} is no kind") as refused:
-        draw_schedule(SMALL, (), Path(name))
-
-    assert refused.value.problems[0].hint == "end it with one of .png, .svg"
-    assert list(Path().iterdir()) == []
-
-
-def test_what_cannot_be_written_is_refused_and_nothing_is_left() -> None:
+def test_what_cannot_be_drawn_is_refused_and_nothing_is_left() -> None:
+    for name, said in (("x.jpg", ".jpg"), ("x", "no ending")):
+        with pytest.raises(InputError, match=f"--plot .*: {said} is no kind") as refused:
+            draw_schedule(SMALL, (), Path(name))
+        assert refused.value.problems[0].hint == "end it with one of .png, .svg"
     Path("x.png").mkdir()
-
     with pytest.raises(SetupError, match=r"--plot .*x\.png: Is a directory"):
         draw_schedule(SMALL, (), Path("x.png"))
-
     assert [path.name for path in Path().iterdir()] == ["x.png"]
 
 
 def test_a_schedule_is_drawn_in_the_terminal() -> None:
     chart = chart_schedule(PAPER, TEACHER, Terminal(60)).splitlines()
 
-    assert chart[0].strip() == "sigma"
-    assert chart[2].startswith("   1┤S")
     assert "".join(chart[:-2]).count("F") == 5
     assert any("⠢" in line for line in chart)
     assert chart[-3].strip() == "steps done, of the base model's own 50"
-    assert chart[-2:] == [
-        "S slow, F fast; the curve is the base model's",
-        "fast begins at sigma 0.9266, timestep 926.6",
-    ]
+    assert chart[-2] == "S slow, F fast; the curve is the base model's"
 
 
 def test_plain_ascii_will_do() -> None:
@@ -165,7 +144,7 @@ def test_plain_ascii_will_do() -> None:
     ]
 
 
-@pytest.mark.parametrize("width", [40, 80, 100])
+@pytest.mark.parametrize("width", [40, 100])
 def test_a_chart_keeps_to_its_size(width: int) -> None:
     schedule = chart_schedule(PAPER, (), Terminal(width)).splitlines()
     course = chart_course(make_course(*range(1, 9)), Terminal(width), height=8).splitlines()
@@ -179,10 +158,7 @@ def test_a_chart_keeps_to_its_size(width: int) -> None:
     [
         ("utf-8", "xterm", True),
         ("utf-8", "dumb", False),
-        ("ascii", "xterm", False),
-        ("latin-1", "xterm", False),
-        (None, "xterm", False),
-        ("no such", "xterm", False),
+        *((encoding, "xterm", False) for encoding in ("ascii", "latin-1", None, "no such")),
     ],
 )
 def test_a_chart_is_made_of_what_the_terminal_can_show(
@@ -190,24 +166,15 @@ def test_a_chart_is_made_of_what_the_terminal_can_show(
 ) -> None:
     monkeypatch.setenv("TERM", kind)
     monkeypatch.delenv("NO_COLOR", raising=False)
-
-    terminal = Terminal.of(encoding, is_tty=True, columns=70)
-
-    assert terminal == Terminal(70, is_unicode=is_unicode, has_colours=kind != "dumb")
-    assert chart_schedule(SMALL, (), terminal).isascii() == (not is_unicode)
-
-
-def test_colours_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    seen = Terminal.of("utf-8", is_tty=True, columns=80)
-    piped = Terminal.of("utf-8", is_tty=False, columns=80)
+    seen, piped = (Terminal.of(encoding, is_tty=own, columns=70) for own in (True, False))
     monkeypatch.setenv("NO_COLOR", "1")
-    refused = Terminal.of("utf-8", is_tty=True, columns=80)
+    refused = Terminal.of(encoding, is_tty=True, columns=70)
 
     charts = [chart_schedule(SMALL, (), one) for one in (seen, piped, refused)]
 
-    assert ["\x1b[" in chart for chart in charts] == [True, False, False]
+    assert seen == Terminal(70, is_unicode=is_unicode, has_colours=kind != "dumb")
+    assert [chart.isascii() for chart in charts] == [not is_unicode] * 3
+    assert ["\x1b[" in chart for chart in charts] == [kind != "dumb", False, False]
 
 
 def test_the_trend_of_losses_is_blind_to_the_levels_of_their_timesteps() -> None:
@@ -216,12 +183,9 @@ def test_the_trend_of_losses_is_blind_to_the_levels_of_their_timesteps() -> None
     assert [x for x, _ in course.trend] == [1.5, 2.5, 3.5, 4.5, 5.5]
     assert [y for _, y in course.trend] == pytest.approx([0.1, 0.1, 0.1, 0.1 / 2**0.5, 0.05])
     assert describe_course(course) == "loss of a round: 0.1 at first, 0.05 at last (-50%)"
-
-
-def test_a_round_that_lacks_a_step_has_no_mean() -> None:
     rows = tuple(StepLoss(1, step, 1.0) for step in (1, 2, 4, 5))
-
-    assert [x for x, _ in Course(Phase.SLOW, (900.0, 800.0), rows).trend] == [1.5, 4.5]
+    gap = Course(Phase.SLOW, (900.0, 800.0), rows)
+    assert [x for x, _ in gap.trend] == [1.5, 4.5], "a round that lacks a step has no mean"
 
 
 def test_a_course_is_drawn_in_the_terminal() -> None:

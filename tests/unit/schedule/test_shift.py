@@ -48,23 +48,13 @@ def test_stable_diffusions_static_shift() -> None:
     assert lists("sd3", 512) == (slow, fast), "it does not depend on the size"
 
 
-def test_mu_grows_with_the_picture() -> None:
+def test_shifts_by_their_formulas() -> None:
     flux = DynamicShift()
-
-    assert flux.mu(32 * 32) == pytest.approx(0.63)
-    assert flux.mu(64 * 64) == pytest.approx(1.15)
-    assert flux.mu(96 * 96) == pytest.approx(2.0166667)
-
-
-def test_no_shift_leaves_even_steps() -> None:
-    assert teacher_sigmas(StaticShift(1.0), 64, 64) == pytest.approx(
-        [1 - step / 50 for step in range(50)]
-    )
-
-
-def test_a_terminal_is_where_the_last_sigma_is_stretched_to() -> None:
+    mus = [flux.mu(side * side) for side in (32, 64, 96)]
+    assert mus == pytest.approx([0.63, 1.15, 2.0166667])
+    even = [1 - step / 50 for step in range(50)]
+    assert teacher_sigmas(StaticShift(1.0), 64, 64) == pytest.approx(even)
     sigmas = teacher_sigmas(DynamicShift(terminal=0.1), 1024, 1024)
-
     assert (sigmas[0], sigmas[-1]) == pytest.approx((1.0, 0.1))
 
 
@@ -124,15 +114,6 @@ def test_a_config_that_cannot_be_used_is_refused(config: dict, message: str) -> 
     assert "--slow-timesteps" in str(refused.value.problems[0].hint)
 
 
-def test_the_step_count_decides_where_a_fit_says_so() -> None:
-    ten, fifty = (teacher_sigmas(EmpiricalShift(), 512, 512, steps=steps) for steps in (10, 50))
-
-    assert ten[5] != pytest.approx(fifty[25], abs=1e-3), "half of the way, in both"
-    assert teacher_sigmas(DynamicShift(), 512, 512, steps=10)[5] == pytest.approx(
-        teacher_sigmas(DynamicShift(), 512, 512)[25]
-    )
-
-
 @pytest.mark.parametrize("family", ["flux", "qwen_image", "flux2"])
 def test_moving_there_and_back_changes_nothing(family: str) -> None:
     shift, schedule = find_family(family).shift, PRESETS["guide"].schedule
@@ -145,14 +126,8 @@ def test_moving_there_and_back_changes_nothing(family: str) -> None:
     assert there.fast_timesteps != pytest.approx(schedule.fast_timesteps, abs=1)
 
 
-def test_ten_of_fifty_are_the_published_ones() -> None:
-    slow, fast = choose_steps(5, 5, 50)
-
-    assert [step + 1 for step in slow] == [1, 3, 5, 7, 9]
-    assert [step + 1 for step in fast] == [11, 21, 31, 41, 50]
-
-
-def test_a_short_fast_phase_does_not_spend_a_step_on_the_very_end() -> None:
+def test_ten_of_fifty_are_the_published_ones_and_fewer_spend_none_on_the_very_end() -> None:
+    assert choose_steps(5, 5, 50) == ((0, 2, 4, 6, 8), (10, 20, 30, 40, 49))
     assert choose_steps(2, 2, 50) == ((0, 5), (10, 30))
     assert choose_steps(4, 4, 50)[1] == (10, 20, 30, 40)
 
@@ -187,17 +162,12 @@ def test_a_teacher_has_no_more_steps_than_there_are_noise_levels() -> None:
         choose_steps(5, 5, 1001)
 
 
-def test_the_size_decides_where_the_models_shift_does() -> None:
-    small, large = (derive_schedule(DynamicShift(), (side, side)) for side in (512, 1024))
+def test_size_and_count_decide_where_the_models_shift_depends_on_them() -> None:
+    def first(shift: Shift, side: int, steps: int = 50) -> float:
+        return derive_schedule(shift, (side, side), teacher_steps=steps).fast_timesteps[0]
 
-    assert small.fast_timesteps[0] < large.fast_timesteps[0]
-    assert derive_schedule(StaticShift(3), (512, 512)) == derive_schedule(
-        StaticShift(3), (1024, 1024)
-    )
-
-
-def test_the_teachers_count_decides_mu_where_it_depends_on_it() -> None:
-    fifty = derive_schedule(EmpiricalShift(), (512, 512))
-    hundred = derive_schedule(EmpiricalShift(), (512, 512), teacher_steps=100)
-
-    assert fifty.fast_timesteps[0] != pytest.approx(hundred.fast_timesteps[0], abs=0.1)
+    assert first(DynamicShift(), 512) < first(DynamicShift(), 1024)
+    assert first(StaticShift(3), 512) == first(StaticShift(3), 1024)
+    assert first(EmpiricalShift(), 512) != pytest.approx(first(EmpiricalShift(), 512, 100), abs=0.1)
+    ten, fifty = (teacher_sigmas(DynamicShift(), 512, 512, steps=steps) for steps in (10, 50))
+    assert ten[5] == pytest.approx(fifty[25]), "half of the way, in both"
