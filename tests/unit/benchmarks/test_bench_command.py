@@ -54,11 +54,9 @@ class TestRounds:
 
 
 class TestOptions:
-    def test_the_long_ones_are_asked_for(self) -> None:
+    def test_the_long_ones_are_asked_for_and_only_takes_several(self) -> None:
         assert parse([]).only == list(BENCHMARKS)
         assert parse(["--all", "--work", "x"]).only == [*BENCHMARKS, *LONG]
-
-    def test_only_takes_several(self) -> None:
         assert parse(["--only", "memory", "reliability"]).only == ["memory", "reliability"]
 
     @pytest.mark.parametrize(
@@ -88,16 +86,15 @@ class TestOptions:
         assert go_on[1:] == ["-m", "benchmarks.evidence", "--work", "made"]
 
 
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+
+
 def test_a_quick_run_shows_its_tables_and_keeps_nothing() -> None:
     before = kept()
 
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--quick", "--only", "startup"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run("--quick", "--only", "startup")
 
     for command in ("python -c pass", "glance --help", "glance train --dry-run"):
         assert f"\n| `{command}` | " in done.stdout
@@ -106,14 +103,7 @@ def test_a_quick_run_shows_its_tables_and_keeps_nothing() -> None:
 
 
 def test_the_list_names_all_and_how_long_they_take() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--list"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    lines = {line.split()[0]: line for line in run("--list").stdout.splitlines()}
 
-    lines = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert set(lines) == {*BENCHMARKS, *LONG}
     assert "5 hours" in lines["evidence"]

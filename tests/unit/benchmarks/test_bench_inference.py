@@ -1,8 +1,11 @@
-"""What the benchmark of sampling makes of its measurements."""
+"""What the benchmarks of sampling and of memory make of their measurements."""
+
+from typing import Any
 
 import pytest
 
 from benchmarks.inference.report import NAMES, Round, columns, ratios, reckoned, rows
+from benchmarks.memory import measure_events
 from benchmarks.result import Figure, Ratio
 
 PARTS = {"base": 2.0, "move": 1.0, "lora": 1.0, "encode": 1.0, "forward": 10.0, "decode": 1.0}
@@ -65,3 +68,15 @@ def test_every_column_is_filled(round_as_reckoned: Round, on_gpu: bool) -> None:
     for row in rows([round_as_reckoned], on_gpu=on_gpu):
         assert set(row.figures) == names
     assert ("GB of the card" in names, "to the device" in names) == (on_gpu, on_gpu)
+
+
+@pytest.mark.parametrize("gpu", [None, 2 * 10**9])
+def test_the_peak_counts_and_the_pace_after_the_first_step(gpu: int | None) -> None:
+    used = [{"event": "MemoryUsed", "resident": size, "gpu": gpu} for size in (10**9, 3 * 10**9)]
+    steps = [{"event": "StepDone", "time": time} for time in (100.0, 102.0, 106.0)]
+    events: list[dict[str, Any]] = [{"event": "PhaseStarted", "time": 0.0}, *used, *steps]
+
+    found = measure_events(events)
+
+    card = {} if gpu is None else {"GB of the card": 2}
+    assert found == {"GB of system memory": 3, "seconds a step": 3, **card}

@@ -1,12 +1,26 @@
 """The benchmark behind docs/evidence.md: its arithmetic, and that the page says what it found."""
 
 import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks.evidence import report
+from benchmarks.evidence.distilled import recipes as distilled
+from benchmarks.evidence.distilled import tables
+from benchmarks.evidence.distilled.recipes import (
+    BASES,
+    BESIDE,
+    CENTRE,
+    DEFAULT,
+    Layers,
+    all_recipes,
+)
+from benchmarks.evidence.markdown import fill
 from benchmarks.evidence.observations import Observations, captions_of, observe
 from benchmarks.evidence.pairs import PUBLISHED, QUESTIONS, Recipe, Wording, all_pairs
 from benchmarks.evidence.schedules import load_schedules, own, shifted_sigmas, uniform_sigmas
@@ -43,14 +57,12 @@ class TestIntervals:
 
         assert wide.high - wide.low > 3 * (narrow.high - narrow.low)
 
-    def test_a_ratio_of_a_thing_to_itself_is_one(self) -> None:
+    def test_a_ratio_is_paired_and_what_has_no_value_is_left_out(self) -> None:
         values = np.random.default_rng(0).random((1, 30))
 
         found = estimate_ratio(values, values)
 
         assert (found.value, found.low, found.high) == (1, 1, 1)
-
-    def test_what_has_no_value_is_left_out(self) -> None:
         assert estimate_mean(np.array([[1.0, np.nan, 1.0, 1.0, 1.0, 1.0]])).value == 1
 
 
@@ -68,21 +80,31 @@ class TestSchedules:
         assert own(2).slow_timesteps == (1000.0,)
 
 
-class TestPairs:
+class TestRecipes:
     def test_a_name_says_what_differs(self) -> None:
-        assert PUBLISHED.name == "seed-10"
+        assert (PUBLISHED.name, CENTRE.name) == ("seed-10", "own-4")
         assert Recipe(schedule="own-4", rank=4, steps=120).name == "own-4-rank=4-steps=120"
+        changed = replace(CENTRE, schedule="own-2", rank=4, layers=Layers.ATTENTION)
+        assert changed.name == "own-2-rank=4-layers=attention"
 
-    def test_every_pair_is_trained_once(self) -> None:
-        pairs = list(all_pairs())
+    def test_every_pair_is_trained_once_and_has_a_name_of_its_own(self) -> None:
+        pairs, taught = list(all_pairs()), list(all_recipes())
 
         assert len({(recipe.name, number) for recipe, number in pairs}) == len(pairs)
+        assert len({one.name for one in taught}) == len(taught) == len(set(taught))
+        assert replace(CENTRE, strength=0.5).taught == CENTRE  # strengths share their LoRAs
+        assert replace(CENTRE, seed=2).taught != CENTRE
+        assert {*BESIDE, *(one.schedule for one in taught)} <= set(BASES)
+        assert set(tables.load()["pairs"]) <= {one.name for one in taught}
 
-    def test_a_question_varies_one_thing(self) -> None:
-        for recipes in QUESTIONS.values():
+    def test_the_rows_of_a_question_differ(self) -> None:
+        for recipes in QUESTIONS.values():  # in one thing
             assert len({recipe.name for recipe in recipes}) == len(recipes)
             assert len({recipe.schedule for recipe in recipes}) == 1
             assert sum(recipe.changes == {} for recipe in recipes) == 1
+        for taught in distilled.QUESTIONS.values():  # in words
+            rows = [tuple(tables.describe(one).values()) for one in taught]
+            assert len(set(rows)) == len(rows) > 1
 
 
 class TestObservations:
@@ -124,20 +146,55 @@ class TestObservations:
         assert np.isnan(pulled[2])  # nothing was left open
 
 
-class TestReport:
-    def test_the_page_holds_the_committed_figures(self) -> None:
-        page = report.PAGE.read_text(encoding="utf-8")
+def figures() -> Any:
+    return json.loads(json.dumps(dict(report.load())))
 
-        assert report.fill(page, report.load()) == page
 
-    def test_every_table_is_shown(self) -> None:
-        page = report.PAGE.read_text(encoding="utf-8")
+class TestPages:
+    def test_they_hold_the_committed_figures_in_every_table(self) -> None:
+        for of, names, mark in (
+            (report, report.TABLES, "<!-- table: {} -->"),
+            (tables, tables.FIGURES, "<!-- figures: {} -->\n|"),
+        ):
+            page = of.PAGE.read_text(encoding="utf-8")
+            assert of.fill(page, of.load()) == page
+            assert [name for name in names if mark.format(name) not in page] == []
 
-        assert [name for name in report.TABLES if f"<!-- table: {name} -->" not in page] == []
+    def test_a_changed_figure_changes_them(self) -> None:
+        changed = figures()
+        changed["benches"]["loose"]["3.5/1.0"]["base"]["50"]["met"] = [0.123, 0.1, 0.2]
+        changed["distilled"]["pairs"][DEFAULT.name]["loose"]["ratio"] = [0.111, 0.1, 0.122]
 
-    def test_a_changed_figure_changes_the_page(self) -> None:
-        figures = json.loads(json.dumps(dict(report.load())))
-        page = report.PAGE.read_text(encoding="utf-8")
-        figures["benches"]["loose"]["3.5/1.0"]["base"]["50"]["met"] = [0.123, 0.1, 0.2]
+        page = report.fill(report.PAGE.read_text(encoding="utf-8"), changed)
+        other = tables.fill(tables.PAGE.read_text(encoding="utf-8"), changed["distilled"])
 
-        assert "12.3 (10.0 to 20.0)" in report.fill(page, figures)
+        assert "12.3 (10.0 to 20.0)" in page
+        assert "0.11 (0.10 to 0.12)" in page
+        assert "0.11 (0.10 to 0.12)" in other
+
+    def test_what_was_not_measured_is_left_out(self) -> None:
+        none = {**tables.load(), "pairs": {}}
+
+        for make in (*tables.TABLES.values(), *tables.FIGURES.values()):
+            assert make(none).splitlines()[2:] == [] or make is tables.TABLES["base"]
+
+    def test_every_figure_lies_in_its_interval(self) -> None:
+        found = list(intervals(tables.load()["pairs"]))
+
+        assert len(found) > 500
+        assert [one for one in found if not one[1] <= one[0] <= one[2]] == []
+
+    def test_a_mark_without_an_end_stays_and_a_strange_one_is_an_error(self) -> None:
+        page = "<!-- figures: open -->\n\n<!-- table: one -->\nold\n<!-- end -->\n"
+
+        assert fill(page, {"one": lambda _: "new"}, {}) == page.replace("old", "new")
+        with pytest.raises(KeyError, match="two"):
+            fill("<!-- table: two -->\n<!-- end -->", {}, {})
+
+
+def intervals(found: Mapping[str, Any]) -> Iterator[list[float]]:
+    for one in found.values():
+        if isinstance(one, list):
+            yield one
+        elif isinstance(one, Mapping):
+            yield from intervals(one)
