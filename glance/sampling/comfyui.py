@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from glance.core.phase import Phase
 from glance.models.families import Family, Negative
-from glance.models.families.family import ComfyFile, ComfyUI
+from glance.models.families.family import ComfyFile
 from glance.sampling.settings import SampleSettings
 from glance.schedule.lists import MAX_TIMESTEP, Schedule
 
@@ -23,7 +23,6 @@ _GAP: Final = 40
 _TITLE: Final = 50  # pixels of a group above its nodes
 _TALL: Final = {"text": 130, "prompt": 130, "sigmas": 70}
 """Pixels that a text of several lines takes."""
-_PROMPTS: Final = ("text", "prompt")
 _PREVIEW: Final = {"LoadImage": 220, "SaveImage": 220}
 """Pixels by which the page lengthens a node that shows a picture."""
 _COLOURS: Final = ("#3f789e", "#a1309b", "#b58b2a", "#8A8", "#88A")
@@ -46,17 +45,11 @@ class Job:
     """File name in ComfyUI's input folder, for a family that edits."""
 
 
-@dataclass(frozen=True, slots=True)
-class Port:
+class Port(NamedTuple):
     """An input or an output."""
 
     name: str
     type: str
-
-    @property
-    def is_widget(self) -> bool:
-        """Whether a value is typed into it, in place of a link."""
-        return self.type in _WIDGETS
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +61,18 @@ class NodeKind:
     extra_widgets: tuple[str, ...] = ()
     """Values that the page's own widgets add behind those of the inputs."""
 
+    @property
+    def sockets(self) -> list[Port]:
+        """The inputs that links go to."""
+        return [port for port in self.inputs if port.type not in _WIDGETS]
 
-@dataclass(frozen=True, slots=True)
-class Link:
+    @property
+    def widgets(self) -> list[str]:
+        """The names of the inputs that a value is typed into."""
+        return [port.name for port in self.inputs if port.type in _WIDGETS]
+
+
+class Link(NamedTuple):
     """An output of a node, as another one's input."""
 
     node: int
@@ -218,55 +220,41 @@ def _load(graph: Graph, job: Job) -> _Loaded:
         "UNETLoader", files=(file,), title="Base model", unet_name=file.name, weight_dtype="default"
     )
     encoders = facts.text_encoders
-    names = [encoder.name for encoder in encoders]
-    inputs: dict[str, str] = (
-        {f"clip_name{number}": name for number, name in enumerate(names, 1)}
-        if len(names) > 1
-        else {"clip_name": names[0]}
-    )
+    number = (str(one) if len(encoders) > 1 else "" for one in range(1, len(encoders) + 1))
+    inputs = {f"clip_name{one}": it.name for one, it in zip(number, encoders, strict=True)}
     if facts.text_type:
         inputs |= {"type": facts.text_type, "device": "default"}
-    (clip,) = graph.add(_TEXT_LOADERS[len(names)], title="Text encoder", files=encoders, **inputs)
+    loader = _TEXT_LOADERS[len(encoders)]
+    (clip,) = graph.add(loader, title="Text encoder", files=encoders, **inputs)
     assert facts.vae is not None  # only a checkpoint brings its own
     (vae,) = graph.add("VAELoader", files=(facts.vae,), vae_name=facts.vae.name)
     return _Loaded(model, clip, vae)
 
 
 def _encode(graph: Graph, job: Job, loaded: _Loaded) -> tuple[Link, Link | None]:
-    settings, image = job.settings, None
+    settings, facts, image = job.settings, job.family.comfyui, None
     if job.family.edits:
         image, _ = graph.add("LoadImage", title="Reference", image=job.reference or "reference.png")
-    facts = job.family.comfyui
-    texts = {"Prompt": facts.prompt_prefix + settings.prompt}
-    if settings.needs_negative(job.family):  # the pipeline puts nothing before this one
-        texts["Negative prompt"] = settings.negative_prompt
-    links = [_encode_text(graph, facts, loaded, one, image) for one in texts.items()]
-    return links[0], links[1] if len(links) > 1 else None
 
+    def encode(title: str, text: str) -> Link:
+        if facts.weighs_words:
+            text = text.replace("(", r"\(").replace(")", r"\)")
+        if image is None:
+            return graph.add("CLIPTextEncode", title=title, text=text, clip=loaded.clip)[0]
+        shown: dict[str, Any] = {"clip": loaded.clip, "vae": loaded.vae, "image1": image}
+        (link,) = graph.add("TextEncodeQwenImageEditPlus", title=title, prompt=text, **shown)
+        if facts.reference_method:
+            (link,) = graph.add(
+                "FluxKontextMultiReferenceLatentMethod",
+                conditioning=link,
+                reference_latents_method=facts.reference_method,
+            )
+        return link
 
-def _encode_text(
-    graph: Graph, facts: ComfyUI, loaded: _Loaded, named: tuple[str, str], image: Link | None
-) -> Link:
-    title, text = named
-    if facts.weighs_words:
-        text = text.replace("(", r"\(").replace(")", r"\)")
-    if image is None:
-        return graph.add("CLIPTextEncode", title=title, text=text, clip=loaded.clip)[0]
-    (condition,) = graph.add(
-        "TextEncodeQwenImageEditPlus",
-        title=title,
-        clip=loaded.clip,
-        prompt=text,
-        vae=loaded.vae,
-        image1=image,
-    )
-    if facts.reference_method:
-        (condition,) = graph.add(
-            "FluxKontextMultiReferenceLatentMethod",
-            conditioning=condition,
-            reference_latents_method=facts.reference_method,
-        )
-    return condition
+    positive = encode("Prompt", facts.prompt_prefix + settings.prompt)
+    if not settings.needs_negative(job.family):
+        return positive, None
+    return positive, encode("Negative prompt", settings.negative_prompt)  # nothing stands before it
 
 
 def _guide(
@@ -325,7 +313,7 @@ def _links(graph: Graph) -> Iterator[list[Any]]:
     number = 0
     by_id = {node.id: node for node in graph.nodes}
     for node in graph.nodes:
-        for slot, port in enumerate(_sockets(node)):
+        for slot, port in enumerate(node.shape.sockets):
             value = node.inputs.get(port.name)
             if isinstance(value, Link):
                 number += 1
@@ -333,22 +321,16 @@ def _links(graph: Graph) -> Iterator[list[Any]]:
                 yield [number, value.node, value.slot, node.id, slot, kind]
 
 
-def _sockets(node: Node) -> list[Port]:
-    """Return the inputs that links go to; the others are widgets."""
-    return [port for port in node.shape.inputs if not port.is_widget]
-
-
 def _page_node(
     node: Node, order: int, links: list[list[Any]], places: Mapping[int, tuple[int, int]]
 ) -> dict[str, Any]:
     into = {link[4]: link[0] for link in links if link[3] == node.id}
     out_of = [(link[2], link[0]) for link in links if link[1] == node.id]
-    properties: dict[str, Any] = {"Node name for S&R": node.kind}
-    wanted = [file for file in node.files if file.url is not None]
-    if wanted:  # the page offers to fetch what is missing
-        properties["models"] = [
-            {"name": file.name, "url": file.url, "directory": file.folder} for file in wanted
-        ]
+    models = [
+        {"name": file.name, "url": file.url, "directory": file.folder}
+        for file in node.files
+        if file.url is not None
+    ]
     return {
         "id": node.id,
         "type": node.kind,
@@ -360,7 +342,7 @@ def _page_node(
         "mode": 0,
         "inputs": [
             {"name": port.name, "type": port.type, "link": into.get(slot)}
-            for slot, port in enumerate(_sockets(node))
+            for slot, port in enumerate(node.shape.sockets)
         ],
         "outputs": [
             {
@@ -371,31 +353,26 @@ def _page_node(
             }
             for slot, port in enumerate(node.shape.outputs)
         ],
-        "properties": properties,
+        # the page offers to fetch models that are missing
+        "properties": {"Node name for S&R": node.kind, **({"models": models} if models else {})},
         "widgets_values": [
-            *(_typed(port, node.inputs[port.name]) for port in node.shape.inputs if port.is_widget),
+            *(_typed(name, node.inputs[name]) for name in node.shape.widgets),
             *node.shape.extra_widgets,
         ],
     }
 
 
-def _typed(port: Port, value: Value | Link) -> Value | Link:
+def _typed(name: str, value: Value | Link) -> Value | Link:
     # in a prompt the page, unlike the API, reads {a|b} as a choice
-    if port.name in _PROMPTS and isinstance(value, str):
-        return re.sub(r"([{|}])", r"\\\1", value)
-    return value
+    is_prompt = name in ("text", "prompt") and isinstance(value, str)
+    return re.sub(r"([{|}])", r"\\\1", str(value)) if is_prompt else value
 
 
 def _height(node: Node) -> int:
-    sockets = max(len(_sockets(node)), len(node.shape.outputs))
-    widgets = [port.name for port in node.shape.inputs if port.is_widget]
-    return (
-        10
-        + 20 * sockets
-        + sum(_TALL.get(name, 28) for name in widgets)
-        + 28 * len(node.shape.extra_widgets)
-        + _PREVIEW.get(node.kind, 0)
-    )
+    shape = node.shape
+    sockets = 20 * max(len(shape.sockets), len(shape.outputs))
+    widgets = sum(_TALL.get(name, 28) for name in (*shape.widgets, *shape.extra_widgets))
+    return 10 + sockets + widgets + _PREVIEW.get(node.kind, 0)
 
 
 def _places(graph: Graph, *, left: int) -> Iterator[tuple[int, tuple[int, int]]]:

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,14 +75,15 @@ def lay_out(
     lines = list(_lines(request, before))
     _require_few(request, [line for _, line in lines])
     asked: list[Asked] = []
-    refused: dict[Problem, list[str]] = {}
+    refused: defaultdict[Problem, list[str]] = defaultdict(list)
     for where, line in lines:
         values = _values(request, line, before)
         keys = {key: key for key in line.model_fields_set - {"prompt"}}  # of a file: no flags
-        first = _first_seeds(request, line) or (0 if before is None else before.seed,)
+        first, each = _seeds(request, line)
+        first = first or (0 if before is None else before.seed,)
         try:
             aspect = _measure_reference(values.get("reference"), pair.base.family)
-            for seed in (one + more for one in first for more in range(_count(request, line))):
+            for seed in (one + more for one in first for more in range(each)):
                 settings = resolve_sample_settings(
                     pair.base.family,
                     resolution=pair.side,
@@ -93,7 +95,7 @@ def lay_out(
                 asked.append(Asked(settings, line.output))
         except SettingsError as exc:
             for problem in exc.problems:
-                refused.setdefault(problem, []).append(where)
+                refused[problem].append(where)
     if refused:
         raise SettingsError(_located(refused, lines=len(lines)))
     return tuple(asked)
@@ -152,18 +154,16 @@ def _values(
     return {**values, **{k: v for k, v in given.items() if v is not None}, **own}
 
 
-def _first_seeds(request: InferRequest, line: PromptLine) -> tuple[int, ...]:
+def _seeds(request: InferRequest, line: PromptLine) -> tuple[tuple[int, ...], int]:
+    """Return the seeds that are given, and how many images each of them begins."""
     own = (line.seed,) if isinstance(line.seed, int) else line.seed
-    return own or request.seeds
-
-
-def _count(request: InferRequest, line: PromptLine) -> int:
-    return line.count or request.count or 1
+    return own or request.seeds, line.count or request.count or 1
 
 
 def _require_few(request: InferRequest, lines: Sequence[PromptLine]) -> None:
     """Raise SettingsError for more images than a plan can hold, before any is laid out."""
-    total = sum(max(1, len(_first_seeds(request, line))) * _count(request, line) for line in lines)
+    asked = (_seeds(request, line) for line in lines)
+    total = sum(max(1, len(seeds)) * each for seeds, each in asked)
     if total <= MOST_IMAGES:
         return
     fitting = MOST_IMAGES * (request.count or 0) // total
@@ -253,30 +253,27 @@ class _Names:
         self._taken: set[Path] = set()
         self._there: dict[Path, dict[str, list[Path]]] = {}
         """By the first name: the images of its numbers that are there, by their records' keys."""
-        self._next: defaultdict[Path, int] = defaultdict(lambda: 1)
+        self._numbers: dict[Path, Iterator[int]] = {}
 
     def take(self, path: Path, key: str) -> tuple[Path, bool]:
         """Return the place that shows this very image and True, else the first free one."""
         if path not in self._there:
             self._there[path] = self._find(path) if self._look else {}
-        same = self._there[path].get(key, [])
+            self._numbers[path] = count(1)
+        same = self._there[path].get(key, ())
         place = next((one for one in same if one not in self._taken), None)
         is_there = place is not None
-        while place is None:
-            one = _numbered(path, self._next[path])
-            self._next[path] += 1
-            if one not in self._taken and not one.exists():
-                place = one
+        if place is None:
+            numbered = (_numbered(path, number) for number in self._numbers[path])
+            place = next(one for one in numbered if one not in self._taken and not one.exists())
         self._taken.add(place)
         return place, is_there
 
     def _find(self, path: Path) -> dict[str, list[Path]]:
-        found: dict[str, list[Path]] = {}
-        number = 1
-        while (place := _numbered(path, number)).exists():
+        found: defaultdict[str, list[Path]] = defaultdict(list)
+        for place in takewhile(Path.exists, (_numbered(path, number) for number in count(1))):
             if (key := _key(place)) is not None:
-                found.setdefault(key, []).append(place)
-            number += 1
+                found[key].append(place)
         return found
 
 

@@ -1,7 +1,7 @@
 """Find two LoRAs and what belongs to them: in a run folder, or where the user says."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,13 +44,11 @@ class LoraPair:
         if self.run is not None:
             manifest = load_manifest(self.run)
             return {phase: lora_name(manifest, phase) for phase in self.loras}
-        return {
-            # both of a pair have diffusers' usual name, so that says nothing
-            phase: path.name
-            if path.name != LORA_FILE
-            else f"{path.resolve().parent.name}-{phase}.safetensors"
-            for phase, path in self.loras.items()
-        }
+        names = {phase: path.name for phase, path in self.loras.items()}
+        for phase, path in self.loras.items():
+            if path.name == LORA_FILE:  # both of a pair are called so: diffusers' usual name
+                names[phase] = f"{path.resolve().parent.name}-{phase}.safetensors"
+        return names
 
 
 def find_pair(request: InferRequest) -> LoraPair:
@@ -121,20 +119,15 @@ def _pair_by_hand(request: InferRequest) -> LoraPair:
     schedule = trained_schedule(facts) or _preset_of_one(facts)
     if schedule is None and home is not None:
         schedule = home[1].resolve_schedule()
+    guidances = {f"{phase}_guidance": one.guidance for phase, one in facts.items()}
     return LoraPair(
         base=base,
         loras=loras,
         hashes={phase: one.sha256 for phase, one in facts.items()},
         schedule=schedule,
         side=None if home is None else home[1].settings.resolution,
-        trained={
-            f"{phase}_guidance": one.guidance
-            for phase, one in facts.items()
-            if one.guidance is not None
-        },
-        names={
-            phase: source for phase, source in sources.items() if find_local(source, phase) is None
-        },
+        trained={name: value for name, value in guidances.items() if value is not None},
+        names={at: source for at, source in sources.items() if find_local(source, at) is None},
         notes=(*notes, *_notes(facts, base.family, schedule, request)),
     )
 
@@ -163,13 +156,8 @@ def _examine(loras: Mapping[Phase, Path]) -> Mapping[Phase, LoraFacts]:
         raise LoraError(dict.fromkeys(problems))
     swapped = [one for phase, one in facts.items() if one.phase not in (None, phase)]
     if swapped:
-        raise LoraError(
-            Problem(
-                f"{one.path} is the {one.phase} LoRA of its pair",
-                "swap --slow-lora and --fast-lora",
-            )
-            for one in swapped
-        )
+        texts = (f"{one.path} is the {one.phase} LoRA of its pair" for one in swapped)
+        raise LoraError(Problem(text, "swap --slow-lora and --fast-lora") for text in texts)
     return facts
 
 
@@ -178,34 +166,27 @@ def _notes(
     family: Family,
     schedule: Schedule | None,
     request: InferRequest,
-) -> list[str]:
+) -> Iterator[str]:
     """Say what the files leave open, and what was taken instead."""
-    notes = [
-        f"{one.path} says nothing of alpha: it is taken at scale 1; if it was trained with "
-        f"another alpha than its rank, {one.rank}, give --{phase}-scale alpha/rank"
-        for phase, one in facts.items()
-        if not one.scale_is_known
-    ]
-    notes += [
-        f"{one.path} is taken at scale {one.strength.describe()}"
-        for one in facts.values()
-        if not one.strength.is_own
-    ]
-    notes += [
-        f"{one.path} was trained for {one.family}, the model is {family.name}"
-        for one in facts.values()
-        if one.family not in (None, family.name)
-    ]
+    for phase, one in facts.items():
+        if not one.scale_is_known:
+            yield (
+                f"{one.path} says nothing of alpha: it is taken at scale 1; if it was trained with "
+                f"another alpha than its rank, {one.rank}, give --{phase}-scale alpha/rank"
+            )
+        if not one.strength.is_own:
+            yield f"{one.path} is taken at scale {one.strength.describe()}"
+        if one.family not in (None, family.name):
+            yield f"{one.path} was trained for {one.family}, the model is {family.name}"
     says = (
         *(request.schedule.name, request.schedule.slow_timesteps, request.schedule.fast_timesteps),
         *(request.from_image, request.init_latents),  # they record a schedule
     )
     if facts and schedule is None and not any(says):
-        notes.append(
+        yield (
             "the LoRAs do not say which timesteps both phases were trained on: the guide's are "
             "used; say others with --schedule, or --slow-timesteps and --fast-timesteps"
         )
-    return notes
 
 
 def _preset_of_one(facts: Mapping[Phase, LoraFacts]) -> Schedule | None:

@@ -114,8 +114,7 @@ def plan_generation(request: InferRequest, *, needs_device: bool = True) -> Gene
     if needs_device:
         require_device(device)
     dtype = request.dtype or (Precision.FP32 if device is Device.CPU else Precision.BF16)
-    quantize = request.quantize or Quantize.NONE
-    is_file = pair.base.transformer is not None
+    quantize, is_file = request.quantize or Quantize.NONE, pair.base.transformer is not None
     check_memory(
         request.memory, quantize, device, is_single_file=is_file, is_compiled=request.compiled
     )
@@ -196,10 +195,8 @@ def _require_one_size(flag: str, images: Sequence[SampleSettings]) -> None:
     sizes = sorted({(one.width, one.height) for one in images})
     if len(sizes) > 1:
         shown = ", ".join(f"{width}x{height}" for width, height in sizes)
-        raise ScheduleError(
-            f"{flag} gives one schedule, and the pictures have several sizes: {shown}",
-            hint="generate one size at a time",
-        )
+        message = f"{flag} gives one schedule, and the pictures have several sizes: {shown}"
+        raise ScheduleError(message, hint="generate one size at a time")
 
 
 def _move(schedule: Schedule, pair: LoraPair, size: tuple[int, int]) -> Schedule:
@@ -256,31 +253,18 @@ def _require_fitting(
     record, family = read_handover(path), pair.base.family
     at, begins = record.schedule.fast.timesteps[0], schedule.phase(Phase.FAST).timesteps[0]
     made, wanted = ((one.width, one.height) for one in (record.settings, settings))
-    problems = []
+    wrong: dict[str, str] = {}
     if record.family != family.name:
-        problems.append(
-            Problem(
-                f"{path} holds latents of {record.family}, the model is {family.name}",
-                "give the model that they were made with",
-            )
-        )
+        what = f"latents of {record.family}, the model is {family.name}"
+        wrong[what] = "give the model that they were made with"
     if at != begins:
-        problems.append(
-            Problem(
-                f"{path} holds latents at timestep {at:g}, the fast phase begins at {begins:g}",
-                "leave out --schedule and --fast-timesteps",
-            )
-        )
+        what = f"latents at timestep {at:g}, the fast phase begins at {begins:g}"
+        wrong[what] = "leave out --schedule and --fast-timesteps"
     if made != wanted:
-        problems.append(
-            Problem(
-                f"{path} holds latents of {made[0]}x{made[1]} pixels, "
-                f"not of {wanted[0]}x{wanted[1]}",
-                "leave out --width and --height",
-            )
-        )
-    if problems:
-        raise InputError(problems)
+        what = f"latents of {made[0]}x{made[1]} pixels, not of {wanted[0]}x{wanted[1]}"
+        wrong[what] = "leave out --width and --height"
+    if wrong:
+        raise InputError(Problem(f"{path} holds {what}", hint) for what, hint in wrong.items())
 
 
 # --- the record of each image: everything that decides its pixels, written down before -----------
@@ -392,12 +376,8 @@ def _recorded_loras(request: InferRequest, recorded: Recorded) -> dict[str, Any]
     wanted = request.loras or tuple(Phase)
     if request.init_latents is not None:
         wanted = (Phase.FAST,)
-    uses = [use for use in recorded.record.loras if use.phase in wanted]
-    lost = [
-        use
-        for use in uses
-        if not Path(recorded.place(use.file)).exists() and not is_hub_file(use.file)
-    ]
+    files = {use: recorded.place(use.file) for use in recorded.record.loras if use.phase in wanted}
+    lost = [use for use in files if not Path(files[use]).exists() and not is_hub_file(use.file)]
     if lost:
         raise LoraError(
             Problem(
@@ -406,7 +386,7 @@ def _recorded_loras(request: InferRequest, recorded: Recorded) -> dict[str, Any]
             )
             for use in lost
         )
-    return {f"{use.phase}_lora": recorded.place(use.file) for use in uses}
+    return {f"{use.phase}_lora": file for use, file in files.items()}
 
 
 def _check_loras(
@@ -435,16 +415,14 @@ def _check_loras(
 
 def _differences(recorded: Recorded, record: Record) -> Iterator[str]:
     """Say what may keep the same settings from giving the same pixels."""
-    before = recorded.record
+    before, source = recorded.record, recorded.source
     for name, number in before.versions.items():
-        if record.versions.get(name) != number:
-            yield (
-                f"{recorded.source} was made with {name} {number}, here is "
-                f"{record.versions.get(name, 'none')}: the picture may differ"
-            )
+        here = record.versions.get(name, "none")
+        if here != number:
+            yield f"{source} was made with {name} {number}, here is {here}: the picture may differ"
     if record.base_revision != before.base_revision:
-        yield f"the base model is not that of {recorded.source}: the picture may differ"
+        yield f"the base model is not that of {source}: the picture may differ"
     if record.reference_sha256 != before.reference_sha256:
-        yield f"the reference is not that of {recorded.source}: the picture will differ"
+        yield f"the reference is not that of {source}: the picture will differ"
     if record.device is not before.device:
-        yield f"{recorded.source} was made on {before.device}, this will be on {record.device}"
+        yield f"{source} was made on {before.device}, this will be on {record.device}"

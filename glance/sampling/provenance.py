@@ -34,11 +34,10 @@ from glance.schedule.lists import Schedule
 SCHEMA_VERSION: Final = 1
 TENSOR: Final = "latents"
 KEY: Final = "glance"
-"""Of the record in the header of saved latents."""
+"""Of the record: a PNG's text chunk, and the header of saved latents."""
 FORMATS: Final = MappingProxyType({".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"})
 """The endings of the images that are written, and Pillow's names for them."""
 
-_CHUNK: Final = "glance"
 _COMFYUI_CHUNK: Final = "prompt"  # as its own SaveImage calls it
 _MARK: Final = "glance: "
 _DESCRIPTION: Final = 0x010E  # EXIF ImageDescription
@@ -124,7 +123,6 @@ class Record(_Part):
         pattern="^[0-9a-f]{64}$",
         description="Of the file in settings.reference, for a family that edits.",
     )
-
     init_latents_sha256: str | None = Field(
         default=None,
         pattern="^[0-9a-f]{64}$",
@@ -277,24 +275,20 @@ def _options(
     kind: str, path: Path, record: Record | None, workflow: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Return what Pillow's writer of that kind is told."""
-    match kind:
-        case "PNG":
-            return {} if record is None else {"pnginfo": _text_chunks(record, workflow)}
-        case "JPEG":
-            exif = b"" if record is None else _fitting_exif(path, record)
-            return {"quality": 95, "subsampling": "4:4:4", "exif": exif}
-        case _:
-            exif = b"" if record is None else _exif(record, format_parameters(record))
-            return {"lossless": True, "exif": exif}
-
-
-def _text_chunks(record: Record, workflow: Mapping[str, Any] | None) -> PngImagePlugin.PngInfo:
+    if kind == "JPEG":
+        exif = b"" if record is None else _fitting_exif(path, record)
+        return {"quality": 95, "subsampling": "4:4:4", "exif": exif}
+    if kind == "WEBP":
+        exif = b"" if record is None else _exif(record, format_parameters(record))
+        return {"lossless": True, "exif": exif}
+    if record is None:
+        return {}
     chunks = PngImagePlugin.PngInfo()  # it takes iTXt, in UTF-8, where Latin-1 is not enough
     chunks.add_text("parameters", format_parameters(record))
-    chunks.add_text(_CHUNK, _to_json(record))
+    chunks.add_text(KEY, _to_json(record))
     if workflow is not None:
         chunks.add_text(_COMFYUI_CHUNK, json.dumps(workflow))
-    return chunks
+    return {"pnginfo": chunks}
 
 
 def _fitting_exif(path: Path, record: Record) -> bytes:
@@ -334,25 +328,17 @@ def _read_text(path: Path) -> str:
         if path.stat().st_size > _MAX_FILE:
             raise InputError(f"picture {path} is larger than 512 MiB", hint=_REMEDY)
         with open_picture(path) as picture:
-            text = _find_text(picture)
+            is_png = picture.format == "PNG"
+            found = picture.info.get(KEY) if is_png else picture.getexif().get(_DESCRIPTION)
     except DECODER_ERRORS as exc:
         reason = getattr(exc, "strerror", None) or "it is no picture, or damaged"
         raise InputError(f"picture {path} cannot be read: {reason}", hint=_REMEDY) from exc
-    if text is None:
+    if not isinstance(found, str) or not (is_png or found.startswith(_MARK)):
         raise InputError(f"{path} carries no record of its making", hint=_REMEDY)
+    text = str(found) if is_png else found.removeprefix(_MARK)
     if len(text) > _MAX_RECORD:
         raise InputError(f"{path}: its glance record is damaged (too long)", hint=_REMEDY)
     return text
-
-
-def _find_text(picture: Image.Image) -> str | None:
-    if picture.format == "PNG":
-        chunk = picture.info.get(_CHUNK)
-        return str(chunk) if isinstance(chunk, str) else None
-    description = picture.getexif().get(_DESCRIPTION)
-    if not isinstance(description, str) or not description.startswith(_MARK):
-        return None
-    return description.removeprefix(_MARK)
 
 
 def _first_fault(exc: Exception) -> str:

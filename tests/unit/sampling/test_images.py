@@ -44,24 +44,16 @@ def test_each_prompt_has_each_seed_and_those_that_follow() -> None:
     ]
 
 
-def test_one_prompt_is_one_image_of_seed_0() -> None:
-    assert laid_out(prompts=("a",)) == [("a", 0)]
-
-
 def test_a_line_goes_over_the_flags() -> None:
     file = write_prompts({"prompt": "a", "seed": [1, 2], "width": 128}, {"prompt": "b"})
 
     found = settings_of(prompt_file=file, seeds=(7,), width=64, slow_scale=0.5)
 
-    assert [(one.settings.seed, one.settings.width) for one in found] == [
-        (1, 128),
-        (2, 128),
-        (7, 64),
-    ]
-    assert {one.settings.slow_scale for one in found} == {0.5}
+    made = [(one.settings.seed, one.settings.width, one.settings.slow_scale) for one in found]
+    assert made == [(1, 128, 0.5), (2, 128, 0.5), (7, 64, 0.5)]
 
 
-def test_prompts_of_the_command_line_follow_those_of_the_file() -> None:
+def test_prompts_of_the_command_line_follow_those_of_the_file_each_once_of_seed_0() -> None:
     file = write_prompts({"prompt": "a"})
 
     assert laid_out(prompt_file=file, prompts=("b",)) == [("a", 0), ("b", 0)]
@@ -88,21 +80,13 @@ def test_all_bad_images_are_named_at_once() -> None:
     ]
 
 
-def test_a_bad_line_is_named_by_its_number() -> None:
-    Path("p.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b", "sed": 1}\n')
-
-    with pytest.raises(InputError, match=r"p\.jsonl:2"):
-        settings_of(prompt_file=Path("p.jsonl"))
-
-
-def test_an_empty_prompt_of_the_command_line_is_refused() -> None:
-    with pytest.raises(SettingsError, match="prompt 2: --prompt: it is empty"):
-        settings_of(prompts=("a", " "))
-
-
-def test_a_prompt_that_is_no_text_is_refused() -> None:
-    with pytest.raises(SettingsError, match="no UTF-8"):
-        settings_of(prompts=("\udcff",))
+@pytest.mark.parametrize(
+    ("prompts", "told"),
+    [(("a", " "), "prompt 2: --prompt: it is empty"), (("\udcff",), "no UTF-8")],
+)
+def test_a_prompt_that_is_no_text_is_refused(prompts: tuple[str, ...], told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        settings_of(prompts=prompts)
 
 
 @pytest.mark.parametrize(
@@ -159,32 +143,22 @@ def names(planned: GenerationPlan) -> list[str]:
 # --- places --------------------------------------------------------------------------------------
 
 
-def test_images_go_to_the_runs_images_and_are_named_for_prompt_and_seed() -> None:
-    assert names(plan(seeds=(1, 2))) == [
-        "runs/cat/images/a-hill-1.png",
-        "runs/cat/images/a-hill-2.png",
-    ]
-
-
-def test_one_image_goes_exactly_where_it_is_sent() -> None:
+@pytest.mark.parametrize(
+    ("output", "seeds", "places"),
+    [
+        (None, (1, 2), ["runs/cat/images/a-hill-1.png", "runs/cat/images/a-hill-2.png"]),
+        (None, (1, 1), ["runs/cat/images/a-hill-1.png", "runs/cat/images/a-hill-1-2.png"]),
+        ("x.png", (1,), ["x.png"]),  # whatever is there
+        ("x.webp", (1, 2), ["x-1.webp", "x-2.webp"]),
+        ("new/pictures", (1,), ["new/pictures/a-hill-1.png"]),
+    ],
+)
+def test_images_go_to_the_runs_images_or_where_they_are_sent(
+    output: str | None, seeds: tuple[int, ...], places: list[str]
+) -> None:
     Path("x.png").write_bytes(b"older")
 
-    assert names(plan(output=Path("x.png"))) == ["x.png"]
-
-
-def test_several_images_sent_to_one_file_get_their_seeds() -> None:
-    assert names(plan(seeds=(1, 2), output=Path("x.webp"))) == ["x-1.webp", "x-2.webp"]
-
-
-def test_a_path_without_an_ending_is_a_folder() -> None:
-    assert names(plan(output=Path("new/pictures"))) == ["new/pictures/a-hill-0.png"]
-
-
-def test_equal_images_of_one_command_get_numbers() -> None:
-    assert names(plan(seeds=(1, 1))) == [
-        "runs/cat/images/a-hill-1.png",
-        "runs/cat/images/a-hill-1-2.png",
-    ]
+    assert names(plan(seeds=seeds, output=output and Path(output))) == places
 
 
 def test_a_line_may_name_its_picture() -> None:
@@ -220,15 +194,6 @@ def test_a_place_that_cannot_be_written_is_refused() -> None:
 # --- going on ------------------------------------------------------------------------------------
 
 
-def test_an_interrupted_command_goes_on_with_what_is_missing() -> None:
-    pretend(plan(seeds=(1, 2, 3)).images[1])
-
-    again = plan(seeds=(1, 2, 3))
-
-    assert [one.is_done for one in again.images] == [False, True, False]
-    assert names(again)[1] == "runs/cat/images/a-hill-2.png"
-
-
 @pytest.mark.parametrize("output", [None, Path("x.png")])
 def test_a_single_image_that_is_there_is_done_as_one_of_several_is(output: Path | None) -> None:
     first = pretend(plan(output=output).images[0])
@@ -261,14 +226,14 @@ def test_a_image_that_says_nothing_of_itself_is_never_taken_for_another() -> Non
     assert (again.output.name, again.is_done) == ("a-hill-0-2.png", False)
 
 
-def test_equal_images_are_found_again_each_in_its_own_place() -> None:
-    for one in plan(seeds=(1, 1)).images:
+def test_what_is_there_is_found_again_each_in_its_own_place() -> None:
+    for one in plan(seeds=(1, 1, 3)).images:
         pretend(one)
 
-    again = plan(seeds=(1, 1, 1)).images
+    again = plan(seeds=(1, 1, 1, 2, 3)).images
 
-    assert [one.is_done for one in again] == [True, True, False]
-    assert again[2].output.name == "a-hill-1-3.png"
+    assert [one.is_done for one in again] == [True, True, False, False, True]
+    assert [one.output.stem for one in again[2:]] == ["a-hill-1-3", "a-hill-2", "a-hill-3"]
 
 
 def test_prompts_that_begin_alike_are_not_looked_for_one_by_one(
@@ -282,23 +247,6 @@ def test_prompts_that_begin_alike_are_not_looked_for_one_by_one(
 
     assert len(set(planned)) == len(prompts)
     assert len(looks) < 20 * len(prompts)  # not their square
-
-
-def test_a_image_of_other_settings_is_neither_taken_nor_lost() -> None:
-    pretend(plan(seeds=(1, 2), slow_scale=0.5).images[0])
-
-    first, second = plan(seeds=(1, 2)).images
-
-    assert (first.output.name, first.is_done) == ("a-hill-1-2.png", False)
-    assert (second.output.name, second.is_done) == ("a-hill-2.png", False)
-
-
-def test_restart_writes_over_what_the_same_command_has_written() -> None:
-    pretend(plan(seeds=(1, 2)).images[0])
-
-    first, _ = plan(seeds=(1, 2), restart=True).images
-
-    assert (first.output.name, first.is_done) == ("a-hill-1.png", False)
 
 
 def test_another_lora_is_another_picture() -> None:

@@ -12,11 +12,10 @@ from PIL import Image, PngImagePlugin
 
 from glance import __version__
 from glance.core.device import Device, Precision
-from glance.core.errors import GlanceError, InputError, ScheduleError, SetupError
+from glance.core.errors import GlanceError, InputError, SetupError
 from glance.core.phase import Phase
 from glance.sampling.provenance import (
     LoraUse,
-    PhaseTimesteps,
     Record,
     ScheduleUse,
     format_parameters,
@@ -24,7 +23,7 @@ from glance.sampling.provenance import (
     write_image,
 )
 from glance.sampling.settings import SampleSettings
-from glance.schedule.lists import PRESETS, Schedule
+from glance.schedule.lists import PRESETS
 
 NAMES = ["x.png", "x.jpg", "x.JPEG", "x.webp"]
 REMEDY = "give a picture as `glance infer` wrote it: PNG, JPEG or WebP"
@@ -33,15 +32,8 @@ EXIF, COMMENT, DESCRIPTION = 0x8769, 0x9286, 0x010E
 
 
 def make_settings(**changes: Any) -> SampleSettings:
-    usual = {
-        "prompt": "a cat",
-        "seed": 7,
-        "slow_guidance": 3.5,
-        "fast_guidance": 1.0,
-        "width": 1024,
-        "height": 768,
-    }
-    return SampleSettings(**{**usual, **changes})
+    usual = {"prompt": "a cat", "seed": 7, "slow_guidance": 3.5, "fast_guidance": 1.0}
+    return SampleSettings(**{**usual, "width": 1024, "height": 768, **changes})
 
 
 def make_record(*, settings: SampleSettings | None = None, **changes: Any) -> Record:
@@ -83,6 +75,7 @@ def refusal(path: Path) -> str:
     with pytest.raises(InputError) as caught:
         read_record(path)
     [problem] = caught.value.problems
+    assert problem.hint in (REMEDY, "use the glance that wrote it")
     return problem.message
 
 
@@ -119,27 +112,17 @@ def test_every_field_is_read_back() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_same_picture_and_record_are_the_same_bytes(name: str) -> None:
+def test_no_pixel_changes_and_the_same_gives_the_same_bytes(name: str) -> None:
+    noise = Image.effect_noise((64, 64), 90).convert("RGB")
     for folder in ("one", "two"):
-        write_image(gradient(), Path(folder) / name, make_record())
+        write_image(noise, Path(folder) / name, make_record())
 
     assert (Path("one") / name).read_bytes() == (Path("two") / name).read_bytes()
-
-
-@pytest.mark.parametrize("name", ["x.png", "x.webp"])
-def test_no_pixel_changes(name: str) -> None:
-    noise = Image.effect_noise((64, 64), 90).convert("RGB")
-
-    write_image(noise, Path(name), make_record())
-
-    assert Image.open(name).tobytes() == noise.tobytes()
-
-
-def test_jpeg_keeps_the_resolution_of_colours() -> None:
-    write_image(gradient(), Path("x.jpg"), None)
-
-    with Image.open("x.jpg") as picture:
-        assert {layer[1:3] for layer in picture.layer} == {(1, 1)}  # type: ignore[attr-defined]
+    with Image.open(Path("one") / name) as picture:
+        if picture.format == "JPEG":  # colours keep their resolution
+            assert {layer[1:3] for layer in picture.layer} == {(1, 1)}  # type: ignore[attr-defined]
+        else:
+            assert picture.tobytes() == noise.tobytes()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -150,12 +133,8 @@ def test_without_a_record_there_is_no_metadata(name: str) -> None:
     write_image(image, Path(name), None)
 
     with Image.open(name) as picture:
-        assert set(picture.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"} | {
-            "loop",
-            "background",
-            "timestamp",
-            "duration",
-        }
+        assert not set(picture.info) & {"comment", "icc_profile", "exif", "xmp", "glance"}
+        assert not set(picture.info) & {"parameters", "prompt"}
         assert not picture.getexif()
     assert image.info["comment"] == b"mine"
 
@@ -189,33 +168,24 @@ def test_values_with_commas_and_quotes_are_quoted() -> None:
         f"Version: glance {__version__}"
     )
 
-
-def test_without_loras_there_are_no_hashes() -> None:
     assert "Lora hashes" not in format_parameters(make_record(loras=()))
 
 
-def test_png_has_them_in_a_text_chunk() -> None:
-    record = make_record(settings=make_settings(prompt=UNICODE))
-
-    write_image(gradient(), Path("x.png"), record)
-
-    with Image.open("x.png") as picture:
-        assert picture.info["parameters"] == format_parameters(record)
-        assert set(picture.info) == {"parameters", "glance"}
-
-
-@pytest.mark.parametrize("name", NAMES[1:])
-def test_the_others_have_them_in_the_exif_comment(name: str) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_a_png_has_them_in_a_text_chunk_the_others_in_the_exif_comment(name: str) -> None:
     record = make_record(settings=make_settings(prompt=UNICODE))
 
     write_image(gradient(), Path(name), record)
 
     with Image.open(name) as picture:
-        exif = picture.getexif()
-    assert exif.endian == ">"
-    assert exif.get_ifd(EXIF)[COMMENT] == b"UNICODE\0" + format_parameters(record).encode(
-        "utf-16-be"
-    )
+        exif, info = picture.getexif(), picture.info
+    if name == "x.png":
+        assert info["parameters"] == format_parameters(record)
+        assert set(info) == {"parameters", "glance"}
+    else:
+        assert exif.endian == ">"
+        expected = format_parameters(record).encode("utf-16-be")
+        assert exif.get_ifd(EXIF)[COMMENT] == b"UNICODE\0" + expected
 
 
 def test_a_prompt_too_long_for_both_leaves_the_record_in_jpeg() -> None:
@@ -229,12 +199,11 @@ def test_a_prompt_too_long_for_both_leaves_the_record_in_jpeg() -> None:
 
 
 def test_a_prompt_too_long_for_jpeg_is_refused() -> None:
-    with pytest.raises(InputError) as caught:
-        write_image(
-            gradient(), Path("x.jpg"), make_record(settings=make_settings(prompt="x" * 65_000))
-        )
+    record = make_record(settings=make_settings(prompt="x" * 65_000))
 
-    assert "JPEG has room for 65,533" in str(caught.value)
+    with pytest.raises(InputError, match="JPEG has room for 65,533"):
+        write_image(gradient(), Path("x.jpg"), record)
+
     assert list(Path().iterdir()) == []
 
 
@@ -290,39 +259,34 @@ def test_a_full_disk_leaves_the_old_picture_alone(name: str) -> None:
     assert [(path.name, path.read_bytes()) for path in Path().iterdir()] == [(name, b"old")]
 
 
-def test_a_folder_that_is_a_file_is_named() -> None:
+@pytest.mark.parametrize(
+    ("path", "kind", "told"),
+    [
+        ("out/x.png", SetupError, "cannot write out/x.png: File exists"),
+        ("x.gif", InputError, "x.gif: .gif is not a picture format"),
+    ],
+)
+def test_a_path_that_no_picture_can_have_is_named(
+    path: str, kind: type[GlanceError], told: str
+) -> None:
     Path("out").write_text("a file")
 
-    error = failure(Path("out/x.png"))
+    error = failure(Path(path))
 
-    assert isinstance(error, SetupError)
-    assert str(error) == "cannot write out/x.png: File exists"
-    assert error.problems[0].hint == "give --output another path"
+    assert (type(error), str(error)) == (kind, told)
     assert [path.name for path in Path().iterdir()] == ["out"]
-
-
-def test_other_endings_are_refused() -> None:
-    error = failure(Path("x.gif"))
-
-    assert isinstance(error, InputError)
-    assert str(error) == "x.gif: .gif is not a picture format"
-    assert not Path("x.gif").exists()
 
 
 # --- reading what is not there -------------------------------------------------------------------
 
 
-def test_a_missing_picture_and_a_folder_are_refused() -> None:
+def test_what_is_no_picture_is_refused() -> None:
     Path("folder").mkdir()
+    Path("x.png").write_text("a cat")
 
     assert refusal(Path("no.png")) == "picture no.png does not exist"
     assert refusal(Path("folder")) == "picture folder is not a file"
     assert refusal(Path("n" * 300)).endswith("cannot be read: File name too long")
-
-
-def test_what_is_no_picture_is_refused() -> None:
-    Path("x.png").write_text("a cat")
-
     assert refusal(Path("x.png")) == "picture x.png cannot be read: it is no picture, or damaged"
 
 
@@ -332,12 +296,7 @@ def test_a_foreign_picture_carries_no_record(name: str) -> None:
     exif[DESCRIPTION] = "a cat"
     gradient().save(name, exif=exif)
 
-    with pytest.raises(InputError) as caught:
-        read_record(Path(name))
-
-    [problem] = caught.value.problems
-    assert problem.message == f"{name} carries no record of its making"
-    assert problem.hint == REMEDY
+    assert refusal(Path(name)) == f"{name} carries no record of its making"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -384,6 +343,8 @@ def test_a_picture_cut_short_is_read_or_refused(name: str) -> None:
         ),
         (document(reference_sha256="c" * 64), "settings.reference and reference_sha256 go tog"),
         ('{"schema_version": ' + "1" * 5000 + "}", "Exceeds the limit (4300 digits)"),
+        (document().replace('"scale": 0.8', '"scale": NaN'), "loras[1].scale: "),
+        ('{"schema_version": 2' + " " * 2**21 + "}", "too long"),
     ],
     ids=lambda value: value[:20],
 )
@@ -394,22 +355,10 @@ def test_a_damaged_record_is_refused(text: str, why: str) -> None:
     assert why in told
 
 
-def test_numbers_are_finite() -> None:
-    text = document().replace('"scale": 0.8', '"scale": NaN')
-
-    assert "loras[1].scale: " in refusal(with_chunk(text))
-
-
 def test_a_record_of_a_newer_glance_is_refused() -> None:
     assert refusal(with_chunk('{"schema_version": 2}')) == (
         "foreign.png: its record is of a newer glance, this one reads schema version 1"
     )
-
-
-def test_a_huge_record_is_refused_unread() -> None:
-    told = refusal(with_chunk('{"schema_version": 2' + " " * 2**21 + "}"))
-
-    assert told == "foreign.png: its glance record is damaged (too long)"
 
 
 def test_a_small_chunk_that_unfolds_into_a_huge_one_is_refused() -> None:
@@ -422,14 +371,6 @@ def test_a_small_chunk_that_unfolds_into_a_huge_one_is_refused() -> None:
 
 
 # --- which pictures are the same -----------------------------------------------------------------
-
-
-def moved(lora: LoraUse) -> LoraUse:
-    return lora.model_copy(update={"file": "elsewhere.safetensors"})
-
-
-def renamed(schedule: ScheduleUse) -> ScheduleUse:
-    return schedule.model_copy(update={"name": "custom"})
 
 
 def test_key_is_indifferent_to_places_and_names() -> None:
@@ -446,8 +387,8 @@ def test_key_is_indifferent_to_places_and_names() -> None:
         transformer="there/flux.safetensors",
         settings=make_settings(reference=Path("b.png")),
         run=None,
-        loras=tuple(map(moved, here.loras)),
-        schedule=renamed(here.schedule),
+        loras=tuple(one.model_copy(update={"file": "b.safetensors"}) for one in here.loras),
+        schedule=here.schedule.model_copy(update={"name": "custom"}),
     )
 
     assert here != there
@@ -490,24 +431,4 @@ def test_key_is_a_sha256_that_stays() -> None:
 
     assert record.key() == reread.key()
     assert len(bytes.fromhex(record.key())) == 32
-
-
-def test_steps_are_those_of_both_phases() -> None:
-    schedule = ScheduleUse.of(Schedule("custom", (1000, 900), (500,)))
-
-    assert make_record(schedule=schedule).steps == 3
-
-
-def test_schedule_is_checked_where_it_is_resolved() -> None:
-    assert make_record().schedule.resolve() == PRESETS["guide"].schedule
-    with pytest.raises(ScheduleError):
-        ScheduleUse(
-            name="x",
-            slow=PhaseTimesteps(timesteps=(), sigmas=()),
-            fast=PhaseTimesteps(timesteps=(1,), sigmas=(0.001,)),
-        ).resolve()
-
-
-def test_a_reference_without_its_hash_is_a_mistake() -> None:
-    with pytest.raises(ValueError, match="go together"):
-        make_record(settings=make_settings(reference=Path("in.png")))
+    assert reread.schedule.resolve() == PRESETS["guide"].schedule
