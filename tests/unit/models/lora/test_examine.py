@@ -1,7 +1,6 @@
 """Anybody's LoRA file: every spelling of a pair is understood, every reason to refuse is named."""
 
 import json
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -81,48 +80,18 @@ def test_kohyas_names_keep_their_underscores(prefix: str) -> None:
     assert keys.pairs[0].alpha == f"{prefix}{KOHYA}.alpha"
 
 
-def test_facts_of_a_foreign_file() -> None:
+def test_facts_of_a_foreign_file_and_of_glances_own() -> None:
     path = write(pair("transformer.a", rank=2) | pair("transformer.b", rank=8))
+    foreign = examine_lora(path)
+    assert (foreign.path, foreign.sha256) == (path, hash_file(path))
+    assert (foreign.rank, foreign.modules) == (8, 2)
+    assert (foreign.phase, foreign.family, foreign.timesteps) == (None, None, None)
 
-    facts = examine_lora(path)
+    header = {"glance.phase": "fast", "glance.family": "flux", "glance.folded_scale": "4.0"}
+    own = examine_lora(write(pair("a"), {**header, "glance.timesteps": "[886.7, 562.95]"}))
 
-    assert (facts.path, facts.sha256) == (path, hash_file(path))
-    assert (facts.rank, facts.modules) == (8, 2)
-    assert (facts.phase, facts.family, facts.timesteps) == (None, None, None)
-
-
-def test_facts_that_glance_wrote_itself() -> None:
-    header = {
-        "glance.phase": "fast",
-        "glance.family": "flux",
-        "glance.timesteps": "[886.7, 562.95]",
-        "glance.folded_scale": "4.0",
-    }
-
-    facts = examine_lora(write(pair("transformer.a"), header))
-
-    assert (facts.phase, facts.family) == (Phase.FAST, "flux")
-    assert (facts.timesteps, facts.scale_is_known) == ((886.7, 562.95), True)
-
-
-@pytest.mark.parametrize(
-    ("more", "metadata", "known"),
-    [
-        ({}, {}, False),
-        ({}, {"ss_network_alpha": "8"}, True),
-        ({}, {"lora_adapter_metadata": '{"transformer.r": 4}'}, False),
-        ({}, {"lora_adapter_metadata": '{"transformer.lora_alpha": 8}'}, True),
-        ({"a.alpha": np.float32(8)}, {}, True),
-        ({"a.alpha": np.array([8], dtype=np.int64)}, {"ss_network_alpha": "8"}, True),
-    ],
-    ids=["nothing", "kohya's header", "no alpha", "diffusers", "tensor", "integer"],
-)
-def test_scale_is_known_by_what_others_read_too(
-    more: Tensors, metadata: dict[str, str], known: bool
-) -> None:
-    tensors = pair("a") | {key: np.asarray(value) for key, value in more.items()}
-
-    assert examine_lora(write(tensors, metadata)).scale_is_known is known
+    assert (own.phase, own.family) == (Phase.FAST, "flux")
+    assert (own.timesteps, own.scale_is_known) == ((886.7, 562.95), True)
 
 
 # --- scale ---------------------------------------------------------------------------------------
@@ -159,32 +128,6 @@ def test_config_has_a_pattern_for_every_rarer_rank() -> None:
 
 
 # --- what is refused -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".bin"])
-def test_pickle_is_not_opened(suffix: str) -> None:
-    path = Path("x").with_suffix(suffix)
-    path.write_bytes(pickle.dumps(0))
-
-    with pytest.raises(LoraError, match="may run code when it is opened") as caught:
-        examine_lora(path)
-
-    assert "safetensors" in (caught.value.problems[0].hint or "")
-
-
-@pytest.mark.parametrize("name", ["x.safetensors", "x.pt"])
-def test_missing_file_is_named(name: str) -> None:
-    with pytest.raises(LoraError, match=rf"^LoRA not found: {name}$"):
-        examine_lora(Path(name))
-
-
-@pytest.mark.parametrize("kept", [0, 20, -1])
-def test_truncated_file_is_refused(kept: int) -> None:
-    path = write(pair("a"))
-    path.write_bytes(path.read_bytes()[:kept])
-
-    with pytest.raises(LoraError, match="not a whole safetensors file"):
-        examine_lora(path)
 
 
 @pytest.mark.parametrize(
@@ -225,14 +168,8 @@ def test_text_encoder_is_refused(stem: str) -> None:
             {"proj.weight": np.ones(1), "a.lora_B.bias": np.ones(1)},
             "2 of its keys are no half of a LoRA pair: a.lora_B.bias, proj.weight",
         ),
-        (
-            {"a.lora_A.weight": pair("a")["a.lora_A.weight"]},
-            "no lora_B (up) belongs to a.lora_A.weight",
-        ),
-        (
-            {"a.lora_up.weight": kohya("a")["a.lora_up.weight"]},
-            "no lora_A (down) belongs to a.lora_up.weight",
-        ),
+        ({"a.lora_A.weight": np.ones((4, 6))}, "no lora_B (up) belongs to a.lora_A.weight"),
+        ({"a.lora_up.weight": np.ones((5, 4))}, "no lora_A (down) belongs to a.lora_up.weight"),
         (
             {"a.lora_A.weight": np.ones((4, 6)), "a.lora_B.weight": np.ones((5, 2))},
             "a.lora_A.weight has rank 4, a.lora_B.weight has rank 2",
@@ -254,10 +191,10 @@ def test_text_encoder_is_refused(stem: str) -> None:
             "every lora_B (up) is zero: it changes nothing",
         ),
         (pair("transformer.a") | kohya("lora_unet_a"), "it has more than one pair for a"),
+        (pair("a") | {"a.alpha": np.ones(2)}, "NaN, infinity or no number is in a.alpha"),
     ],
-    ids=["empty", "alpha", "unknown", "no B", "no A", "ranks", "rank 0", "convolution", "integers",
-         "zero", "twice"],
-)  # fmt: skip
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_what_is_no_lora_is_refused(tensors: Tensors, message: str) -> None:
     assert problems(tensors) == [message]
 
@@ -269,12 +206,6 @@ def test_value_that_is_not_finite_is_named(key: str, value: float) -> None:
     tensors[key].flat[0] = value
 
     assert problems(tensors) == [f"NaN, infinity or no number is in {key}"]
-
-
-def test_alpha_of_several_numbers_is_refused() -> None:
-    tensors = pair("a") | {"a.alpha": np.ones(2)}
-
-    assert problems(tensors) == ["NaN, infinity or no number is in a.alpha"]
 
 
 @pytest.mark.parametrize(

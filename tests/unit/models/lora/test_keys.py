@@ -150,15 +150,10 @@ def test_simpletuners_options_beside_the_file_are_read() -> None:
     assert strength(beside={"lora_alpha": None, "lora_rank": 4}, name=name).factors == {Q: 1.0}
     assert strength(beside={"lora_alpha": 8, "lora_rank": 64}, name=name).source is None
     assert strength(beside="{", name=name).source is None
-
-
-def test_a_checkpoint_has_the_options_of_the_folder_above() -> None:
-    write(beside={"lora_alpha": 8, "lora_rank": 4}, name="simpletuner_config.json")
-    path = FILE.parent / "checkpoint-5" / FILE.name
-    path.parent.mkdir()
-    FILE.rename(path)
-
-    assert read_file_strength(path).factors == {Q: 2.0}
+    write(beside={"lora_alpha": 8, "lora_rank": 4}, name=name)
+    checkpoint = FILE.parent / "checkpoint-5" / FILE.name  # the folder above has them
+    checkpoint.parent.mkdir()
+    assert read_file_strength(FILE.rename(checkpoint)).factors == {Q: 2.0}
 
 
 # --- in the file ----------------------------------------------------------------------------------
@@ -225,17 +220,20 @@ def test_tensors_go_before_all_and_what_they_leave_open_is_looked_up() -> None:
     assert (found.factors, found.is_in_tensors) == ({Q: 0.5, FF: 4.0}, False)
 
 
-@pytest.mark.parametrize("alpha", ["soon", "nan", "[4]"])
-def test_a_header_that_cannot_be_understood_is_refused(alpha: str) -> None:
-    with pytest.raises(LoraError, match="its header's lora_alpha cannot be read"):
-        examine_lora(write(header={"lora_alpha": alpha}))
+@pytest.mark.parametrize(
+    ("header", "alpha", "said"),
+    [
+        *(({"lora_alpha": text}, None, "header's lora_alpha cannot") for text in ("soon", "[4]")),
+        ({}, 0, "and is 0: it changes nothing"),
+    ],
+)
+def test_a_strength_that_cannot_be_is_refused(
+    header: dict[str, str], alpha: float | None, said: str
+) -> None:
+    more = {} if alpha is None else {f"{Q}.alpha": np.asarray(alpha, np.float32)}
 
-
-def test_alpha_zero_changes_nothing() -> None:
-    tensors = pair(Q) | {f"{Q}.alpha": np.asarray(0, np.float32)}
-
-    with pytest.raises(LoraError, match="and is 0: it changes nothing"):
-        examine_lora(write(tensors))
+    with pytest.raises(LoraError, match=said):
+        examine_lora(write({**pair(Q), **more}, header))
 
 
 def test_two_adapters_in_one_file_are_not_mixed_up() -> None:
