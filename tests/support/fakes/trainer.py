@@ -87,10 +87,11 @@ class RunningGlance:
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    def stop_reading(self) -> None:
-        """Read one line of its stdout, then close it."""
+    def stop_reading(self, *, after: str) -> None:
+        """Read its stdout up to a line with this word, then close it."""
         assert self._process.stdout is not None
-        self._process.stdout.readline()
+        while after not in (line := self._process.stdout.readline()):
+            assert line, f"it never said {after}"
         self._process.stdout.close()
         self._process.stdout = None
 

@@ -180,6 +180,7 @@ DO_NOT_FIT = [
     *each(("check", "train", "distill", "infer"), "--source-image cat.png"),
     *each(("infer by hand",), "--no-lora --family qwen_image_edit_2511"),
     *each(("check",), "--family qwen_image_edit_2511"),
+    *each(("train",), "--family sd3", "--model slow.safetensors"),
     *each(("schedule",), "--schedule optimal --slow-steps 3"),
 ]
 MACHINE_LACKS = [

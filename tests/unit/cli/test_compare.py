@@ -1,26 +1,20 @@
 """`glance compare` and `glance train --compare` as users meet them; sampling is in tests/torch."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from fakes.commands import TRAIN, Glance
-from fakes.comparisons import (
-    fake_likeness,
-    fill_cache,
-    fill_worth,
-    read_figures,
-    write_caption,
-)
+from fakes.comparisons import fake_likeness, fill_cache, fill_worth, read_figures, write_caption
 from fakes.pairs import write_run
 from fakes.trainer import FakeSimpleTuner
 
-from glance.evaluation.compare import plan_comparison
+from glance.core.errors import InferenceFailed
+from glance.evaluation import compare
+from glance.evaluation.compare import NEUTRAL_PROMPT, plan_comparison
 from glance.evaluation.request import CompareRequest
 
-pytest_plugins = ["fakes.plugin"]
 RUN = Path("runs/cat")
+COMPARE = ("compare", "--device", "cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +34,7 @@ def compared() -> None:
 
 @pytest.mark.usefixtures("compared")
 def test_it_prints_the_sheets_path_a_table_and_the_verdict(invoke: Glance) -> None:
-    done = invoke("compare", "--device", "cpu")
+    done = invoke(*COMPARE)  # all is cached: no model is needed
 
     assert (done.code, done.err) == (0, "using the newest finished run, runs/cat\n")
     assert (
@@ -58,23 +52,15 @@ the base's 50 than the base itself along the same sigmas (latents 0.200 against 
 -0.300; 1 - SSIM 0.200 against 0.500, difference -0.300)
 """
     )
+    assert (RUN / "images/compare/pictures/1-both.png").is_file()
+    assert str(Path.cwd()) not in (RUN / "images/compare/compare.json").read_text()
 
 
 @pytest.mark.usefixtures("compared")
 def test_a_dry_run_says_what_is_to_be_sampled_and_what_is_there(invoke: Glance) -> None:
-    prompts = (
-        "--prompt",
-        "a hill",
-        "--prompt",
-        "a wood",
-        "--device",
-        "cpu",
-        "--dry-run",
-        "--quiet",
-    )
+    command = (*COMPARE, "--prompt", "a hill", "--prompt", "a wood", "--dry-run", "--quiet")
 
-    shown = invoke("compare", *prompts)
-    document = json.loads(invoke("compare", *prompts, "--json").out)
+    shown, document = invoke(*command), invoke(*command, "--json").document
 
     assert (shown.code, shown.err) == (0, "")
     assert "side by side  base, 50 steps\n" in shown.out
@@ -89,10 +75,10 @@ def test_a_dry_run_says_what_is_to_be_sampled_and_what_is_there(invoke: Glance) 
 def test_json_is_what_the_file_holds(invoke: Glance) -> None:
     prompts = ("--prompt", "a hill", "--prompt", "a sea")
 
-    done = invoke("compare", "--device", "cpu", *prompts, "--output", "out", "--json", "--quiet")
+    done = invoke(*COMPARE, *prompts, "--output", "out", "--json", "--quiet")
 
     assert (done.code, done.err) == (0, "")
-    document = json.loads(done.out)
+    document = done.document
     assert document == {"sheet": "out/sheet.png", **read_figures(Path("out"))}
     assert [row["prompt"] for row in document["rows"]] == ["a hill", "a sea"]
     assert document["rows"][0]["variants"]["both"] == {
@@ -109,12 +95,9 @@ def test_eight_pictures_have_a_verdict(
     plan = plan_comparison(CompareRequest(RUN, ("a hill", "a sea"), count=4, device="cpu"))
     fill_cache(plan)
     fill_worth(plan)
-    prompts = ("--prompt", "a hill", "--prompt", "a sea", "--count", "4")
+    command = (*COMPARE, "--prompt", "a hill", "--prompt", "a sea", "--count", "4", *flags)
 
-    shown = invoke("compare", "--device", "cpu", *prompts, *flags, "--quiet")
-    document = json.loads(
-        invoke("compare", "--device", "cpu", *prompts, *flags, "--json", "--quiet").out
-    )
+    shown, document = invoke(*command, "--quiet"), invoke(*command, "--json", "--quiet").document
 
     last = shown.out.splitlines()[-1]
     assert last == document["sentence"]
@@ -131,81 +114,55 @@ def test_eight_pictures_have_a_verdict(
     }
 
 
-@pytest.mark.usefixtures("compared")
-def test_what_is_cached_needs_no_model(invoke: Glance) -> None:
-    done = invoke("compare", "--device", "cpu", "--quiet")
-
-    assert (done.code, done.err) == (0, "")
-    assert (RUN / "images/compare/pictures/1-both.png").is_file()
-
-
-@pytest.mark.usefixtures("compared")
-def test_nothing_that_lies_in_the_run_says_where_it_is(invoke: Glance) -> None:
-    assert invoke("compare", "--device", "cpu", "--quiet").code == 0
-
-    assert str(Path.cwd()) not in (RUN / "images/compare/compare.json").read_text()
-
-
-def test_without_any_run_the_train_command_is_named(glance: Callable) -> None:
-    done = glance("compare")
-
-    assert done.code == 4
-    assert "there is no finished run under ./runs" in done.err
-    assert "glance train --image" in done.err
-
-
-def test_a_metric_that_must_be_fetched_is_refused_offline_at_once(glance: Callable) -> None:
+def test_what_must_be_fetched_is_refused_offline_at_once(invoke: Glance) -> None:
     write_run(RUN)
+    metric = invoke(*COMPARE, "--prompt", "x", "--metric", "lpips", "--json")
+    write_run(Path("runs/absent"), model="acme/absent")
+    model = invoke(*COMPARE, "--run", "runs/absent", "--prompt", "x")
 
-    done = glance("compare", "--prompt", "x", "--device", "cpu", "--metric", "lpips", "--json")
-
-    assert done.code == 3
-    (problem,) = done.document["error"]["problems"]
+    assert (metric.code, model.code) == (3, 3)
+    (problem,) = metric.document["error"]["problems"]
     assert problem["message"].startswith("--metric lpips: its network, ")
+    assert "model acme/absent is not in the cache" in model.err
 
 
-def test_a_model_that_cannot_be_had_is_refused(glance: Callable) -> None:
-    write_run(RUN, model="acme/absent")
-
-    done = glance("compare", "--prompt", "x", "--device", "cpu")
-
-    assert done.code == 3
-    assert "model acme/absent is not in the cache" in done.err
-
-
-@pytest.mark.usefixtures("pair")
+@pytest.mark.usefixtures("pair", "simpletuner")
 class TestTrain:
-    def test_a_dry_run_does_nothing_more(self, glance: Glance) -> None:
-        plain = glance(*TRAIN, "--dry-run")
-        asked = glance(*TRAIN, "--dry-run", "--compare")
+    def test_a_dry_run_does_nothing_more(self, invoke: Glance) -> None:
+        assert invoke(*TRAIN, "--dry-run", "--compare") == invoke(*TRAIN, "--dry-run")
 
-        assert (asked.code, asked.out, asked.err) == (0, plain.out, plain.err)
         assert not RUN.exists()
 
-    def test_one_phase_is_no_pair(self, glance: Glance, simpletuner: FakeSimpleTuner) -> None:
-        done = glance(*TRAIN, "--phase", "slow", "--compare")
+    def test_one_phase_is_no_pair(self, invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
+        done = invoke(*TRAIN, "--phase", "slow", "--compare")
 
         assert (done.code, done.out) == (0, "runs/cat\n")
         assert "there is no pair to compare yet" in done.err
 
-    @pytest.mark.usefixtures("fully_trained", "simpletuner")
-    def test_the_loras_are_named_when_comparing_fails(self, glance: Glance) -> None:
-        done = glance(*TRAIN, "--compare")  # of the model there is an index and nothing else
+    @pytest.mark.usefixtures("fully_trained")
+    def test_the_loras_are_named_when_comparing_fails(
+        self, invoke: Glance, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def load(*_: object) -> None:
+            raise InferenceFailed("there are no weights")
+
+        monkeypatch.setattr(compare, "import_sampler", load)
+
+        done = invoke(*TRAIN, "--compare")
 
         assert (done.code, done.out) == (6, "runs/cat\n")
         assert "both LoRAs are done: runs/cat/output/glance-slow/" in done.err
         assert "when what follows is mended: glance compare --run runs/cat\n" in done.err
+        assert "error: there are no weights\n" in done.err
 
-    @pytest.mark.usefixtures("fully_trained", "simpletuner")
+    @pytest.mark.usefixtures("fully_trained")
     def test_it_ends_with_one_sentence(self, invoke: Glance) -> None:
-        from glance.evaluation.compare import NEUTRAL_PROMPT
-
         prompts = ("a grey circle", NEUTRAL_PROMPT)
         fill_cache(plan_comparison(CompareRequest(RUN, prompts, device="cpu")))
 
         done = invoke(*TRAIN, "--compare")
         quiet = invoke(*TRAIN, "--compare", "--quiet")
-        document = json.loads(invoke(*TRAIN, "--compare", "--json", "--quiet").out)
+        document = invoke(*TRAIN, "--compare", "--json", "--quiet").document
 
         assert done.code == 0
         assert "sheet: runs/cat/images/compare/sheet.png\n" in done.err
@@ -216,4 +173,3 @@ class TestTrain:
         assert sentence.startswith("2 pictures prove little (from 8 on there is a verdict): in 10 ")
         assert document["comparison"]["verdict"]["distance"]["difference"] == -0.3
         assert document["phases"]["slow"]["state"] == "done"
-        assert json.dumps(document["comparison"]["rows"])

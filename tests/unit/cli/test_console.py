@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from glance.cli.console import Console, format_table
-from glance.core.errors import Problem, SampleError, TrainingFailed
+from glance.core.errors import TrainingFailed
 from glance.core.events import (
     CheckpointSaved,
     Noted,
@@ -60,17 +60,15 @@ def test_a_training_is_told_in_a_few_plain_lines(capsys: pytest.CaptureFixture[s
     ]  # fmt: skip
 
 
-def test_verbose_adds_the_trainers_own_words(capsys: pytest.CaptureFixture[str]) -> None:
+def test_verbose_adds_the_trainers_own_words_and_quiet_tells_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     tell(Console(verbose=True))
 
     err = capsys.readouterr().err
     assert "| a line of the trainer\n" in err
     assert "slow: saved output/checkpoint-40\n" in err
-
-
-def test_quiet_tells_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     tell(Console(quiet=True))
-
     assert capsys.readouterr() == ("", "")
 
 
@@ -103,24 +101,21 @@ def test_events_are_appended_line_by_line(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_every_problem_is_told_with_its_remedy(capsys: pytest.CaptureFixture[str]) -> None:
-    Console().error(SampleError([Problem("one", "do this"), Problem("two")]))
-
-    assert capsys.readouterr() == ("", "error: one\n  hint: do this\nerror: two\n")
-
-
 def test_a_failed_training_shows_its_last_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    failure = TrainingFailed("it failed", returncode=1, log=Path("x.log"), tail=("so", "it went"))
+    tail = ("so", "it went")
 
-    Console(as_json=True).error(failure)
+    Console(as_json=True).error(
+        TrainingFailed("it failed", hint="do this", returncode=1, log=Path("x.log"), tail=tail)
+    )
 
     out, err = capsys.readouterr()
     assert err == (
-        "error: it failed\nthe trainer's last lines:\n  | so\n  | it went\nits whole log: x.log\n"
+        "error: it failed\n  hint: do this\n"
+        "the trainer's last lines:\n  | so\n  | it went\nits whole log: x.log\n"
     )
     assert json.loads(out)["error"] == {
         "exit_code": 5,
-        "problems": [{"message": "it failed", "hint": None}],
+        "problems": [{"message": "it failed", "hint": "do this"}],
         "log": "x.log",
         "returncode": 1,
         "tail": ["so", "it went"],

@@ -4,6 +4,7 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,7 @@ def test_a_path_goes_into_a_command_by_way_of_a_function_that_quotes_it() -> Non
     raw: list[str] = []
     for where, node in nodes():
         values = node.values if isinstance(node, ast.JoinedStr) else []
-        for before, value in zip(values, values[1:], strict=False):
+        for before, value in pairwise(values):
             words = before.value if isinstance(before, ast.Constant) else ""
             flag = re.search(r"--(?:run|image|prompt-file|schedule|model|output) $", str(words))
             if flag is None or not isinstance(value, ast.FormattedValue):

@@ -1,12 +1,11 @@
 """`glance schedule`, as users type it."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fakes.commands import Glance
 
-SEED = {
+GUIDE = {
     "slow": [1000.0, 979.1915, 957.5157, 934.9171, 911.3354],
     "fast": [886.7053, 745.0728, 562.9505, 320.0802, 20.0],
 }
@@ -26,35 +25,24 @@ phase  step   timestep      sigma
 """
 
 
-def test_the_document_holds_both_lists_in_both_units(glance: Callable) -> None:
-    document = glance("schedule", "--json").document
-
-    assert document == {
-        phase: {"timesteps": values, "sigmas": [value / 1000.0 for value in values]}
-        for phase, values in SEED.items()
-    }
-
-
-def test_the_table_shows_every_step_and_the_source(glance: Callable) -> None:
-    done = glance("schedule")
+def test_the_table_and_the_document_hold_every_step_in_both_units(invoke: Glance) -> None:
+    done, document = invoke("schedule"), invoke("schedule", "--json").document
 
     assert done.out.split() == TABLE.split()
     assert "source: SimpleTuner's one-sample guide" in done.err
+    assert document == {
+        phase: {"timesteps": values, "sigmas": [value / 1000.0 for value in values]}
+        for phase, values in GUIDE.items()
+    }
 
 
-def test_the_paper_preset_is_fluxs_own(glance: Callable) -> None:
-    document = glance("schedule", "--schedule", "paper", "--json").document
-
-    assert document["fast"]["timesteps"] == [926.6473, 825.7017, 677.9868, 441.1997, 60.5503]
-
-
-def test_another_size_than_the_lists_own_is_said(glance: Callable) -> None:
-    assert "not 512x768" in glance("schedule", "--size", "512x768").err
-    assert "note:" not in glance("schedule", "--size", "1024x1024").err
+def test_another_size_than_the_lists_own_is_said(invoke: Glance) -> None:
+    assert "not 512x768" in invoke("schedule", "--size", "512x768").err
+    assert "note:" not in invoke("schedule", "--size", "1024x1024").err
 
 
-def test_own_lists_are_checked(glance: Callable) -> None:
-    done = glance("schedule", "--slow-timesteps", "1000,900,950", "--fast-timesteps", "0.9,nan")
+def test_all_problems_of_own_lists_are_told(invoke: Glance) -> None:
+    done = invoke("schedule", "--slow-timesteps", "1000,900,950", "--fast-timesteps", "0.9,nan")
 
     assert done.code == 4
     assert "--fast-timesteps, value 2: nan is not a finite number" in done.err
@@ -62,43 +50,44 @@ def test_own_lists_are_checked(glance: Callable) -> None:
     assert falls in done.err
 
 
-@pytest.mark.parametrize("size", ["big", "0x64", "64", "9" * 5000 + "x64", "64x64x64"])
-def test_a_size_that_is_none_is_a_bad_value(glance: Callable, size: str) -> None:
-    done = glance("schedule", "--size", size)
+@pytest.mark.parametrize("size", ["0x64", "9" * 5000 + "x64", "64x64x64"])
+def test_a_size_that_is_none_is_a_bad_value(invoke: Glance, size: str) -> None:
+    done = invoke("schedule", "--size", size)
 
     assert done.code == 4
     assert done.err.startswith(f"error: --size {size[:40]}: not width x height in pixels")
 
 
-@pytest.mark.parametrize("schedule", ["seed", "auto"])
-@pytest.mark.parametrize(("model", "code"), [("./nowhere", 3), ("nowhere", 3), ("acme/absent", 3)])
-def test_a_model_that_is_not_there_is_refused_whatever_is_shown(
-    glance: Callable, schedule: str, model: str, code: int
-) -> None:
-    done = glance("schedule", "--schedule", schedule, "--model", model)
+@pytest.mark.parametrize("model", ["./nowhere", "nowhere", "acme/absent"])
+def test_a_model_that_is_not_there_is_refused_whatever_is_shown(invoke: Glance, model: str) -> None:
+    for name in ("seed", "auto"):
+        done = invoke("schedule", "--schedule", name, "--model", model)
 
-    assert (done.code, done.out) == (code, "")
-    assert model in done.err
+        assert (done.code, done.out) == (3, "")
+        assert model in done.err
 
 
-def test_the_models_own_list_is_derived_for_the_size(glance: Callable) -> None:
-    ours = glance("schedule", "--schedule", "auto", "--family", "qwen_image", "--json").document
-    small = glance("schedule", "--schedule", "auto", "--size", "512x512")
+def test_the_models_own_list_is_derived_for_the_size(invoke: Glance) -> None:
+    ours = invoke("schedule", "--schedule", "auto", "--family", "qwen_image", "--json").document
+    small = invoke("schedule", "--schedule", "auto", "--size", "512x512")
+    unknown = invoke("schedule", "--schedule", "auto", "--model", "acme/tiny")
 
-    assert {phase: ours[phase]["timesteps"] for phase in ours} == SEED
+    assert {phase: ours[phase]["timesteps"] for phase in ours} == GUIDE
     assert "of 50 steps of FLUX.1 at 512x512" in small.err
+    assert unknown.code == 0
+    assert "model acme/tiny: its scheduler/scheduler_config.json cannot be read" in unknown.err
 
 
-def test_the_numbers_of_steps_are_the_users(glance: Callable) -> None:
+def test_the_numbers_of_steps_are_the_users(invoke: Glance) -> None:
     counts = ("--slow-steps", "2", "--fast-steps", "3", "--teacher-steps", "20")
 
-    document = glance("schedule", "--schedule", "auto", *counts, "--json").document
+    document = invoke("schedule", "--schedule", "auto", *counts, "--json").document
 
     assert (len(document["slow"]["timesteps"]), len(document["fast"]["timesteps"])) == (2, 3)
 
 
-def test_own_is_what_diffusers_steps_at_that_number(glance: Callable) -> None:
-    done = glance("schedule", "--schedule", "own", "--slow-steps", "1", "--fast-steps", "1")
+def test_own_is_what_diffusers_steps_at_that_number(invoke: Glance) -> None:
+    done = invoke("schedule", "--schedule", "own", "--slow-steps", "1", "--fast-steps", "1")
 
     assert [line.split()[:3] for line in done.out.splitlines()[1:3]] == [
         ["slow", "1", "1000.0000"],
@@ -107,90 +96,38 @@ def test_own_is_what_diffusers_steps_at_that_number(glance: Callable) -> None:
     assert "what diffusers steps when asked for 2 steps of FLUX.1 at 1024x1024" in done.err
 
 
-def test_own_steps_are_not_chosen_from_a_teachers(glance: Callable) -> None:
-    done = glance("schedule", "--schedule", "own", "--teacher-steps", "50")
+def test_what_is_printed_is_a_file_that_is_read(invoke: Glance) -> None:
+    printed = invoke("schedule", "--schedule", "paper", "--json")
+    Path("mine.json").write_text(printed.out)
 
-    assert done.code == 2
-    assert "--teacher-steps 50 does not go with --schedule own" in done.err
+    done = invoke("schedule", "--schedule", "mine.json", "--json")
 
-
-def test_numbers_of_steps_do_not_go_with_given_lists(glance: Callable) -> None:
-    done = glance("schedule", "--schedule", "paper", "--slow-steps", "3")
-
-    assert done.code == 2
-    assert "--slow-steps 3 does not go with --schedule paper, whose lists are given" in done.err
-
-
-def test_what_is_printed_is_a_file_that_is_read(glance: Callable) -> None:
-    Path("mine.json").write_text(glance("schedule", "--schedule", "paper", "--json").out)
-
-    done = glance("schedule", "--schedule", "mine.json", "--json")
-
-    assert done.document == json.loads(Path("mine.json").read_text())
+    assert done.document == printed.document
     assert "source: the file mine.json" in done.err
 
 
-def test_a_model_whose_scheduler_is_unknown_is_doubted_aloud(glance: Callable) -> None:
-    done = glance("schedule", "--schedule", "auto", "--model", "acme/tiny")
+def test_it_is_drawn_to_a_file_or_in_the_terminal(invoke: Glance) -> None:
+    auto = ("schedule", "--schedule", "auto")
+    teacher = ("--teacher-steps", "20", "--slow-steps", "2")
 
-    assert done.code == 0
-    assert "model acme/tiny: its scheduler/scheduler_config.json cannot be read" in done.err
-
-
-def test_an_unknown_name_lists_those_there_are(glance: Callable) -> None:
-    done = glance("schedule", "--schedule", "best")
-
-    assert done.code == 4
-    assert "choose one of: guide, paper, auto, own, optimal, or a .json file" in done.err
-
-
-def test_nobody_has_optimised_for_this_model(glance: Callable) -> None:
-    done = glance("schedule", "--schedule", "optimal", "--slow-steps", "3")
-
-    assert done.code == 4
-    assert "none was optimised 3 slow steps for this model at 1024x1024" in done.err
-    assert "glance schedule optimize --model" in done.err
+    for name in ("x.png", "x.svg"):
+        assert invoke(*auto, "--plot", name).code == 0
+        assert Path(name).stat().st_size > 5000
+    assert "of the base model's own 20" in invoke(*auto, *teacher, "--plot").out
+    assert "fast begins at sigma 0.8867, timestep 886.7" in invoke("schedule", "--plot").out
+    both = invoke("schedule", "--plot", "--json").document
+    assert both["fast"]["timesteps"] == GUIDE["fast"]
 
 
-@pytest.mark.parametrize("ending", ["png", "svg"])
-def test_it_is_drawn(glance: Callable, ending: str) -> None:
-    done = glance("schedule", "--schedule", "auto", "--plot", f"x.{ending}")
-
-    assert done.code == 0
-    assert Path(f"x.{ending}").stat().st_size > 5000
-
-
-def test_it_is_drawn_in_the_terminal(glance: Callable) -> None:
-    plotted = glance("schedule", "--plot", PYTHONIOENCODING="utf-8").out
-    both = glance("schedule", "--plot", "--json", PYTHONIOENCODING="utf-8").out
-
-    assert "fast begins at sigma 0.8867, timestep 886.7" in plotted
-    assert json.loads(both)["fast"]["timesteps"] == SEED["fast"]
-
-
-def test_optimising_refuses_everything_at_once_before_any_model(glance: Callable) -> None:
+def test_optimising_refuses_everything_at_once_before_any_model(invoke: Glance) -> None:
     Path("there.json").write_text("{}")
+    flags = ("--model", "acme/tiny", "--steps", "12", "--teacher-steps", "20")
 
-    done = glance(
-        *("schedule", "optimize", "--model", "acme/tiny", "--steps", "12"),
-        *("--teacher-steps", "20", "--output", "there.json"),
-    )
+    done = invoke("schedule", "optimize", *flags, "--output", "there.json")
+    before = invoke("schedule", "--size", "64x64", "optimize", "--model", "acme/tiny")
 
     assert done.code == 4
     assert "there.json is there already" in done.err
     assert "12 steps need a trajectory of at least 24" in done.err
-
-
-def test_flags_before_optimize_are_not_dropped_in_silence(glance: Callable) -> None:
-    done = glance("schedule", "--size", "64x64", "optimize", "--model", "acme/tiny")
-
-    assert done.code == 2
-    assert "flags before optimize would change nothing" in done.err
-
-
-def test_the_drawn_curve_is_that_of_the_teachers_steps(glance: Callable) -> None:
-    done = glance(
-        "schedule", "--schedule", "auto", "--teacher-steps", "20", "--slow-steps", "2", "--plot"
-    )
-
-    assert "of the base model's own 20" in done.out
+    assert before.code == 2
+    assert "flags before optimize would change nothing" in before.err

@@ -1,7 +1,4 @@
-"""`glance train` as users meet it: its two streams and its exit codes.
-
-`glance` is a process. `invoke`, for where that is not the point, is the same in this one.
-"""
+"""`glance train` as users meet it: its two streams and its exit codes."""
 
 import json
 import os
@@ -12,9 +9,9 @@ from pathlib import Path
 import pytest
 from fakes.commands import SMALL, TRAIN, Glance, StartGlance, files, replaced, states
 from fakes.trainer import FakeSimpleTuner
+from PIL import Image
 
-pytest_plugins = ["fakes.plugin"]
-pytestmark = pytest.mark.usefixtures("pair")
+pytestmark = pytest.mark.usefixtures("pair", "simpletuner")
 
 ROOT = Path(__file__).parents[3]
 needs_half = pytest.mark.usefixtures("half_trained")
@@ -24,19 +21,13 @@ needs_whole = pytest.mark.usefixtures("fully_trained")
 # The good way
 
 
-def test_it_prints_the_run_and_talks_on_stderr(
-    glance: Glance, simpletuner: FakeSimpleTuner
-) -> None:
+def test_it_prints_the_run_and_talks_on_stderr(glance: Glance) -> None:
     done = glance(*TRAIN)
 
+    varies = r"  [\d.]+ s a step|, \d+ s in all|(?<=in )\d+|, [\d.]+ s a step|, sha256 [0-9a-f]{12}"
     assert (done.code, done.out) == (0, "runs/cat\n")
     assert (
-        re.sub(
-            r"  [\d.]+ s a step|, \d+ s in all|(?<=in )\d+|, [\d.]+ s a step"
-            r"|, sha256 [0-9a-f]{12}",
-            "",
-            done.err,
-        )
+        re.sub(varies, "", done.err)
         == """\
 cat.png is trained at 64x64
 the timesteps are the guide's, made for Qwen-Image; of FLUX.1 at 64x64 --schedule auto takes \
@@ -71,46 +62,29 @@ fewer steps, with a gain that can be measured: glance distill --help
     )
 
 
-def test_json_is_one_document_and_events_go_to_a_file(
-    glance: Glance, simpletuner: FakeSimpleTuner
-) -> None:
-    done = glance(*TRAIN, "--phase", "slow", "--json", "--quiet", "--events", "events.jsonl")
+def test_json_is_one_document_and_events_go_to_a_file(invoke: Glance) -> None:
+    done = invoke(*TRAIN, "--phase", "slow", "--json", "--quiet", "--events", "events.jsonl")
 
-    assert (done.code, done.err) == (0, "")
-    assert done.document["run"] == "runs/cat"
-    fast = done.document["phases"]["fast"]
+    assert (done.code, done.err, done.document["run"]) == (0, "", "runs/cat")
+    slow, fast = (done.document["phases"][phase] for phase in ("slow", "fast"))
     assert (fast["state"], fast["lora"], fast["measured"]["steps"]) == ("pending", None, 0)
-    slow = done.document["phases"]["slow"]
-    assert (slow["steps"], slow["measured"]["steps"]) == (5, 5)
-    assert done.document["phases"]["slow"]["state"] == "done"
-    lora = done.document["phases"]["slow"]["lora"]
-    assert lora["path"] == "output/glance-slow/pytorch_lora_weights.safetensors"
-    events = [json.loads(line) for line in Path("events.jsonl").read_text().splitlines()]
-    assert [event["event"] for event in events] == [
-        "Noted",
-        "Noted",
-        "PhaseStarted",
-        "StageEntered",
-        "StageEntered",
+    assert (slow["state"], slow["steps"], slow["measured"]["steps"]) == ("done", 5, 5)
+    assert slow["lora"]["path"] == "output/glance-slow/pytorch_lora_weights.safetensors"
+    events = [json.loads(line)["event"] for line in Path("events.jsonl").read_text().splitlines()]
+    assert events == [
+        *("Noted", "Noted", "PhaseStarted", "StageEntered", "StageEntered"),
         *["StepDone", "CheckpointSaved"] * 5,
         "PhaseFinished",
     ]
 
 
-def test_what_the_trainer_says_is_an_event_where_much_is_asked_for(
-    invoke: Glance, simpletuner: FakeSimpleTuner
-) -> None:
-    invoke(*TRAIN, "--phase", "slow", "--quiet", "--verbose", "--events", "events.jsonl")
-
-    assert '"event": "TrainerSaid"' in Path("events.jsonl").read_text()
-
-
-def test_events_can_go_to_stdout(invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
-    done = invoke(*TRAIN, "--phase", "slow", "--quiet", "--events", "-")
+def test_events_can_go_to_stdout_with_what_the_trainer_says(invoke: Glance) -> None:
+    done = invoke(*TRAIN, "--phase", "slow", "--quiet", "--verbose", "--events", "-")
 
     *events, result = done.out.splitlines()
     assert (done.code, result) == (0, "runs/cat")
     assert json.loads(events[0])["message"] == "cat.png is trained at 64x64"
+    assert "TrainerSaid" in {json.loads(event)["event"] for event in events}
 
 
 def test_a_reader_that_leaves_ends_it_quietly(
@@ -119,7 +93,7 @@ def test_a_reader_that_leaves_ends_it_quietly(
     simpletuner.behave(slow="raving")
     running = start_glance(*TRAIN, "--quiet", "--verbose", "--events", "-")
 
-    running.stop_reading()
+    running.stop_reading(after="TrainerSaid")
 
     assert running.finish() == (1, "")
     assert states() == ["stopped", "pending"]
@@ -128,33 +102,22 @@ def test_a_reader_that_leaves_ends_it_quietly(
 
 @needs_whole
 def test_the_same_command_again_starts_nothing(
-    glance: Glance, simpletuner: FakeSimpleTuner
+    invoke: Glance, simpletuner: FakeSimpleTuner
 ) -> None:
-    done = glance(*TRAIN, "--json")
+    previews = Path("runs/cat/output/glance-slow/validation_images")
+    previews.mkdir()
+
+    done = invoke(*TRAIN, "--json")
 
     assert (done.code, simpletuner.starts) == (0, [])
     assert [phase["state"] for phase in done.document["phases"].values()] == ["done", "done"]
     assert done.err.startswith("slow: already done\nfast: already done\n")
+    assert f"the trainer's previews: {previews}\n" in done.err
+    assert "glance-fast/validation_images" not in done.err
 
 
-@needs_half
-def test_one_phase_can_follow_the_other(invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
-    assert invoke(*TRAIN, "--phase", "fast").code == 0
-
-    assert simpletuner.phases == ["fast"]
-    assert states() == ["done", "done"]
-
-
-def test_warnings_are_said(invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
-    done = invoke(*TRAIN, "--set", "lora_dropout=0.1", "--phase", "slow")
-
-    assert done.err.startswith("warning: --set lora_dropout=0.1: replaces glance's 0.0\n")
-
-
-@pytest.mark.parametrize("name", ['-it\'s\n"wéird" 猫; $HOME', "--help"])
-def test_names_may_hold_anything(
-    glance: Glance, simpletuner: FakeSimpleTuner, pair: Path, name: str
-) -> None:
+def test_names_may_hold_anything(glance: Glance, pair: Path) -> None:
+    name = '--help it\'s\n"wéird" 猫; $HOME'
     pair.rename(f"{name}.png")
     pair.with_suffix(".txt").rename(f"{name}.txt")
     arguments = ["--image", f"{name}.png", "--run", f"{name} run"]
@@ -169,11 +132,11 @@ def test_names_may_hold_anything(
 
 
 def test_a_dry_run_prints_the_plan_and_touches_nothing(
-    glance: Glance, simpletuner: FakeSimpleTuner, tmp_path: Path
+    invoke: Glance, simpletuner: FakeSimpleTuner, tmp_path: Path
 ) -> None:
     before = files(tmp_path)
 
-    done = glance(*TRAIN, "--dry-run", "--json", "--events", "events.jsonl")
+    done = invoke(*TRAIN, "--dry-run", "--json", "--events", "events.jsonl")
 
     assert (done.code, done.err) == (0, "")
     document = done.document
@@ -186,25 +149,18 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(
         ["simpletuner", "train", "--env", "glance-slow"],
         ["simpletuner", "train", "--env", "glance-fast"],
     ]
+    direct = invoke(*TRAIN, "--launcher", "direct", "--dry-run", "--json")
+    assert direct.document["commands"] == [["python", "-P", "-m", "simpletuner.train"]] * 2
     assert files(tmp_path) == before
 
 
 @needs_whole
-def test_a_dry_run_shows_a_direct_start(invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
-    done = invoke(*TRAIN, "--launcher", "direct", "--dry-run", "--json")
-
-    command = ["python", "-P", "-m", "simpletuner.train"]
-    assert json.loads(done.out)["commands"] == [command, command]
-
-
-def test_a_dry_run_leaves_an_existing_run_alone(
-    invoke: Glance, simpletuner: FakeSimpleTuner, tmp_path: Path
-) -> None:
+def test_a_dry_run_leaves_an_existing_run_alone(invoke: Glance, tmp_path: Path) -> None:
     before = files(tmp_path)
 
     done = invoke(*replaced(TRAIN, steps=3), "--restart", "--dry-run", "--json")
 
-    assert json.loads(done.out)["files"]["config/glance-fast/config.json"]["max_train_steps"] == 3
+    assert done.document["files"]["config/glance-fast/config.json"]["max_train_steps"] == 3
     assert done.err.splitlines() == [
         "warning: 3 steps cannot visit the slow phase's 5 timesteps",
         "warning: 3 steps cannot visit the fast phase's 5 timesteps",
@@ -217,6 +173,7 @@ def test_a_dry_run_is_a_table_for_people(invoke: Glance, simpletuner: FakeSimple
 
     rows = dict(re.findall(r"^(\S[\w ]*?)  +(.*)$", done.out, re.MULTILINE))
     assert done.code == 0
+    assert done.err.startswith("warning: --set lora_dropout=0.1: replaces glance's 0.0\n")
     assert "{" not in done.out
     assert rows["run"] == "runs/cat, new"
     assert rows["image"] == "cat.png, 64x64"
@@ -232,26 +189,11 @@ def test_a_dry_run_is_a_table_for_people(invoke: Glance, simpletuner: FakeSimple
     assert rows["commands"] == "simpletuner train --env glance-slow"
 
 
-@needs_whole
-def test_where_the_trainers_previews_are_is_said(
-    invoke: Glance, simpletuner: FakeSimpleTuner
-) -> None:
-    previews = Path("runs/cat/output/glance-slow/validation_images")
-    previews.mkdir()
-
-    done = invoke(*TRAIN)
-
-    assert f"the trainer's previews: {previews}\n" in done.err
-    assert "glance-fast/validation_images" not in done.err
-
-
 def test_the_examples_of_the_help_work(invoke: Glance, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = re.findall(r"^\s*glance (train .+)$", invoke("train", "--help").out, re.MULTILINE)
     monkeypatch.chdir(ROOT)
 
-    codes = [invoke(*example.split(), "--dry-run").code for example in examples]
-
-    assert codes == [0, 0]
+    assert [invoke(*example.split(), "--dry-run").code for example in examples] == [0, 0]
 
 
 # Refusals
@@ -275,33 +217,6 @@ error: run runs/cat was trained with other settings: rank: 4 there, 8 asked
     assert simpletuner.starts == []
 
 
-@needs_half
-def test_restart_begins_anew(invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
-    rank_8 = replaced(TRAIN, rank=8)
-    assert invoke(*rank_8, "--phase", "slow", "--restart").code == 0
-
-    (start,) = simpletuner.starts
-    assert (start["config"]["lora_rank"], start["resumed"]) == (8, 0)
-
-
-def test_a_folder_that_is_no_run_is_refused(invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
-    Path("thesis").mkdir()
-    Path("thesis/chapter.txt").write_text("years of work")
-    before = files(Path("thesis"))
-
-    done = invoke(*TRAIN, "--run", "thesis", "--restart")
-
-    assert (done.code, done.out) == (4, "")
-    assert (
-        done.err
-        == """\
-error: thesis is no run folder: it holds chapter.txt, no glance.json
-  hint: give --run another path
-"""
-    )
-    assert files(Path("thesis")) == before
-
-
 def test_without_simpletuner_it_ends_with_3(
     glance: Glance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,26 +233,15 @@ def test_without_simpletuner_it_ends_with_3(
     assert not Path("runs").exists()
 
 
-def test_a_place_that_cannot_be_written_ends_with_3(
-    invoke: Glance, simpletuner: FakeSimpleTuner
-) -> None:
-    done = invoke(*TRAIN, "--run", "cat.txt/run", "--json")
-
-    assert (done.code, simpletuner.starts) == (3, [])
-    (problem,) = json.loads(done.out)["error"]["problems"]
-    assert problem["message"] == "cannot write cat.txt/run, where the run goes"
-    assert problem["message"] in done.err
-
-
 # Failures
 
 
 def test_a_failure_ends_with_5_and_the_next_run_goes_on(
-    glance: Glance, invoke: Glance, simpletuner: FakeSimpleTuner
+    invoke: Glance, simpletuner: FakeSimpleTuner
 ) -> None:
     simpletuner.behave(fast="out of memory")
 
-    done = glance(*TRAIN, "--quiet")
+    done = invoke(*TRAIN, "--quiet")
 
     assert (done.code, done.out) == (5, "")
     assert (
@@ -360,18 +264,6 @@ its whole log: runs/cat/logs/glance-fast.log
     assert simpletuner.phases == ["slow", "fast", "fast"]
 
 
-def test_a_failure_is_a_json_document_too(invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
-    simpletuner.behave(slow="no file")
-
-    done = invoke(*TRAIN, "--json", "--quiet")
-
-    error = json.loads(done.out)["error"]
-    assert (done.code, error["exit_code"], error["returncode"]) == (5, 5, 0)
-    assert error["log"] == "runs/cat/logs/glance-slow.log"
-    assert error["tail"][-1] == "Training complete"
-    assert error["problems"][0]["message"].startswith("the slow phase left no sound LoRA")
-
-
 def test_a_token_is_shown_nowhere(glance: Glance, simpletuner: FakeSimpleTuner) -> None:
     token = "hf_" + "Secret" * 5
     simpletuner.behave(slow="secret")
@@ -382,3 +274,27 @@ def test_a_token_is_shown_nowhere(glance: Glance, simpletuner: FakeSimpleTuner) 
     assert "| logging in with ***" in done.err
     assert token not in done.out + done.err
     assert [path for path, (text, _) in files(Path()).items() if token.encode() in text] == []
+
+
+def test_what_comes_next_for_a_family_that_edits(invoke: Glance) -> None:
+    Path("edit/transformer").mkdir(parents=True)
+    Path("edit/model_index.json").write_text('{"_class_name": "QwenImageEditPlusPipeline"}')
+    Image.new("RGB", (64, 64)).save("before.png")
+    train = ("train", "--image", "cat.png", "--resolution", "64", "--steps", "5", "--rank", "4")
+    family = ("--family", "qwen_image_edit_2509", "--model", "edit", "--device", "cpu")
+
+    refused = invoke(*train, *family)
+    done = invoke(*train, *family, "--source-image", "before.png")
+
+    assert refused.code == 4
+    assert "pass it with --source-image" in refused.err
+    assert done.code == 0
+    assert 'next: glance infer --run runs/cat --prompt "..." --source-image x.png' in done.err
+    without = invoke("infer", "--prompt", "by night")
+    assert without.code == 4
+    assert without.err.startswith(
+        "error: Qwen-Image-Edit-2509 edits a picture, and there is no --source-image\n"
+    )
+    unfit = invoke("infer", "--prompt", "by night", "--source-image", "cat.txt")
+    assert unfit.code == 4
+    assert unfit.err.startswith("error: reference cat.txt")
