@@ -22,9 +22,9 @@ from benchmarks.evidence.measuring import (
     keep_reference,
 )
 from benchmarks.evidence.observations import CAPTIONS
-from benchmarks.evidence.optimal import find_lists, open_base, pictures_of
+from benchmarks.evidence.optimal import find_lists, open_base
 from benchmarks.evidence.pairs import LISTS, SAMPLES, Recipe, Wording, pairs_of_lists
-from benchmarks.evidence.sampling import sample_pair
+from benchmarks.evidence.sampling import images_of
 from benchmarks.evidence.schedules import COMPARED, ENDED, FREE, load_schedules
 from benchmarks.evidence.training import train_all
 from benchmarks.evidence.workshop import Workshop
@@ -53,20 +53,18 @@ def _bench(shop: Workshop) -> Bench:
 def _measure_base(shop: Workshop) -> None:
     bench = _bench(shop)
     pipeline = shop.load()
-    prompts = bench.prompts(pipeline)
-    keep_reference(bench, pipeline, prompts)
+    keep_reference(bench, pipeline)
     bench.observe("base-50", bench.reference)
     for name in _NAMES:
         schedule = load_schedules()[name]
-        along = partial(sample_pair, pipeline, prompts, schedule, bench.guidance, loras=())
-        bench.observe(f"base-{name}", along)
+        bench.observe(f"base-{name}", partial(bench.sample, pipeline, schedule, loras=()))
 
 
 def _measure_pair(shop: Workshop, pair: tuple[Recipe, int]) -> str:
     recipe, number = pair
     bench, schedule = _bench(shop), load_schedules()[recipe.schedule]
     pipeline = shop.load(shop.run(recipe, number))
-    make = partial(sample_pair, pipeline, bench.prompts(pipeline), schedule, bench.guidance)
+    make = partial(bench.sample, pipeline, schedule)
     bench.observe(f"pair-{recipe.name}-{number}", make)
     return f"{recipe.name}-{number}"
 
@@ -84,7 +82,7 @@ def _measure_trajectories(shop: Workshop) -> None:
         return
     from glance.sampling.pipeline.trajectory import distances, walk
 
-    pictures = pictures_of(_bench(shop).captions, first_seed=0)
+    pictures = images_of(_bench(shop).captions, GUIDANCES[0])
     model, teacher = open_base(shop, pictures, tokens=TEXT_TOKENS)
     for name in missing:
         one = schedules[name]

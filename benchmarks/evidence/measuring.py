@@ -13,26 +13,27 @@ import torch
 from benchmarks.evidence.observations import Observations, captions_of, observe
 from benchmarks.evidence.pairs import LENGTHS, PUBLISHED, Recipe, Wording
 from benchmarks.evidence.sampling import (
+    FLUX_TOKENS,
     Guidance,
     Pictures,
-    Prompts,
-    encode,
-    sample_pair,
-    sample_plain,
+    images_of,
+    open_sampler,
+    sample,
+    sample_own,
     sample_uncorrected,
 )
 from benchmarks.evidence.schedules import LENGTHS as LISTS
-from benchmarks.evidence.schedules import uniform_sigmas
+from benchmarks.evidence.schedules import even
 from benchmarks.evidence.workshop import Workshop
 from glance.core.files import replacing
+from glance.core.phase import Phase
 from glance.sampling.pipeline import hush
+from glance.schedule.lists import Schedule
 
 TEACHER: Final = 50
 STEPS: Final = (10, 6, 5, 4, 3, 2)
 TEXT_TOKENS: Final = 64
-"""T5's padding here, for the sake of time."""
-FLUX_TOKENS: Final = 512
-"""What FLUX, and so glance, pads to: seven times as slow."""
+"""T5's padding here, for the sake of time: FLUX's own is seven times as slow."""
 GUIDANCES: Final = (Guidance(3.5, 1.0), Guidance(1.0, 1.0))
 
 
@@ -67,9 +68,25 @@ class Bench:
         """The captions; each one's place in the list is the seed of its noise."""
         return captions_of(self.wording)
 
-    def prompts(self, pipeline: Any) -> Prompts:
-        """Encode the captions."""
-        return encode(pipeline, self.captions, range(len(self.captions)), tokens=self.tokens)
+    def sample(
+        self, pipeline: Any, schedule: Schedule, *, loras: Sequence[Phase] = tuple(Phase)
+    ) -> Pictures:
+        """Sample the captions as `glance infer` does."""
+        sampler = open_sampler(pipeline, schedule, tokens=self.tokens)
+        return sample(sampler, images_of(self.captions, self.guidance, loras=loras))
+
+    def sample_base(self, pipeline: Any, steps: int, *, is_even: bool = False) -> Pictures:
+        """Sample the base model, guided as the slow phase: its own steps, or even ones."""
+        guidance = Guidance(self.guidance.slow, self.guidance.slow)
+        images = images_of(self.captions, guidance, loras=())
+        if is_even:
+            return sample(open_sampler(pipeline, even(steps), tokens=self.tokens), images)
+        return sample_own(open_sampler(pipeline, tokens=self.tokens), images, steps=steps)
+
+    def sample_uncorrected(self, pipeline: Any, schedule: Schedule) -> Pictures:
+        """Sample the captions in the guide's way."""
+        sampler = open_sampler(pipeline, schedule, tokens=self.tokens)
+        return sample_uncorrected(sampler, images_of(self.captions, self.guidance))
 
     def reference(self) -> Pictures:
         """Return the base model's pictures with TEACHER steps, made earlier."""
@@ -101,27 +118,22 @@ def wide_bench(shop: Workshop) -> Bench:
 def measure_base(bench: Bench) -> None:
     """Sample the base model with TEACHER steps, and with few in every way."""
     pipeline = bench.shop.load()
-    prompts = bench.prompts(pipeline)
-    plain = partial(sample_plain, pipeline, prompts, guidance=bench.guidance.slow)
-    keep_reference(bench, pipeline, prompts)
+    keep_reference(bench, pipeline)
     bench.observe("base-50", bench.reference)
     for name in [PUBLISHED.schedule] if bench.is_wide else LISTS:
-        along = partial(sample_pair, pipeline, prompts, LISTS[name], bench.guidance, loras=())
-        bench.observe(f"base-{name}", along)
-    if bench.is_wide:
-        return
-    for steps in STEPS:
-        bench.observe(f"base-shifted-{steps}", partial(plain, steps=steps))
-        sigmas = uniform_sigmas(steps)
-        bench.observe(f"base-uniform-{steps}", partial(plain, steps=steps, sigmas=sigmas))
+        bench.observe(f"base-{name}", partial(bench.sample, pipeline, LISTS[name], loras=()))
+    for steps in () if bench.is_wide else STEPS:
+        few = partial(bench.sample_base, pipeline, steps)
+        bench.observe(f"base-shifted-{steps}", few)
+        bench.observe(f"base-uniform-{steps}", partial(few, is_even=True))
 
 
-def keep_reference(bench: Bench, pipeline: Any, prompts: Prompts) -> None:
+def keep_reference(bench: Bench, pipeline: Any) -> None:
     """Sample the base model with TEACHER steps, if nobody has."""
     path = bench.folder / "reference.npy"
     if path.exists():
         return
-    pictures = sample_plain(pipeline, prompts, guidance=bench.guidance.slow, steps=TEACHER)
+    pictures = bench.sample_base(pipeline, TEACHER)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, pictures)
@@ -134,13 +146,11 @@ def measure_pair(shop: Workshop, recipe: Recipe, number: int) -> str:
     for bench in benches(shop):
         if not bench.concerns(recipe):
             continue
-        ways: dict[str, Callable[..., Pictures]] = {"pair": sample_pair}
+        name = f"{recipe.name}-{number}"
+        bench.observe(f"pair-{name}", partial(bench.sample, pipeline, schedule))
         if recipe == PUBLISHED and not bench.is_wide:
-            ways["uncorrected"] = sample_uncorrected
-        prompts = bench.prompts(pipeline)
-        for name, sample in ways.items():
-            make = partial(sample, pipeline, prompts, schedule, bench.guidance)
-            bench.observe(f"{name}-{recipe.name}-{number}", make)
+            way = partial(bench.sample_uncorrected, pipeline, schedule)
+            bench.observe(f"uncorrected-{name}", way)
     return f"{recipe.name}-{number}"
 
 

@@ -11,7 +11,14 @@ import numpy as np
 from benchmarks.evidence.pairs import Wording
 from glance.core.files import replacing
 from glance.demo.check import read_picture as read
-from glance.demo.world import ATTRIBUTES, describe, describe_loosely, held_out_scenes, read_caption
+from glance.demo.world import (
+    ATTRIBUTES,
+    Scene,
+    describe,
+    describe_loosely,
+    held_out_scenes,
+    read_caption,
+)
 from glance.evaluation.comparison import Values
 
 if TYPE_CHECKING:
@@ -66,12 +73,14 @@ def captions_of(wording: Wording) -> list[str]:
     scenes = held_out_scenes(CAPTIONS, seed=_SEED)
     if wording is Wording.FULL:
         return [describe(scene) for scene in scenes]
-    captions = []
-    for scene in scenes:
-        while not read_caption(caption := describe_loosely(scene, random)):
-            pass  # it names nothing: every picture would do
-        captions.append(caption)
-    return captions
+    return [loose_caption(scene, random) for scene in scenes]
+
+
+def loose_caption(scene: Scene, random: np.random.Generator) -> str:
+    """Return a caption that names at least one attribute: of none every picture would do."""
+    while not read_caption(caption := describe_loosely(scene, random)):
+        pass
+    return caption
 
 
 def observe(

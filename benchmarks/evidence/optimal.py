@@ -4,20 +4,18 @@
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
-from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 
+from benchmarks.evidence.sampling import Guidance, images_of, open_sampler
 from benchmarks.evidence.schedules import OPTIMISED, STEPS, load_optimised
 from benchmarks.evidence.workshop import Workshop
 from glance.core.files import write_json
 from glance.core.phase import Phase
 from glance.demo.world import describe_loosely, training_scene
 from glance.evaluation.search import leave_free
-from glance.models.families import find_family
-from glance.sampling.settings import SampleSettings, resolve_sample_settings
+from glance.sampling.settings import SampleSettings
 from glance.schedule.lists import Schedule
 from glance.schedule.shift import as_timestep, read_shift, teacher_sigmas
 
@@ -48,34 +46,21 @@ def open_base(shop: Workshop, pictures: list[SampleSettings], *, tokens: int) ->
 
     `tokens` is T5's padding here, for the sake of time.
     """
-    from glance.sampling.pipeline.glance_pipeline import GlancePipeline
     from glance.sampling.pipeline.trajectory import VelocityField
 
-    family = find_family("flux")
-    text = replace(family.text, arguments=MappingProxyType({"max_sequence_length": tokens}))
     pipeline = shop.load()
-    sampler = GlancePipeline(pipeline, family=replace(family, text=text))
+    sampler = open_sampler(pipeline, tokens=tokens)
     model = VelocityField(sampler, pictures, batch_size=50, on_forward=lambda _: None)
     shift = read_shift(pipeline.scheduler.config)
     assert shift is not None
     return model, model.follow(teacher_sigmas(shift, *_SIZE))
 
 
-def pictures_of(captions: list[str], *, first_seed: int) -> list[SampleSettings]:
-    """Return a picture a caption, at glance's default guidance."""
-    return [
-        resolve_sample_settings(
-            find_family("flux"), prompt=caption, seed=first_seed + number, width=64, height=64
-        )
-        for number, caption in enumerate(captions)
-    ]
-
-
 def training_prompts() -> list[SampleSettings]:
     """Return pictures of scenes such as the model was trained on."""
     random = np.random.default_rng(_SEED)
     captions = [describe_loosely(training_scene(random), random) for _ in range(PROMPTS)]
-    return pictures_of(captions, first_seed=_SEED)
+    return images_of(captions, Guidance(3.5, 1.0), first_seed=_SEED)
 
 
 def _wanted() -> Iterator[tuple[str, tuple[tuple[Phase, ...], ...]]]:

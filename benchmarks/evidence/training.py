@@ -5,12 +5,12 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.evidence.pairs import FEW, Recipe, Source, Wording
+from benchmarks.evidence.sampling import Guidance, images_of, open_sampler, sample_own
 from benchmarks.evidence.schedules import load_schedules
 from benchmarks.evidence.workshop import Workshop
 from glance.demo.draw import draw
@@ -23,13 +23,13 @@ from glance.training.simpletuner.runner import Job, ProcessRunner
 
 _SEED = 11
 _TEACHER_STEPS = 50
-_TEACHER_GUIDANCE = 3.5
+_TEACHER_GUIDANCE = Guidance(3.5, 3.5)
 
 
 def make_samples(shop: Workshop) -> None:
     """Draw every training picture, and sample it from the base model with the same caption."""
     random = np.random.default_rng(_SEED)
-    pipeline = shop.load()
+    sampler = open_sampler(shop.load())
     (shop.path / "samples").mkdir(parents=True, exist_ok=True)
     for number in range(FEW):
         scene = training_scene(random)
@@ -39,13 +39,13 @@ def make_samples(shop: Workshop) -> None:
                 path = shop.picture(source, wording, number)
                 if path.exists():
                     continue
-                image = (
-                    Image.fromarray(draw(scene))
-                    if source is Source.DRAWN
-                    else _sample(pipeline, caption, seed=number)
-                )
+                if source is Source.DRAWN:
+                    pixels = draw(scene)
+                else:
+                    asked = images_of([caption], _TEACHER_GUIDANCE, first_seed=number, loras=())
+                    (pixels,) = sample_own(sampler, asked, steps=_TEACHER_STEPS)
                 path.with_suffix(".txt").write_text(caption + "\n", encoding="utf-8")
-                image.save(path)
+                Image.fromarray(pixels).save(path)
 
 
 def train_all(shop: Workshop, pairs: Sequence[tuple[Recipe, int]], *, jobs: int) -> None:
@@ -54,20 +54,6 @@ def train_all(shop: Workshop, pairs: Sequence[tuple[Recipe, int]], *, jobs: int)
     with ThreadPoolExecutor(jobs) as pool:
         for name in pool.map(_train, [(shop, *pair) for pair in pairs]):
             print(name, flush=True)  # noqa: T201 - a command's progress
-
-
-def _sample(pipeline: Any, caption: str, *, seed: int) -> Image.Image:
-    import torch
-
-    image: Image.Image = pipeline(
-        caption,
-        width=64,
-        height=64,
-        num_inference_steps=_TEACHER_STEPS,
-        guidance_scale=_TEACHER_GUIDANCE,
-        generator=torch.Generator("cpu").manual_seed(seed),
-    ).images[0]
-    return image
 
 
 def _train(task: tuple[Workshop, Recipe, int]) -> str:

@@ -1,4 +1,4 @@
-"""What the benchmark samples in batches is what glance samples one by one."""
+"""What the study of pairs samples: as glance does, in the guide's way, and along own steps."""
 
 from pathlib import Path
 from typing import Any
@@ -8,17 +8,19 @@ import pytest
 
 from benchmarks.evidence.sampling import (
     Guidance,
-    encode,
-    sample_pair,
-    sample_plain,
+    images_of,
+    open_sampler,
+    sample,
+    sample_own,
     sample_uncorrected,
 )
-from benchmarks.evidence.schedules import shifted_sigmas
+from benchmarks.evidence.schedules import own
+from glance.core.phase import Phase
+from glance.sampling.generate import load_planned
 from glance.sampling.plan import GenerationPlan, plan_generation
 from glance.sampling.request import InferRequest
 
 PROMPTS = ["a hill", "a sea", "a tree at night"]
-SEEDS = [5, 6, 7]
 
 
 @pytest.fixture
@@ -30,24 +32,19 @@ def plan(run_folder: Path) -> GenerationPlan:
 
 @pytest.fixture
 def pipeline(plan: GenerationPlan) -> Any:
-    from glance.sampling.generate import load_planned
-
     return load_planned(plan).pipeline
 
 
-@pytest.mark.parametrize("adapted", [True, False])
+@pytest.mark.parametrize("phases", [tuple(Phase), ()], ids=["adapted", "base"])
 def test_a_batch_holds_the_picture_that_infer_makes(
-    plan: GenerationPlan, pipeline: Any, *, adapted: bool
+    plan: GenerationPlan, phases: tuple[Phase, ...]
 ) -> None:
-    from glance.core.phase import Phase
-    from glance.sampling.pipeline.sample import TwoPhase
+    settings = plan.settings.model_copy(update={"loras": phases})
+    loaded = load_planned(plan)
+    alone = loaded.sample_one(settings).images[0].image
 
-    loras = tuple(Phase) if adapted else ()
-    settings = plan.settings.model_copy(update={"loras": loras})
-    sampler = TwoPhase(pipeline, plan.base.family, plan.schedule)
-    alone = sampler.sample_one(settings).images[0].image
-    prompts = encode(pipeline, PROMPTS, SEEDS, tokens=512)
-    pictures = sample_pair(pipeline, prompts, plan.schedule, Guidance(3.5, 1.0), loras=loras)
+    images = images_of(PROMPTS, Guidance(3.5, 1.0), first_seed=5, loras=phases)
+    pictures = sample(open_sampler(loaded.pipeline, plan.schedule), images)
 
     away = np.abs(pictures[1].astype(int) - np.asarray(alone))
     assert away.max() <= 1  # a batch may round differently
@@ -55,19 +52,18 @@ def test_a_batch_holds_the_picture_that_infer_makes(
 
 
 def test_the_models_own_steps_are_the_shifted_ones(pipeline: Any) -> None:
-    prompts = encode(pipeline, PROMPTS, SEEDS, tokens=64)
+    images = images_of(PROMPTS, Guidance(3.5, 3.5), loras=())
 
-    theirs = sample_plain(pipeline, prompts, steps=4, guidance=3.5)
-    ours = sample_plain(pipeline, prompts, steps=4, guidance=3.5, sigmas=shifted_sigmas(4))
+    theirs = sample_own(open_sampler(pipeline, tokens=64), images, steps=4)
+    ours = sample(open_sampler(pipeline, own(4), tokens=64), images)
 
     assert np.abs(theirs.astype(int) - ours).max() <= 1
 
 
 def test_the_guides_way_is_another(plan: GenerationPlan, pipeline: Any) -> None:
-    prompts = encode(pipeline, PROMPTS, SEEDS, tokens=64)
-    guidance = Guidance(3.5, 1.0)
+    sampler = open_sampler(pipeline, plan.schedule, tokens=64)
+    images = images_of(PROMPTS, Guidance(3.5, 1.0))
 
-    right = sample_pair(pipeline, prompts, plan.schedule, guidance)
-    theirs = sample_uncorrected(pipeline, prompts, plan.schedule, guidance)
+    right, theirs = sample(sampler, images), sample_uncorrected(sampler, images)
 
     assert np.abs(right.astype(int) - theirs).mean() > 1

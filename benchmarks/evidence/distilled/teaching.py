@@ -19,20 +19,21 @@ import torch
 
 from benchmarks.evidence.distilled.recipes import Decay, Layers, Recipe, Trainer, Weighting
 from benchmarks.evidence.measuring import TEACHER, TEXT_TOKENS
+from benchmarks.evidence.observations import loose_caption
 from benchmarks.evidence.pairs import Wording
 from benchmarks.evidence.sampling import SIDE, Pictures
 from benchmarks.evidence.schedules import load_schedules, own, shifted_sigmas
 from benchmarks.evidence.workshop import Workshop
 from glance.core.files import replacing
 from glance.core.phase import Phase
-from glance.demo.world import describe, describe_loosely, read_caption, training_scene
+from glance.demo.world import describe, training_scene
 from glance.models.families import find_family
 from glance.runs.folder import RunFolder
 from glance.sampling.pipeline import hush
 from glance.schedule.lists import Schedule
 from glance.schedule.options import ScheduleOptions
-from glance.training.distillation.execute import run_distillation
-from glance.training.distillation.plan import plan_distillation
+from glance.training.distillation import plan_distillation
+from glance.training.recording import run_distillation
 from glance.training.request import DistillRequest, Launcher
 
 GUIDANCE: Final = 3.5
@@ -436,16 +437,8 @@ def _distil(shop: Workshop, recipe: Recipe, run: RunFolder) -> None:
 def teaching_captions(draw: int, wording: Wording, count: int) -> list[str]:
     """Return the first captions of training scenes; loose ones name at least one attribute."""
     random = np.random.default_rng(draw)
-    captions = []
-    for _ in range(count):
-        scene = training_scene(random)
-        if wording is Wording.FULL:
-            captions.append(describe(scene, random))
-            continue
-        while not read_caption(caption := describe_loosely(scene, random)):
-            pass  # it names nothing: every picture would do
-        captions.append(caption)
-    return captions
+    say = describe if wording is Wording.FULL else loose_caption
+    return [say(training_scene(random), random) for _ in range(count)]
 
 
 def _count(recipe: Recipe, wording: Wording) -> int:
