@@ -140,13 +140,6 @@ def test_what_is_said_is_in_the_plan_for_programs(pair: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_no_family_is_cut_more_finely_than_it_samples(name: str) -> None:
-    family = FAMILIES[name]
-    assert family.training_multiple % family.size_multiple == 0
-    assert 64 % family.training_multiple == 0
-
-
 def test_a_pair_is_sampled_in_the_shape_that_it_was_trained_in() -> None:
     manifest = Manifest(
         sample=SampleRecord(

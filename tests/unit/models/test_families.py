@@ -26,10 +26,6 @@ def simpletuners_families() -> dict[str, Any]:
     return json.loads(Path(path).read_text())
 
 
-def test_rows_are_found_by_their_own_names() -> None:
-    assert {name: find_family(name).name for name in FAMILIES} == {name: name for name in FAMILIES}
-
-
 @pytest.mark.parametrize("name", ["", "FLUX", "flux "])
 def test_unknown_family_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(SettingsError, match=f"^family {name!r} is not supported$") as caught:
@@ -89,13 +85,11 @@ def test_each_prompt_embedding_has_a_negative_beside_it_where_there_are_negative
 
 
 @every_family
-def test_guidance_is_on_in_the_slow_phase_and_off_in_the_fast_one(family: Family) -> None:
+def test_a_row_agrees_with_itself(family: Family) -> None:
+    assert find_family(family.name) is family
     assert family.guidance.slow > family.guidance.off == family.guidance.fast
-
-
-@every_family
-def test_the_default_model_is_no_distilled_one(family: Family) -> None:
     assert not [word for word in family.distilled if word in family.default_model.lower()]
+    assert family.training_multiple % family.size_multiple == 0 == 64 % family.training_multiple
 
 
 def test_flux_is_trained_and_sampled_as_the_guide_and_the_method_say() -> None:

@@ -76,12 +76,6 @@ def test_several_loras_are_listed_and_one_is_to_be_named() -> None:
     )
 
 
-def test_loras_below_a_folder_are_named() -> None:
-    write_lora(Path("out/put/checkpoint-5/pytorch_lora_weights.safetensors"))
-
-    assert "there are some below it: out/put/checkpoint-5" in refusal("out/put")[1]
-
-
 @pytest.mark.parametrize(
     ("file", "told"),
     [
@@ -89,10 +83,11 @@ def test_loras_below_a_folder_are_named() -> None:
         ("adapter_model.bin", "holds no .safetensors file but adapter_model.bin, which may run"),
         ("model_index.json", "my/lora holds a base model, no LoRA"),
         ("x.safetensors.part", "my/lora holds no LoRA"),
+        ("cp-5/adapter_model.safetensors", "there are some below it: my/lora/cp-5"),
     ],
 )
 def test_a_folder_without_one_says_what_it_is(file: str | None, told: str) -> None:
-    Path("my/lora").mkdir(parents=True)
+    Path("my/lora/cp-5").mkdir(parents=True)
     if file is not None:
         Path("my/lora", file).touch()
 
@@ -102,15 +97,11 @@ def test_a_folder_without_one_says_what_it_is(file: str | None, told: str) -> No
 # --- runs -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("phase", Phase)
-def test_a_run_is_a_run(phase: Phase) -> None:
+def test_of_a_run_it_is_the_phases_that_is_finished() -> None:
     run = write_run(Path("runs/demo"))
-
-    assert locate_lora("runs/demo", phase) == run.lora(phase)
-
-
-def test_a_run_that_is_not_finished_is_refused() -> None:
-    run = write_run(Path("runs/demo"))
+    assert [locate_lora("runs/demo", phase) for phase in Phase] == [run.lora(p) for p in Phase]
+    both = "runs/demo is a run, which has two LoRAs / give one: runs/demo/output/glance-s"
+    assert both in refusal("runs/demo", None)[1]
     load_manifest(run).with_phase(SLOW, state=PhaseState.STOPPED).save(run)
 
     kind, told = refusal("runs/demo", SLOW)
@@ -118,14 +109,6 @@ def test_a_run_that_is_not_finished_is_refused() -> None:
     assert kind is RunError
     assert "run runs/demo is not finished: slow is stopped" in told
     assert locate_lora("runs/demo", FAST) == run.lora(FAST)
-
-
-def test_of_a_run_without_a_phase_both_are_named() -> None:
-    write_run(Path("runs/demo"))
-
-    told = refusal("runs/demo", None)[1]
-
-    assert "runs/demo is a run, which has two LoRAs / give one: runs/demo/output/glance-s" in told
 
 
 # --- what is here in another way ------------------------------------------------------------------
@@ -169,16 +152,13 @@ def test_an_address_is_no_file(address: str, remedy: str) -> None:
     assert f"{address} is an address, no file / {remedy}" in refusal(address)[1]
 
 
-@pytest.mark.parametrize("name", ["", "  "])
-def test_an_empty_name_is_refused(name: str) -> None:
+def test_names_that_are_none_are_refused() -> None:
     write_lora(Path("x.safetensors"))
 
-    assert "is empty / is a variable not set?" in refusal(name)[1]
-
-
-@pytest.mark.parametrize("name", ["x" * 300, "~nobody-here/x"])
-def test_a_name_that_the_system_refuses_is_refused(name: str) -> None:
-    assert "cannot be read: " in refusal(name)[1]
+    for name in ("", "  "):
+        assert "is empty / is a variable not set?" in refusal(name)[1]
+    for name in ("x" * 300, "~nobody-here/x"):
+        assert "cannot be read: " in refusal(name)[1]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -39,17 +39,13 @@ def test_every_step_is_on_the_disk_at_once() -> None:
     assert read_losses(RUN, Phase.SLOW) == (StepLoss(1, 1, 0.5), StepLoss(1, 2, 1e-07))
 
 
-def test_what_a_resumed_phase_does_again_takes_the_place_of_what_was() -> None:
+def test_what_a_later_start_does_again_takes_the_place_of_what_was() -> None:
     write((1, range(1, 5)), (2, range(3, 6)))
 
     assert read() == [(1, 1), (1, 2), (2, 3), (2, 4), (2, 5)]
     assert len(FILE.read_text().splitlines()) == 1 + 4 + 3
-
-
-def test_steps_beyond_where_a_later_start_came_to_are_no_part_of_the_way() -> None:
-    write((1, range(1, 9)), (2, range(3, 5)))
-
-    assert read() == [(1, 1), (1, 2), (2, 3), (2, 4)]
+    write((3, range(2, 4)))
+    assert read() == [(1, 1), (3, 2), (3, 3)], "and of what lies beyond"
 
 
 def test_half_a_line_of_a_crash_is_not_read_and_not_continued() -> None:

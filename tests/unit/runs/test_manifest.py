@@ -79,9 +79,6 @@ def test_run_folder_has_the_documented_layout() -> None:
         "runs/cat/logs/glance-fast.log",
     ]
     assert not Path("runs").exists()
-
-
-def test_environments_have_the_guides_names() -> None:
     assert [environment(phase) for phase in Phase] == ["glance-slow", "glance-fast"]
 
 
@@ -95,8 +92,11 @@ def test_environments_have_the_guides_names() -> None:
         make_manifest(noise_offset=0.5, validation_disable=False, optimizer="füchsin"),
         finished(NOON),
         finished(None),
+        make_manifest().model_copy(
+            update={"schedule": record_schedule(resolve_schedule("guide", fast_timesteps="500,20"))}
+        ),
     ],
-    ids=["new", "overrides", "finished", "no end"],
+    ids=["new", "overrides", "finished", "no end", "own lists"],
 )
 def test_manifest_survives_writing_and_reading(manifest: Manifest) -> None:
     assert load_manifest(save(manifest)) == manifest
@@ -111,26 +111,13 @@ def test_manifest_is_readable_json_with_both_units() -> None:
     assert document["schedule"]["fast"]["sigmas"][-1] == 0.02
 
 
-def test_recorded_schedule_becomes_the_schedule_again() -> None:
-    schedule = resolve_schedule("guide", fast_timesteps="500,20")
-    manifest = make_manifest().model_copy(update={"schedule": record_schedule(schedule)})
-    assert load_manifest(save(manifest)).resolve_schedule() == schedule
-
-
-def test_changing_one_phase_leaves_the_other_and_the_original() -> None:
+def test_a_phase_changes_alone_and_both_make_a_run_finished() -> None:
     manifest = make_manifest()
-    changed = manifest.with_phase(Phase.SLOW, state=PhaseState.FAILED)
-    assert [changed.phases[phase].state for phase in Phase] == ["failed", "pending"]
+    half = manifest.with_phase(Phase.SLOW, state=PhaseState.DONE)
+    assert [half.phases[phase].state for phase in Phase] == ["done", "pending"]
     assert manifest == make_manifest()
-
-
-def test_run_is_finished_when_both_phases_are() -> None:
-    half = make_manifest().with_phase(Phase.SLOW, state=PhaseState.DONE)
-    assert [item.is_finished for item in (make_manifest(), half, finished(NOON))] == [
-        False,
-        False,
-        True,
-    ]
+    done = [item.is_finished for item in (manifest, half, finished(NOON))]
+    assert done == [False, False, True]
 
 
 _OLD = """
@@ -193,20 +180,16 @@ def test_a_pairs_id_is_that_of_its_tensors(changes: dict[str, Any]) -> None:
     assert manifest.with_pair_id(same).pair_id != manifest.with_pair_id(another).pair_id
 
 
-def test_the_same_tensors_for_other_steps_are_another_pair() -> None:
+def test_the_same_tensors_for_other_steps_are_another_pair_and_trained_further_none() -> None:
     schedule = record_schedule(resolve_schedule("paper"))
     manifest, data = make_manifest(), dict.fromkeys(Phase, "a")
 
     other = manifest.model_copy(update={"schedule": schedule})
 
     assert manifest.with_pair_id(data).pair_id != other.with_pair_id(data).pair_id
-
-
-def test_a_pair_that_is_trained_further_has_no_id() -> None:
-    manifest = finished(NOON)
-
-    assert manifest.pair_id is not None
-    assert manifest.with_phase(Phase.FAST, state=PhaseState.TRAINING).pair_id is None
+    trained = finished(NOON)
+    assert trained.pair_id is not None
+    assert trained.with_phase(Phase.FAST, state=PhaseState.TRAINING).pair_id is None
 
 
 # --- refusing ------------------------------------------------------------------------------------
@@ -269,27 +252,17 @@ def test_manifest_with_a_damaged_value_is_refused(place: str, value: Any, reason
 # --- the newest run ------------------------------------------------------------------------------
 
 
-def test_no_runs_have_no_newest() -> None:
-    assert find_newest_run() is None
-
-
 def test_newest_run_is_the_finished_one_that_ended_last() -> None:
+    assert find_newest_run() is None
+    save(finished(None), "created-at-ten")
     save(finished(NOON), "b-noon")
     save(finished(TEN), "a-ten")
     save(finished(ELEVEN), "c-eleven")
     assert find_newest_run() == RunFolder(Path("runs/b-noon"))
-
-
-def test_run_without_recorded_end_counts_from_its_creation() -> None:
-    save(finished(None), "created-at-ten")
-    save(finished(ELEVEN), "at-eleven")
-    assert find_newest_run() == RunFolder(Path("runs/at-eleven"))
-
-
-@pytest.mark.parametrize("state", [state for state in PhaseState if state != "done"])
-def test_unfinished_run_is_never_the_newest(state: PhaseState) -> None:
-    save(finished(NOON).with_phase(Phase.FAST, state=state))
-    assert find_newest_run() is None
+    for state in PhaseState:
+        if state is not PhaseState.DONE:
+            save(finished(NOON).with_phase(Phase.FAST, state=state), "b-noon")
+            assert find_newest_run() == RunFolder(Path("runs/c-eleven"))
 
 
 @pytest.mark.parametrize("damage", ["", "{}", '{"schema_version": 1, "phases": {}}'])
