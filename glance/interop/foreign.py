@@ -10,7 +10,6 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 from safetensors import SafetensorError, safe_open
@@ -26,14 +25,12 @@ from glance.runs.locate import locate_lora
 from glance.schedule.lists import parse_list
 
 _LIST: Final = "flow_custom_timesteps"
-_OFFICIAL_SPELLING: Final = ".lora.down.weight"
 _ORIGINAL: Final = re.compile(r"(double|single|joint)_blocks[._]")
 _INDEX: Final = "transformer/diffusion_pytorch_model.safetensors.index.json"
 _WEIGHT: Final = ".weight"
 _AS_IT_IS: Final = (
     "it cannot be imported; `glance infer --slow-lora A --fast-lora B` takes it as it is"
 )
-_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,17 +162,12 @@ def respell(
 def _read_config(lora: Path) -> Mapping[str, Any]:
     """Return the options that SimpleTuner wrote beside a LoRA, by name without dashes."""
     path = find_trained_config(lora)
-    if path is None:
-        return _NOTHING
-    try:
-        content = json.loads(read_text(path))
-    except (OSError, ValueError, RecursionError):  # a damaged one says nothing
-        return _NOTHING
-    if not isinstance(content, dict):
-        return _NOTHING
+    content = None
+    with suppress(OSError, ValueError, RecursionError):  # a damaged one says nothing
+        content = None if path is None else json.loads(read_text(path))
     return {
         key.strip().lstrip("-").replace("-", "_"): value
-        for key, value in content.items()
+        for key, value in (content.items() if isinstance(content, dict) else ())
         if value is not None and value != ""
     }
 
@@ -192,10 +184,8 @@ def _find_factors(
     if strength.source is not None and strength.is_own:
         own = {layer: strength.factors[layer] * rank for layer, rank in ranks.items()}
         if alpha is not None and any(abs(said - alpha) > 1e-3 for said in own.values()):
-            said = next(iter(own.values()))
-            raise LoraError(
-                f"--alpha {alpha:g}: {path} says alpha {said:g} itself", hint="drop --alpha"
-            )
+            said = f"{path} says alpha {next(iter(own.values())):g} itself"
+            raise LoraError(f"--alpha {alpha:g}: {said}", hint="drop --alpha")
         return strength.factors, strength.source
     if alpha is not None:
         return {layer: alpha / rank for layer, rank in ranks.items()}, f"--alpha {alpha:g}"
@@ -203,7 +193,7 @@ def _find_factors(
         return strength.factors, strength.source
     rank = max(ranks.values())
     looks = f"and there is no {TRAINED_CONFIG} beside it"
-    if any(key.endswith(_OFFICIAL_SPELLING) for key in lora.tensors):  # never enough to go by
+    if any(key.endswith(".lora.down.weight") for key in lora.tensors):  # never enough to go by
         looks = "and is spelled as the method's official code spells it"
     raise LoraError(
         f"{path} says nothing of alpha, {looks}: its trained strength is open",
@@ -225,16 +215,11 @@ def _place(layers: list[str], known: Collection[str] | None, *, path: Path) -> d
     if not lost:
         return places
     named = f"{path}: {len(lost)} of its {len(layers)} layers are not named as diffusers names them"
+    message = f"{named}, first {lost[0]}, and the model is not here to find them in"
+    hint = "give --model a folder that holds it"
     if any(_ORIGINAL.match(layer) for layer in lost):
-        raise LoraError(
-            f"{named} but in the model's original layout, first {lost[0]}", hint=_AS_IT_IS
-        )
-    if known is not None:
-        raise LoraError(
-            f"{path}: the model has no layer {name_some(lost)}",
-            hint="is it for another base model?",
-        )
-    raise LoraError(
-        f"{named}, first {lost[0]}, and the model is not here to find them in",
-        hint="give --model a folder that holds it",
-    )
+        message, hint = f"{named} but in the model's original layout, first {lost[0]}", _AS_IT_IS
+    elif known is not None:
+        message = f"{path}: the model has no layer {name_some(lost)}"
+        hint = "is it for another base model?"
+    raise LoraError(message, hint=hint)

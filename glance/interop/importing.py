@@ -7,8 +7,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,14 +15,7 @@ from typing import Any, Final
 
 from glance import __version__
 from glance.core.device import Device
-from glance.core.errors import (
-    Checks,
-    LoraError,
-    Problem,
-    RunError,
-    SettingsError,
-    UsageError,
-)
+from glance.core.errors import Checks, LoraError, Problem, RunError, SettingsError, UsageError
 from glance.core.files import beside, is_folder, state_folder
 from glance.core.phase import Phase
 from glance.dataset.sample import (
@@ -38,10 +30,7 @@ from glance.interop.foreign import ForeignLora, layer_names, open_lora, respell
 from glance.interop.request import ImportRequest
 from glance.models.base import BaseModel, detect_family, is_hub_id
 from glance.models.families import FAMILIES, Family, find_family
-from glance.models.lora.file import (
-    read_lora,
-    write_lora,
-)
+from glance.models.lora.file import read_lora, write_lora
 from glance.runs.folder import LORA_FILE, RUNS, RunFolder, writing
 from glance.runs.lora import finalise_lora, find_origin, name_pair, record_lora
 from glance.runs.manifest import (
@@ -117,7 +106,11 @@ def plan_import(request: ImportRequest) -> ImportPlan:
     assert family is not None
     assert trained is not None
     run = RunFolder(request.run or RUNS / _name_run(request))
-    _require_free(run)
+    with writing(run.path):  # SetupError for a path that no file system takes
+        is_empty = run.path.is_dir() and not any(run.path.iterdir())
+        if run.path.exists() and not is_empty:
+            what = "is a run already" if run.manifest.exists() else "is there already"
+            raise RunError(f"{run.path} {what}: nothing is overwritten", hint="give another --run")
     named = _find_model(request, loras)
     base = BaseModel.resolve(named, base=request.base, family=family.name)
     if isinstance(trained, ScheduleOptions):
@@ -149,8 +142,10 @@ def run_import(plan: ImportPlan) -> None:
     something is there by now, SetupError where it cannot be written, SampleError or LoraError when
     one of the user's files has changed since it was read.
     """
-    with _appearing(plan.run) as run:
-        manifest = _make_manifest(plan)
+    folder = plan.run.path
+    # beside it: just as deep, so that paths which are relative to it stay right
+    with writing(folder), beside(folder) as made:
+        run, manifest = RunFolder(made), _make_manifest(plan)
         if plan.sample is not None:
             stage_sample(plan.sample, Stage(run.data, run.references))
         known = layer_names(plan.base.location)
@@ -165,6 +160,11 @@ def run_import(plan: ImportPlan) -> None:
             manifest = manifest.with_phase(phase, state=PhaseState.DONE, lora=record)
         ours = [phase for phase, lora in plan.loras.items() if not lora.is_final]
         name_pair(run, manifest, headers_of=ours).save(run)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        if folder.exists():
+            raise RunError(f"{folder} is there by now", hint="give another --run")
+        made.rename(folder)
 
 
 def _check_flags(request: ImportRequest) -> None:
@@ -185,23 +185,24 @@ def _check_flags(request: ImportRequest) -> None:
 
 def _open_both(request: ImportRequest) -> Mapping[Phase, ForeignLora]:
     """Read both files; raise InputError with the problems of both, LoraError when swapped."""
-    checks, loras = Checks(), dict[Phase, ForeignLora]()
-    for phase, name in ((Phase.SLOW, request.slow_lora), (Phase.FAST, request.fast_lora)):
-        read = partial(open_lora, alpha=request.alpha, drops_text=request.drops_text)
-        opened = checks.make(partial(read, str(name), phase))
-        if opened is not None:
-            loras[phase] = opened
+    checks, read = Checks(), partial(open_lora, alpha=request.alpha, drops_text=request.drops_text)
+    slow, fast = (
+        checks.make(partial(read, str(name), phase))
+        for phase, name in ((Phase.SLOW, request.slow_lora), (Phase.FAST, request.fast_lora))
+    )
     checks.require()
-    slow, fast = (loras[phase] for phase in Phase)
-    swapped: str | None = None
-    for phase, one in loras.items():
-        if swapped is None and one.facts.phase not in (None, phase):
-            swapped = f"{one.path} is the {one.facts.phase} LoRA of its pair"
-    lists = [one.timesteps for one in (slow, fast) if one.timesteps]
-    if swapped is None and len(lists) == 2 and max(lists[0]) < min(lists[1]):
-        swapped = f"{slow.path} was trained on less noise than {fast.path}"
+    assert slow is not None
+    assert fast is not None
+    loras = {Phase.SLOW: slow, Phase.FAST: fast}
+    swapped = [
+        f"{one.path} is the {one.facts.phase} LoRA of its pair"
+        for phase, one in loras.items()
+        if one.facts.phase not in (None, phase)
+    ]
+    if slow.timesteps and fast.timesteps and max(slow.timesteps) < min(fast.timesteps):
+        swapped.append(f"{slow.path} was trained on less noise than {fast.path}")
     if swapped:
-        raise LoraError(swapped, hint="swap --slow-lora and --fast-lora")
+        raise LoraError(swapped[0], hint="swap --slow-lora and --fast-lora")
     if slow.facts.sha256 == fast.facts.sha256:
         raise LoraError(
             f"{slow.path} and {fast.path} are the same file", hint="give the pair's two LoRAs"
@@ -300,18 +301,6 @@ def _name_run(request: ImportRequest) -> str:
     return name or "imported"
 
 
-def _require_free(run: RunFolder) -> None:
-    """Raise RunError when anything is where the run shall be: nothing is overwritten.
-
-    Raises SetupError for a path that no file system takes.
-    """
-    with writing(run.path):
-        is_there = run.path.exists() and not (run.path.is_dir() and not any(run.path.iterdir()))
-    if is_there:
-        what = "is a run already" if run.manifest.exists() else "is there already"
-        raise RunError(f"{run.path} {what}: nothing is overwritten", hint="give another --run")
-
-
 def _recall_settings(
     loras: Mapping[Phase, ForeignLora], base: BaseModel, run: RunFolder
 ) -> tuple[TrainSettings, tuple[str, ...]]:
@@ -327,18 +316,17 @@ def _recall_settings(
             known[name] = values[0]
         else:
             unknown.append(name)
-    alphas = {
+    slow, fast = (
         None if one.factor is None or one.is_final else one.factor * one.facts.rank
         for one in loras.values()
-    }
-    alpha = alphas.pop() if len(alphas) == 1 else None
+    )
     model, transformer = base.record(run.path)
     settings = resolve_train_settings(
         device=Device.CPU,
         family=base.family.name,
         model=model,
         rank=max(one.facts.rank for one in loras.values()),
-        overrides={} if alpha is None else {"lora_alpha": alpha},
+        overrides={} if slow is None or slow != fast else {"lora_alpha": slow},
         **known,
     )
     return settings.model_copy(update={"transformer": transformer}), tuple(sorted(unknown))
@@ -372,21 +360,6 @@ def _check_fit(loras: Mapping[Phase, ForeignLora], base: BaseModel) -> list[Prob
             Problem(f"whether the LoRAs fit {base.location} is not known: the model is not here")
         )
     return doubts
-
-
-@contextmanager
-def _appearing(run: RunFolder) -> Iterator[RunFolder]:
-    """Yield an empty run beside `run`, which becomes it at the end.
-
-    It lies just as deep, so that paths which are relative to it stay right.
-    """
-    with writing(run.path), beside(run.path) as made:
-        yield RunFolder(made)
-        if run.path.is_dir() and not any(run.path.iterdir()):
-            run.path.rmdir()
-        if run.path.exists():
-            raise RunError(f"{run.path} is there by now", hint="give another --run")
-        made.rename(run.path)
 
 
 def _write_final(
