@@ -139,8 +139,14 @@ def render_comfyui(export: ComfyExport) -> dict[str, bytes]:
     source, graph = export.source, build_workflow(export.job)
     places = _list_places(export, graph)
     page = lay_out_page(graph, note=_page_note(export, places))
+    loras = {}
+    for phase in Phase:
+        path = source.run.lora(phase)
+        metadata = complete_metadata(source.manifest, phase, read_header(path))
+        lora = to_comfyui(Lora(read_lora(path).tensors, metadata), source.family)
+        loras[source.lora_name(phase)] = b"".join(encode_lora(lora))
     return {
-        **{source.lora_name(phase): _convert(source, phase) for phase in Phase},
+        **loras,
         "workflow-api.json": _encode(graph.to_api()),
         "workflow.json": _encode(page),
         "README.md": _readme(export, places).encode(),
@@ -149,13 +155,6 @@ def render_comfyui(export: ComfyExport) -> dict[str, bytes]:
 
 def _encode(content: Any) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _convert(source: Source, phase: Phase) -> bytes:
-    path = source.run.lora(phase)
-    metadata = complete_metadata(source.manifest, phase, read_header(path))
-    lora = to_comfyui(Lora(read_lora(path).tensors, metadata), source.family)
-    return b"".join(encode_lora(lora))
 
 
 def _notes(export: ComfyExport) -> list[str]:
@@ -189,15 +188,12 @@ def _notes(export: ComfyExport) -> list[str]:
 
 def _list_places(export: ComfyExport, graph: Graph) -> str:
     """Return a table in Markdown: which file belongs into which folder."""
-    files: list[ComfyFile] = [file for node in graph.nodes for file in node.files]
-    rows = [
-        f"| `models/{file.folder}/` | "
-        + (f"[{file.name}]({file.url})" if file.url else f"{file.name} (yours)")
-        + " |"
-        for file in files
-    ]
+    rows = ["| folder | file |", "|---|---|"]
+    for file in (file for node in graph.nodes for file in node.files):
+        link = f"[{file.name}]({file.url})" if file.url else f"{file.name} (yours)"
+        rows.append(f"| `models/{file.folder}/` | {link} |")
     rows += [f"| `models/loras/` | {name} |" for name in export.job.loras.values()]
-    return "\n".join(["| folder | file |", "|---|---|", *rows])
+    return "\n".join(rows)
 
 
 def _title(job: Job) -> str:
@@ -315,7 +311,9 @@ def _fuse(
     for block, parts in blocks.items():
         three = [parts[name] for name in _PROJECTIONS]
         downs, ups = (_alike([pair[half] for pair in three]) for half in (0, 1))
-        named[f"{_NATIVE}{block}.attention.qkv"] = (_stack(downs), _diagonal(ups))
+        rows = np.concatenate([_bits(tensor) for tensor in downs])
+        stacked = Tensor(downs[0].dtype, rows.shape, rows.tobytes())
+        named[f"{_NATIVE}{block}.attention.qkv"] = (stacked, _diagonal(ups))
     return named
 
 
@@ -336,11 +334,6 @@ def _alike(tensors: list[Tensor]) -> list[Tensor]:
     return [
         Tensor(f"F{8 * widest.itemsize}", one.shape, one.astype(widest).tobytes()) for one in values
     ]
-
-
-def _stack(tensors: list[Tensor]) -> Tensor:
-    rows = np.concatenate([_bits(tensor) for tensor in tensors])
-    return Tensor(tensors[0].dtype, rows.shape, rows.tobytes())
 
 
 def _diagonal(tensors: list[Tensor]) -> Tensor:

@@ -39,13 +39,12 @@ def export_diffusers(
             source.copy_lora(phase, made / f"{phase}.safetensors")
         for name, content in rendered.items():
             (made / name).write_bytes(content)
-    model = hub_model(source)
-    notes = (
-        ()
-        if model is not None
-        else ("the base model is a folder and no part of the export: generate.py needs --model",)
-    )
-    return Exported(folder, tuple(sorted(list_files(folder))), (*source.notes, *notes))
+    notes = list(source.notes)
+    if _hub_model(source) is None:
+        notes.append(
+            "the base model is a folder and no part of the export: generate.py needs --model"
+        )
+    return Exported(folder, tuple(sorted(list_files(folder))), tuple(notes))
 
 
 def render_diffusers(source: Source, *, prompt: str | None = None) -> dict[str, bytes]:
@@ -57,7 +56,7 @@ def render_diffusers(source: Source, *, prompt: str | None = None) -> dict[str, 
             " are read by glance, and a script of diffusers alone would give something else",
             hint="use `glance infer`, or train on the same model in diffusers layout",
         )
-    model, schedule = hub_model(source), source.schedule
+    model, schedule = _hub_model(source), source.schedule
     settings = resolve_sample_settings(
         source.family,
         resolution=source.manifest.settings.resolution,
@@ -73,7 +72,7 @@ def render_diffusers(source: Source, *, prompt: str | None = None) -> dict[str, 
     }
 
 
-def hub_model(source: Source) -> str | None:
+def _hub_model(source: Source) -> str | None:
     """Return the Hub id of the run's base model; None when it is a folder, wherever that is now."""
     model = source.manifest.settings.model
     # a folder in the run moves with it; one outside begins with ".."

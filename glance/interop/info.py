@@ -24,9 +24,8 @@ from glance.models.lora.keys import read_strength, sort_keys
 from glance.runs.folder import RunFolder
 from glance.runs.locate import locate_lora
 from glance.runs.lora import SPEC
-from glance.runs.losses import Course, describe_course, read_courses
+from glance.runs.losses import chart_course, describe_course, read_courses
 from glance.runs.manifest import Attempt, Manifest, PhaseState, load_manifest
-from glance.runs.losses import chart_course
 from glance.sampling.provenance import (
     FORMATS,
     KEY,
@@ -301,18 +300,6 @@ def _recorded_lines(recorded: Recorded, kind: str) -> Iterator[str]:
 # --- a run ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _PhaseReport:
-    """One phase, its losses, and its LoRA as it is on the disk."""
-
-    course: Course
-    file: Mapping[str, Any] | None
-    """None: it is not there, or cannot be read."""
-    is_recorded: bool | None
-    """Whether it is the one that the run recorded; None: there is none to compare."""
-    problems: list[dict[str, str | None]]
-
-
 def describe_run(path: Path, *, terminal: Terminal = PLAIN, is_large: bool = False) -> Description:
     """Return the description of a run, with charts of its losses for `terminal`.
 
@@ -320,18 +307,16 @@ def describe_run(path: Path, *, terminal: Terminal = PLAIN, is_large: bool = Fal
     """
     run = RunFolder(path)
     manifest = load_manifest(run)
-    reports = [_report(run, manifest, course) for course in read_courses(run, manifest)]
+    courses = {course.phase: course for course in read_courses(run, manifest)}
+    found = {phase: _read_phase(run, manifest, phase) for phase in Phase}
     files = {}
-    for report in reports:
-        lora = manifest.phases[report.course.phase].lora
-        if lora is not None:
-            is_there = (run.path / lora.path).is_file()
-            files[lora.path] = "changed" if is_there else "missing"
-            if report.is_recorded:
-                files[lora.path] = "sound"
+    for phase, record in manifest.phases.items():
+        if record.lora is not None:
+            state = "changed" if (run.path / record.lora.path).is_file() else "missing"
+            files[record.lora.path] = "sound" if found[phase]["is_recorded"] else state
     recorded = manifest.model_dump(mode="json")
-    names = [None if report.file is None else report.file["pair_id"] for report in reports]
-    is_pair = None if None in names else set(names) == {manifest.pair_id}
+    pair_ids = [one["lora"] and one["lora"]["pair_id"] for one in found.values()]
+    is_pair = None if None in pair_ids else set(pair_ids) == {manifest.pair_id}
     name = quoted(run.path)
     commands = [f'glance infer --run {name} --prompt "..."', f"glance export comfyui {name}"]
     document = {
@@ -341,30 +326,26 @@ def describe_run(path: Path, *, terminal: Terminal = PLAIN, is_large: bool = Fal
         "run": str(path),
         "is_pair": is_pair,
         "manifest": recorded,
-        "phases": {
-            report.course.phase.value: {
-                **recorded["phases"][report.course.phase.value],
-                "lora": report.file,
-                "is_recorded": report.is_recorded,
-                "problems": report.problems,
-            }
-            for report in reports
-        },
+        "phases": {p.value: {**recorded["phases"][p.value], **one} for p, one in found.items()},
         "files": files,
-        "losses": {
-            report.course.phase.value: [row.to_json() for row in report.course.losses]
-            for report in reports
-        },
+        "losses": {p.value: [row.to_json() for row in one.losses] for p, one in courses.items()},
         "next": commands if manifest.is_finished else [],
     }
     lines = list(_head(run, manifest))
-    for report in reports:
-        lines += _phase_lines(manifest, report, files)
-        if manifest.phases[report.course.phase].attempts:
-            height = _LARGE_CHART if is_large else _SMALL_CHART
-            chart = chart_course(report.course, terminal, height=height)
-            lines += (f"  {line}" for line in (describe_course(report.course), *chart.splitlines()))
-    lines += _pair_line(manifest, is_pair)
+    for phase, course in courses.items():
+        lines += _phase_lines(manifest, phase, found[phase], files)
+        if manifest.phases[phase].attempts:
+            chart = chart_course(
+                course, terminal, height=_LARGE_CHART if is_large else _SMALL_CHART
+            )
+            lines += (f"  {line}" for line in (describe_course(course), *chart.splitlines()))
+    where = {
+        True: "in the headers of both LoRAs",
+        False: "but its LoRAs are of another pair",
+        None: "not in the headers of both LoRAs",
+    }
+    named = f"{manifest.pair_id}, {where[is_pair]}"
+    lines.append(f"pair: {named if manifest.pair_id else 'named when both LoRAs are done'}")
     if manifest.is_finished:
         lines += (f"next: {command}" for command in commands)
     else:
@@ -372,8 +353,12 @@ def describe_run(path: Path, *, terminal: Terminal = PLAIN, is_large: bool = Fal
     return Description(document, tuple(lines))
 
 
-def _report(run: RunFolder, manifest: Manifest, course: Course) -> _PhaseReport:
-    record, path = manifest.phases[course.phase], run.lora(course.phase)
+def _read_phase(run: RunFolder, manifest: Manifest, phase: Phase) -> dict[str, Any]:
+    """Return a phase's LoRA as it is on the disk; None: it is not there, or cannot be read.
+
+    `is_recorded`: whether it is the one that the run recorded; None: there is none to compare.
+    """
+    record, path = manifest.phases[phase], run.lora(phase)
     file, problems = None, tuple[Problem, ...]()
     try:
         file = _read_lora(path)
@@ -387,19 +372,7 @@ def _report(run: RunFolder, manifest: Manifest, course: Course) -> _PhaseReport:
                 "put the right one back, or train in another --run",
             ),
         )
-    return _PhaseReport(course, file, known, _to_json(problems))
-
-
-def _pair_line(manifest: Manifest, is_pair: bool | None) -> Iterator[str]:  # noqa: FBT001
-    if manifest.pair_id is None:
-        yield "pair: named when both LoRAs are done"
-        return
-    where = {
-        True: "in the headers of both LoRAs",
-        False: "but its LoRAs are of another pair",
-        None: "not in the headers of both LoRAs",
-    }
-    yield f"pair: {manifest.pair_id}, {where[is_pair]}"
+    return {"lora": file, "is_recorded": known, "problems": _to_json(problems)}
 
 
 def _head(run: RunFolder, manifest: Manifest) -> Iterator[str]:
@@ -435,10 +408,10 @@ def _head(run: RunFolder, manifest: Manifest) -> Iterator[str]:
 
 
 def _phase_lines(
-    manifest: Manifest, report: _PhaseReport, files: Mapping[str, str]
+    manifest: Manifest, phase: Phase, found: Mapping[str, Any], files: Mapping[str, str]
 ) -> Iterator[str]:
-    phase, file = report.course.phase, report.file
     record, part = manifest.phases[phase], manifest.resolve_schedule().phase(phase)
+    file = found["lora"]
     timesteps = _join_numbers(part.timesteps)
     yield f"{phase}: {record.state}, timesteps {timesteps}, to {part.end_timestep:g}"
     for number, attempt in enumerate(record.attempts, 1):
@@ -450,7 +423,7 @@ def _phase_lines(
         yield f"  {_summarise(file)}{'' if record.lora else ', not recorded'}"
         yield f"  SHA-256 {file['sha256']}, AutoV2 {file['autov2']}"
         yield from _list_problems(file["problems"])
-    yield from _list_problems(report.problems)
+    yield from _list_problems(found["problems"])
 
 
 def _describe_attempt(attempt: Attempt) -> str:
