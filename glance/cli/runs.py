@@ -45,7 +45,7 @@ def list_command(
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.runs.listing import list_runs
 
-    found = [item.to_json() for item in list_runs(folder)]
+    found = list_runs(folder)
     console.document({"runs": found})
     if not found:
         console.note(f"there are no runs in {folder}")

@@ -85,10 +85,7 @@ def resolve_device(name: str) -> Device:
     """Return the device of `name` ("auto": cuda, then mps, then cpu); it need not be here."""
     if name != AUTO:
         return Device(name)
-    return next(
-        (device for device in (Device.CUDA, Device.MPS) if is_present(device)),
-        Device.CPU,
-    )
+    return next((device for device in (Device.CUDA, Device.MPS) if is_present(device)), Device.CPU)
 
 
 def is_present(device: Device) -> bool:
@@ -153,13 +150,9 @@ def speed(device: Device, number: int = 0) -> float | None:
     in float32), times their number and their clock. The CPU multiplies two matrices for it, in
     float32, which takes some hundredths of a second. None where it is not known.
     """
-    match device:
-        case Device.CPU:
-            return _measure_cpu()
-        case Device.CUDA:
-            return _reckon_cuda(number)
-        case Device.MPS:
-            return None
+    if device is Device.CPU:
+        return _measure_cpu()
+    return _reckon_cuda(number) if device is Device.CUDA else None
 
 
 def gpu_users(number: int = 0) -> list[tuple[int, int]]:

@@ -43,8 +43,7 @@ def check_access(model: str) -> str | None:
         auth_check(model)
     except GatedRepoError as exc:
         raise ModelNotFound(
-            f"model {model} is gated, and there is no token with a right to it",
-            hint=_LICENCE,
+            f"model {model} is gated, and there is no token with a right to it", hint=_LICENCE
         ) from exc
     except RepositoryNotFoundError as exc:
         raise ModelNotFound(
@@ -148,8 +147,7 @@ def find_hub_file(reference: str, *, default: str, or_else: str | None = None) -
         ) from exc
     except GatedRepoError as exc:
         raise SetupError(
-            f"{repo} is gated, and there is no token with a right to it",
-            hint=_LICENCE,
+            f"{repo} is gated, and there is no token with a right to it", hint=_LICENCE
         ) from exc
     except RepositoryNotFoundError as exc:
         raise SetupError(

@@ -35,10 +35,9 @@ from glance.schedule.options import (
     OWN,
     ScheduleOptions,
     refuse_steps,
-    resolve_auto,
+    resolve_derived,
     resolve_given,
     resolve_optimal,
-    resolve_own,
 )
 from glance.schedule.shift import EmpiricalShift, KnownShift, read_shift
 
@@ -252,10 +251,8 @@ class BaseModel:
         """
         refuse_steps(options)
         title, spacing = self.family.title, self.family.spacing
-        if options.name == AUTO:
-            named = resolve_auto(options, self.find_shift(), size, title=title)
-        elif options.name == OWN:
-            named = resolve_own(options, self.find_shift(), size, title=title, spacing=spacing)
+        if options.name in (AUTO, OWN):
+            named = resolve_derived(options, self.find_shift(), size, title=title, spacing=spacing)
         elif options.name == OPTIMAL:
             # by the whole model, whatever file is in it
             named = resolve_optimal(options, fingerprint(self.location), size)

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,49 +13,29 @@ from glance.models.base import shown_model
 from glance.runs.folder import RUNS, TRAINERS_PAGE, RunFolder
 from glance.runs.lock import locked
 from glance.runs.losses import draw_losses, read_courses
-from glance.runs.manifest import (
-    Manifest,
-    PhaseState,
-    iterate_runs,
-    load_manifest,
-)
+from glance.runs.manifest import Manifest, PhaseState, iterate_runs, load_manifest
 
 
-@dataclass(frozen=True, slots=True)
-class RunSummary:
-    """One run in a list."""
+def list_runs(folder: Path) -> list[dict[str, Any]]:
+    """Return what is to say of the runs directly below `folder`, the newest first.
 
-    run: RunFolder
-    manifest: Manifest
-
-    @property
-    def bytes(self) -> int:
-        """What the folder takes on the disk."""
-        return _size(self.run.path)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what `glance runs list --json` says of it."""
-        settings = self.manifest.settings
-        return {
-            "run": str(self.run.path),
-            "family": settings.family,
-            "model": shown_model(settings.model, run=self.run.path),
-            "created": self.manifest.created.isoformat(),
-            "states": {phase.value: self.manifest.phases[phase].state.value for phase in Phase},
-            "bytes": self.bytes,
-        }
-
-
-def list_runs(folder: Path) -> list[RunSummary]:
-    """Return the runs directly below `folder`, the newest first; raise RunError for no folder.
-
-    The usual one need not be there yet.
+    The usual one need not be there yet. Raises RunError for no folder.
     """
     if not folder.is_dir() and folder != RUNS:
         what = "it is not a folder" if folder.exists() else "there is no such folder"
         raise RunError(f"{folder}: {what}", hint=f"name the folder that holds runs, such as {RUNS}")
-    found = [RunSummary(run, manifest) for run, manifest in iterate_runs(folder)]
-    return sorted(found, key=lambda item: item.manifest.created, reverse=True)
+    found = sorted(iterate_runs(folder), key=lambda item: item[1].created, reverse=True)
+    return [
+        {
+            "run": str(run.path),
+            "family": manifest.settings.family,
+            "model": shown_model(manifest.settings.model, run=run.path),
+            "created": manifest.created.isoformat(),
+            "states": {phase.value: manifest.phases[phase].state.value for phase in Phase},
+            "bytes": _size(run.path),
+        }
+        for run, manifest in found
+    ]
 
 
 def plot_run(path: Path, picture: Path) -> None:

@@ -162,10 +162,7 @@ def complete_metadata(manifest: Manifest, phase: Phase, header: Header) -> dict[
     """
     rank = next((entry.shape[0] for key, entry in header.entries.items() if key.endswith(DOWN)), 0)
     origin = find_origin(manifest, phase)
-    return {
-        **describe_origin(origin, rank=rank, data_sha256=hash_data(header)),
-        **header.metadata,
-    }
+    return {**describe_origin(origin, rank=rank, data_sha256=hash_data(header)), **header.metadata}
 
 
 def copy_completed(manifest: Manifest, phase: Phase, *, source: Path, target: Path) -> None:

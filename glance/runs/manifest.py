@@ -171,8 +171,7 @@ class Manifest(_Record):
     versions: Mapping[str, str] = Field(description="Of the packages that trained it.")
     origin: str = Field(default="", description="The mark of the machine that it was begun on.")
     phases: Mapping[Phase, PhaseRecord] = Field(
-        default_factory=lambda: {phase: PhaseRecord() for phase in Phase},
-        min_length=len(Phase),
+        default_factory=lambda: {phase: PhaseRecord() for phase in Phase}, min_length=len(Phase)
     )
     imported: ImportRecord | None = Field(
         default=None, validate_default=True, description="None: glance trained it."
@@ -225,9 +224,7 @@ class Manifest(_Record):
     def resolve_schedule(self) -> Schedule:
         """Return the schedule as the object that checks its rules."""
         return Schedule(
-            self.schedule.name,
-            self.schedule.slow["timesteps"],
-            self.schedule.fast["timesteps"],
+            self.schedule.name, self.schedule.slow["timesteps"], self.schedule.fast["timesteps"]
         )
 
     def with_phase(self, phase: Phase, **changes: Any) -> Self:

@@ -180,8 +180,7 @@ def resolve_schedule(
     preset = PRESETS.get(preset_name(name))
     if preset is None:
         raise ScheduleError(
-            f"schedule {name!r} is not known",
-            hint=f"choose one of: {', '.join(PRESETS)}",
+            f"schedule {name!r} is not known", hint=f"choose one of: {', '.join(PRESETS)}"
         )
     return replace_lists(
         preset.schedule, slow_timesteps=slow_timesteps, fast_timesteps=fast_timesteps

@@ -153,23 +153,7 @@ def resolve_given(options: ScheduleOptions) -> ResolvedSchedule:
     return PRESETS[name]
 
 
-def resolve_auto(
-    options: ScheduleOptions, known: KnownShift, size: tuple[int, int], *, title: str
-) -> ResolvedSchedule:
-    """Return `auto`: some of the steps of the base model, whose family is called `title`."""
-    teacher = TEACHER_STEPS if options.teacher_steps is None else options.teacher_steps
-    schedule = derive_schedule(
-        known.shift,
-        size,
-        slow_steps=USUAL_STEPS if options.slow_steps is None else options.slow_steps,
-        fast_steps=USUAL_STEPS if options.fast_steps is None else options.fast_steps,
-        teacher_steps=teacher,
-    )
-    source = f"of {teacher} steps of {title} at {_at(size, known)}, {known.source}"
-    return ResolvedSchedule(schedule, source, known.doubts)
-
-
-def resolve_own(
+def resolve_derived(
     options: ScheduleOptions,
     known: KnownShift,
     size: tuple[int, int],
@@ -177,12 +161,22 @@ def resolve_own(
     title: str,
     spacing: Spacing,
 ) -> ResolvedSchedule:
-    """Return `own`: what diffusers steps when asked for as many steps as both phases have.
+    """Return `auto`, some of the base model's own steps, or `own`, what diffusers steps.
 
-    Raises ScheduleError for a phase without a step, and for more steps than there are noise levels.
+    The base model's family is called `title`. Raises ScheduleError for numbers of steps that
+    cannot be.
     """
-    slow = OWN_STEPS if options.slow_steps is None else options.slow_steps
-    fast = OWN_STEPS if options.fast_steps is None else options.fast_steps
+    at = f"{size[0]}x{size[1]}" if depends_on_size(known.shift) else "any size"
+    usual = USUAL_STEPS if options.name == AUTO else OWN_STEPS
+    slow = usual if options.slow_steps is None else options.slow_steps
+    fast = usual if options.fast_steps is None else options.fast_steps
+    if options.name == AUTO:
+        teacher = TEACHER_STEPS if options.teacher_steps is None else options.teacher_steps
+        schedule = derive_schedule(
+            known.shift, size, slow_steps=slow, fast_steps=fast, teacher_steps=teacher
+        )
+        source = f"of {teacher} steps of {title} at {at}, {known.source}"
+        return ResolvedSchedule(schedule, source, known.doubts)
     problems = [
         Problem(f"--{phase}-steps {wanted}: a phase has at least one step", "give 1 or more")
         for phase, wanted in (("slow", slow), ("fast", fast))
@@ -196,13 +190,9 @@ def resolve_own(
         raise ScheduleError(problems)
     sigmas = teacher_sigmas(known.shift, *size, steps=slow + fast, spacing=spacing)
     timesteps = tuple(map(as_timestep, sigmas))
-    source = (
-        f"what diffusers steps when asked for {slow + fast} steps of {title} at "
-        f"{_at(size, known)}, {known.source}"
-    )
-    return ResolvedSchedule(
-        Schedule("own", timesteps[:slow], timesteps[slow:]), source, known.doubts
-    )
+    schedule = Schedule("own", timesteps[:slow], timesteps[slow:])
+    asked = f"what diffusers steps when asked for {slow + fast} steps of {title} at {at}"
+    return ResolvedSchedule(schedule, f"{asked}, {known.source}", known.doubts)
 
 
 def resolve_optimal(
@@ -233,7 +223,3 @@ def _find_file(name: str) -> Path | None:
         raise ScheduleError(
             f"--schedule {name[:_SHOWN]}: {reason}", hint="give another file"
         ) from exc
-
-
-def _at(size: tuple[int, int], known: KnownShift) -> str:
-    return f"{size[0]}x{size[1]}" if depends_on_size(known.shift) else "any size"

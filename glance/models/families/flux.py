@@ -34,9 +34,7 @@ FAMILY = Family(
     name="flux",
     title="FLUX.1",
     architecture=Architecture(
-        "flux-1-dev",
-        "flux1",
-        {"schnell": Architecture("flux-1-schnell", "flux1")},
+        "flux-1-dev", "flux1", {"schnell": Architecture("flux-1-schnell", "flux1")}
     ),
     simpletuner_name="flux",
     pipeline="FluxPipeline",

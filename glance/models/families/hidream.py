@@ -56,7 +56,7 @@ FAMILY = Family(
         diffusers=(
             "double_stream_blocks.0.block.adaLN_modulation.1.bias",
             "caption_projection.0.linear.weight",
-        ),
+        )
     ),
     lora_targets=_ATTENTION,
     block_layers=(

@@ -30,11 +30,7 @@ FAMILY = Family(
     latents=Latents.TOKENS,
     told=Told.SIGMA,
     shift=DynamicShift(most_tokens=6400),  # what diffusers' pipeline falls back to
-    text=Text(
-        tokens=512,
-        outputs=("prompt_embeds", "prompt_embeds_mask"),
-        negative=Negative.APART,
-    ),
+    text=Text(tokens=512, outputs=("prompt_embeds", "prompt_embeds_mask"), negative=Negative.APART),
     # cond + scale x (cond - uncond): 0 is none. The slow one is diffusers' default.
     guidance=Guidance("guidance_scale", slow=4.5, fast=0.0, off=0.0),
     marks=Marks(

@@ -98,9 +98,7 @@ Z_IMAGE = Family(
     told=Told.PROGRESS,
     shift=StaticShift(6.0),  # as reported; Z-Image-Turbo's is 3
     text=Text(
-        tokens=512,
-        outputs=("prompt_embeds", "negative_prompt_embeds"),
-        negative=Negative.TOGETHER,
+        tokens=512, outputs=("prompt_embeds", "negative_prompt_embeds"), negative=Negative.TOGETHER
     ),
     # cond + scale x (cond - uncond): 0 is none. The slow one is diffusers' default.
     guidance=Guidance("guidance_scale", slow=5.0, fast=0.0, off=0.0),

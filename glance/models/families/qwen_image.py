@@ -43,9 +43,7 @@ FAMILY = Family(
         arguments={"max_sequence_length": 1024},
     ),
     guidance=Guidance("true_cfg_scale", slow=4.0, fast=1.0),  # diffusers' default; none
-    marks=Marks(
-        diffusers=("transformer_blocks.0.img_mod.1.weight", "txt_norm.weight"),
-    ),
+    marks=Marks(diffusers=("transformer_blocks.0.img_mod.1.weight", "txt_norm.weight")),
     lora_targets=ATTENTION,
     block_layers=(
         *JOINT_ATTENTION,
@@ -67,9 +65,7 @@ FAMILY = Family(
         ),
         others={
             "qwen-image-2512": split_file(
-                "qwen_image_2512_fp8_e4m3fn.safetensors",
-                "diffusion_models",
-                "Qwen-Image_ComfyUI",
+                "qwen_image_2512_fp8_e4m3fn.safetensors", "diffusion_models", "Qwen-Image_ComfyUI"
             )
         },
         text_encoders=(QWEN_TEXT,),

@@ -20,10 +20,7 @@ from glance.models.families.family import (
 from glance.schedule.shift import Spacing, StaticShift
 
 # 3.5-medium has a second attention, to the picture alone, in its first blocks
-_ATTENTION: Final = (
-    *ATTENTION,
-    *("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"),
-)
+_ATTENTION: Final = (*ATTENTION, *("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"))
 
 FAMILY = Family(
     name="sd3",

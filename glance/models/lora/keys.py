@@ -161,7 +161,10 @@ def sort_keys(keys: Iterable[str]) -> SortedKeys:
     )
     # Other kinds have alphas too, of which enough is said then.
     problems = [*_foreign_problems(rest), *_lonely_problems(downs, ups, {} if rest else alphas)]
-    problems += _repeated_problems(pairs, twice)
+    counts = Counter(pair.layer for pair in pairs)
+    repeated = dict.fromkeys([*(at for at, count in counts.items() if count > 1), *twice])
+    if repeated:
+        problems.append(Problem(f"it has more than one pair for {name_some(repeated)}"))
     if not pairs and not problems:
         problems.append(Problem("it holds no LoRA pair"))
     return SortedKeys(pairs, tuple(problems))
@@ -261,21 +264,6 @@ def find_trained_config(lora: Path) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
-def read_scaling(metadata: Mapping[str, str]) -> Scaling | None:
-    """Read diffusers' adapter metadata from a header; None when it says nothing of alpha.
-
-    Raises LoraError for metadata that cannot be understood, and for DoRA's.
-    """
-    text = metadata.get(ADAPTER_METADATA)
-    if text is None:
-        return None
-    try:
-        config = {key.removeprefix(PREFIX): value for key, value in json.loads(text).items()}
-    except (ValueError, AttributeError, RecursionError) as exc:
-        raise LoraError(f"its {ADAPTER_METADATA} cannot be read: {exc}") from exc
-    return parse_scaling(config, f"its {ADAPTER_METADATA}")
-
-
 def parse_scaling(
     config: Mapping[str, Any], what: str, *, remedy: str | None = None
 ) -> Scaling | None:
@@ -283,8 +271,13 @@ def parse_scaling(
 
     Raises LoraError for a config that cannot be understood, and for what is no plain LoRA.
     """
+    scaling = None
     try:
-        scaling = _scaling(config)
+        if config.get("lora_alpha") is not None:
+            given = config.get("alpha_pattern") or {}
+            pattern = {key: _number(alpha) for key, alpha in given.items() if re.compile(key)}
+            is_root = bool(config.get("use_rslora"))
+            scaling = Scaling(_number(config["lora_alpha"]), pattern, is_root)
     except (ValueError, TypeError, AttributeError, OverflowError, re.error) as exc:
         raise LoraError(f"{what} cannot be read: {exc}", hint=remedy) from exc
     if config.get("use_dora"):
@@ -305,15 +298,6 @@ def _layer(stem: str) -> str:
     return stem
 
 
-def _scaling(config: Mapping[str, Any]) -> Scaling | None:
-    if config.get("lora_alpha") is None:
-        return None
-    pattern = {key: _number(alpha) for key, alpha in (config.get("alpha_pattern") or {}).items()}
-    for key in pattern:
-        re.compile(key)
-    return Scaling(_number(config["lora_alpha"]), pattern, bool(config.get("use_rslora")))
-
-
 def _number(value: Any) -> float:
     number = math.nan if isinstance(value, bool) else float(value)
     if not math.isfinite(number):
@@ -326,26 +310,17 @@ def _foreign_problems(keys: Sequence[str]) -> list[Problem]:
     text = [key for key in keys if _TEXT.match(key)]
     others = [key for key in keys if not _TEXT.match(key)]
     if text:
-        problems.append(
-            Problem(
-                f"{len(text)} of its keys are a text encoder's, first {text[0]}: "
-                "glance loads only the transformer's",
-                f"`{_WITHOUT_TEXT}` makes a run of the pair without them",
-            )
-        )
+        message = f"{len(text)} of its keys are a text encoder's, first {text[0]}: "
+        remedy = f"`{_WITHOUT_TEXT}` makes a run of the pair without them"
+        problems.append(Problem(f"{message}glance loads only the transformer's", remedy))
     for kind, mark in _OTHER_KINDS.items():
         if found := [key for key in others if mark.search(key)]:
-            problems.append(
-                Problem(
-                    f"{len(found)} of its keys are {kind}, first {found[0]}: "
-                    "glance loads only LoRA pairs"
-                )
-            )
+            message = f"{len(found)} of its keys are {kind}, first {found[0]}: "
+            problems.append(Problem(f"{message}glance loads only LoRA pairs"))
     unknown = [key for key in others if not any(m.search(key) for m in _OTHER_KINDS.values())]
     if unknown:
-        problems.append(
-            Problem(f"{len(unknown)} of its keys are no half of a LoRA pair: {name_some(unknown)}")
-        )
+        message = f"{len(unknown)} of its keys are no half of a LoRA pair: {name_some(unknown)}"
+        problems.append(Problem(message))
     return problems
 
 
@@ -359,12 +334,6 @@ def _lonely_problems(
     if lonely := [k for stem, k in alphas.items() if stem not in downs and stem not in ups]:
         problems.append(Problem(f"no pair belongs to {name_some(lonely)}"))
     return problems
-
-
-def _repeated_problems(pairs: Iterable[PairKeys], twice: Sequence[str]) -> list[Problem]:
-    counts = Counter(pair.layer for pair in pairs)
-    repeated = dict.fromkeys([*(at for at, count in counts.items() if count > 1), *twice])
-    return [Problem(f"it has more than one pair for {name_some(repeated)}")] if repeated else []
 
 
 def _statements(header: Header, ranks: Mapping[str, int]) -> Iterator[Strength]:
@@ -399,9 +368,14 @@ def _statements(header: Header, ranks: Mapping[str, int]) -> Iterator[Strength]:
 
 def _in_header(metadata: Mapping[str, str]) -> tuple[Scaling, str] | None:
     """Read diffusers' adapter metadata, a LoraConfig under any key, or its fields as keys."""
-    scaling = read_scaling(metadata)
-    if scaling is not None:
-        return scaling, "alpha is in its header"
+    if ADAPTER_METADATA in metadata:
+        what = f"its {ADAPTER_METADATA}"
+        try:
+            said = json.loads(metadata[ADAPTER_METADATA]).items()
+        except (ValueError, AttributeError, RecursionError) as exc:
+            raise LoraError(f"{what} cannot be read: {exc}") from exc
+        if scaling := parse_scaling({key.removeprefix(PREFIX): own for key, own in said}, what):
+            return scaling, "alpha is in its header"
     for key, text in metadata.items():
         config = _parse(text) if "lora_alpha" in text else None
         if isinstance(config, dict):

@@ -12,7 +12,7 @@ from glance.core.errors import LoraError
 from glance.core.phase import Phase
 from glance.models.lora.examine import examine_lora
 from glance.models.lora.file import hash_file
-from glance.models.lora.keys import adapter_config, read_scaling, sort_keys
+from glance.models.lora.keys import adapter_config, sort_keys
 
 LAYER = "transformer_blocks.0.attn.to_q"
 KOHYA = LAYER.replace(".", "_")
@@ -111,11 +111,11 @@ def test_facts_of_a_foreign_file_and_of_glances_own() -> None:
 )
 def test_factor_is_pefts(more: dict[str, Any], factor: float) -> None:
     config = {f"transformer.{key}": value for key, value in {"lora_alpha": 8, **more}.items()}
+    header = {"lora_adapter_metadata": json.dumps(config)}
 
-    scaling = read_scaling({"lora_adapter_metadata": json.dumps(config)})
+    facts = examine_lora(write(pair("blocks.0.to_q"), header))
 
-    assert scaling is not None
-    assert scaling.factors({"blocks.0.to_q": 4}) == {"blocks.0.to_q": factor}
+    assert facts.strength.factors == {"blocks.0.to_q": factor}
 
 
 def test_config_has_a_pattern_for_every_rarer_rank() -> None:

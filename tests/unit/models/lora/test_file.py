@@ -267,10 +267,7 @@ def test_lora_that_learnt_nothing_is_refused(file: Path, dtype: str) -> None:
             {**pair(), f"{MODULE}.alpha": tensor([[4.0]])},
             f"1 of its keys are no LoRA pair of the transformer, first {MODULE}.alpha",
         ),
-        (
-            pair(rank=8),
-            f"{A} has rank 8, not 4; x.safetensors: {B} has rank 8, not 4",
-        ),
+        (pair(rank=8), f"{A} has rank 8, not 4; x.safetensors: {B} has rank 8, not 4"),
         ({**pair(), A: tensor(np.ones((4, 6, 1)))}, f"{A} has shape (4, 6, 1), not two dimensions"),
         ({**pair(), A: tensor(np.ones((4, 6)), "I16")}, f"{A} is I16, not floating point"),
     ],
