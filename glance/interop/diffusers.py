@@ -112,7 +112,7 @@ _WIDTH: Final = 100  # of a line of the script
 _SCRIPT: Final = Template('''\
 """Generate an image with two LoRAs: the slow one over the first sigmas, the fast one for the rest.
 
-Usage: python generate.py$example
+Usage: $usage
 """
 
 import argparse
@@ -223,7 +223,7 @@ def render_script(
     `model`, a Hub id; without them the script asks for them.
     """
     return _SCRIPT.substitute(
-        example=_example(family, model=model, prompt=prompt),
+        usage=usage(family, model=model, prompt=prompt),
         import_sys="import sys\n" if family.edits else "",
         imports="\n".join(_imports(family)),
         constants="\n".join(_constants(family, settings)),
@@ -237,16 +237,12 @@ def render_script(
 
 def usage(family: Family, *, model: str | None, prompt: str | None) -> str:
     """Return a command that runs the script."""
-    return f"python generate.py{_example(family, model=model, prompt=prompt)}"
-
-
-def _example(family: Family, *, model: str | None, prompt: str | None) -> str:
     needed = (
         ' --prompt "a red bicycle"' if prompt is None else "",
         " --source-image before.png" if family.edits else "",
         " --model path/to/the/base" if model is None else "",
     )
-    return "".join(needed)
+    return f"python generate.py{''.join(needed)}"
 
 
 def _imports(family: Family) -> Iterable[str]:

@@ -155,16 +155,12 @@ def _require_free(folder: Path, *, force: bool) -> None:
             f"{folder} is the folder that you are in: it would be replaced",
             hint="give --output a folder of its own",
         )
-    if folder.is_dir() and not any(folder.iterdir()):
-        return
-    if folder.is_dir() and force:
-        return
-    if folder.exists():
-        what = "holds files already" if folder.is_dir() else "is a file"
-        hint = "give another --output"
-        if folder.is_dir():
-            hint += "; --force would replace what it holds"
-        raise InputError(f"{folder} {what}", hint=hint)
+    hint = "give another --output"
+    if folder.is_dir() and not force and any(folder.iterdir()):
+        hint += "; --force would replace what it holds"
+        raise InputError(f"{folder} holds files already", hint=hint)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file", hint=hint)
 
 
 def _swap(made: Path, folder: Path) -> None:
@@ -182,10 +178,8 @@ def _swap(made: Path, folder: Path) -> None:
 
 
 def _require_ours(folder: Path, made: Path) -> None:
-    if not folder.is_dir():
-        return
-    old, new = list_files(folder), list_files(made)
-    strangers = sorted(str(path) for path in old - new)
+    old = list_files(folder) if folder.is_dir() else set[Path]()
+    strangers = sorted(map(str, old - list_files(made)))
     if not strangers and old == {_README}:  # everybody has one
         strangers = [str(_README)]
     if strangers:

@@ -335,9 +335,8 @@ def describe_run(path: Path, *, terminal: Terminal = PLAIN, is_large: bool = Fal
     for phase, course in courses.items():
         lines += _phase_lines(manifest, phase, found[phase], files)
         if manifest.phases[phase].attempts:
-            chart = chart_course(
-                course, terminal, height=_LARGE_CHART if is_large else _SMALL_CHART
-            )
+            height = _LARGE_CHART if is_large else _SMALL_CHART
+            chart = chart_course(course, terminal, height=height)
             lines += (f"  {line}" for line in (describe_course(course), *chart.splitlines()))
     where = {
         True: "in the headers of both LoRAs",
