@@ -180,9 +180,12 @@ def test_original_flux_is_split_into_q_k_and_v(flux: Any, style: Any) -> None:
         "final_layer.adaLN_modulation.1": (pairs[final][0], pairs[final][1].roll(32, 0)),
     }
 
-    load_adapter(flux, write(style(original)), name="slow")
+    prepared = prepare_adapter(flux, write(style(original)))
+    load_adapter(flux, prepared, name="slow")
 
     assert same(effects(flux.transformer, "slow"), product(pairs, factor=ALPHA / RANK))
+    places = {tensor.data_ptr() for tensor in prepared.state.values()}
+    assert len(places) == len(prepared.state), "each part has memory of its own"
 
 
 @pytest.mark.parametrize("style", [comfy, kohya])
@@ -215,35 +218,35 @@ def test_kohyas_sparse_qkv_becomes_pairs_of_a_third_of_the_rank(flux: Any) -> No
     assert same(effects(flux.transformer, "slow"), product(pairs | make_pairs(flux, FF)))
 
 
-def test_parts_of_a_fused_layer_have_memory_of_their_own(flux: Any) -> None:
-    pairs = make_pairs(flux, Q, K, V)
-    file = write(kohya({"double_blocks.0.img_attn.qkv": fused(pairs, Q, K, V)}))
-
-    state = prepare_adapter(flux, file).state
-
-    assert len({tensor.data_ptr() for tensor in state.values()}) == len(state) == 6
+def q_k_and_v(prefix: str) -> list[str]:
+    return [f"{prefix}.to_{part}" for part in "qkv"]
 
 
-@pytest.mark.parametrize("style", [comfy, kohya])
-def test_qwen_image_is_read(models: Callable[[str], Path], style: Any) -> None:
-    pipeline = load("qwen_image", models("qwen_image"))
-    pairs = make_pairs(pipeline, Q, "transformer_blocks.0.img_mod.1", "txt_in", "proj_out")
+ORIGINALS: dict[str, dict[str, list[str]]] = {
+    "qwen_image": {
+        name: [name] for name in (Q, "transformer_blocks.0.img_mod.1", "txt_in", "proj_out")
+    },
+    "z_image": {
+        "layers.0.attention.qkv": q_k_and_v("layers.0.attention"),
+        "layers.0.attention.out": ["layers.0.attention.to_out.0"],
+        "layers.0.feed_forward.w1": ["layers.0.feed_forward.w1"],
+    },
+    "krea2": {"blocks.0.attn.gate": ["transformer_blocks.0.attn.to_gate"], "first": ["img_in"]},
+}
+"""By the original's name of a layer: diffusers' names of its parts."""
 
-    load_adapter(pipeline, write(style(pairs)), name="slow")
 
-    assert same(effects(pipeline.transformer, "slow"), product(pairs, factor=2.0))
-
-
-@pytest.mark.parametrize("style", [comfy, kohya])
-def test_original_z_image_is_split(models: Callable[[str], Path], style: Any) -> None:
-    pipeline = load("z_image", models("z_image"))
-    block = "layers.0.attention"
-    names = [f"{block}.to_{part}" for part in "qkv"]
-    pairs = make_pairs(pipeline, *names, f"{block}.to_out.0", "layers.0.feed_forward.w1")
-    original = dict(pairs) | {f"{block}.qkv": fused(pairs, *names)}
-    original[f"{block}.out"] = original.pop(f"{block}.to_out.0")
-    for name in names:
-        del original[name]
+@pytest.mark.parametrize(
+    ("family", "style"),
+    [*((family, kohya) for family in ("qwen_image", "z_image")), *((f, comfy) for f in ORIGINALS)],
+)
+def test_originals_are_renamed_and_split(
+    models: Callable[[str], Path], family: str, style: Any
+) -> None:
+    pipeline = load(family, models(family))
+    names = ORIGINALS[family]
+    pairs = make_pairs(pipeline, *(name for parts in names.values() for name in parts))
+    original = {name: fused(pairs, *parts) for name, parts in names.items()}
 
     load_adapter(pipeline, write(style(original)), name="slow")
 
@@ -362,16 +365,6 @@ def test_original_flux2_has_its_last_modulation_swapped(models: Callable[[str], 
     assert same(effects(pipeline.transformer, "slow"), product(pairs, factor=2.0))
 
 
-def test_original_krea_is_renamed(models: Callable[[str], Path]) -> None:
-    pipeline = load("krea2", models("krea2"))
-    pairs = make_pairs(pipeline, "transformer_blocks.0.attn.to_gate", "img_in")
-    original = dict(zip(("blocks.0.attn.gate", "first"), pairs.values(), strict=True))
-
-    load_adapter(pipeline, write(comfy(original)), name="slow")
-
-    assert same(effects(pipeline.transformer, "slow"), product(pairs, factor=2.0))
-
-
 def test_original_lumina_of_full_width_is_split() -> None:
     pipeline = without_memory(
         diffusers.Lumina2Pipeline, diffusers.Lumina2Transformer2DModel, num_layers=1
@@ -436,23 +429,18 @@ def test_glances_own_files_load_as_diffusers_loads_them(
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-def test_factor_one_leaves_every_bit(flux: Any) -> None:
+def test_factor_one_leaves_every_bit_and_others_are_multiplied_in_float32(flux: Any) -> None:
     pairs = {name: (a.half(), b.half()) for name, (a, b) in make_pairs(flux, Q).items()}
-
     state = prepare_adapter(flux, write(peft(pairs))).state
-
     assert all(torch.equal(state[key], tensor) for key, tensor in peft(pairs).items())
     assert {tensor.dtype for tensor in state.values()} == {torch.float16}
 
-
-def test_factor_is_multiplied_in_float32(flux: Any) -> None:
     ((down, up),) = make_pairs(flux, Q, rank=3).values()
     file = write(kohya({Q: (down.bfloat16(), up.bfloat16())}))
-
-    state = prepare_adapter(flux, file).state
-
     expected = (up.bfloat16().float() * (8 / 3)).bfloat16()
-    assert torch.equal(state[f"transformer.{Q}.lora_B.weight"], expected)
+    assert torch.equal(
+        prepare_adapter(flux, file).state[f"transformer.{Q}.lora_B.weight"], expected
+    )
 
 
 def test_converted_layers_keep_the_files_type(flux: Any) -> None:
@@ -466,20 +454,14 @@ def test_converted_layers_keep_the_files_type(flux: Any) -> None:
     assert torch.equal(state[f"transformer.{V}.lora_A.weight"], qkv[V][0].bfloat16())
 
 
-def test_random_numbers_are_not_touched(flux: Any) -> None:
-    file = write(peft(make_pairs(flux, Q)))
-    before = torch.get_rng_state()
-
-    load_adapter(flux, file, name="slow")
-
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 def test_prepared_lora_can_be_loaded_more_than_once(flux: Any) -> None:
     pairs = make_pairs(flux, Q, OUT)
     prepared = prepare_adapter(flux, write(peft(pairs)))
+    before = torch.get_rng_state()
 
     ranks = [load_adapter(flux, prepared, name=name) for name in ("slow", "fast")]
+
+    assert torch.equal(torch.get_rng_state(), before), "random numbers are not touched"
 
     assert ranks == [prepared.rank, prepared.rank] == [RANK, RANK]
     assert same(effects(flux.transformer, "slow"), effects(flux.transformer, "fast"))
@@ -565,20 +547,13 @@ def test_layer_of_which_a_part_is_lost_is_not_converted(flux: Any) -> None:
     }
 
 
-def test_layer_of_narrow_flux_that_cannot_be_split_is_named(flux: Any) -> None:
-    linear1 = (torch.ones(4, 32), torch.ones(224, 4))
+def test_layers_that_cannot_be_are_named(flux: Any, models: Callable[[str], Path]) -> None:
+    linear1 = {"single_blocks.0.linear1": (torch.ones(4, 32), torch.ones(224, 4))}
+    conv = {"pos_embed.proj": (torch.ones(4, 16), torch.ones(32, 4))}
 
-    message = refusal(flux, kohya({"single_blocks.0.linear1": linear1}))
-
-    assert message.endswith("no layer single_blocks_0_linear1")
-
-
-def test_layer_that_is_not_linear_is_named(models: Callable[[str], Path]) -> None:
-    pipeline = load("sd3", models("sd3"))
-
-    message = refusal(pipeline, peft({"pos_embed.proj": (torch.ones(4, 16), torch.ones(32, 4))}))
-
-    assert message.endswith("no layer pos_embed.proj")
+    assert refusal(flux, kohya(linear1)).endswith("no layer single_blocks_0_linear1"), "too narrow"
+    sd3 = load("sd3", models("sd3"))
+    assert refusal(sd3, peft(conv)).endswith("no layer pos_embed.proj"), "it is not linear"
 
 
 def test_wrong_widths_are_named_with_both(flux: Any) -> None:
@@ -593,25 +568,13 @@ def test_wrong_widths_are_named_with_both(flux: Any) -> None:
     ]
 
 
-def test_two_pairs_for_one_layer_are_refused(flux: Any) -> None:
-    pairs = make_pairs(flux, Q)
-
-    assert refusal(flux, peft(pairs) | kohya(pairs)) == (
-        f"x.safetensors: more than one of its pairs changes {Q}"
-    )
-
-
-def test_text_encoders_keys_are_refused(flux: Any) -> None:
-    pairs = make_pairs(flux, Q)
-
-    message = refusal(flux, peft(pairs) | peft(pairs, "text_encoder."))
-
-    assert "2 of its keys are a text encoder's" in message
-
-
 def test_refusal_leaves_the_model_as_it_was(flux: Any) -> None:
-    before = list(flux.transformer.state_dict())
+    pairs, before = make_pairs(flux, Q), list(flux.transformer.state_dict())
 
-    refusal(flux, peft(make_pairs(flux, Q) | {"alien": make_pairs(flux, FF)[FF]}))
+    twice = refusal(flux, peft(pairs) | kohya(pairs))
+    text = refusal(flux, peft(pairs) | peft(pairs, "text_encoder."))
+    refusal(flux, peft(pairs | {"alien": pairs[Q]}))
 
+    assert twice == f"x.safetensors: more than one of its pairs changes {Q}"
+    assert "2 of its keys are a text encoder's" in text
     assert list(flux.transformer.state_dict()) == before

@@ -50,45 +50,31 @@ def test_the_original_layout_is_read(z_images: tuple[Path, Path], prefix: str) -
     assert same(load_transformer(file, str(base)), expected)
 
 
-def test_fp8_keeps_its_values(z_images: tuple[Path, Path]) -> None:
+def test_fp8_keeps_its_values_and_scaled_fp8_is_multiplied_out(
+    z_images: tuple[Path, Path],
+) -> None:
     base, other = z_images
     eight = layouts.in_fp8(layouts.weights(other))
     file = read_checkpoint(layouts.write(eight, Path("x.safetensors")))
-
     transformer = load_transformer(file, str(base), torch.float32)
-
     assert same(transformer, eight)
     assert {tensor.dtype for tensor in transformer.parameters()} == {torch.float32}
 
-
-def test_scaled_fp8_is_multiplied_out(z_images: tuple[Path, Path]) -> None:
-    base, other = z_images
-    expected = layouts.weights(other)
-    eight = layouts.in_scaled_fp8(layouts.original_z_image(expected))
-    file = read_checkpoint(layouts.write(eight, Path("x.safetensors"), prefix=layouts.COMFY))
-
+    scaled = layouts.in_scaled_fp8(layouts.original_z_image(layouts.weights(other)))
+    file = read_checkpoint(layouts.write(scaled, Path("y.safetensors"), prefix=layouts.COMFY))
     # three bits of mantissa: up to 1/16 off
-    assert same(load_transformer(file, str(base)), expected, within=0.07)
+    assert same(load_transformer(file, str(base)), layouts.weights(other), within=0.07)
 
 
-def test_a_file_that_lacks_layers_is_refused(z_images: tuple[Path, Path]) -> None:
+def test_a_file_that_does_not_fit_is_refused(z_images: tuple[Path, Path]) -> None:
     base, other = z_images
-    tensors = layouts.weights(other)
-    del tensors["layers.0.attention.to_k.weight"]
-    file = read_checkpoint(layouts.write(tensors, Path("x.safetensors")))
-
-    with pytest.raises(ModelNotFound, match=r"x.safetensors (lacks 1 tensors that|does not fit)"):
-        load_transformer(file, str(base))
-
-
-def test_a_file_of_another_size_is_refused(z_images: tuple[Path, Path]) -> None:
-    base, other = z_images
-    tensors = layouts.weights(other)
-    tensors["cap_pad_token"] = torch.zeros(1, 48)
-    file = read_checkpoint(layouts.write(tensors, Path("x.safetensors")))
-
-    with pytest.raises(ModelNotFound, match="does not fit"):
-        load_transformer(file, str(base))
+    lacking = layouts.weights(other)
+    del lacking["layers.0.attention.to_k.weight"]
+    wide = {**layouts.weights(other), "cap_pad_token": torch.zeros(1, 48)}
+    for tensors, said in ((lacking, "(lacks 1 tensors that|does not fit)"), (wide, "does not fit")):
+        file = read_checkpoint(layouts.write(tensors, Path("x.safetensors")))
+        with pytest.raises(ModelNotFound, match=rf"x.safetensors {said}"):
+            load_transformer(file, str(base))
 
 
 def test_it_is_written_as_a_folder_that_diffusers_loads(z_images: tuple[Path, Path]) -> None:
