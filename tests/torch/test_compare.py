@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,8 +30,9 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def compare(run: Path, *, steps: int = 6, events: list[Event] | None = None) -> Comparison:
-    request = CompareRequest(run, PROMPTS, seeds=(3,), teacher_steps=steps, device="cpu")
+def compare(run: Path, events: list[Event] | None = None, **asked: Any) -> Comparison:
+    usual = {"seeds": (3,), "teacher_steps": 6, "device": "cpu"}
+    request = CompareRequest(run, PROMPTS, **{**usual, **asked})
     return run_comparison(plan_comparison(request), ([] if events is None else events).append)
 
 
@@ -42,40 +44,55 @@ def sampled(comparison: Comparison) -> set[Variant]:
     return {v for row in comparison.rows for v, cell in row.cells.items() if not cell.was_cached}
 
 
-def test_each_variant_makes_a_picture_of_its_own(run_folder: Path) -> None:
-    comparison = compare(run_folder)
+def test_each_variant_is_what_infer_makes_and_is_counted(run_folder: Path) -> None:
+    events: list[Event] = []
+
+    comparison = compare(run_folder, events)
 
     assert [row.prompt for row in comparison.rows] == list(PROMPTS)
     for row in comparison.rows:
         assert list(row.cells) == list(Variant)
         assert len({cell.image.tobytes() for cell in row.cells.values()}) == len(Variant)
         assert all(cell.seconds is not None for cell in row.cells.values())
+    for variant in (Variant.BASE, Variant.SLOW_ONLY, Variant.BOTH):
+        request = InferRequest(
+            prompts=PROMPTS[1:], run=run_folder, device="cpu", seeds=(3,), loras=variant.loras
+        )
+        with Image.open(run_generation(plan_generation(request), lambda _: None).images[0]) as made:
+            assert comparison.rows[1].cells[variant].image.tobytes() == made.tobytes()
+    notes = [event.message for event in events if isinstance(event, Noted)]
+    assert notes[1].startswith("image 1 of 10: base, 10 steps, seed 3, ")
+    assert notes[-1] == "image 10 of 10: base, 6 steps, seed 3, 0 s left"
 
 
-@pytest.mark.parametrize("variant", [Variant.BASE, Variant.SLOW_ONLY, Variant.BOTH])
-def test_a_variant_is_what_infer_makes(run_folder: Path, variant: Variant) -> None:
-    request = InferRequest(
-        prompts=PROMPTS[1:], run=run_folder, device="cpu", seeds=(3,), loras=variant.loras
-    )
-    with Image.open(run_generation(plan_generation(request), lambda _: None).images[0]) as made:
-        expected = made.tobytes()
-
-    assert compare(run_folder).rows[1].cells[variant].image.tobytes() == expected
-
-
-def test_the_second_time_everything_is_there(run_folder: Path) -> None:
+def test_the_second_time_only_what_changed_is_sampled(run_folder: Path, tmp_path: Path) -> None:
     events: list[Event] = []
     first = compare(run_folder)
+    second = compare(run_folder, events)
 
-    second = compare(run_folder, events=events)
-
-    assert (sampled(first), sampled(second)) == (set(Variant), set())
+    assert (sampled(first), sampled(second), events) == (set(Variant), set(), [])
     assert pixels(first) == pixels(second)
-    assert [row.to_json()["variants"]["both"]["ssim"] for row in first.rows] == [
-        row.to_json()["variants"]["both"]["ssim"] for row in second.rows
-    ]
-    assert all(cell.seconds is None for row in second.rows for cell in row.cells.values())
-    assert events == []
+    for one, other in zip(first.rows, second.rows, strict=True):
+        assert all(cell.seconds is None for cell in other.cells.values())
+        assert other.cells[Variant.BOTH].figures == one.cells[Variant.BOTH].figures
+
+    guided = compare(run_folder, base_guidance=(9.0, 9.0))
+    assert sampled(guided) == {Variant.BASE}
+    base, other = (run.rows[0].cells[Variant.BASE] for run in (first, guided))
+    assert base.image.tobytes() != other.image.tobytes()
+    assert sampled(compare(run_folder, teacher_steps=7)) == {Variant.TEACHER}
+
+    another = RunFolder(tmp_path / "other")  # pair of the same model
+    shutil.copytree(run_folder, another.path)
+    shutil.copy(another.lora(Phase.SLOW), another.lora(Phase.FAST))
+    assert sampled(compare(another.path)) == {Variant.FAST_ONLY, Variant.BOTH}
+
+    key = plan_comparison(CompareRequest(run_folder, PROMPTS, seeds=(3,), device="cpu"))
+    victim = ImageCache().folder / f"images/{key.rows[0].cells[Variant.BOTH].key}.npz"
+    victim.write_bytes(victim.read_bytes()[:-40])
+    mended = compare(run_folder)
+    assert [cell.was_cached for row in mended.rows for cell in row.cells.values()].count(False) == 1
+    assert pixels(first) == pixels(mended)
 
 
 def test_the_second_time_the_verdict_is_the_same_and_nothing_is_sampled(run_folder: Path) -> None:
@@ -115,11 +132,7 @@ def final_latents(run: Path, prompt: str, seed: int) -> float:
 def test_batches_change_hardly_a_figure(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = compare(run_folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(run_folder / "elsewhere"))
-    request = CompareRequest(
-        run_folder, PROMPTS, seeds=(3,), teacher_steps=6, device="cpu", batch_size=2
-    )
-
-    together = run_comparison(plan_comparison(request), lambda _: None)
+    together = compare(run_folder, batch_size=2)
 
     assert sampled(together) == set(Variant)
     for one, other in zip(alone.rows, together.rows, strict=True):
@@ -129,82 +142,17 @@ def test_batches_change_hardly_a_figure(run_folder: Path, monkeypatch: pytest.Mo
         )
 
 
-def test_guidance_of_its_own_changes_the_base_and_not_the_pair(run_folder: Path) -> None:
-    first = compare(run_folder)
-    request = CompareRequest(
-        run_folder, PROMPTS, seeds=(3,), teacher_steps=6, device="cpu", base_guidance=(9.0, 9.0)
-    )
+def test_a_trial_writes_sheet_and_figures_into_the_run(run_folder: Path) -> None:
+    write_caption(run_folder, "a grey circle")
 
-    second = run_comparison(plan_comparison(request), lambda _: None)
+    trial = try_pair(RunFolder(run_folder), lambda _: None)
 
-    assert sampled(second) == {Variant.BASE}
-    base, other = (run.rows[0].cells[Variant.BASE] for run in (first, second))
-    assert base.image.tobytes() != other.image.tobytes()
-
-
-def test_more_steps_of_the_teacher_sample_only_the_teacher(run_folder: Path) -> None:
-    compare(run_folder)
-
-    again = compare(run_folder, steps=7)
-
-    assert sampled(again) == {Variant.TEACHER}
-
-
-def test_another_pair_of_the_same_model_samples_only_its_own(
-    run_folder: Path, tmp_path: Path
-) -> None:
-    compare(run_folder)
-    other = RunFolder(tmp_path / "other")
-    shutil.copytree(run_folder, other.path)
-    shutil.copy(other.lora(Phase.SLOW), other.lora(Phase.FAST))
-
-    again = compare(other.path)
-
-    assert sampled(again) == {Variant.FAST_ONLY, Variant.BOTH}
-
-
-def test_a_damaged_picture_is_sampled_again(run_folder: Path) -> None:
-    first = compare(run_folder)
-    victim = max(ImageCache().folder.glob("images/*"))
-    victim.write_bytes(victim.read_bytes()[:-40])
-
-    second = compare(run_folder)
-
-    cells = [cell for row in second.rows for cell in row.cells.values()]
-    assert [cell.was_cached for cell in cells].count(False) == 1
-    assert pixels(first) == pixels(second)
-
-
-def test_pictures_are_counted_as_they_are_sampled(run_folder: Path) -> None:
-    events: list[Event] = []
-
-    compare(run_folder, events=events)
-
-    notes = [event.message for event in events if isinstance(event, Noted)]
-    assert notes[1].startswith("image 1 of 10: base, 10 steps, seed 3, ")
-    assert notes[-1] == "image 10 of 10: base, 6 steps, seed 3, 0 s left"
-
-
-class TestTrial:
-    @pytest.fixture
-    def trial(self, run_folder: Path) -> Report:
-        write_caption(run_folder, "a grey circle")
-        return try_pair(RunFolder(run_folder), lambda _: None)
-
-    def test_it_writes_sheet_and_figures_into_the_run(
-        self, trial: Report, run_folder: Path
-    ) -> None:
-        folder = run_folder / "images/compare"
-        with Image.open(folder / "sheet.png") as sheet:
-            assert sheet.width == 4 * 168 + 8  # the sample, and three ways to sample
-        assert [row["prompt"] for row in read_figures(folder)["rows"]] == [
-            "a grey circle",
-            "a bowl of fruit on a wooden table",
-        ]
-
-    def test_two_pictures_prove_little(self, trial: Report) -> None:
-        assert trial.verdict.sentence.startswith("2 pictures prove little")
-        assert trial.verdict.distance.interval is None
+    folder = run_folder / "images/compare"
+    with Image.open(folder / "sheet.png") as sheet:
+        assert sheet.width == 4 * 168 + 8  # the sample, and three ways to sample
+    prompts = [row["prompt"] for row in read_figures(folder)["rows"]]
+    assert prompts == ["a grey circle", "a bowl of fruit on a wooden table"]
+    assert trial.verdict.sentence.startswith("2 pictures prove little")
 
 
 class TestSimilarity:
