@@ -17,9 +17,9 @@ from glance.core.device import Device
 from glance.core.events import Event, StepDone
 from glance.core.phase import Phase
 from glance.schedule.options import ScheduleOptions
-from glance.training.distillation.execute import record
-from glance.training.distillation.plan import DistillationPlan, plan_distillation
+from glance.training.distillation import DistillationPlan, plan_distillation
 from glance.training.execute import run_training
+from glance.training.recording import record
 from glance.training.request import DistillRequest, Launcher
 from glance.training.simpletuner.config import TARGETS_VARIABLE, receipt_file
 from glance.training.simpletuner.runner import Job, ProcessRunner

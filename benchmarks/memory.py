@@ -16,9 +16,9 @@ from benchmarks.models import start_making
 from benchmarks.result import Column, Ratio, Result, Row, summarise
 from benchmarks.rounds import ROOT, SMALL_MODEL, Conditions, call, interleave
 from glance.core.device import Device, speed
+from glance.training.machine import estimate, seconds_a_step
 from glance.training.plan import plan_settings
 from glance.training.request import TrainRequest
-from glance.training.simpletuner.estimates import estimate, seconds_a_step
 
 _RESOLUTIONS: Final = {Device.CPU: (64, 256, 384, 512), Device.CUDA: (256, 512, 1024)}
 _PICTURE: Final = ROOT / "data" / "glance.png"

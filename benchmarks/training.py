@@ -14,13 +14,11 @@ from benchmarks.rounds import PICTURE, SMALL_MODEL, Conditions, call, interleave
 from glance.core.files import write_json
 from glance.core.phase import Phase
 from glance.dataset.sample import stage_sample
+from glance.training.machine import find_program
 from glance.training.plan import TrainingPlan, plan_training
 from glance.training.request import Launcher, TrainRequest
-from glance.training.simpletuner.command import (
-    build_command,
-    build_environment,
-    find_program,
-)
+from glance.training.simpletuner.config import build_command
+from glance.training.simpletuner.process import build_environment
 
 _BY_HAND: Final = "SimpleTuner's two commands"
 _GLANCE: Final = "glance train"

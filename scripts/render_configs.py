@@ -13,7 +13,7 @@ from typing import Any
 from glance.core.device import Device
 from glance.core.files import write_json
 from glance.models.families import FAMILIES
-from glance.training.distillation.plan import plan_distillation
+from glance.training.distillation import plan_distillation
 from glance.training.plan import plan_training
 from glance.training.request import DistillRequest, TrainRequest
 

@@ -14,7 +14,7 @@ from glance.schedule.lists import Schedule
 if TYPE_CHECKING:
     from glance.evaluation.compare import ComparisonPlan
     from glance.sampling.plan import GenerationPlan
-    from glance.training.distillation.plan import DistillationPlan
+    from glance.training.distillation import DistillationPlan
     from glance.training.plan import TrainingPlan
 
 _TEXT: Final = 70  # characters of a prompt
@@ -133,7 +133,7 @@ def _state(plan: "TrainingPlan") -> str:
 
 def _cost_rows(plan: "TrainingPlan") -> Rows:
     from glance.core.device import speed
-    from glance.training.simpletuner.estimates import describe_duration, describe_estimate
+    from glance.training.machine import describe_duration, describe_estimate
 
     settings = plan.settings
     numbers = ",".join(map(str, plan.devices))

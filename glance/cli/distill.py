@@ -39,7 +39,7 @@ def distill(
     glance distill --size 1024x1024 --size 832x1216 --device cuda --dry-run
     """
     console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.training.distillation.plan import plan_distillation
+    from glance.training.distillation import plan_distillation
 
     plan = plan_distillation(request)
     if dry_run:
@@ -47,7 +47,7 @@ def distill(
             console.warn(warning)
         show_plan(console, distillation_rows(plan), plan.to_json())
         return
-    from glance.training.distillation.execute import run_distillation
+    from glance.training.recording import run_distillation
 
     with console.progress(events) as on_event:
         result = run_distillation(plan, on_event)

@@ -35,14 +35,16 @@ def doctor(
     from glance.core.files import require_possible
     from glance.core.phase import Phase
     from glance.runs.folder import RUNS, RunFolder
-    from glance.training.plan import parse_devices, plan_settings
-    from glance.training.preflight import Job, Outcome, examine
-    from glance.training.simpletuner.estimates import (
+    from glance.training.machine import (
+        Job,
+        Outcome,
         describe_duration,
         describe_estimate,
         estimate,
+        examine,
         seconds_a_step,
     )
+    from glance.training.plan import parse_devices, plan_settings
 
     run = request.run or RUNS
     require_possible(run, "--run")

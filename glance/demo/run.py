@@ -28,11 +28,11 @@ from glance.runs.folder import RUNS, RunFolder, writing
 from glance.sampling.generate import import_sampler
 from glance.sampling.prompts import judging_prompts, teaching_prompts
 from glance.schedule.options import ScheduleOptions
-from glance.training.distillation.execute import DistillationResult, run_distillation
-from glance.training.distillation.plan import DistillationPlan, plan_distillation
+from glance.training.distillation import DistillationPlan, plan_distillation
 from glance.training.execute import TrainingResult, run_training
 from glance.training.folder import find_manifest
 from glance.training.plan import TrainingPlan, plan_training
+from glance.training.recording import DistillationResult, run_distillation
 from glance.training.request import DistillRequest, Launcher, TrainRequest
 from glance.training.simpletuner.runner import ProcessRunner
 

@@ -29,9 +29,8 @@ from glance.runs.manifest import Manifest, PhaseRecord, PhaseState, iterate_runs
 from glance.sampling.pipeline import hush
 from glance.training.checkpoints import Sealer
 from glance.training.folder import check_run, prepare_run, tidy_run
+from glance.training.machine import Job, find_program, require
 from glance.training.plan import TrainingPlan
-from glance.training.preflight import Job, require
-from glance.training.simpletuner.command import find_program
 from glance.training.simpletuner.runner import ProcessRunner, Runner
 from glance.training.trainer import (
     CheckpointSealed,

@@ -60,7 +60,7 @@ def check_run(plan: "TrainingPlan") -> None:
             f"run {plan.run.path} holds a pair that was imported: there is nothing to train in it",
             hint="give another --run",
         )
-    differences = find_differences(manifest, plan)
+    differences = _find_differences(manifest, plan)
     kept = _kept_phases(manifest, plan)
     if differences and (kept or not plan.restart):
         *others, last = (
@@ -127,9 +127,8 @@ def find_manifest(run: RunFolder) -> Manifest | None:
 def _require_lasting(plan: "TrainingPlan") -> None:
     """Refuse a pair that lies among the pictures of the base model: a restart removes those."""
     sample, folder = plan.sample, plan.run.data.resolve()
-    if sample is None:
-        return
-    for path in filter(None, (sample.image, sample.caption_file, sample.reference)):
+    given = (sample.image, sample.caption_file, sample.reference) if sample else ()
+    for path in filter(None, given):
         if path.resolve().is_relative_to(folder):
             raise RunError(
                 f"{path} lies among the recorded pictures of {plan.run.path}, which --restart "
@@ -165,19 +164,16 @@ def _open_manifest(plan: "TrainingPlan", sealer: Sealer) -> Manifest:
     for phase in plan.phases:
         shutil.rmtree(plan.run.output(phase), ignore_errors=True)
         plan.run.losses(phase).unlink(missing_ok=True)
-    kept_phases = _kept_phases(found, plan)
-    if not kept_phases:
-        for folder in ("cache", "config", "transformer"):
-            shutil.rmtree(plan.run.path / folder, ignore_errors=True)
-        if found.settings.teacher is not None:  # its pictures; a pair's may be the user's own
-            shutil.rmtree(plan.run.data, ignore_errors=True)
-    kept = {
-        phase: PhaseRecord() if phase in plan.phases else found.phases[phase] for phase in Phase
-    }
-    if not kept_phases:
-        return fresh.model_copy(update={"phases": kept})
-    begun = {"created": found.created, "origin": found.origin}
-    return fresh.model_copy(update={"phases": kept, **begun})
+    kept = _kept_phases(found, plan)
+    if kept:
+        phases = {one: found.phases[one] if one in kept else PhaseRecord() for one in Phase}
+        begun = {"created": found.created, "origin": found.origin}
+        return fresh.model_copy(update={"phases": phases, **begun})
+    for folder in ("cache", "config", "transformer"):
+        shutil.rmtree(plan.run.path / folder, ignore_errors=True)
+    if found.settings.teacher is not None:  # its pictures; a pair's may be the user's own
+        shutil.rmtree(plan.run.data, ignore_errors=True)
+    return fresh
 
 
 def _record_sample(sample: Sample | None) -> SampleRecord | None:
@@ -263,7 +259,7 @@ def _versions() -> dict[str, str]:
 # --- what a run was trained on and with, against what is asked of it now ---
 
 
-def find_differences(manifest: Manifest, plan: "TrainingPlan") -> list[str]:
+def _find_differences(manifest: Manifest, plan: "TrainingPlan") -> list[str]:
     """Return what of the recorded run is not what is asked now, value by value."""
     there: dict[str, Any] = {
         "schedule": manifest.resolve_schedule().to_json(),
@@ -283,11 +279,7 @@ def find_differences(manifest: Manifest, plan: "TrainingPlan") -> list[str]:
         there["model"] += " as it was"
     return [
         *_of_pair(plan.run, manifest.sample, plan.sample),
-        *(
-            _difference(name, there[name], asked[name])
-            for name in asked
-            if there[name] != asked[name]
-        ),
+        *(_difference(one, there[one], asked[one]) for one in asked if there[one] != asked[one]),
     ]
 
 
@@ -323,8 +315,7 @@ def _of_copy(run: RunFolder, recorded: SampleRecord, sample: Sample) -> Iterator
 
 def _read(path: Path) -> Image.Image:
     with open_picture(path) as picture:
-        pixels, _ = to_rgb(picture)
-    return pixels
+        return to_rgb(picture)[0]
 
 
 def _where_they_differ(one: str, other: str) -> Iterator[str]:
@@ -341,7 +332,8 @@ def _spread(settings: TrainSettings) -> dict[str, Any]:
     """Return every setting by its name, those of the teacher among the others."""
     found = settings.model_dump(mode="json")
     teacher = found.pop("teacher") or {}
-    teacher |= {f"teacher_{name}": teacher.pop(name) for name in ("steps",) if name in teacher}
+    if teacher:
+        teacher["teacher_steps"] = teacher.pop("steps")
     return {**found, **teacher}
 
 
@@ -349,10 +341,9 @@ def _difference(name: str, there: Any, asked: Any) -> str:
     if name != "prompts":
         said = _SAID.get(name, name)
         return f"{said}: {_shown(name, there)} there, {_shown(name, asked)} asked"
-    first = next(n for n, two in enumerate(zip_longest(there, asked), 1) if two[0] != two[1])
-    one, other = (
-        repr(them[first - 1]) if first <= len(them) else "none" for them in (there, asked)
-    )
+    differing = (two for two in enumerate(zip_longest(there, asked), 1) if two[1][0] != two[1][1])
+    first, pair = next(differing)
+    one, other = ("none" if prompt is None else repr(prompt) for prompt in pair)
     return (
         f"prompts: {len(there)} there, {len(asked)} asked; number {first} is {one} there, {other} "
         "asked"
@@ -367,13 +358,8 @@ def _shown(name: str, value: Any) -> str:
             return ", ".join(f"{width}x{height}" for width, height in value)
         case "loras":
             return ", ".join(f"{lora} ({sha256[:12]})" for lora, sha256 in value.items()) or "none"
-        case _:
-            return _plain(value)
-
-
-def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name}={_plain(one)}" for name, one in value.items()) or "none"
+        return ", ".join(f"{key}={_shown('', one)}" for key, one in value.items()) or "none"
     if isinstance(value, list):
-        return ",".join(map(_plain, value)) or "none"
+        return ",".join(_shown("", one) for one in value) or "none"
     return "none" if value is None else as_typed(value)

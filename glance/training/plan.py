@@ -26,10 +26,10 @@ from glance.schedule.lists import DEFAULT_SCHEDULE, ResolvedSchedule, Schedule
 from glance.schedule.options import AUTO as AUTO_SCHEDULE
 from glance.schedule.options import ScheduleOptions
 from glance.training.request import Launcher, TrainingRequest, TrainRequest
-from glance.training.simpletuner.command import build_command
 from glance.training.simpletuner.config import (
     REFERENCE_FOLDER,
     OptionValue,
+    build_command,
     parse_overrides,
     render_files,
     render_trainer_config,
@@ -73,18 +73,16 @@ class TrainingPlan:
     @property
     def told(self) -> tuple[str, ...]:
         """Say in a line each what is trained of the image, and what is sampled meanwhile."""
-        views = () if self.sample is None else tell_views(self.sample, self.views)
+        views = tell_views(self.sample, self.views) if self.sample else ()
         return (*views, *self.notes, *self.told_samples)
 
     @property
     def told_samples(self) -> tuple[str, ...]:
         """Say in a line a phase what SimpleTuner samples while it trains, and where."""
         every = self.settings.sample_every
-        if every is None:
-            return ()
         return tuple(
             f"{phase}: every {every} steps SimpleTuner samples into {self.run.samples(phase)}"
-            for phase in self.phases
+            for phase in (() if every is None else self.phases)
         )
 
     @property
@@ -99,12 +97,9 @@ class TrainingPlan:
     def stage(self) -> Stage:
         """Where the pair goes."""
         shown, run = self.shown_reference, self.run
-        return Stage(
-            run.data,
-            run.references,
-            {run.path / view_folder(view): view for view in self.views},
-            None if shown is None else (run.path / REFERENCE_FOLDER, shown),
-        )
+        views = {run.path / view_folder(view): view for view in self.views}
+        reference = None if shown is None else (run.path / REFERENCE_FOLDER, shown)
+        return Stage(run.data, run.references, views, reference)
 
     @property
     def files(self) -> dict[str, Any]:
@@ -265,7 +260,7 @@ def _resolve_settings(
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An image and its caption that are fit to train on."""
+    """An image and its caption, fit to train on."""
 
     sample: Sample
     views: tuple[View, ...]

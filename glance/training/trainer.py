@@ -45,13 +45,8 @@ from glance.training.checkpoints import (
     step_of,
 )
 from glance.training.plan import TrainingPlan
-from glance.training.simpletuner.command import (
-    build_command,
-    build_environment,
-    find_secrets,
-)
-from glance.training.simpletuner.config import receipt_file, requests_file
-from glance.training.simpletuner.progress import diagnose, listening
+from glance.training.simpletuner.config import build_command, receipt_file, requests_file
+from glance.training.simpletuner.process import build_environment, diagnose, find_secrets, listening
 from glance.training.simpletuner.runner import Job, Runner, mask
 
 _REMEMBERED_LINES: Final = 400

@@ -22,8 +22,8 @@ from glance.sampling.pipeline.sample import VerbatimEulerScheduler
 from glance.sampling.pipeline.trajectory import PathRecorder, Recorded, as_grid, record_paths
 from glance.sampling.settings import SampleSettings
 from glance.schedule.options import ScheduleOptions
-from glance.training.distillation.execute import STATES, is_recorded, record
-from glance.training.distillation.plan import DistillationPlan, plan_distillation
+from glance.training.distillation import DistillationPlan, plan_distillation
+from glance.training.recording import STATES, is_recorded, record
 from glance.training.request import DistillRequest
 
 STEPS = 6

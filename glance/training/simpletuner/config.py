@@ -1,4 +1,4 @@
-"""SimpleTuner's files, in its words, from glance's settings; and `--set`. Nothing is written here.
+"""SimpleTuner's files and command line, in its words; and `--set`. Nothing is written here.
 
 A comment says why an option is set.
 """
@@ -9,13 +9,14 @@ import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from glance.core.device import Device
-from glance.core.errors import Problem, SettingsError
+from glance.core.errors import Checks, SettingsError
 from glance.core.phase import Phase
 from glance.dataset.view import View
 from glance.models.base import is_outside
@@ -23,7 +24,8 @@ from glance.models.families import find_family
 from glance.runs.folder import environment
 from glance.runs.settings import Layers, Teacher, TrainSettings
 from glance.schedule.lists import PhaseSchedule, Schedule
-from glance.training.simpletuner.estimates import memory_options
+from glance.training.machine import memory_options
+from glance.training.request import Launcher
 
 DATA_BACKEND_FILE = "config/multidatabackend.json"
 PICTURES_FOLDER = "cache/pictures"
@@ -60,6 +62,13 @@ def receipt_file(phase: Phase) -> str:
 def requests_file(phase: Phase) -> str:
     """Where glance asks for a checkpoint; the trainer reads it after each step."""
     return f"config/{environment(phase)}/requests.json"
+
+
+def build_command(phase: Phase, launcher: Launcher = Launcher.SIMPLETUNER) -> list[str]:
+    """Return the command line of one phase; it runs in the run folder."""
+    if launcher is Launcher.DIRECT:
+        return ["python", "-P", "-m", "simpletuner.train"]  # -P: a run holds no modules
+    return ["simpletuner", "train", "--env", environment(phase)]
 
 
 def render_files(
@@ -104,7 +113,8 @@ def render_trainer_config(
     """Return one phase's config.json: ours, the family's own options, then the user's --set."""
     family, teacher = find_family(settings.family), settings.teacher
     on_cuda, on_cpu = settings.device is Device.CUDA, settings.device is Device.CPU
-    guidance = family.guidance.training_option
+    guidance, layers = family.guidance.training_option, json.dumps(list(family.block_layers))
+    times = settings.batch_size // settings.samples_at_once
     return {
         "model_type": "lora",
         "model_family": family.simpletuner_name,
@@ -113,10 +123,11 @@ def render_trainer_config(
         "pretrained_model_name_or_path": (
             f"{{env:{MODEL_VARIABLE}}}" if is_outside(settings.model) else settings.model
         ),
-        **(_OWN_TRANSFORMER if settings.transformer else {}),
+        **_render_transformer(settings),
         "data_backend_config": DATA_BACKEND_FILE,
         "train_batch_size": settings.samples_at_once,  # 1: the guide's and the method's
-        **_render_accumulation(settings),
+        # a larger batch on an accelerator, and of families that edit: one at a time
+        **({"gradient_accumulation_steps": times} if times > 1 else {}),
         "max_train_steps": settings.steps,  # the guide's and the method's: 60
         "num_train_epochs": 0,  # lets max_train_steps alone decide
         "lora_type": "standard",  # PEFT; diffusers loads it
@@ -124,7 +135,8 @@ def render_trainer_config(
         # 4 x rank: the method's published learning rates go with it. Folded into the finished file,
         # because SimpleTuner's loses it. The rank where the base teaches itself.
         "lora_alpha": float(settings.alpha),
-        **_render_layers(settings),
+        # every linear layer of the blocks, where the base teaches itself
+        **({} if settings.layers is Layers.ATTENTION else {"peft_lora_target_modules": layers}),
         "lora_dropout": 0.0,  # SimpleTuner's 0.1 regularises a data set; here there is one image
         "output_dir": f"output/{environment(phase)}",  # the guide's
         "flow_custom_timesteps": render_timesteps(schedule),  # bypasses sampling and shift
@@ -180,28 +192,18 @@ def render_timesteps(schedule: PhaseSchedule) -> str:
     return ",".join("1000" if value == 1000 else repr(value) for value in values)
 
 
-# a single file's, which glance has made ready; "none": that folder holds nothing else
-_OWN_TRANSFORMER: Final = {
-    "pretrained_transformer_model_name_or_path": "transformer",
-    "pretrained_transformer_subfolder": "none",
-}
-
-
 def _mixed_precision(device: Device) -> str:
     return "bf16" if device is Device.CUDA else "no"
 
 
-def _render_accumulation(settings: TrainSettings) -> dict[str, Any]:
-    """A larger batch on an accelerator, and of families that edit: one at a time."""
-    times = settings.batch_size // settings.samples_at_once
-    return {"gradient_accumulation_steps": times} if times > 1 else {}
-
-
-def _render_layers(settings: TrainSettings) -> dict[str, Any]:
-    """A JSON list: every linear layer of the blocks, where the base teaches itself."""
-    if settings.layers is Layers.ATTENTION:
+def _render_transformer(settings: TrainSettings) -> dict[str, Any]:
+    """That of a single file, which glance has made ready."""
+    if settings.transformer is None:
         return {}
-    return {"peft_lora_target_modules": json.dumps(list(find_family(settings.family).block_layers))}
+    return {
+        "pretrained_transformer_model_name_or_path": "transformer",
+        "pretrained_transformer_subfolder": "none",  # that folder holds nothing else
+    }
 
 
 def _render_sampling(settings: TrainSettings) -> dict[str, Any]:
@@ -224,13 +226,13 @@ def _render_targets(
     teacher: Teacher, family: str, phase: Phase, schedule: Schedule
 ) -> dict[str, Any]:
     """What inside/glance_targets.py makes of each batch."""
-    # what the transformer is told, where guidance is embedded in it
-    is_told = find_family(family).embeds_guidance
+    guidance = {"guidance": teacher.guidance_of(phase)}
     return {
-        "simpletuner": recorded_version(),
+        "simpletuner": _recorded()["simpletuner"],
         "folder": "cache/teacher",
         "sigmas": [*schedule.sigmas, 0.0],  # of both phases, and 0: the states' own
-        **({"guidance": teacher.guidance_of(phase)} if is_told else {}),
+        # what the transformer is told, where guidance is embedded in it
+        **(guidance if find_family(family).embeds_guidance else {}),
         "receipt": receipt_file(phase),
     }
 
@@ -243,17 +245,11 @@ def _render_backends(
         images = _render_teachers_images(settings, teacher)
     else:  # the first has the plain name, the others their own latents
         images = [
-            _render_images(
-                "glance" if number == 0 else f"glance-{view.name}",
-                view_folder(view),
-                size=view.size,
-                cache="cache/vae" if number == 0 else f"cache/vae-{view.name}",
-                repeats=steps,
-            )
-            for number, view in enumerate(views)
+            _render_images(f"glance{own}", view_folder(view), view.size, f"cache/vae{own}", steps)
+            for view in views
+            for own in ["" if view is views[0] else f"-{view.name}"]
         ]
-    # the cache of the captions' embeddings
-    texts = {
+    texts = {  # the cache of the captions' embeddings
         "id": "text",
         "type": "local",
         "dataset_type": "text_embeds",
@@ -287,15 +283,15 @@ def _render_backends(
 
 def _render_teachers_images(settings: TrainSettings, teacher: Teacher) -> list[dict[str, Any]]:
     """Return a data set for each size: images of one size alone share a batch."""
-    samples = settings.steps * settings.batch_size
     paths = teacher.paths // len(teacher.sizes)
+    repeats = math.ceil(settings.steps * settings.batch_size / paths)
     return [
         _render_images(
             f"teacher-{width}x{height}",
             f"data/{width}x{height}" if len(teacher.sizes) > 1 else "data",
-            size=(width, height),
-            cache=f"cache/vae-{width}x{height}",
-            repeats=math.ceil(samples / paths),
+            (width, height),
+            f"cache/vae-{width}x{height}",
+            repeats,
         )
         for width, height in teacher.sizes
     ]
@@ -315,7 +311,7 @@ _NEITHER_SCALED_NOR_CUT: Final = {
 
 
 def _render_images(
-    name: str, folder: str, *, size: tuple[int, int], cache: str, repeats: int
+    name: str, folder: str, size: tuple[int, int], cache: str, repeats: int
 ) -> dict[str, Any]:
     return {
         "id": name,
@@ -383,11 +379,6 @@ _SECRET: Final = re.compile(
     r"|(?i:token|secret|password|key|credential)s?[\"']?\s*[:=]\s*\S"
 )
 _SECRET_NAME: Final = re.compile(r"(^|_)(token|secret|password|key|credential)s?$")
-_HEXADECIMAL: Final = re.compile(r"\b[0-9a-f]{40}\b")  # wandb's keys; and Git's commits
-_ENVIRONMENT: Final = (
-    "leave it out: trackers and the Hub find their tokens in the environment or where their own "
-    "`login` keeps them"
-)
 _TRUE: Final = ("true", "yes", "on", "1")
 _FALSE: Final = ("false", "no", "off", "0")
 
@@ -399,60 +390,56 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, OptionValue]:
     options are recorded in options.json (scripts/record_options.py). Raises SettingsError naming
     every pair that is malformed, unknown, of the wrong type, or not the user's to set.
     """
-    known = _recorded()
-    problems: list[Problem] = []
-    overrides: dict[str, OptionValue] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        name = key.strip().lstrip("-").replace("-", "_")
-        if _is_secret(name, text):
-            shown = name if equals and not _SECRET.search(name) else "..."
-            problems.append(
-                Problem(
-                    f"--set {shown}: its value looks like a token or a password, and a run's files "
-                    "are shared",
-                    _ENVIRONMENT,
-                )
-            )
-        elif not equals or not name:
-            problems.append(
-                Problem(f"--set {pair}: it is not key=value", "write --set lora_dropout=0.1")
-            )
-        elif name in _OWNED:
-            problems.append(Problem(f"--set {name}: it makes this a Glance run", _OWNED[name]))
-        elif name not in known["options"]:
-            problems.append(_unknown(name, known))
-        elif name.endswith(_PATHS) and (path := _find_here(text.strip())) is not None:
-            problems.append(
-                Problem(
-                    f"--set {name}: {text.strip()} is here, and SimpleTuner is started in the run "
-                    "folder: from there it is nothing, or somebody's name on the Hub",
-                    f"--set {shlex.quote(f'{name}={path}')}",
-                )
-            )
-        else:
-            try:
-                overrides[name] = _convert(text.strip(), known["options"][name])
-            except ValueError as exc:
-                problems.append(Problem(f"--set {name}: {text!r} is not {exc}"))
-    if problems:
-        raise SettingsError(problems)
-    return overrides
+    known, checks = _recorded(), Checks()
+    read = [checks.make(partial(_read_pair, pair, known)) for pair in pairs]
+    checks.require()
+    return dict(filter(None, read))
 
 
-def recorded_version() -> str:
-    """Return the version of SimpleTuner that glance is made for."""
-    return str(_recorded()["simpletuner"])
+def _read_pair(pair: str, known: Mapping[str, Any]) -> tuple[str, OptionValue]:
+    key, equals, text = (part.strip() for part in pair.partition("="))
+    name = key.lstrip("-").replace("-", "_")
+    if _is_secret(name, text):
+        raise SettingsError(
+            f"--set {name if equals and not _SECRET.search(name) else '...'}: its value looks like "
+            "a token or a password, and a run's files are shared",
+            hint="leave it out: trackers and the Hub find their tokens in the environment or where "
+            "their own `login` keeps them",
+        )
+    if not equals or not name:
+        raise SettingsError(
+            f"--set {pair}: it is not key=value", hint="write --set lora_dropout=0.1"
+        )
+    if name in _OWNED:
+        raise SettingsError(f"--set {name}: it makes this a Glance run", hint=_OWNED[name])
+    if name not in known["options"]:
+        near = difflib.get_close_matches(name, known["options"], n=3)
+        raise SettingsError(
+            f"--set {name}: SimpleTuner {known['simpletuner']} has no such option",
+            hint=f"did you mean {' or '.join(near)}?" if near else "see `simpletuner train --help`",
+        )
+    if name.endswith(_PATHS) and (path := _find_here(text)) is not None:
+        raise SettingsError(
+            f"--set {name}: {text} is here, and SimpleTuner is started in the run folder: from "
+            "there it is nothing, or somebody's name on the Hub",
+            hint=f"--set {shlex.quote(f'{name}={path}')}",
+        )
+    try:
+        return name, _convert(text, known["options"][name])
+    except ValueError as exc:
+        raise SettingsError(f"--set {name}: {pair.partition('=')[2]!r} is not {exc}") from exc
 
 
 def _is_secret(name: str, text: str) -> bool:
     """Whether a value, or what was typed without one, should be written nowhere."""
     if _SECRET.search(text) or _SECRET.search(name) or (text and _SECRET_NAME.search(name)):
         return True
-    return name != "revision" and _HEXADECIMAL.search(text) is not None
+    # 40 hexadecimal digits: wandb's keys; and Git's commits
+    return name != "revision" and re.search(r"\b[0-9a-f]{40}\b", text) is not None
 
 
 def _recorded() -> Any:
+    """Return the version of SimpleTuner that glance is made for, and its options."""
     file = files("glance.training.simpletuner").joinpath("options.json")
     return json.loads(file.read_text(encoding="utf-8"))
 
@@ -467,35 +454,21 @@ def _find_here(text: str) -> Path | None:
     return path.absolute() if is_here else None
 
 
-def _unknown(name: str, known: Mapping[str, Any]) -> Problem:
-    near = difflib.get_close_matches(name, known["options"], n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "see `simpletuner train --help`"
-    return Problem(f"--set {name}: SimpleTuner {known['simpletuner']} has no such option", hint)
-
-
 def _convert(text: str, option: Mapping[str, Any]) -> OptionValue:
     """Return the value in the option's type; a ValueError says what it should have been."""
-    choices = option.get("choices")
+    choices, kind = option.get("choices"), option["type"]
     if choices and text not in choices:
         raise ValueError(f"one of {', '.join(choices)}")
-    match option["type"]:
-        case "bool":
-            if text.lower() not in _TRUE + _FALSE:
-                raise ValueError("true or false")
-            return text.lower() in _TRUE
-        case "int":
-            return _number(int, text, "a whole number")
-        case "float":
-            return _number(float, text, "a finite number")
-        case _:
-            return text
-
-
-def _number[N: (int, float)](kind: type[N], text: str, name: str) -> N:
+    if kind == "bool":
+        if text.lower() not in _TRUE + _FALSE:
+            raise ValueError("true or false")
+        return text.lower() in _TRUE
+    if kind not in ("int", "float"):
+        return text
     try:
-        number = kind(text)
+        number = int(text) if kind == "int" else float(text)
     except ValueError:
-        raise ValueError(name) from None
+        number = math.inf
     if not -math.inf < number < math.inf:
-        raise ValueError(name)
+        raise ValueError("a whole number" if kind == "int" else "a finite number")
     return number

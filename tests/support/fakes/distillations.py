@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 from glance.core.files import write_text
 from glance.models.families import find_family
 from glance.runs.folder import RunFolder
-from glance.training.distillation.execute import STATES, describe_path
-from glance.training.distillation.plan import DistillationPlan, plan_distillation
+from glance.training.distillation import DistillationPlan, plan_distillation
+from glance.training.recording import STATES, describe_path
 from glance.training.request import DistillRequest
 
 MODEL = Path("model")

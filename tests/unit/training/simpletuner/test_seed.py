@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from glance.training.simpletuner import command
+from glance.training.simpletuner import process
 
-INSIDE = Path(command.__file__).parent / "inside"
+INSIDE = Path(process.__file__).parent / "inside"
 
 
 class Torch(ModuleType):

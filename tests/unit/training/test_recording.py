@@ -29,10 +29,10 @@ from glance.runs.folder import RunFolder
 from glance.runs.manifest import PhaseState, load_manifest
 from glance.sampling.plan import GenerationPlan, plan_generation
 from glance.sampling.request import InferRequest
-from glance.training.distillation import execute
-from glance.training.distillation.execute import DistillationResult, is_recorded, run_distillation
-from glance.training.distillation.plan import DistillationPlan
+from glance.training import recording
+from glance.training.distillation import DistillationPlan
 from glance.training.execute import run_training
+from glance.training.recording import DistillationResult, is_recorded, run_distillation
 
 pytest_plugins = ["fakes.plugin"]
 
@@ -47,8 +47,8 @@ def model(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_: object) -> None:
         raise AssertionError("a model was to be loaded")
 
-    monkeypatch.setattr(execute, "import_sampler", load)
-    monkeypatch.setattr(execute, "load_planned", load)
+    monkeypatch.setattr(recording, "import_sampler", load)
+    monkeypatch.setattr(recording, "load_planned", load)
 
 
 def train(plan: DistillationPlan) -> tuple[DistillationResult, list[Event]]:
@@ -484,7 +484,7 @@ def test_exports_use_what_was_trained() -> None:
 
     export_comfyui(plan_comfyui(source), Path("comfy"))
     export_diffusers(source, Path("diffusers"))
-    card = plan_hub(HubRequest(source=source, repo="anna/tiny")).card.text
+    card = plan_hub(HubRequest(source=source, repo="anna/tiny")).card
 
     workflow = json.loads(Path("comfy/workflow-api.json").read_text())
     inputs = {node["class_type"]: node["inputs"] for node in workflow.values()}

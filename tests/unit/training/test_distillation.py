@@ -14,7 +14,7 @@ from glance.core.phase import Phase
 from glance.models.base import find_packaged
 from glance.models.families import find_family
 from glance.sampling.prompts import judging_prompts, teaching_prompts
-from glance.training.distillation.plan import DistillationPlan, plan_distillation
+from glance.training.distillation import DistillationPlan, plan_distillation
 from glance.training.request import DistillRequest
 
 EDIT = "qwen_image_edit_2511"

@@ -1,11 +1,14 @@
-"""What the trainer tells: its progress, and why it failed.
+"""SimpleTuner as a process: how it is started, what it tells meanwhile, and why it failed.
 
-Progress is what SimpleTuner posts, its structured events over loopback: no log is scraped. Only of
-a failed start the output's last lines are read for the cause, and what to do about it.
+The user's environment would leak into the trainer in many ways (a personal accelerate config,
+CONFIG_PATH, MIXED_PRECISION, TRAINING_NUM_PROCESSES and their like). So the child gets what is
+listed here and nothing else. Its progress comes as its own webhook events over loopback: no log is
+scraped. Only of a failed start the output's last lines are read for the cause, and what to do.
 """
 
 import json
 import math
+import os
 import re
 import secrets
 import sys
@@ -14,12 +17,133 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Final
 
+from glance.core.device import Device, cpu_cores
 from glance.core.events import CheckpointSaved, Event, StageEntered, StepDone
 from glance.core.phase import Phase
+from glance.runs.folder import environment
+from glance.training.request import Launcher
+from glance.training.simpletuner.config import (
+    ACCELERATE_FILE,
+    MODEL_VARIABLE,
+    PINNING_VARIABLE,
+    REQUESTS_VARIABLE,
+    SEED_VARIABLE,
+    TARGETS_VARIABLE,
+    WEBHOOK_VARIABLE,
+    requests_file,
+    targets_file,
+)
 
-_TAIL_LINES: Final = 12
+_INSIDE: Final = Path(__file__).parent / "inside"
+_PASSED: Final = frozenset(
+    {
+        # who and where
+        "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP",
+        "PATH", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",
+        # the network and its certificates
+        "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy",
+        "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+        # the Hub
+        "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_TOKEN_PATH", "HF_ENDPOINT",
+        "HF_XET_CACHE", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT",
+        "HUGGINGFACE_HUB_CACHE", "HUGGING_FACE_HUB_TOKEN",
+        # compilers and caches
+        "TORCH_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CC", "CXX",
+    }
+)  # fmt: skip
+_PASSED_PREFIXES: Final = ("LC_", "XDG_", "CUDA_", "NVIDIA_", "PYTORCH_", "OMP_", "MKL_")
+_SECRETS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+def build_environment(
+    user: Mapping[str, str],
+    *,
+    phase: Phase,
+    launcher: Launcher,
+    program: Path,
+    device: Device,
+    number: int = 0,
+    model: str | None = None,
+    mixed_precision: str,
+    seed: int,
+    webhook: str,
+    needs_hub: bool,
+    is_taught: bool = False,
+    at_once: int = 1,
+) -> dict[str, str]:
+    """Return the whole environment of the trainer; `user` is the one that glance itself runs in.
+
+    `number` is that of the CUDA device among those that glance sees. `model` is where a base model
+    is that lies elsewhere than in the run, as seen from there. `is_taught`: the LoRA learns
+    recorded targets. `at_once` trainers share this machine.
+    """
+    child = {
+        key: value
+        for key, value in user.items()
+        if key in _PASSED or key.startswith(_PASSED_PREFIXES)
+    }
+    child |= {
+        # the simpletuner command starts `accelerate` by name
+        "PATH": _joined(str(program.parent), user.get("PATH")),
+        # progress must not travel through a proxy
+        "NO_PROXY": _joined("127.0.0.1,localhost", user.get("NO_PROXY"), ","),
+        "no_proxy": _joined("127.0.0.1,localhost", user.get("no_proxy"), ","),
+        "CONFIG_BACKEND": "json",
+        "ACCELERATE_CONFIG_PATH": ACCELERATE_FILE,
+        "MIXED_PRECISION": mixed_precision,
+        "TRAINING_NUM_PROCESSES": "1",
+        "TRAINING_NUM_MACHINES": "1",
+        "TRAINING_DYNAMO_BACKEND": "no",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "SIMPLETUNER_DISABLE_COLORS": "1",
+        "PYTHONUNBUFFERED": "1",
+        WEBHOOK_VARIABLE: webhook,
+        REQUESTS_VARIABLE: requests_file(phase),
+        SEED_VARIABLE: str(seed),
+        "PYTHONHASHSEED": "0",  # else pictures come in another order at each start
+        "PYTHONPATH": _joined(str(_INSIDE), user.get("PYTHONPATH")),
+    }
+    if model is not None:
+        child[MODEL_VARIABLE] = model
+    if not needs_hub:
+        child["HF_HUB_OFFLINE"] = "1"  # everything it needs is on the disk
+    if device is Device.CUDA:
+        named = user.get("CUDA_VISIBLE_DEVICES")
+        child["CUDA_VISIBLE_DEVICES"] = named.split(",")[number].strip() if named else str(number)
+    if device is Device.CPU:
+        child["CUDA_VISIBLE_DEVICES"] = ""  # else an accelerator that is there would be taken
+        child[PINNING_VARIABLE] = "1"
+        if at_once > 1:  # two that take all cores each are slower than one after the other
+            child.setdefault("OMP_NUM_THREADS", str(max(1, cpu_cores() // at_once)))
+    if is_taught:
+        child[TARGETS_VARIABLE] = targets_file(phase)
+    if launcher is Launcher.DIRECT:
+        # what the layers that it leaves out would have told the trainer: simpletuner/cli/train.py
+        # and accelerate/utils/launch.py
+        child |= {
+            "ENV": environment(phase),
+            "ACCELERATE_MIXED_PRECISION": mixed_precision,
+            "ACCELERATE_USE_CPU": str(device is Device.CPU),
+            "ACCELERATE_DYNAMO_BACKEND": "NO",
+        }
+    return child
+
+
+def find_secrets(user: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the tokens in the environment: they must not reach a log."""
+    return tuple(user[name] for name in _SECRETS if user.get(name))
+
+
+def _joined(first: str, rest: str | None, separator: str = os.pathsep) -> str:
+    return first + separator + rest if rest else first
+
+
+# --- what it tells ---
+
 _CHECKPOINT_STAGE = "checkpoint_save"  # `training.checkpoint` follows, which says more
 _LONGEST_BODY = 4 * 1024 * 1024  # a validation image may travel with an event
 
@@ -81,10 +205,7 @@ def listening(phase: Phase, on_event: Callable[[Event], None]) -> Iterator[str]:
             pass  # the terminal is not ours here
 
     server = _Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(
-        target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True
-    )
-    thread.start()
+    threading.Thread(target=server.serve_forever, args=(0.1,), daemon=True).start()
     try:
         url = f"http://127.0.0.1:{server.server_port}{path}"
         yield json.dumps({"webhook_type": "raw", "callback_url": url, "log_level": "debug"})
@@ -123,6 +244,11 @@ def _number(value: object) -> float | None:
     except OverflowError:
         return None
     return number if math.isfinite(number) else None
+
+
+# --- why it failed ---
+
+_TAIL_LINES: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +297,7 @@ _KNOWN: Final[tuple[tuple[str, str, str], ...]] = (
         "check --model: a Hub id such as black-forest-labs/FLUX.1-dev, or a folder in diffusers "
         "layout; and whether HF_HUB_OFFLINE is set",
     ),
-    (
-        r"died with <Signals\.SIGKILL",  # accelerate's words
-        *_OUT_OF_SYSTEM_MEMORY,
-    ),
+    (r"died with <Signals\.SIGKILL", *_OUT_OF_SYSTEM_MEMORY),  # accelerate's words
     (
         r"unrecognized arguments|error: argument --|invalid choice",
         "SimpleTuner did not accept an option",
@@ -185,7 +308,6 @@ _FITTING: Final = (
     "install the SimpleTuner that glance names in its dependencies; if it is that one, the "
     "recordings are damaged: make them anew in another --run"
 )
-_KILLED: Final = 128 + 9
 _NOISE: Final = re.compile(
     r"TorchDynamo|FutureWarning|UserWarning|warnings\.warn|\|\s*\d+/\d+|register_constant"
     r"|CalledProcessError|accelerate/commands|Function, Runtimes|^\W*$"
@@ -205,6 +327,6 @@ def diagnose(lines: Sequence[str], returncode: int) -> Diagnosis:
     for pattern, cause, remedy in _KNOWN:
         if re.search(pattern, text):
             return Diagnosis(cause, remedy, tail)
-    if returncode == _KILLED:
+    if returncode == 128 + 9:
         return Diagnosis(*_OUT_OF_SYSTEM_MEMORY, tail)
     return Diagnosis(None, None, tail)

@@ -1,4 +1,13 @@
-"""Decide a distillation: check everything that can be known before the base model is loaded."""
+"""Decide a distillation: the base model teaches two LoRAs to take its own many steps in few.
+
+What the base passes on its way from noise to picture is recorded; each LoRA learns that one Euler
+step from a state x_j of its list lands on the next, x_j+1: the velocity (x_j - x_j+1) / (s_j -
+s_j+1). No picture is needed, only prompts. Everything that can be known before the base model is
+loaded is checked here.
+
+The objective is DiffSynth-Studio's `trajectory_imitation`; close to it are progressive distillation
+(arXiv 2202.00512), PeRFlow (2405.07510), TraFlow (2502.16972) and SCFM (2510.17858).
+"""
 
 import math
 import re
@@ -107,15 +116,11 @@ class DistillationPlan:
         return (*self.training.schedule.sigmas, 0.0)
 
     @property
-    def is_guided_twice(self) -> bool:
-        """Whether each of the teacher's steps takes a second forward pass."""
-        scale = self.teacher.guidance
-        return not self.family.embeds_guidance and scale > self.family.guidance.off
-
-    @property
     def forwards(self) -> int:
         """How many forward passes of the transformer the recording takes, an image each."""
-        return len(self.paths) * self.teacher.steps * (2 if self.is_guided_twice else 1)
+        is_guided = self.teacher.guidance > self.family.guidance.off
+        passes = 2 if is_guided and not self.family.embeds_guidance else 1
+        return len(self.paths) * self.teacher.steps * passes
 
     @property
     def recorded_bytes(self) -> int:
@@ -125,7 +130,6 @@ class DistillationPlan:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `--dry-run --json` prints."""
-        guidance = {phase.value: self.teacher.guidance_of(phase) for phase in Phase}
         return {
             **self.training.to_json(),
             "recording": {
@@ -141,7 +145,7 @@ class DistillationPlan:
                     "loras": list(self.teacher.loras),
                 },
             },
-            "guidance": guidance,
+            "guidance": {phase.value: self.teacher.guidance_of(phase) for phase in Phase},
         }
 
 
@@ -155,7 +159,8 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
     base = BaseModel.resolve(request.model, base=request.base, family=request.family)
     family, is_small = base.family, base.is_packaged
     side = _SIDE_STEP if is_small else family.resolution
-    run = RunFolder(request.run or RUNS / f"{_name_of(base)}-distilled")
+    name = (base.transformer or Path(base.location).absolute()).name.removesuffix(".safetensors")
+    run = RunFolder(request.run or RUNS / f"{name_safely(name)}-distilled")
     checks = Checks()
     overrides = checks.make(lambda: parse_overrides(request.overrides))
     devices = checks.make(lambda: parse_devices(request.gpu_ids))
@@ -212,11 +217,6 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
         compares=request.compares,
         judging=_choose_judging(request, teacher, is_small=is_small),
     )
-
-
-def _name_of(base: BaseModel) -> str:
-    name = (base.transformer or Path(base.location).absolute()).name
-    return name_safely(name.removesuffix(".safetensors"))
 
 
 def _lay_out_paths(teacher: Teacher, settings: SampleSettings) -> Iterator[PlannedPath]:
@@ -416,7 +416,9 @@ def _examine_lora(name: str) -> LoraFacts:
 
 def _require_lasting(request: DistillRequest, run: RunFolder) -> None:
     """Refuse files that lie where the run's own pictures and recordings come to be."""
-    given = (request.prompt_file, request.reference, *map(Path, request.teacher_loras))
+    given = filter(
+        None, (request.prompt_file, request.reference, *map(Path, request.teacher_loras))
+    )
     folders = [folder.resolve() for folder in (run.data, run.references, run.path / "cache")]
     problems = [
         Problem(
@@ -424,7 +426,7 @@ def _require_lasting(request: DistillRequest, run: RunFolder) -> None:
             "copy it to another place first",
         )
         for path in given
-        if path is not None and any(path.resolve().is_relative_to(one) for one in folders)
+        if any(path.resolve().is_relative_to(one) for one in folders)
     ]
     if problems:
         raise InputError(problems)

@@ -6,7 +6,7 @@ beside it. With all three it is done; whatever interrupted, the rest is made by 
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -23,7 +23,7 @@ from glance.evaluation.request import JUDGED, CompareRequest
 from glance.runs.folder import writing
 from glance.runs.manifest import load_manifest
 from glance.sampling.generate import fetch_planned, import_sampler, load_planned, with_time_left
-from glance.training.distillation.plan import DistillationPlan, PlannedPath
+from glance.training.distillation import DistillationPlan, PlannedPath
 from glance.training.execute import TrainingResult, run_training
 from glance.training.simpletuner.runner import Runner
 
@@ -86,9 +86,8 @@ def run_distillation(
 
 def _judge(plan: DistillationPlan, on_event: EventSink) -> Report:
     """Compare the pair with its base model, on prompts and noises that it has not learnt from."""
-    on_event(
-        Noted("comparing the pair with the base model, on prompts that it has not learnt from")
-    )
+    words = "comparing the pair with the base model, on prompts that it has not learnt from"
+    on_event(Noted(words))
     generation = plan.generation
     request = CompareRequest(
         run=plan.run.path,
@@ -127,14 +126,19 @@ def record(
     for note in plan.generation.notes:
         on_event(Noted(note))
     if sampler is None:
-        sampler = _load(plan, on_event)
+        fetch_planned(plan.generation, on_event)
+        on_event(Noted(f"loading {plan.generation.base.location}"))
+        import_sampler(plan.family)
+        sampler = load_planned(plan.generation, on_event)
     on_event(Noted(f"recording {len(missing)} of the base model's own paths"))
     walked = _walk(plan, sampler, missing, on_event)
     for one, recorded in zip(missing, walked, strict=True):
         with writing(run.path):
             _write(plan, one, recorded)
-    del sampler, walked
-    free_sampler()
+    del sampler, walked  # nobody holds the model any more, and the trainer needs its memory
+    from glance.sampling.pipeline.memory import free_memory
+
+    free_memory()
 
 
 def is_recorded(plan: DistillationPlan, one: PlannedPath) -> bool:
@@ -149,20 +153,6 @@ def is_recorded(plan: DistillationPlan, one: PlannedPath) -> bool:
             return bool(file.metadata() == describe_path(plan, one))
     except (OSError, SafetensorError):
         return False
-
-
-def free_sampler() -> None:
-    """Give back the memory of a model that nobody holds any more: the trainer needs it."""
-    from glance.sampling.pipeline.memory import free_memory
-
-    free_memory()
-
-
-def _load(plan: DistillationPlan, on_event: EventSink) -> "GlancePipeline":
-    fetch_planned(plan.generation, on_event)
-    on_event(Noted(f"loading {plan.generation.base.location}"))
-    import_sampler(plan.family)
-    return load_planned(plan.generation, on_event)
 
 
 def _walk(
@@ -199,9 +189,8 @@ def _write(plan: DistillationPlan, one: PlannedPath, recorded: "Recorded") -> No
 
     picture = one.picture(plan.run)
     with replacing(one.recording(plan.run)) as temporary:
-        save_file(
-            {STATES: recorded.states.numpy()}, temporary, metadata=dict(describe_path(plan, one))
-        )
+        states = {STATES: recorded.states.numpy()}
+        save_file(states, temporary, metadata=describe_path(plan, one))
     write_text(picture.with_suffix(".txt"), one.settings.prompt + "\n")
     shown = plan.training.shown_reference
     if plan.reference is not None and shown is not None:
@@ -213,12 +202,12 @@ def _write(plan: DistillationPlan, one: PlannedPath, recorded: "Recorded") -> No
         recorded.image.save(temporary, format="PNG")
 
 
-def describe_path(plan: DistillationPlan, one: PlannedPath) -> Mapping[str, str]:
+def describe_path(plan: DistillationPlan, one: PlannedPath) -> dict[str, str]:
     """Return what tells a path's recording from any other's: the metadata of its file."""
-    settings = one.settings
+    settings, generation = one.settings, plan.generation
     decisive = [settings.prompt, settings.seed, settings.width, settings.height]
-    decisive += [plan.generation.images[0].record.base_revision, *plan.teacher.loras.values()]
-    decisive += [plan.generation.quantize.value]
+    decisive += [generation.images[0].record.base_revision, *plan.teacher.loras.values()]
+    decisive += [generation.quantize.value]
     return {
         "format": "glance-path-1",
         "path": hashlib.sha256(repr(decisive).encode()).hexdigest(),

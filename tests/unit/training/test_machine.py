@@ -1,0 +1,436 @@
+"""What a training takes, by SimpleTuner's own figures; and what a machine may lack, made up."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from fakes.trainer import FakeSimpleTuner
+
+from glance.core.device import Device, speed
+from glance.core.errors import DeviceUnavailable, ModelNotFound, SetupError, SimpleTunerNotFound
+from glance.models.base import Weights
+from glance.models.families import FAMILIES
+from glance.runs.folder import RunFolder
+from glance.runs.settings import Preset, TrainSettings, resolve_preset, resolve_train_settings
+from glance.training import machine
+from glance.training.machine import (
+    Job,
+    Outcome,
+    describe_duration,
+    estimate,
+    examine,
+    find_program,
+    memory_options,
+    require,
+    seconds_a_step,
+)
+from glance.training.request import Launcher
+
+pytest_plugins = ["fakes.plugin"]
+
+SMALL = Weights(transformer=0.001, known=True)
+
+
+def settings(weights: Weights | None = None, **changes: Any) -> TrainSettings:
+    own = {name: changes.pop(name) for name in ("batch_size", "transformer") if name in changes}
+    resolved = resolve_train_settings(**{"device": Device.CPU, **changes})
+    return resolved.model_copy(update=own | ({} if weights is None else {"weights": weights}))
+
+
+def on_cuda(family: str, preset: str = "24gb", **changes: Any) -> TrainSettings:
+    return settings(device=Device.CUDA, family=family, preset=Preset(preset), **changes)
+
+
+# What it takes
+
+PRECISIONS = {"48gb": "no_change", "24gb": "int8-quanto", "8gb": "nf4-bnb"}
+
+
+@pytest.mark.parametrize(
+    ("family", "preset", "resolution", "documented"),
+    [
+        ("krea2", "48gb", 1024, 33.28 * 1.074),  # KREA2.md, measured on an H100
+        ("krea2", "24gb", 1024, 20.35 * 1.074),
+        ("krea2", "48gb", 512, 31.10 * 1.074),
+        ("krea2", "24gb", 512, 18.10 * 1.074),
+        ("flux", "48gb", 512, 30),  # FLUX.md: "a bit more than"
+        ("flux", "24gb", 512, 18),
+        ("flux", "8gb", 512, 9),
+        ("chroma", "48gb", 1024, 28),  # CHROMA.md
+        ("chroma", "24gb", 1024, 16),
+    ],
+)
+def test_estimates_are_near_the_documented_figures(
+    family: str, preset: str, resolution: int, documented: float
+) -> None:
+    pinned = {"base_model_precision": PRECISIONS[preset]}
+    found = estimate(on_cuda(family, preset, resolution=resolution, overrides=pinned)).gpu
+
+    # while the text encoders are there it may take more than the documentation's training does
+    assert found == pytest.approx(documented, rel=0.15)
+
+
+def test_what_makes_it_fit_a_card() -> None:
+    usual = on_cuda("flux")
+
+    int8 = {"base_model_precision": "int8-quanto", "quantize_via": "cpu"}
+    assert memory_options(usual) == int8
+    assert (estimate(usual).gpu or 99) < 24
+    assert memory_options(on_cuda("flux", "8gb")) == {
+        "base_model_precision": "nf4-bnb",
+        "quantize_via": "cpu",
+        "offload_during_startup": True,
+        "vae_enable_tiling": True,
+        "text_encoder_2_precision": "int8-quanto",
+    }
+    big = memory_options(on_cuda("hidream"))  # as SimpleTuner's example does
+    assert big["text_encoder_3_precision"] == big["text_encoder_4_precision"] == "int8-quanto"
+    assert "text_encoder_1_precision" not in big
+
+
+@pytest.mark.parametrize("device", [Device.CPU, Device.MPS])
+def test_elsewhere_nothing_is_quantised(device: Device) -> None:
+    here = settings(device=device, preset=Preset.GB8)
+
+    assert memory_options(here) == {"base_model_precision": "no_change"}
+    assert estimate(here).gpu is None
+    assert estimate(here).system > 4 * 16.77
+
+
+def test_each_sample_of_a_batch_takes_as_much_on_the_cpu_and_elsewhere_none() -> None:
+    one, two, three = (estimate(settings(batch_size=size)).system for size in (1, 2, 3))
+
+    assert two - one == pytest.approx(three - two, abs=0.11)
+    assert two - one > 2
+    assert estimate(on_cuda("flux", batch_size=4)) == estimate(on_cuda("flux"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_smaller_card_never_takes_more(family: str) -> None:
+    taken = [estimate(on_cuda(family, preset)).gpu or 0 for preset in Preset]
+
+    assert taken == sorted(taken)
+
+
+def test_an_own_precision_counts() -> None:
+    usual = estimate(on_cuda("flux")).gpu or 0
+    for precision, bits in (("int4-quanto", 4), ("fp8-torchao", 8), ("no_change", 16)):
+        own = estimate(on_cuda("flux", overrides={"base_model_precision": precision})).gpu or 0
+        assert own - usual == pytest.approx(11.89 * (bits - 8) / 8, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("resolution", "measured"), [(64, 5.4), (256, 6.0), (384, 6.8), (512, 7.9)]
+)
+def test_on_the_cpu_it_is_near_what_was_measured(resolution: int, measured: float) -> None:
+    weights = Weights(transformer=0.6376, text_encoders=(0.0001, 0.4029))  # benchmarks/memory.py
+
+    found = estimate(settings(weights, resolution=resolution)).system
+
+    assert found == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("gibibytes", "preset"),
+    [(None, "24gb"), (7.6, "8gb"), (11.9, "12gb"), (15.7, "16gb"), (23.5, "24gb"), (140, "48gb")],
+)
+def test_auto_takes_the_card_that_is_here(
+    gibibytes: float | None, preset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = None if gibibytes is None else int(gibibytes * 2**30)
+    monkeypatch.setattr("glance.runs.settings.cuda_memory", lambda: memory)
+
+    assert resolve_preset("auto").value == preset
+    assert resolve_preset("12gb") is Preset.GB12
+
+
+H100 = 132 * 4096 * 1.83e9  # multiprocessors, operations a cycle, clock: NVIDIA's H100 paper
+
+
+@pytest.mark.parametrize(
+    ("preset", "resolution", "documented"),
+    [("48gb", 512, 0.353), ("48gb", 1024, 0.99), ("24gb", 512, 0.535), ("24gb", 1024, 1.33)],
+)
+def test_it_is_near_the_documented_pace(preset: str, resolution: int, documented: float) -> None:
+    pace = seconds_a_step(on_cuda("krea2", preset, resolution=resolution), H100)
+
+    assert pace == pytest.approx(documented, rel=0.12)
+
+
+def test_a_step_takes_the_mean_of_its_areas_and_as_many_times_as_long_for_a_batch() -> None:
+    def pace(*areas: int, **changes: Any) -> float:
+        return seconds_a_step(settings(resolution=areas, **changes), 1e11)
+
+    assert pace(1024, 512) == pytest.approx((pace(1024) + pace(512)) / 2)
+    assert pace(1024, batch_size=4) == pytest.approx(4 * pace(1024))
+
+
+def test_the_duration_is_said_for_all_steps_where_it_is_known() -> None:
+    known = settings(Weights(transformer=0.1, known=True), resolution=64)
+    measured = speed(Device.CPU)
+    assert measured is not None
+    assert np.isfinite(measured)
+    assert 1e8 < measured < 1e15
+
+    told = describe_duration(known, 2, 4e11)
+
+    assert told.startswith(f"estimate: {seconds_a_step(known, 4e11):.2f} s a step, ")
+    assert "for 2 x 60 steps in turn; each start of SimpleTuner comes on top" in told
+    assert speed(Device.MPS) is None
+    assert "is not known" in describe_duration(known, 2, None)
+    assert "is not known" in describe_duration(settings(), 2, 1e12)  # nor is the model's size
+
+
+# What may be missing
+
+
+def job(chosen: TrainSettings | None = None, *models: str, run: str = "runs/x") -> Job:
+    return Job(chosen or settings(SMALL), RunFolder(Path(run)), Launcher.SIMPLETUNER, models)
+
+
+def faults(name: str, job: Job) -> list[tuple[Outcome, str]]:
+    checks = [check for check in examine(job) if check.name == name]
+    assert all(check.hint for check in checks if check.outcome is not Outcome.OK)
+    return [(one.outcome, one.message) for one in checks if one.outcome is not Outcome.OK]
+
+
+def refuse(exc: Exception) -> Callable[..., Any]:
+    def refuse(*_: object) -> None:
+        raise exc
+
+    return refuse
+
+
+@pytest.fixture
+def lacks(simpletuner: FakeSimpleTuner, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """A machine that lacks nothing, the fake `simpletuner` is on PATH, but for what is given."""
+    monkeypatch.setattr(machine, "require_device", lambda _: None)
+
+    def lacks(**changes: Callable[..., Any]) -> None:
+        for name, found in changes.items():
+            monkeypatch.setattr(machine, name, found)
+
+    return lacks
+
+
+@pytest.mark.usefixtures("simpletuner")
+def test_a_sound_machine_passes() -> None:
+    found = examine(job())
+
+    assert {check.outcome for check in found} == {Outcome.OK}, found
+    assert [check.name for check in found] == [
+        *("python", "packages", "simpletuner", "device", "memory", "disk", "model")
+    ]
+    assert require(job()) == ()
+
+
+def test_everything_that_is_missing_comes_at_once_and_one_fault_keeps_its_kind(
+    lacks: Callable,
+) -> None:
+    lacks(find_program=refuse(SimpleTunerNotFound("no simpletuner")))
+    with pytest.raises(SimpleTunerNotFound):
+        require(job())
+    lacks(require_device=refuse(DeviceUnavailable("no such device")))
+
+    with pytest.raises(SetupError) as caught:
+        require(job())
+
+    assert [item.message for item in caught.value.problems] == ["no simpletuner", "no such device"]
+    assert type(caught.value) is SetupError
+
+
+@pytest.mark.parametrize("there", [(3, 11, 9), (3, 14, 0)])
+def test_another_python_is_refused(there: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.version_info", there)
+
+    ((outcome, message),) = faults("python", job())
+
+    assert outcome is Outcome.FAILURE
+    assert "needs 3.12 or 3.13" in message
+
+
+def test_a_package_of_another_version_is_warned_of(lacks: Callable) -> None:
+    real = machine.version
+    lacks(version=lambda name: "2.15.0" if name == "torch" else real(name))
+
+    assert faults("packages", job()) == [
+        (Outcome.WARNING, "torch 2.15.0 is installed, glance was proven with ==2.13.0")
+    ]
+
+
+def test_four_bits_need_bitsandbytes(lacks: Callable) -> None:
+    lacks(find_spec=lambda _: None)
+    twelve = settings(Weights(transformer=12), device=Device.CUDA, preset=Preset.GB12)
+
+    assert faults("simpletuner", job(twelve)) == [
+        (Outcome.FAILURE, "nf4-bnb needs the package bitsandbytes")
+    ]
+    own = twelve.model_copy(update={"overrides": {"base_model_precision": "int4-quanto"}})
+    assert faults("simpletuner", job(own)) == []
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_card_that_is_too_small_is_warned_of(known: bool, lacks: Callable) -> None:
+    users = [(7, 3 * 10**9), (8, 10**8)]
+    lacks(cuda_memory=lambda _: 12 * 2**30, gpu_users=lambda _: users)
+    flux = settings(Weights(transformer=11.89, known=known), device=Device.CUDA)
+
+    size = "the training takes about 20.9 GB of the card, which has 12.9"
+    expected = [*([size] if known else []), "process 7 uses 3.0 GB of the card"]
+    assert faults("device", job(flux)) == [(Outcome.WARNING, one) for one in expected]
+
+
+def test_a_gpu_that_is_not_there_is_refused(lacks: Callable) -> None:
+    lacks(cuda_device_count=lambda: 1, cuda_memory={0: 24e9}.get)
+
+    two = replace(job(settings(SMALL, device=Device.CUDA)), devices=(0, 7))
+
+    failure = (Outcome.FAILURE, "--gpu-ids: there is no accelerator 7")
+    assert faults("device", two) == [failure]
+
+
+ALONE = "the transformer alone takes 48 GB in float32, and the system has 16 with its swap"
+TIGHT = "the training takes about 54.9 GB of system memory, and there are 16.0"
+
+
+@pytest.mark.parametrize(
+    ("billions", "fault"), [(11.89, (Outcome.FAILURE, ALONE)), (3.5, (Outcome.WARNING, TIGHT))]
+)
+def test_a_model_that_does_not_fit_into_memory_is_refused(
+    billions: float, fault: tuple[Outcome, str], lacks: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacks(system_memory=lambda: 16 * 10**9)
+    monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(total=0))
+
+    found = faults("memory", job(settings(Weights(transformer=billions, known=True))))
+
+    assert found == [fault]
+
+
+@pytest.mark.parametrize(
+    ("billions", "file", "recorded", "needed"),
+    [(12, None, 0, "1.5"), (12, "../mine.safetensors", 0, "25.5"), (0.001, None, 3 * 10**9, "3.0")],
+)
+def test_a_full_disk_is_refused(
+    billions: float,
+    file: str | None,
+    recorded: int,
+    needed: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
+    chosen = settings(Weights(transformer=billions), transformer=file)
+
+    assert faults("disk", replace(job(chosen), recorded_bytes=recorded)) == [
+        (Outcome.FAILURE, f"the run takes about {needed} GB, and there are 1.0 free")
+    ]
+    assert faults("disk", job()) == []
+
+
+@pytest.mark.parametrize("what", ["run", "key"])
+def test_a_place_that_cannot_be_written_is_refused(
+    what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    real = machine.os.access
+
+    def access(path: Path, mode: int) -> bool:
+        return path != locked and real(path, mode)
+
+    monkeypatch.setattr(machine.os, "access", access)
+    if what == "key":
+        monkeypatch.setenv("XDG_STATE_HOME", str(locked))
+
+    run = str(locked / "deep/down") if what == "run" else "runs/x"
+    ((outcome, message),) = faults("disk", job(run=run))
+
+    assert outcome is Outcome.FAILURE
+    assert message.startswith(f"cannot write {locked}")
+
+
+def test_a_model_that_cannot_be_had_is_refused(lacks: Callable) -> None:
+    assert faults("model", job(None, "acme/tiny", "acme/unseen")) == [
+        (
+            Outcome.FAILURE,
+            "model acme/unseen is not in the cache, and HF_HUB_OFFLINE forbids fetching it",
+        )
+    ]
+    lacks(check_access=refuse(ModelNotFound("gated", hint="accept")))
+    with pytest.raises(ModelNotFound, match="gated"):
+        require(job(None, "acme/gated"))
+
+
+# The program
+
+
+def make_program(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    program = folder / "simpletuner"
+    program.touch(mode=0o755)
+    return program
+
+
+def test_program_on_the_path_goes_before_the_one_beside_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside, on_path = make_program(tmp_path / "venv/bin"), make_program(Path("bin"))
+    monkeypatch.setattr(sys, "executable", str(beside.with_name("python")))
+    monkeypatch.setenv("PATH", "bin")
+    assert find_program(Launcher.SIMPLETUNER) == Path.cwd() / on_path  # from any folder
+    monkeypatch.setenv("PATH", "empty")
+    assert find_program(Launcher.SIMPLETUNER) == beside
+
+
+def test_missing_program_is_refused_with_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(machine, "find_spec", lambda _: None)
+    monkeypatch.setenv("PATH", "empty")
+    with pytest.raises(SimpleTunerNotFound) as caught:
+        find_program(Launcher.SIMPLETUNER)
+    [problem] = caught.value.problems
+    assert problem.message == f"there is no `simpletuner` command on PATH or in {tmp_path}"
+    assert "in glance's clone: uv sync" in (problem.hint or "")
+    with pytest.raises(SimpleTunerNotFound, match="no package simpletuner in glance's own"):
+        find_program(Launcher.DIRECT)
+
+
+# The command
+
+
+@pytest.mark.usefixtures("simpletuner")
+class TestDoctor:
+    def test_it_says_what_is_there(self, glance: Callable) -> None:
+        done = glance("doctor", "--model", "acme/tiny", "--device", "cpu")
+
+        assert done.code == 0, done.err
+        assert "ok       model: acme/tiny can be had" in done.out
+        assert done.out.splitlines()[-1].startswith("estimate: ")
+
+    def test_what_is_missing_is_exit_3(self, glance: Callable) -> None:
+        done = glance("doctor", "--device", "cuda", "--vram", "8", "--json")
+
+        assert done.code == 3
+        failures = [one for one in done.document["checks"] if one["outcome"] == "failure"]
+        assert {one["name"] for one in failures} >= {"device"}
+        assert all(one["hint"] for one in failures)
+        assert done.document["estimate"]["gpu_gb"] == 11.3
+        assert glance("doctor", "--family", "sdxl").code == 4
+
+    @pytest.mark.usefixtures("pair")
+    def test_a_training_says_the_same_and_writes_nothing(self, glance: Callable) -> None:
+        tiny = ("--model", "acme/tiny", "--resolution", 64)
+        done = glance("train", "--image", "cat.png", "--device", "cuda", *tiny)
+
+        assert done.code == 3
+        assert "error: device cuda: there is none that torch could use here" in done.err
+        assert not Path("runs").exists()
