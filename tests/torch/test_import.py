@@ -7,9 +7,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 
-def generate(glance: Callable, *arguments: object) -> bytes:
+def generate(invoke: Callable, *arguments: object) -> bytes:
     size = ("--width", 64, "--height", 64, "--output", "x.png", "--quiet")
-    done = glance("infer", "--prompt", "a hill", *arguments, *size)
+    done = invoke("infer", "--prompt", "a hill", *arguments, *size)
     assert done.code == 0, done.err
     pixels = Image.open("x.png").tobytes()
     Path("x.png").unlink()
@@ -28,14 +28,14 @@ def write_kohya(source: Path, path: Path, alpha: float) -> None:
 
 
 def test_a_foreign_pair_gives_the_same_before_and_after(
-    glance: Callable, tiny_flux: Path, loras: dict[str, Path]
+    invoke: Callable, tiny_flux: Path, loras: dict[str, Path]
 ) -> None:
     names = {phase: Path(f"{phase}.safetensors") for phase in loras}
     for phase, path in loras.items():
         write_kohya(path, names[phase], alpha=8)  # rank 4
     files = ("--slow-lora", names["slow"], "--fast-lora", names["fast"], "--model", tiny_flux)
 
-    done = glance("import", *files, "--schedule", "guide", "--run", "r")
+    done = invoke("import", *files, "--schedule", "guide", "--run", "r")
 
     assert done.code == 0, done.err
-    assert generate(glance, "--run", "r") == generate(glance, *files, "--schedule", "guide")
+    assert generate(invoke, "--run", "r") == generate(invoke, *files, "--schedule", "guide")

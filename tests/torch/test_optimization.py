@@ -87,14 +87,17 @@ def test_the_split_is_found_where_it_is_free(teacher: Trajectory) -> None:
     assert free.phases.index(Phase.FAST) == 3, "the teacher is guided as the slow phase"
 
 
+def load(base: BaseModel) -> GlancePipeline:
+    fit = Fit(device=Device.CPU, dtype=Precision.FP32)
+    return GlancePipeline(load_pipeline(base, {}, fit).pipeline, family=base.family)
+
+
 @pytest.mark.parametrize("family", ["flux", "sd3", "qwen_image", "flux2"])
 def test_a_models_velocity_is_what_its_own_sampling_follows(family: str, tmp_path: Path) -> None:
     model = build_tiny(family, tmp_path / "model", seed=1)
     lend_parts(family, model)
-    row, fit = find_family(family), Fit(device=Device.CPU, dtype=Precision.FP32)
-    sampler = GlancePipeline(
-        load_pipeline(BaseModel(row, str(model)), {}, fit).pipeline, family=row
-    )
+    row = find_family(family)
+    sampler = load(BaseModel(row, str(model)))
     pictures = [
         resolve_sample_settings(row, prompt=text, seed=seed, width=64, height=64, slow_guidance=3.0)
         for seed, text in enumerate(("a hill", "a long white wall by the sea"))
@@ -113,10 +116,8 @@ def test_a_models_velocity_is_what_its_own_sampling_follows(family: str, tmp_pat
 
 
 def test_its_noise_is_that_of_sampling(tiny_flux: Path) -> None:
-    row, fit = find_family("flux"), Fit(device=Device.CPU, dtype=Precision.FP32)
-    sampler = GlancePipeline(
-        load_pipeline(BaseModel(row, str(tiny_flux)), {}, fit).pipeline, family=row
-    )
+    row = find_family("flux")
+    sampler = load(BaseModel(row, str(tiny_flux)))
     one = resolve_sample_settings(row, prompt="a hill", seed=3, width=64, height=64, loras=())
     base = VelocityField(sampler, [one], batch_size=1, on_forward=lambda _: None)
 
@@ -127,11 +128,6 @@ def test_its_noise_is_that_of_sampling(tiny_flux: Path) -> None:
     assert torch.equal(teacher.points[len(slow.sigmas)], generated.latents)
 
 
-def load(base: BaseModel) -> GlancePipeline:
-    fit = Fit(device=Device.CPU, dtype=Precision.FP32)
-    return GlancePipeline(load_pipeline(base, {}, fit).pipeline, family=base.family)
-
-
 OPTIMIZE = (
     *("schedule", "optimize", "--model", "model", "--size", "64x64", "--device", "cpu"),
     *("--prompt", "a hill", "--prompt", "a sea", "--teacher-steps", "10", "--steps", "4"),
@@ -139,48 +135,40 @@ OPTIMIZE = (
 
 
 def test_what_it_finds_is_what_train_and_infer_take(
-    glance: Callable, tiny_flux: Path, pair: Path
+    invoke: Callable, tiny_flux: Path, pair: Path
 ) -> None:
     Path("model").symlink_to(tiny_flux)
 
-    done = glance(*OPTIMIZE, "--json")
-    found = done.document
+    found = invoke(*OPTIMIZE, "--seed", "7", "--json").document
 
     errors = found["errors"]
     assert errors["optimal"] <= min(errors["auto"], errors["uniform"])
     same = ("--schedule", "optimal", "--model", "model", "--json")
-    shown = glance("schedule", *same, "--size", "64x64").document
+    shown = invoke("schedule", *same, "--size", "64x64").document
     assert shown == {phase: found[phase] for phase in ("slow", "fast")}
     here = ("--device", "cpu", "--resolution", "64", "--dry-run")
-    trained = glance("train", "--image", pair, *same, *here).document
+    trained = invoke("train", "--image", pair, *same, *here).document
     assert trained["schedule"] == shown
     file = ("--schedule", found["file"], "--model", "model", "--json")
-    assert glance("train", "--image", pair, *file, *here).document["schedule"] == shown
+    assert invoke("train", "--image", pair, *file, *here).document["schedule"] == shown
     size = ("--width", "64", "--height", "64", "--no-lora", "--device", "cpu", "--dry-run")
-    assert glance("infer", "--prompt", "x", *same, *size).document["schedule"] == shown
-
-
-def test_the_file_says_what_it_was_found_for(glance: Callable, tiny_flux: Path) -> None:
-    Path("model").symlink_to(tiny_flux)
-
-    done = glance(*OPTIMIZE, "--slow-steps", "1", "--seed", "7")
-
-    kept: dict[str, Any] = json.loads(Path(done.out.strip()).read_text())
-    assert done.out.strip() == "optimal-64x64-4.json"
-    assert (len(kept["slow"]["timesteps"]), len(kept["fast"]["timesteps"])) == (1, 3)
+    assert invoke("infer", "--prompt", "x", *same, *size).document["schedule"] == shown
+    kept: dict[str, Any] = json.loads(Path("optimal-64x64-4.json").read_text())
     assert kept["origin"]["prompts"] == ["a hill", "a sea"]
     assert kept["origin"]["seeds"] == [7, 8]
     assert str(Path.cwd()) not in json.dumps(kept)
 
 
 def test_a_place_that_cannot_be_written_does_not_lose_what_was_found(
-    glance: Callable, tiny_flux: Path
+    invoke: Callable, tiny_flux: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("model").symlink_to(tiny_flux)
     Path("state").write_text("no folder")
+    monkeypatch.setenv("XDG_STATE_HOME", str(Path.cwd() / "state"))
 
-    done = glance(*OPTIMIZE, "--output", "x.json", XDG_STATE_HOME=str(Path.cwd() / "state"))
+    done = invoke(*OPTIMIZE, "--slow-steps", "1", "--output", "x.json")
 
     assert done.code == 3
     assert "the schedule is kept in x.json" in done.err
-    assert json.loads(Path("x.json").read_text())["slow"]
+    kept = json.loads(Path("x.json").read_text())
+    assert (len(kept["slow"]["timesteps"]), len(kept["fast"]["timesteps"])) == (1, 3)
