@@ -65,13 +65,6 @@ def test_one_that_is_srgb_under_another_name_changes_nothing(tmp_path: Path) -> 
     assert seen(path)[0].tobytes() == NOISE.tobytes()
 
 
-def test_a_grey_one_is_judged_as_well(tmp_path: Path) -> None:
-    grey = NOISE.convert("L")
-    path = saved(grey, tmp_path / "x.png", icc_profile=with_curves(1.0))
-
-    assert np.asarray(seen(path)[0]).mean() > np.asarray(grey).mean() + 20
-
-
 @pytest.mark.parametrize(
     ("gamma", "before", "after"), [(100000, 55, 128), (45455, 55, 55), (55556, 128, 145)]
 )
@@ -134,19 +127,6 @@ def test_a_picture_is_shown_upright_once(tmp_path: Path, ending: str, orientatio
     assert corners(pixels) == ORIENTATIONS[orientation]
     assert pixels.size == ((96, 64) if orientation < 5 else (64, 96))
     assert doubts == []
-
-
-def test_of_an_ultra_hdr_photo_the_picture_is_taken_and_not_its_gain_map(tmp_path: Path) -> None:
-    gain = Image.new("L", (24, 16), 128).convert("RGB")
-    xmp = b'<x:xmpmeta><rdf:Description hdrgm:Version="1.0"/></x:xmpmeta>'
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    path = tmp_path / "x.mpo"
-    CORNER.save(path, save_all=True, append_images=[gain], exif=exif, xmp=xmp, quality=95)
-
-    pixels, _ = seen(path.rename(tmp_path / "PXL_20240101.jpg"))
-
-    assert (pixels.size, corners(pixels)) == ((64, 96), ["white", "red", "blue"])
 
 
 def adobe_jpeg(picture: Image.Image, *, transform: int) -> bytes:
