@@ -69,7 +69,7 @@ def test_the_spelling_of_the_keys_is_named(tensors: Tensors, style: str) -> None
     assert f"  keys     {style}" in describe(FILE).lines
 
 
-def test_ranks_types_and_sizes_are_counted() -> None:
+def test_ranks_types_sizes_and_hashes_are_those_that_others_know() -> None:
     tensors = pair("transformer.a") | pair("transformer.b", rank=8) | pair("transformer.c", rank=8)
 
     document = write(tensors)
@@ -79,11 +79,6 @@ def test_ranks_types_and_sizes_are_counted() -> None:
     assert document["parameters"] == 11 * (2 + 8 + 8)
     assert document["bytes"] == FILE.stat().st_size
     assert "LoRA of 3 layers, rank 2 (1), 8 (2), F32, 198 parameters" in lines(FILE)
-
-
-def test_hashes_are_those_that_others_know() -> None:
-    document = write(pair("transformer.a"))
-
     assert document["sha256"] == hash_file(FILE)
     assert document["autov2"] == hash_file(FILE)[:10]
     assert document["autov3"] == hash_data(read_header(FILE))[:12]
@@ -180,17 +175,13 @@ def test_problems_are_told_beside_what_is_there(
 
 
 def test_a_file_that_is_no_lora_is_said_to_be_none() -> None:
+    empty = write({})
     document = write({"a.weight": np.ones((3, 6), np.float32)})
 
+    assert (empty["kind"], empty["parameters"]) == ("safetensors", 0)
+    assert empty["problems"][0]["message"] == "it holds no LoRA pair"
     assert (document["kind"], document["layers"], document["ranks"]) == ("safetensors", 0, {})
     assert "x.safetensors: safetensors, no LoRA: 1 tensor, F32, 18 parameters" in lines(FILE)
-
-
-def test_an_empty_file_of_tensors_is_shown() -> None:
-    document = write({})
-
-    assert (document["kind"], document["parameters"]) == ("safetensors", 0)
-    assert document["problems"][0]["message"] == "it holds no LoRA pair"
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 a pickle", struct.pack("<Q", 99) + b"{}"])
@@ -276,14 +267,6 @@ def test_a_lora_that_is_gone_is_a_problem_of_a_finished_phase() -> None:
     assert phases["fast"]["problems"] == []
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="not a run folder") as caught:
-        describe(tmp_path)
-
-    (problem,) = caught.value.problems
-    assert problem.hint == "give a .safetensors file, a folder that holds one LoRA, or a run"
-
-
 def test_a_folder_that_holds_one_lora_is_that_lora() -> None:
     write_lora(Path("lora/peft_slow/adapter_model.safetensors"))
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 8}
@@ -296,10 +279,15 @@ def test_a_folder_that_holds_one_lora_is_that_lora() -> None:
     assert "  scale    4 (alpha is in adapter_config.json beside it)" in found.lines
 
 
-def test_a_folder_of_several_loras_names_them() -> None:
+def test_a_folder_of_none_or_several_is_refused() -> None:
+    Path("none").mkdir()
+    with pytest.raises(RunError, match="not a run folder") as caught:
+        describe(Path("none"))
     for name in "ab":
         write_lora(Path(f"loras/{name}.safetensors"))
 
+    (problem,) = caught.value.problems
+    assert problem.hint == "give a .safetensors file, a folder that holds one LoRA, or a run"
     with pytest.raises(RunError, match=r"loras holds 2 LoRAs: a\.safetensors, b\.safetensors"):
         describe(Path("loras"))
 
@@ -354,18 +342,14 @@ def test_its_loras_are_looked_for() -> None:
     assert changed["sha256"] == gone["sha256"]
 
 
-def test_a_picture_of_saved_latents_needs_them_again() -> None:
-    path = paint(Path("x y.png"), init_latents_sha256="c" * 64)
+def test_a_picture_of_saved_latents_needs_them_again_and_moves_no_terminal() -> None:
+    path = paint(Path("x y.png"), prompt="a \x1b[31mred\x1b[0m\ncat", init_latents_sha256="c" * 64)
 
-    assert describe(path).document["command"] == (
-        "glance infer --from-image 'x y.png' --init-latents FILE"
-    )
+    found = describe(path)
 
-
-def test_a_prompt_moves_no_terminal() -> None:
-    path = paint(Path("x.png"), prompt="a \x1b[31mred\x1b[0m\ncat")
-
-    assert all(character.isprintable() for line in describe(path).lines for character in line)
+    command = "glance infer --from-image 'x y.png' --init-latents FILE"
+    assert found.document["command"] == command
+    assert all(character.isprintable() for line in found.lines for character in line)
 
 
 def test_a_picture_without_a_record_is_refused() -> None:
