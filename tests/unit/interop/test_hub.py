@@ -14,9 +14,10 @@ import yaml
 from fakes.comparisons import make_comparison, make_row, write_caption
 from fakes.hub_repos import TOKEN, Repo, RepoHub
 from fakes.pairs import write_run
+from fakes.records import make_record
 from PIL import Image
 
-from glance.core.errors import InputError, RunError, SettingsError, SetupError
+from glance.core.errors import InputError, RunError, SetupError
 from glance.core.events import Event, Warned
 from glance.core.phase import Phase
 from glance.evaluation.compare import describe_plan, plan_comparison
@@ -28,8 +29,7 @@ from glance.interop.hub import MOST_ROWS, HubPlan, HubRequest, plan_hub, send_hu
 from glance.models.lora.file import hash_file
 from glance.runs.folder import RunFolder
 from glance.runs.manifest import ImportRecord, LoraRecord, load_manifest
-from glance.sampling.provenance import LoraUse, Record, ScheduleUse, write_image
-from glance.sampling.settings import resolve_sample_settings
+from glance.sampling.provenance import LoraUse, write_image
 
 RUN = Path("runs/cat")
 FLUX = "black-forest-labs/FLUX.1-dev"
@@ -59,25 +59,13 @@ def compare(run: RunFolder, *rows: Any) -> None:
     )
 
 
-def paint(run: RunFolder, name: str, *, prompt: str = "a mill", **changes: Any) -> None:
+def paint(run: RunFolder, name: str, prompt: str = "a mill", **changes: Any) -> None:
     """Leave a picture in the run's images/ that records its making."""
-    source = open_source(run.path)
     uses = [
         LoraUse(phase=phase, file="x", sha256=hash_file(run.lora(phase)), scale=1.0)
         for phase in Phase
     ]
-    usual: dict[str, Any] = {
-        "versions": {},
-        "family": "flux",
-        "model": "/home/anna/models/flux",
-        "base_revision": "1",
-        "device": "cpu",
-        "dtype": "fp32",
-        "schedule": ScheduleUse.of(source.schedule),
-        "loras": tuple(uses),
-        "settings": resolve_sample_settings(source.family, prompt=prompt, seed=4),
-    }
-    record = Record(**{**usual, **changes})
+    record = make_record(prompt, **{"model": "/home/anna/models/flux", "loras": uses, **changes})
     write_image(Image.new("RGB", (32, 32), "blue"), run.images / name, record)
 
 
@@ -162,20 +150,21 @@ def test_the_license_of_the_loras(base: str, given: str | None, expected: tuple[
     assert linked == (expected[1] is not None)
 
 
-@pytest.mark.parametrize("flag", ["license", "sample_license"])
-def test_a_license_that_the_hub_cannot_have_is_refused(flag: str) -> None:
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        *(
+            ({flag: "My Own"}, r"--(sample-)?license 'My Own' is no license")
+            for flag in ("license", "sample_license")
+        ),
+        *(({"repo": repo}, "--repo") for repo in ("", "a/b/c", "a b", "-x", "x.git", "../x")),
+    ],
+)
+def test_what_the_hub_cannot_have_is_refused(asked: dict[str, str], message: str) -> None:
     make_run()
 
-    with pytest.raises(SettingsError, match=r"--(sample-)?license 'My Own' is no license"):
-        make_plan(**{flag: "My Own"})
-
-
-@pytest.mark.parametrize("repo", ["", "a/b/c", "a b", "-x", "x.git", "../x"])
-def test_a_name_that_the_hub_cannot_have_is_refused(repo: str) -> None:
-    make_run()
-
-    with pytest.raises(InputError, match="--repo"):
-        make_plan(repo=repo)
+    with pytest.raises(InputError, match=message):
+        make_plan(**asked)
 
 
 class TestSample:
@@ -270,11 +259,11 @@ class TestPictures:
 
     def test_without_a_comparison_the_pairs_own_pictures_are_taken_as_pixels_alone(self) -> None:
         run = make_run()
-        paint(run, "b.png", prompt="a mill")
-        paint(run, "a.jpg", prompt="a harbour")
+        assert any("there are no images of this pair" in note for note in make_plan().notes)
+        for name, prompt in (("b.png", "a mill"), ("a.jpg", "a harbour"), ("outside.png", "x")):
+            paint(run, name, prompt)
         paint(run, "other.png", loras=())
         Image.new("RGB", (8, 8)).save(run.images / "c.png")
-        paint(run, "outside.png")
         (run.images / "outside.png").rename("outside.png")
         (run.images / "outside.png").symlink_to(Path("outside.png").resolve())
 
@@ -282,11 +271,6 @@ class TestPictures:
 
         assert shown(plan) == ["a harbour", "a mill"]
         assert b"/home/anna" not in contents(plan)["pictures/2.png"]
-
-    def test_where_there_are_none_it_says_how_to_make_some(self) -> None:
-        make_run()
-
-        assert any("there are no images of this pair" in note for note in make_plan().notes)
 
 
 class TestText:
@@ -461,25 +445,19 @@ class TestSending:
         send_hub(make_plan(), ignore)  # the same command goes on from there
         assert "slow.safetensors" in hub.repos["anna/cat"].files
 
-    def test_an_export_that_is_there_is_not_overwritten(self, hub: RepoHub) -> None:
-        make_run()
-        send_hub(make_plan(), ignore)
-
-        with pytest.raises(InputError, match="holds files already") as refused:
-            send_hub(make_plan(), ignore)
-
-        assert refused.value.problems[0].hint == "give another --repo; --force would replace them"
-        assert len(hub.repos["anna/cat"].commits) == 1
-
-    def test_by_force_it_is_and_what_it_had_more_goes(self, hub: RepoHub) -> None:
+    def test_an_export_that_is_there_is_replaced_by_force_alone(self, hub: RepoHub) -> None:
         run = make_run()
         compare(run, make_row())
         send_hub(make_plan(sample_license="cc0-1.0"), ignore)
         shutil.rmtree(run.images)
+        there = hub.repos["anna/cat"]
+
+        with pytest.raises(InputError, match="holds files already") as refused:
+            send_hub(make_plan(), ignore)
+        assert refused.value.problems[0].hint == "give another --repo; --force would replace them"
+        assert len(there.commits) == 1
 
         send_hub(make_plan(force=True), ignore)
-
-        there = hub.repos["anna/cat"]
         assert not any(name.startswith(("pictures/", "sample/")) for name in there.files)
         assert "slow.safetensors" in there.files
         assert len(there.commits) == 2

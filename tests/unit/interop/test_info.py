@@ -8,19 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes.pairs import LAYER, glance_header, write_lora, write_run
+from fakes.records import make_record
 from fakes.runs import RUN
 from PIL import Image
 from safetensors.numpy import save_file
 
-from glance.core.device import Device, Precision
 from glance.core.errors import InputError, LoraError, RunError
 from glance.core.phase import Phase
 from glance.interop.info import describe
 from glance.models.lora.file import hash_data, hash_file, read_header, rewrite_metadata
 from glance.runs.manifest import PhaseState, load_manifest
-from glance.sampling.provenance import LoraUse, Record, ScheduleUse, write_image
-from glance.sampling.settings import SampleSettings
-from glance.schedule.lists import PRESETS
+from glance.sampling.provenance import LoraUse, write_image
 
 pytest_plugins = ["fakes.plugin"]
 FILE = Path("x.safetensors")
@@ -295,27 +293,14 @@ def test_a_folder_of_none_or_several_is_refused() -> None:
 # --- a picture -----------------------------------------------------------------------------------
 
 
-def paint(path: Path, *, prompt: str = "a cat", **changes: Any) -> Path:
+def paint(path: Path, prompt: str = "a cat", **changes: Any) -> Path:
     """Write a picture whose LoRAs are slow.safetensors, here, and one on the Hub."""
     slow = write_lora(Path("slow.safetensors"))
-    settings = SampleSettings(
-        prompt=prompt, seed=7, slow_guidance=3.5, fast_guidance=1.0, width=64, height=64
+    uses = (
+        LoraUse(phase=SLOW, file=slow.name, sha256=hash_file(slow), scale=1.0),
+        LoraUse(phase=FAST, file="me/cat:fast.safetensors", sha256="b" * 64, scale=0.8),
     )
-    usual: dict[str, Any] = {
-        "versions": {"torch": "2.13.0"},
-        "family": "flux",
-        "model": "acme/tiny",
-        "base_revision": "1",
-        "device": Device.CPU,
-        "dtype": Precision.FP32,
-        "schedule": ScheduleUse.of(PRESETS["guide"].schedule),
-        "loras": (
-            LoraUse(phase=SLOW, file=slow.name, sha256=hash_file(slow), scale=1.0),
-            LoraUse(phase=FAST, file="me/cat:fast.safetensors", sha256="b" * 64, scale=0.8),
-        ),
-        "settings": settings,
-    }
-    write_image(Image.new("RGB", (64, 64)), path, Record(**{**usual, **changes}))
+    write_image(Image.new("RGB", (64, 64)), path, make_record(prompt, loras=uses, **changes))
     return path
 
 
