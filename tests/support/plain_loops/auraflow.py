@@ -5,19 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plain_loops.parts import Velocity, noise
+from plain_loops.parts import Velocity, in_one_pass, noise
 
 
 def begin(pipeline: Any, prompt: str, generator: torch.Generator) -> tuple[Tensor, Velocity]:
     # SimpleTuner reads 120 tokens. Padding is zeroed: the masks are done with.
     embeds, _, negative, _ = pipeline.encode_prompt(prompt, max_sequence_length=120)
-
-    def velocity(x: Tensor, sigma: Tensor, guidance: float) -> Tensor:
-        if guidance <= 1:
-            return forward(x, sigma, embeds)
-        both = forward(torch.cat([x, x]), sigma.expand(2), torch.cat([negative, embeds]))
-        without, with_ = both.chunk(2)
-        return without + guidance * (with_ - without)
 
     def forward(x: Tensor, sigma: Tensor, embeds: Tensor) -> Tensor:
         return pipeline.transformer(
@@ -27,7 +20,7 @@ def begin(pipeline: Any, prompt: str, generator: torch.Generator) -> tuple[Tenso
             return_dict=False,
         )[0]
 
-    return noise(generator, channels=4), velocity
+    return noise(generator, channels=4), in_one_pass(forward, [embeds], [negative])
 
 
 def end(pipeline: Any, latents: Tensor) -> Tensor:

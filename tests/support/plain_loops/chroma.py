@@ -5,22 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plain_loops.parts import SIDE, Velocity, packed_noise, unpacked_unscaled
+from plain_loops.parts import SIDE, Velocity, in_two_passes, packed_noise, unpacked_unscaled
 
 end = unpacked_unscaled
 
 
 def begin(pipeline: Any, prompt: str, generator: torch.Generator) -> tuple[Tensor, Velocity]:
     encoded = pipeline.encode_prompt(prompt)
-    said, unsaid = encoded[:3], encoded[3:]
     ids = pipeline._prepare_latent_image_ids(1, SIDE // 16, SIDE // 16, "cpu", torch.float32)
-
-    def velocity(x: Tensor, sigma: Tensor, guidance: float) -> Tensor:
-        with_ = forward(x, sigma, *said)
-        if guidance <= 1:
-            return with_
-        without = forward(x, sigma, *unsaid)
-        return without + guidance * (with_ - without)
 
     def forward(x: Tensor, sigma: Tensor, embeds: Tensor, text_ids: Tensor, mask: Tensor) -> Tensor:
         # diffusers would add its mask of numbers to the scores; the trainer's hides
@@ -35,4 +27,5 @@ def begin(pipeline: Any, prompt: str, generator: torch.Generator) -> tuple[Tenso
             return_dict=False,
         )[0]
 
+    velocity = in_two_passes(forward, encoded[:3], encoded[3:])
     return packed_noise(pipeline, generator), velocity

@@ -5,26 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plain_loops.parts import Velocity, noise, unscaled
+from plain_loops.parts import Velocity, in_one_pass, noise, unscaled
 
 end = unscaled
 
 
 def begin(pipeline: Any, prompt: str, generator: torch.Generator) -> tuple[Tensor, Velocity]:
-    t5, negative_t5, llama, negative_llama, pooled, negative_pooled = pipeline.encode_prompt(prompt)
-
-    def velocity(x: Tensor, sigma: Tensor, guidance: float) -> Tensor:
-        if guidance <= 1:
-            return forward(x, sigma, t5, llama, pooled)
-        both = forward(
-            torch.cat([x, x]),
-            sigma.expand(2),
-            torch.cat([negative_t5, t5]),
-            torch.cat([negative_llama, llama], dim=1),  # layers come first
-            torch.cat([negative_pooled, pooled]),
-        )
-        without, with_ = both.chunk(2)
-        return without + guidance * (with_ - without)
+    encoded = pipeline.encode_prompt(prompt)  # of T5, of Llama, pooled: each with its negative
 
     def forward(x: Tensor, sigma: Tensor, t5: Tensor, llama: Tensor, pooled: Tensor) -> Tensor:
         return -pipeline.transformer(
@@ -36,4 +23,5 @@ def begin(pipeline: Any, prompt: str, generator: torch.Generator) -> tuple[Tenso
             return_dict=False,
         )[0]
 
-    return noise(generator), velocity
+    # of Llama's, layers come first
+    return noise(generator), in_one_pass(forward, encoded[::2], encoded[1::2], batch_axes=(0, 1, 0))

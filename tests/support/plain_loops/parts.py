@@ -1,6 +1,6 @@
-"""What several families share: the noise, and the latents' way to the VAE. No velocity is here."""
+"""What several families share: the noise, ways to guide, and the latents' way to the VAE."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,50 @@ def packed_noise(pipeline: Any, generator: torch.Generator) -> Tensor:
     return pipeline._pack_latents(noise(generator), 1, 16, SIDE // 8, SIDE // 8)
 
 
+def in_two_passes(
+    forward: Callable[..., Tensor],
+    said: Sequence[Tensor],
+    unsaid: Sequence[Tensor],
+    *,
+    keeps_length: bool = False,
+) -> Velocity:
+    """`keeps_length`: the guided velocity is as long as the unguided one."""
+
+    def velocity(x: Tensor, sigma: Tensor, guidance: float) -> Tensor:
+        with_ = forward(x, sigma, *said)
+        if guidance <= 1:
+            return with_
+        without = forward(x, sigma, *unsaid)
+        guided = without + guidance * (with_ - without)
+        if not keeps_length:
+            return guided
+        return guided * (with_.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
+
+    return velocity
+
+
+def in_one_pass(
+    forward: Callable[..., Tensor],
+    said: Sequence[Tensor],
+    unsaid: Sequence[Tensor],
+    *,
+    batch_axes: Sequence[int] = (0, 0, 0),
+) -> Velocity:
+    """Both prompts in one batch, the negative one first."""
+
+    def velocity(x: Tensor, sigma: Tensor, guidance: float) -> Tensor:
+        if guidance <= 1:
+            return forward(x, sigma, *said)
+        both = (
+            torch.cat(each, dim=axis)
+            for *each, axis in zip(unsaid, said, batch_axes[: len(said)], strict=True)
+        )
+        without, with_ = forward(torch.cat([x, x]), sigma.expand(2), *both).chunk(2)
+        return without + guidance * (with_ - without)
+
+    return velocity
+
+
 def unpacked(pipeline: Any, latents: Tensor) -> Tensor:
     return pipeline._unpack_latents(latents, SIDE, SIDE, pipeline.vae_scale_factor)
 
@@ -35,9 +79,11 @@ def unpacked_unscaled(pipeline: Any, latents: Tensor) -> Tensor:
 
 def unnormalised(pipeline: Any, latents: Tensor) -> Tensor:
     """Of a video VAE."""
-    config = pipeline.vae.config
-    mean, std = (
-        torch.tensor(values).view(1, -1, 1, 1, 1)
-        for values in (config.latents_mean, config.latents_std)
-    )
+    mean, std = mean_and_deviation(pipeline.vae)
     return latents / (1.0 / std) + mean  # as diffusers rounds it
+
+
+def mean_and_deviation(video_vae: Any) -> tuple[Tensor, Tensor]:
+    config = video_vae.config
+    mean, std = (torch.tensor(each) for each in (config.latents_mean, config.latents_std))
+    return mean.view(1, -1, 1, 1, 1), std.view(1, -1, 1, 1, 1)

@@ -5,31 +5,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plain_loops.parts import SIDE, Velocity, packed_noise, unnormalised, unpacked
+from plain_loops.parts import SIDE, Velocity, in_two_passes, packed_noise, unnormalised, unpacked
 
 
 def begin(pipeline: Any, prompt: str, generator: torch.Generator) -> tuple[Tensor, Velocity]:
-    embeds, _ = pipeline.encode_prompt(prompt)
-    negative, _ = pipeline.encode_prompt("")
+    said, unsaid = (pipeline.encode_prompt(text)[:1] for text in (prompt, ""))
+    return packed_noise(pipeline, generator), guided(pipeline, said, unsaid)
 
-    def velocity(x: Tensor, sigma: Tensor, guidance: float) -> Tensor:
-        with_ = forward(x, sigma, embeds)
-        if guidance <= 1:
-            return with_
-        without = forward(x, sigma, negative)
-        guided = without + guidance * (with_ - without)
-        return guided * (with_.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
+
+def guided(
+    pipeline: Any, said: Any, unsaid: Any, beside: Tensor | None = None, *shapes: tuple[int, ...]
+) -> Velocity:
+    """`beside`: the reference's tokens, with their `shapes`, of a family that edits."""
 
     def forward(x: Tensor, sigma: Tensor, embeds: Tensor) -> Tensor:
         return pipeline.transformer(
-            hidden_states=x,
+            hidden_states=x if beside is None else torch.cat([x, beside], dim=1),
             timestep=sigma,
             encoder_hidden_states=embeds,
-            img_shapes=[[(1, SIDE // 16, SIDE // 16)]],
+            img_shapes=[[(1, SIDE // 16, SIDE // 16), *shapes]],
             return_dict=False,
-        )[0]
+        )[0][:, : x.shape[1]]
 
-    return packed_noise(pipeline, generator), velocity
+    return in_two_passes(forward, said, unsaid, keeps_length=True)
 
 
 def end(pipeline: Any, latents: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plain_loops.parts import Velocity, noise, unscaled
+from plain_loops.parts import Velocity, in_one_pass, noise, unscaled
 
 end = unscaled
 
@@ -16,18 +16,6 @@ def begin(pipeline: Any, prompt: str, generator: torch.Generator) -> tuple[Tenso
         prompt, None, None, max_sequence_length=154
     )
 
-    def velocity(x: Tensor, sigma: Tensor, guidance: float) -> Tensor:
-        if guidance <= 1:
-            return forward(x, sigma, embeds, pooled)
-        both = forward(
-            torch.cat([x, x]),
-            sigma.expand(2),
-            torch.cat([negative, embeds]),
-            torch.cat([negative_pooled, pooled]),
-        )
-        without, with_ = both.chunk(2)
-        return without + guidance * (with_ - without)
-
     def forward(x: Tensor, sigma: Tensor, embeds: Tensor, pooled: Tensor) -> Tensor:
         return pipeline.transformer(
             hidden_states=x,
@@ -37,4 +25,5 @@ def begin(pipeline: Any, prompt: str, generator: torch.Generator) -> tuple[Tenso
             return_dict=False,
         )[0]
 
+    velocity = in_one_pass(forward, [embeds, pooled], [negative, negative_pooled])
     return noise(generator), velocity

@@ -21,21 +21,17 @@ def make() -> AuraFlowPipeline:
         ),
         text_encoder=umt5(),
         tokenizer=llama_tokenizer(),
-        transformer=_transformer(),
+        transformer=AuraFlowTransformer2DModel(
+            sample_size=64,
+            patch_size=2,
+            in_channels=_LATENT_CHANNELS,
+            out_channels=_LATENT_CHANNELS,
+            num_mmdit_layers=1,
+            num_single_dit_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=TEXT_WIDTH,
+            caption_projection_dim=32,
+            pos_embed_max_size=1024,  # 32 x 32 learnt places of 16 pixels: 512 pixels a side
+        ).eval(),
     )
-
-
-def _transformer() -> AuraFlowTransformer2DModel:
-    return AuraFlowTransformer2DModel(
-        sample_size=64,
-        patch_size=2,
-        in_channels=_LATENT_CHANNELS,
-        out_channels=_LATENT_CHANNELS,
-        num_mmdit_layers=1,
-        num_single_dit_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=TEXT_WIDTH,
-        caption_projection_dim=32,
-        pos_embed_max_size=1024,  # 32 x 32 learnt places of 16 pixels: 512 pixels a side
-    ).eval()

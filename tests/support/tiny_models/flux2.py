@@ -3,14 +3,9 @@
 klein is built of the same parts; its text encoder is another.
 """
 
-from diffusers import (
-    AutoencoderKLFlux2,
-    FlowMatchEulerDiscreteScheduler,
-    Flux2Pipeline,
-    Flux2Transformer2DModel,
-)
+from diffusers import AutoencoderKLFlux2, Flux2Pipeline, Flux2Transformer2DModel
 
-from tiny_models.parts import mistral3
+from tiny_models.parts import mistral3, scheduler
 from tiny_models.vocabularies import pixtral_processor
 
 LENT = {"text_encoder": ".", "tokenizer": "."}
@@ -21,24 +16,13 @@ _TEXT_WIDTH = 16
 def make() -> Flux2Pipeline:
     processor = pixtral_processor()
     return Flux2Pipeline(
+        # FLUX.1's; SimpleTuner repeats it in flux2/model.py. The pipelines compute mu on their own,
+        # from the size and the number of steps.
         scheduler=scheduler(),
         vae=vae(),
         text_encoder=mistral3(width=_TEXT_WIDTH, layers=30, image_token=processor.image_token_id),
         tokenizer=processor,
         transformer=transformer(text_width=3 * _TEXT_WIDTH, guidance_embeds=True),
-    )
-
-
-def scheduler() -> FlowMatchEulerDiscreteScheduler:
-    # FLUX.1's; SimpleTuner repeats it in flux2/model.py. The pipelines compute mu on their own,
-    # from the size and the number of steps.
-    return FlowMatchEulerDiscreteScheduler(
-        base_shift=0.5,
-        max_shift=1.15,
-        base_image_seq_len=256,
-        max_image_seq_len=4096,
-        shift=3.0,
-        use_dynamic_shifting=True,
     )
 
 

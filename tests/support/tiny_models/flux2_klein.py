@@ -2,8 +2,8 @@
 
 from diffusers import Flux2KleinPipeline
 
-from tiny_models.flux2 import scheduler, transformer, vae
-from tiny_models.parts import qwen3
+from tiny_models.flux2 import transformer, vae
+from tiny_models.parts import qwen3, scheduler
 from tiny_models.vocabularies import qwen_tokenizer
 
 _TEXT_WIDTH = 16

@@ -22,7 +22,7 @@ def make() -> HiDreamImagePipeline:
     return HiDreamImagePipeline(
         # I1-Full's shift; the checkpoint itself names a UniPC scheduler.
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=vae(scaling_factor=0.3611, shift_factor=0.1159),  # FLUX.1's VAE
+        vae=vae(),  # FLUX.1's
         text_encoder=clip_with_projection(tokens=_CLIP_TOKENS),
         tokenizer=clip_tokenizer(tokens=_CLIP_TOKENS),
         text_encoder_2=clip_with_projection(tokens=_CLIP_TOKENS),
@@ -31,24 +31,20 @@ def make() -> HiDreamImagePipeline:
         tokenizer_3=t5_tokenizer(),
         text_encoder_4=llama(),
         tokenizer_4=llama_tokenizer(),
-        transformer=_transformer(),
+        transformer=HiDreamImageTransformer2DModel(
+            patch_size=2,
+            in_channels=LATENT_CHANNELS,
+            out_channels=LATENT_CHANNELS,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            caption_channels=[TEXT_WIDTH, TEXT_WIDTH],  # T5's width and Llama's
+            text_emb_dim=2 * TEXT_WIDTH,  # both CLIPs beside each other
+            num_routed_experts=4,
+            num_activated_experts=2,
+            axes_dims_rope=(4, 2, 2),  # sums to attention_head_dim
+            max_resolution=(128, 128),
+            llama_layers=[0, 1],  # the layer of Llama that each block reads
+        ).eval(),
     )
-
-
-def _transformer() -> HiDreamImageTransformer2DModel:
-    return HiDreamImageTransformer2DModel(
-        patch_size=2,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        caption_channels=[TEXT_WIDTH, TEXT_WIDTH],  # T5's width and Llama's
-        text_emb_dim=2 * TEXT_WIDTH,  # both CLIPs beside each other
-        num_routed_experts=4,
-        num_activated_experts=2,
-        axes_dims_rope=(4, 2, 2),  # sums to attention_head_dim
-        max_resolution=(128, 128),
-        llama_layers=[0, 1],  # the layer of Llama that each block reads
-    ).eval()

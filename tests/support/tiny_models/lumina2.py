@@ -10,25 +10,21 @@ def make() -> Lumina2Pipeline:
     return Lumina2Pipeline(
         # From memory: Lumina-Image-2.0's own scheduler_config.json was not seen here.
         scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
-        vae=vae(scaling_factor=0.3611, shift_factor=0.1159),  # FLUX.1's VAE
+        vae=vae(),  # FLUX.1's
         text_encoder=gemma2(),
         tokenizer=gemma_tokenizer(),
-        transformer=_transformer(),
+        transformer=Lumina2Transformer2DModel(
+            sample_size=128,
+            patch_size=2,
+            in_channels=LATENT_CHANNELS,
+            hidden_size=36,
+            num_layers=1,
+            num_refiner_layers=1,
+            num_attention_heads=3,  # grouped: three heads share one key
+            num_kv_heads=1,
+            multiple_of=16,
+            axes_dim_rope=(4, 4, 4),  # sums to hidden_size / num_attention_heads
+            axes_lens=(300, 512, 512),
+            cap_feat_dim=TEXT_WIDTH,
+        ).eval(),
     )
-
-
-def _transformer() -> Lumina2Transformer2DModel:
-    return Lumina2Transformer2DModel(
-        sample_size=128,
-        patch_size=2,
-        in_channels=LATENT_CHANNELS,
-        hidden_size=36,
-        num_layers=1,
-        num_refiner_layers=1,
-        num_attention_heads=3,  # grouped: three heads share one key
-        num_kv_heads=1,
-        multiple_of=16,
-        axes_dim_rope=(4, 4, 4),  # sums to hidden_size / num_attention_heads
-        axes_lens=(300, 512, 512),
-        cap_feat_dim=TEXT_WIDTH,
-    ).eval()

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderKLQwenImage
+from diffusers import AutoencoderKL, AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -38,10 +38,20 @@ TEXT_WIDTH = 32
 LATENT_CHANNELS = 16
 
 
+def scheduler(**changes: Any) -> FlowMatchEulerDiscreteScheduler:
+    """FLUX.1-dev's scheduler_config.json, but for what is changed."""
+    return FlowMatchEulerDiscreteScheduler(
+        **{
+            **{"base_shift": 0.5, "max_shift": 1.15, "shift": 3.0, "use_dynamic_shifting": True},
+            **{"base_image_seq_len": 256, "max_image_seq_len": 4096, **changes},
+        }
+    )
+
+
 def vae(
     *,
-    scaling_factor: float,
-    shift_factor: float | None,
+    scaling_factor: float = 0.3611,  # FLUX.1's vae/config.json
+    shift_factor: float | None = 0.1159,
     latent_channels: int = LATENT_CHANNELS,
     quant_conv: bool = False,
 ) -> AutoencoderKL:
@@ -103,39 +113,21 @@ def _clip_config(tokens: int) -> CLIPTextConfig:
 
 
 def t5(*, width: int = TEXT_WIDTH) -> T5EncoderModel:
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=len(t5_tokenizer()),
-            d_model=width,
-            d_kv=16,
-            d_ff=2 * width,
-            num_layers=1,
-            num_heads=2,
-            feed_forward_proj="gated-gelu",
-        )
-    ).eval()
+    return T5EncoderModel(T5Config(**_t5(t5_tokenizer(), width))).eval()
 
 
 def umt5() -> UMT5EncoderModel:
-    return UMT5EncoderModel(
-        UMT5Config(
-            vocab_size=len(llama_tokenizer()),
-            d_model=TEXT_WIDTH,
-            d_kv=16,
-            d_ff=2 * TEXT_WIDTH,
-            num_layers=1,
-            num_heads=2,
-            feed_forward_proj="gated-gelu",
-        )
-    ).eval()
+    return UMT5EncoderModel(UMT5Config(**_t5(llama_tokenizer(), TEXT_WIDTH))).eval()
+
+
+def _t5(tokenizer: Any, width: int) -> dict[str, Any]:
+    sizes = {"d_model": width, "d_kv": 16, "d_ff": 2 * width, "num_layers": 1, "num_heads": 2}
+    return {"vocab_size": len(tokenizer), "feed_forward_proj": "gated-gelu", **sizes}
 
 
 def qwen3(*, width: int, layers: int) -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(
-        Qwen3Config(
-            **_language_model(qwen_tokenizer(), width, layers),
-            tie_word_embeddings=True,
-        )
+        Qwen3Config(**_language_model(qwen_tokenizer(), width, layers), tie_word_embeddings=True)
     ).eval()
 
 
@@ -148,13 +140,7 @@ def qwen2_5_vl() -> Qwen2_5_VLForConditionalGeneration:
                 "rope_scaling": {"mrope_section": [2, 3, 3], "rope_type": "default"},
                 "rope_theta": 1000000.0,
             },
-            vision_config={
-                "depth": 1,
-                "hidden_size": 16,
-                "intermediate_size": 16,
-                "num_heads": 2,
-                "out_hidden_size": TEXT_WIDTH,
-            },
+            vision_config=_eye(TEXT_WIDTH),
             **_picture_tokens(tokenizer),
         )
     ).eval()
@@ -170,11 +156,7 @@ def qwen3_vl(*, width: int, layers: int) -> Qwen3VLModel:
                 "rope_theta": 5000000.0,
             },
             vision_config={
-                "depth": 1,
-                "hidden_size": 16,
-                "intermediate_size": 16,
-                "num_heads": 2,
-                "out_hidden_size": width,
+                **_eye(width),
                 "num_position_embeddings": 16,
                 "deepstack_visual_indexes": [0],
             },
@@ -211,6 +193,11 @@ def _language_model(tokenizer: Any, width: int, layers: int) -> dict[str, Any]:
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
+
+
+def _eye(width: int) -> dict[str, int]:
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "out_hidden_size": width}
+    return {"depth": 1, "num_heads": 2, **sizes}
 
 
 def _picture_tokens(tokenizer: Any) -> dict[str, int]:

@@ -21,23 +21,20 @@ def make() -> StableDiffusion3Pipeline:
         tokenizer_2=clip_tokenizer(),
         text_encoder_3=t5(width=2 * TEXT_WIDTH),
         tokenizer_3=t5_tokenizer(),
-        transformer=_transformer(),
+        transformer=SD3Transformer2DModel(
+            sample_size=128,
+            patch_size=2,
+            in_channels=LATENT_CHANNELS,
+            out_channels=LATENT_CHANNELS,
+            num_layers=2,  # the last block of an MM-DiT has no output for the text
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=2
+            * TEXT_WIDTH,  # T5's width; both CLIPs beside each other are padded
+            caption_projection_dim=32,
+            pooled_projection_dim=2 * TEXT_WIDTH,
+            pos_embed_max_size=32,  # a table of places that would outweigh the rest
+            dual_attention_layers=(0,),  # 3.5's: some of the first blocks
+            qk_norm="rms_norm",  # 3.5's
+        ).eval(),
     )
-
-
-def _transformer() -> SD3Transformer2DModel:
-    return SD3Transformer2DModel(
-        sample_size=128,
-        patch_size=2,
-        in_channels=LATENT_CHANNELS,
-        out_channels=LATENT_CHANNELS,
-        num_layers=2,  # the last block of an MM-DiT has no output for the text
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=2 * TEXT_WIDTH,  # T5's width; both CLIPs beside each other are padded
-        caption_projection_dim=32,
-        pooled_projection_dim=2 * TEXT_WIDTH,
-        pos_embed_max_size=32,  # a table of places that would outweigh the rest
-        dual_attention_layers=(0,),  # 3.5's: some of the first blocks
-        qk_norm="rms_norm",  # 3.5's
-    ).eval()

@@ -27,12 +27,7 @@ _CHAT = (
 def clip_tokenizer(*, tokens: int = 77) -> CLIPTokenizer:
     """CLIP's byte-level tokenizer without a single merge: any text, one token a byte."""
     bytes_ = sorted(ByteLevel.alphabet())
-    pieces = [
-        *bytes_,
-        *(f"{byte}</w>" for byte in bytes_),
-        "<|startoftext|>",
-        "<|endoftext|>",
-    ]
+    pieces = [*bytes_, *(f"{byte}</w>" for byte in bytes_), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(vocab=_numbered(pieces), merges=[], model_max_length=tokens)
 
 

@@ -11,7 +11,7 @@ def make() -> ZImagePipeline:
     return ZImagePipeline(
         # What others report of Z-Image's scheduler_config.json (Turbo: 3); not seen here.
         scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
-        vae=vae(scaling_factor=0.3611, shift_factor=0.1159),  # FLUX.1's VAE
+        vae=vae(),  # FLUX.1's
         text_encoder=qwen3(width=TEXT_WIDTH, layers=2),
         tokenizer=qwen_tokenizer(),
         transformer=_transformer(),
