@@ -37,6 +37,7 @@ from glance.training.recording import DistillationResult, is_recorded, run_disti
 pytest_plugins = ["fakes.plugin"]
 
 SLOW, FAST = Phase
+STYLE = Path("style.safetensors")
 
 
 @pytest.fixture(autouse=True)
@@ -56,19 +57,27 @@ def train(plan: DistillationPlan) -> tuple[DistillationResult, list[Event]]:
     return run_distillation(plan, events.append), events
 
 
+def record_nothing_yet(plan: DistillationPlan) -> None:
+    """Make the run folder what it is when its paths are recorded and no phase is trained."""
+    with pytest.raises(AssertionError, match="was to be loaded"):
+        train(plan)
+    record_nothing(plan)
+
+
+@pytest.fixture
+def planned(simpletuner: FakeSimpleTuner) -> DistillationPlan:
+    """A plan whose paths are recorded."""
+    plan = distil()
+    record_nothing_yet(plan)
+    return plan
+
+
 def distil_whole(**changes: Any) -> DistillationPlan:
     """Train both phases on recordings of nothing."""
     plan = distil(**changes)
     record_nothing_yet(plan)
     train(plan)
     return plan
-
-
-def record_nothing_yet(plan: DistillationPlan) -> None:
-    """Make the run folder what it is when its paths are recorded and no phase is trained."""
-    with pytest.raises(AssertionError, match="was to be loaded"):
-        train(plan)
-    record_nothing(plan)
 
 
 def states() -> list[PhaseState]:
@@ -88,38 +97,29 @@ def differences(**changes: Any) -> list[str]:
 
 
 def test_both_phases_learn_what_is_recorded_and_nothing_is_loaded(
-    simpletuner: FakeSimpleTuner,
+    planned: DistillationPlan, simpletuner: FakeSimpleTuner
 ) -> None:
-    plan = distil()
-    record_nothing_yet(plan)
-
-    result, events = train(plan)
+    result, events = train(planned)
 
     assert states() == ["done", "done"]
     assert simpletuner.phases == ["slow", "fast"]
     assert Noted("4 of 4 paths are recorded already") in events
     assert result.report is None
     for start in simpletuner.starts:
-        assert start["environment"]["GLANCE_TARGETS"] == f"config/glance-{start['phase']}/" + (
-            "targets.json"
-        )
+        targets = f"config/glance-{start['phase']}/targets.json"
+        assert start["environment"]["GLANCE_TARGETS"] == targets
     assert len(simpletuner.starts[0]["data"]) == 2 * 4
     assert read_lora(RUN.lora(SLOW)).metadata["glance.folded_scale"] == "1.0"
     assert read_lora(RUN.lora(FAST)).metadata["glance.guidance"] == "3.5"
-
-
-def test_recordings_are_removed_and_the_pictures_stay(simpletuner: FakeSimpleTuner) -> None:
-    distil_whole()
-
+    # the pictures stay
     assert not RUN.recordings.exists()
     assert len(list(RUN.data.glob("*.png"))) == len(list(RUN.data.glob("*.txt"))) == 4
     assert list(RUN.path.glob("config/*/targets-in-use.txt")) == []
 
+    _, events = train(planned)
 
-def test_recordings_can_be_kept(simpletuner: FakeSimpleTuner) -> None:
-    plan = distil_whole(keep_recording=True)
-
-    assert all(is_recorded(plan, one) for one in plan.paths)
+    assert simpletuner.phases == ["slow", "fast"]
+    assert events[-2:] == [PhaseSkipped(SLOW), PhaseSkipped(FAST)]
 
 
 def test_recordings_stay_until_both_phases_have_learnt_them(simpletuner: FakeSimpleTuner) -> None:
@@ -130,52 +130,44 @@ def test_recordings_stay_until_both_phases_have_learnt_them(simpletuner: FakeSim
 
     assert states() == ["done", "pending"]
     assert all(is_recorded(plan, one) for one in plan.paths)
+    with pytest.raises(RunError) as caught:
+        open_source(RUN.path)
+    assert caught.value.problems[0].hint == "run its `glance distill` command again: it continues"
     train(distil(phases=(FAST,)))
     assert states() == ["done", "done"]
     assert not RUN.recordings.exists()
 
 
-def test_the_same_command_again_starts_nothing(simpletuner: FakeSimpleTuner) -> None:
-    plan = distil_whole()
-
-    _, events = train(plan)
-
-    assert simpletuner.phases == ["slow", "fast"]
-    assert events[-2:] == [PhaseSkipped(SLOW), PhaseSkipped(FAST)]
-
-
-def test_after_a_failure_only_what_is_missing_is_done(simpletuner: FakeSimpleTuner) -> None:
-    plan = distil()
-    record_nothing_yet(plan)
+def test_after_a_failure_only_what_is_missing_is_done(
+    planned: DistillationPlan, simpletuner: FakeSimpleTuner
+) -> None:
     simpletuner.behave(fast="out of memory")
     with pytest.raises(TrainingFailed):
-        train(plan)
+        train(planned)
     simpletuner.behave()
 
-    train(distil())
+    train(distil(keep_recording=True))
 
     assert simpletuner.phases == ["slow", "fast", "fast"]
     assert states() == ["done", "done"]
+    assert all(is_recorded(planned, one) for one in planned.paths)
 
 
 # Recordings
 
 
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
+RECORDING, ANOTHER = (RUN.recordings / f"000{n}-2.safetensors" for n in (1, 2))
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda run: (run.recordings / "0001-2.safetensors").unlink(),
-        lambda run: truncate(run.recordings / "0001-2.safetensors"),
-        lambda run: (run.recordings / "0001-2.safetensors").write_bytes(b""),
-        lambda run: (run.recordings / "0001-2.safetensors").write_bytes(
-            (run.recordings / "0002-2.safetensors").read_bytes()
-        ),
-        lambda run: (run.data / "0001-2.png").unlink(),
-        lambda run: (run.data / "0001-2.txt").unlink(),
+        lambda: RECORDING.unlink(),
+        lambda: RECORDING.write_bytes(RECORDING.read_bytes()[:-1]),
+        lambda: RECORDING.write_bytes(b""),
+        lambda: RECORDING.write_bytes(ANOTHER.read_bytes()),
+        lambda: (RUN.data / "0001-2.png").unlink(),
+        lambda: (RUN.data / "0001-2.txt").unlink(),
     ],
     ids=["missing", "truncated", "empty", "of another prompt", "no picture", "no caption"],
 )
@@ -184,7 +176,7 @@ def test_a_path_is_recorded_when_it_is_there_whole_and_its_own(damage: Callable)
     record_nothing(plan)
     assert [is_recorded(plan, one) for one in plan.paths] == [True] * 4
 
-    damage(RUN)
+    damage()
 
     assert [is_recorded(plan, one) for one in plan.paths] == [True, False, True, True]
 
@@ -199,9 +191,7 @@ def test_a_path_is_recorded_when_it_is_there_whole_and_its_own(damage: Callable)
         {"quantize": Quantize.FP8},
     ],
 )
-def test_a_recording_of_another_teacher_or_other_sigmas_does_not_count(
-    changes: dict[str, Any],
-) -> None:
+def test_a_recording_of_another_teacher_or_other_sigmas_does_not_count(changes: dict) -> None:
     record_nothing(distil(run=Path("other")))
     other = distil(run=Path("another"), **changes)
     shutil.copytree("other", "another")
@@ -209,15 +199,15 @@ def test_a_recording_of_another_teacher_or_other_sigmas_does_not_count(
     assert not any(is_recorded(other, one) for one in other.paths)
 
 
-def test_what_is_not_of_the_plan_is_not_trained_on(simpletuner: FakeSimpleTuner) -> None:
-    plan = distil()
-    record_nothing_yet(plan)
+def test_what_is_not_of_the_plan_is_not_trained_on(
+    planned: DistillationPlan, simpletuner: FakeSimpleTuner
+) -> None:
     strays = ("stray.png", "stray.txt", "0003-1.png", "._0001-1.png", "Thumbs.db", "old/0004-1.png")
     for stray in strays:
         (RUN.data / stray).parent.mkdir(exist_ok=True)
         (RUN.data / stray).touch()
 
-    train(plan)
+    train(planned)
 
     names = {Path(stray).name for stray in strays}
     assert not names & set(simpletuner.starts[0]["data"])
@@ -240,6 +230,14 @@ def test_strays_among_the_references_go_as_well(simpletuner: FakeSimpleTuner) ->
 # Another run than this
 
 
+@pytest.fixture
+def half(simpletuner: FakeSimpleTuner) -> None:
+    """Its slow phase is trained, with a LoRA of the teacher's."""
+    write_lora(STYLE)
+    distil_whole(phases=(SLOW,), teacher_loras=(STYLE,))
+
+
+@pytest.mark.usefixtures("half")
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -260,74 +258,54 @@ def test_strays_among_the_references_go_as_well(simpletuner: FakeSimpleTuner) ->
         ({"steps": 6}, "steps: 5 there, 6 asked"),
         ({"batch_size": 2}, "batch_size: 1 there, 2 asked"),
         ({"fast_timesteps": "700,400"}, "| 700.0,400.0 asked"),
+        ({"sizes": ("64x64", "64x128")}, "sizes: 64x64 there, 64x64, 64x128 asked"),
+        ({"teacher_loras": ()}, ") there, none asked"),
     ],
 )
-def test_a_run_of_something_else_is_refused(
-    simpletuner: FakeSimpleTuner, changes: dict[str, Any], expected: str
-) -> None:
-    distil_whole(phases=(SLOW,))
-
-    (difference,) = differences(**changes)
+def test_a_run_of_something_else_is_refused(changes: dict[str, Any], expected: str) -> None:
+    (difference,) = differences(**{"teacher_loras": (STYLE,), **changes})
 
     assert difference.endswith(expected)
 
 
-@pytest.mark.usefixtures("simpletuner")
+@pytest.mark.usefixtures("half")
 def test_everything_that_differs_is_named() -> None:
-    distil_whole(phases=(SLOW,))
-    write_lora(Path("style.safetensors"))
+    write_lora(STYLE, fill=2)  # of the same name and another content
 
-    found = differences(
-        guidance=2, sizes=("64x64", "64x128"), teacher_loras=(Path("style.safetensors"),)
-    )
+    found = differences(guidance=2, teacher_loras=(STYLE,))
 
     names = [one.partition(":")[0] for one in found]
-    assert names == ["sizes", "guidance", "slow_guidance", "fast_guidance", "loras"]
-    assert "sizes: 64x64 there, 64x64, 64x128 asked" in found
-    assert next(one for one in found if one.startswith("loras")).startswith(
-        "loras: none there, style.safetensors "
-    )
-
-
-@pytest.mark.usefixtures("simpletuner")
-def test_a_teachers_lora_of_the_same_name_and_another_content_is_another() -> None:
-    write_lora(Path("style.safetensors"))
-    distil_whole(phases=(SLOW,), teacher_loras=(Path("style.safetensors"),))
-    write_lora(Path("style.safetensors"), fill=2)
-
-    (difference,) = differences(teacher_loras=(Path("style.safetensors"),))
-
-    assert difference.startswith("loras: style.safetensors ")
+    assert names == ["guidance", "slow_guidance", "fast_guidance", "loras"]
+    assert found[-1].startswith("loras: style.safetensors (")
 
 
 @pytest.mark.usefixtures("simpletuner", "pair")
 def test_the_two_ways_of_training_do_not_mix() -> None:
     distil_whole()
-    train_hint = "give another --run; --restart would discard what this one has trained"
     with pytest.raises(RunError) as caught:
         make_plan(model=str(MODEL), run=RUN.path)
     (problem,) = caught.value.problems
-    assert problem.message.endswith(
-        "trained on: the base model's own paths there, one picture asked"
-    )
-    assert problem.hint == train_hint
+    ways = "trained on: the base model's own paths there, one picture asked"
+    assert problem.message.endswith(ways)
+    assert problem.hint == "give another --run; --restart would discard what this one has trained"
 
     run_training(make_plan(model=str(MODEL), phases=(SLOW,)), print)
-    with pytest.raises(RunError) as caught:
+    ways = "trained on: one picture there, the base model's own paths asked"
+    with pytest.raises(RunError, match=f"{ways}$"):
         distil(run=Path("runs/cat"))
-    (problem,) = caught.value.problems
-    assert problem.message.endswith(
-        "trained on: one picture there, the base model's own paths asked"
-    )
 
 
 # Restart
 
 
-def test_a_distilled_run_can_be_restarted_on_a_picture(
+def test_a_distilled_run_can_be_restarted_on_a_picture_that_it_does_not_remove(
     simpletuner: FakeSimpleTuner, pair: Path
 ) -> None:
     distil_whole(sizes=("64x64", "64x128"))
+    recorded = RUN.data / "64x64/0001-1-64x64.png"
+    with pytest.raises(RunError, match="lies among the recorded pictures"):
+        make_plan(image=recorded, model=str(MODEL), run=RUN.path, restart=True)
+    assert recorded.exists()
 
     run_training(make_plan(model=str(MODEL), run=RUN.path, restart=True), print)
 
@@ -335,24 +313,11 @@ def test_a_distilled_run_can_be_restarted_on_a_picture(
     assert load_manifest(RUN).settings.teacher is None
 
 
-@pytest.mark.usefixtures("simpletuner")
-def test_a_restart_does_not_remove_the_picture_that_it_is_to_begin_from() -> None:
-    distil_whole()
-    recorded = RUN.data / "0001-1.png"
-
-    with pytest.raises(RunError, match="lies among the recorded pictures"):
-        make_plan(image=recorded, model=str(MODEL), run=RUN.path, restart=True)
-
-    assert recorded.exists()
-
-
 @pytest.mark.usefixtures("pair")
 def test_a_trained_run_can_be_restarted_as_a_distilled_one(simpletuner: FakeSimpleTuner) -> None:
     run_training(make_plan(model=str(MODEL), run=RUN.path), print)
     plan = distil(restart=True)
-    with pytest.raises(AssertionError, match="was to be loaded"):
-        train(plan)
-    record_nothing(plan)
+    record_nothing_yet(plan)
 
     train(distil())
 
@@ -373,14 +338,6 @@ def test_restart_throws_old_pictures_and_recordings_away(simpletuner: FakeSimple
     assert load_manifest(RUN).settings.teacher == plan.teacher
 
 
-@pytest.mark.usefixtures("simpletuner")
-def test_restart_of_the_same_records_anew() -> None:
-    distil_whole(keep_recording=True)
-
-    with pytest.raises(AssertionError, match="was to be loaded"):
-        train(distil(restart=True))
-
-
 def test_restart_of_one_phase_keeps_the_recordings(simpletuner: FakeSimpleTuner) -> None:
     distil_whole(keep_recording=True)
     slow = RUN.lora(SLOW).read_bytes()
@@ -394,13 +351,16 @@ def test_restart_of_one_phase_keeps_the_recordings(simpletuner: FakeSimpleTuner)
 # The bad ways
 
 
-def test_a_trainer_that_ignores_the_targets_leaves_no_lora(simpletuner: FakeSimpleTuner) -> None:
-    plan = distil()
-    record_nothing_yet(plan)
-    simpletuner.behave(slow="ignores the targets")
+def test_a_trainer_that_ignores_the_targets_leaves_no_lora(
+    planned: DistillationPlan, simpletuner: FakeSimpleTuner
+) -> None:
+    simpletuner.behave(slow="zero")
+    with pytest.raises(TrainingFailed, match="every lora_B is zero"):
+        train(planned)
+    simpletuner.behave(slow="ignores the targets")  # the receipt of before does not pass for its
 
     with pytest.raises(TrainingFailed) as caught:
-        train(plan)
+        train(planned)
 
     (problem,) = caught.value.problems
     assert problem.message == "the slow phase was trained on pictures, not on what was recorded"
@@ -410,25 +370,13 @@ def test_a_trainer_that_ignores_the_targets_leaves_no_lora(simpletuner: FakeSimp
     assert states() == ["failed", "pending"]
 
 
-def test_an_old_receipt_does_not_pass_for_a_new_one(simpletuner: FakeSimpleTuner) -> None:
-    plan = distil()
-    record_nothing_yet(plan)
-    simpletuner.behave(slow="zero")
-    with pytest.raises(TrainingFailed):
-        train(plan)
-    simpletuner.behave(slow="ignores the targets")
-
-    with pytest.raises(TrainingFailed, match="trained on pictures"):
-        train(plan)
-
-
-def test_a_trainer_that_cannot_be_taught_says_why(simpletuner: FakeSimpleTuner) -> None:
-    plan = distil()
-    record_nothing_yet(plan)
+def test_a_trainer_that_cannot_be_taught_says_why(
+    planned: DistillationPlan, simpletuner: FakeSimpleTuner
+) -> None:
     simpletuner.behave(slow="cannot be taught")
 
     with pytest.raises(TrainingFailed) as caught:
-        train(plan)
+        train(planned)
 
     (problem,) = caught.value.problems
     assert "glance cannot teach SimpleTuner: it is made for another version" in problem.message
@@ -449,21 +397,19 @@ def paint(**request: Any) -> GenerationPlan:
     return plan_generation(InferRequest(**{"prompts": ("a hill",), "device": "cpu", **request}))
 
 
-@pytest.mark.usefixtures("distilled")
-def test_the_pair_is_sampled_as_it_was_trained() -> None:
-    settings = paint().settings
-
-    assert (settings.slow_guidance, settings.fast_guidance) == (1, 1)
-    assert (settings.width, settings.height) == (128, 64)
-    assert not settings.needs_negative(paint().base.family)
+def guidance(plan: GenerationPlan) -> tuple[float, float]:
+    return plan.settings.slow_guidance, plan.settings.fast_guidance
 
 
 @pytest.mark.usefixtures("distilled")
-def test_what_the_user_says_goes_before_what_was_trained() -> None:
-    settings = paint(slow_guidance=5.0, height=256).settings
+def test_the_pair_is_sampled_as_it_was_trained_unless_the_user_says_otherwise() -> None:
+    usual, own = paint(), paint(slow_guidance=5.0, height=256)
 
-    assert (settings.slow_guidance, settings.fast_guidance) == (5, 1)
-    assert (settings.width, settings.height) == (128, 256)
+    assert guidance(usual) == (1, 1)
+    assert (usual.settings.width, usual.settings.height) == (128, 64)
+    assert not usual.settings.needs_negative(usual.base.family)
+    assert guidance(own) == (5, 1)
+    assert (own.settings.width, own.settings.height) == (128, 256)
 
 
 @pytest.mark.usefixtures("distilled")
@@ -472,9 +418,17 @@ def test_the_files_alone_say_what_they_were_trained_for() -> None:
 
     plan = paint(model=str(MODEL), **files)
 
-    assert (plan.settings.slow_guidance, plan.settings.fast_guidance) == (1, 1)
+    assert guidance(plan) == (1, 1)
     assert plan.schedule.to_json() == load_manifest(RUN).resolve_schedule().to_json()
     assert paint(model=str(MODEL), fast_guidance=3.0, **files).settings.fast_guidance == 3
+    taught = "the base model, 50 steps at guidance 7: 2 prompts x 2 noises at 128x64, 64x64"
+    assert any("taught by" in line and taught in line for line in describe(RUN.path).lines)
+    assert describe(RUN.lora(SLOW)).document["guidance"] == 1
+
+    run_import(plan_import(ImportRequest(**files, model=str(MODEL), run=Path("runs/theirs"))))
+
+    assert guidance(paint(run=Path("runs/theirs"))) == (1, 1)
+    assert load_manifest(RunFolder(Path("runs/theirs"))).is_taught
 
 
 @pytest.mark.usefixtures("simpletuner")
@@ -499,33 +453,3 @@ def test_exports_use_what_was_trained() -> None:
     assert (size["inputs"]["width"], size["inputs"]["height"]) == (128, 64)
     assert "| taught by | the base model, 50 steps at guidance 2.5&#58; 2 prompts x 2" in card
     assert "to take the base model's own many steps in few" in card
-
-
-@pytest.mark.usefixtures("distilled")
-def test_a_distilled_pair_that_is_imported_is_sampled_as_it_was_trained() -> None:
-    files = {f"{phase}_lora": str(RUN.lora(phase)) for phase in Phase}
-    request = ImportRequest(**files, model=str(MODEL), run=Path("runs/theirs"))
-
-    run_import(plan_import(request))
-
-    settings = paint(run=Path("runs/theirs")).settings
-    assert (settings.slow_guidance, settings.fast_guidance) == (1, 1)
-    assert load_manifest(RunFolder(Path("runs/theirs"))).is_taught
-
-
-@pytest.mark.usefixtures("simpletuner")
-def test_an_unfinished_run_is_continued_by_its_own_command() -> None:
-    distil_whole(phases=(SLOW,))
-
-    with pytest.raises(RunError) as caught:
-        open_source(RUN.path)
-
-    assert caught.value.problems[0].hint == "run its `glance distill` command again: it continues"
-
-
-@pytest.mark.usefixtures("distilled")
-def test_who_taught_it_is_said() -> None:
-    taught = "the base model, 50 steps at guidance 7: 2 prompts x 2 noises at 128x64, 64x64"
-
-    assert any("taught by" in line and taught in line for line in describe(RUN.path).lines)
-    assert describe(RUN.lora(SLOW)).document["guidance"] == 1
