@@ -47,7 +47,7 @@ def arguments(family: str, model: Path) -> list[str]:
     return [*given, "--resolution", "64", "--device", "cpu"]
 
 
-def train(family: str, model: Path, folder: Path, environment: Mapping[str, str]) -> Path:
+def train(family: str, model: Path, folder: Path, *flags: str, **environment: str) -> Path:
     """Train a tiny model on a picture in `folder` and return the run."""
     picture = Image.linear_gradient("L").resize((96, 64)).convert("RGB")
     picture.save(folder / "two lines.png")
@@ -57,7 +57,7 @@ def train(family: str, model: Path, folder: Path, environment: Mapping[str, str]
     if find_family(family).edits:
         Image.radial_gradient("L").resize((128, 64)).convert("RGB").save(folder / "before.png")
         more = ["--source-image", "before.png"]
-    command = [*arguments(family, model), *more, "--json", "--events", "events.jsonl"]
+    command = [*arguments(family, model), *more, *flags, "--json", "--events", "events.jsonl"]
     done = subprocess.run(
         [sys.executable, "-m", "glance", "train", "--image", "two lines.png", *command],
         cwd=folder,

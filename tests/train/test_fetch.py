@@ -1,4 +1,7 @@
-"""A Hub model is fetched first; then SimpleTuner trains on it with nobody there to ask."""
+"""A Hub model is fetched first; then SimpleTuner trains on it with nobody there to ask.
+
+It trains on several data sets of one picture: on what glance said.
+"""
 
 import json
 import os
@@ -6,42 +9,88 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import pytest
 from fakes.hub import FakeHub
 from PIL import Image
 
 ASSETS = Path(__file__).parents[2] / "glance" / "assets"
+VIEWS = ["whole-320x192", "whole-192x128", "center-256x256", "center-128x128"]
 
 
-def test_training_runs_offline_once_the_model_is_there(tmp_path: Path) -> None:
-    hub = FakeHub("acme/small", ASSETS / "small-flux")
-    Image.open(ASSETS / "sunset.png").save(tmp_path / "x.png")
-    events = tmp_path / "events.jsonl"
-    environment = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+@pytest.fixture(scope="module")
+def hub() -> FakeHub:
+    return FakeHub("acme/small", ASSETS / "small-flux")
+
+
+@pytest.fixture(scope="module")
+def trained(hub: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """The folder of a training whose Hub went away when it began, and what was said before."""
+    folder = tmp_path_factory.mktemp("fetched")
+    Image.radial_gradient("L").resize((400, 260)).convert("RGB").save(folder / "x.png")
+    online = {"HF_HOME": str(folder / "home"), "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
     command = [
-        *(sys.executable, "-m", "glance", "train", "--image", "x.png", "--caption", "a sunset"),
-        *("--model", "acme/small", "--phase", "slow", "--steps", "2", "--rank", "4"),
-        *("--resolution", "64", "--device", "cpu", "--launcher", "direct"),
-        *("--events", str(events), "--quiet"),
+        *(sys.executable, "-m", "glance", "train", "--image", "x.png", "--caption", "a circle"),
+        *("--model", "acme/small", "--run", "run", "--phase", "slow", "--steps", "12"),
+        *("--rank", "4", "--resolution", "256,128", "--crop", "whole,center", "--device", "cpu"),
+        *("--launcher", "direct", "--events", "events.jsonl", "--quiet"),
     ]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env={**os.environ, **environment}, stderr=subprocess.PIPE
-    )
+    environment = {**os.environ, **online}
+    planning = [*command, "--dry-run", "--json"]
+    planned = subprocess.check_output(planning, cwd=folder, env=environment)
+    process = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
-    while not _told(events, "PhaseStarted"):
+    while not told(folder, "PhaseStarted"):
         assert process.poll() is None, process.stderr and process.stderr.read()[-2000:]
         assert time.monotonic() < deadline
         time.sleep(0.1)
     hub.close()
-
     _, err = process.communicate(timeout=300)
-
     assert process.returncode == 0, err[-2000:]
+    return folder, json.loads(planned)
+
+
+def test_training_runs_offline_once_the_model_is_there(
+    hub: FakeHub, trained: tuple[Path, Any]
+) -> None:
+    last = told(trained[0], "ModelFetched")[-1]
+
     assert "README.md" not in hub.fetched()
-    last = _told(events, "ModelFetched")[-1]
     assert last["bytes"] == last["total_bytes"] > 6_000_000
 
 
-def _told(events: Path, kind: str) -> list[dict[str, int]]:
+def test_what_was_said_is_what_simpletuner_trains(trained: tuple[Path, Any]) -> None:
+    folder, said = trained
+    run = folder / "run"
+
+    sizes = {f"{one['crop']}-{one['width']}x{one['height']}" for one in said["pictures"]}
+    assert sizes == set(VIEWS)
+    for view in VIEWS:
+        size = [int(side) for side in view.split("-")[1].split("x")]
+        assert bucket_metadata(run / "cache/pictures" / view) == {
+            "original_size": size,
+            "intermediary_size": size,
+            "target_size": size,
+            "crop_coordinates": [0, 0],
+        }
+    caches = sorted(path.name for path in run.glob("cache/vae*"))
+    assert caches == sorted(["vae", *(f"vae-{view}" for view in VIEWS[1:])])
+    for cache in caches:
+        assert len(list((run / "cache" / cache).rglob("*.pt"))) == 1, cache
+    slow = json.loads((run / "glance.json").read_text())["phases"]["slow"]
+    assert (slow["state"], slow["attempts"][0]["measured"]["steps"]) == ("done", 12)
+
+
+def bucket_metadata(folder: Path) -> dict[str, Any]:
+    """Return what SimpleTuner has written of the only picture in a folder."""
+    (file,) = folder.glob("aspect_ratio_bucket_metadata_*.json")
+    ((name, found),) = json.loads(file.read_text()).items()
+    assert name == str(folder / "x.png")
+    return {key: found[key] for key in found if key != "aspect_ratio"}
+
+
+def told(folder: Path, kind: str) -> list[dict[str, int]]:
+    events = folder / "events.jsonl"
     lines = events.read_text().splitlines() if events.exists() else []
     return [event for event in map(json.loads, lines) if event["event"] == kind]

@@ -18,7 +18,7 @@ def train(folder: Path, run: str, *model: str) -> Path:
         [
             *(sys.executable, "-m", "glance", "train", "--image", "slope.png", "--run", run),
             *("--phase", "slow", "--steps", "5", "--rank", "4", "--resolution", "64"),
-            *("--device", "cpu", *model),
+            *("--device", "cpu", "--launcher", "direct", *model),
         ],
         cwd=folder,
         check=True,

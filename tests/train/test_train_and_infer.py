@@ -34,7 +34,7 @@ def run(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = folder / "hf-home"
     (home / "accelerate").mkdir(parents=True)
     (home / "accelerate/default_config.yaml").write_text("distributed_type: FSDP\nnum_processes: 4")
-    return train("flux", tiny_flux, folder, {**HOSTILE, "HF_HOME": str(home)})
+    return train("flux", tiny_flux, folder, **HOSTILE, HF_HOME=str(home))
 
 
 def test_the_manifest_says_done_twice(run: Path) -> None:
