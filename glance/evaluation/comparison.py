@@ -145,8 +145,8 @@ class Comparison:
     def mean(self, variant: Variant, name: str) -> Mean | None:
         """Return the mean of a variant's `name`, one of FIGURES or seconds; None: not measured.
 
-        The interval is a bootstrap over prompts and seeds (see measure). Seconds have a mean only
-        where the base's and the pair's images were all sampled side by side with them.
+        The interval is a bootstrap over prompts and seeds. Seconds have a mean only where the
+        base's and the pair's images were all sampled side by side with them.
         """
         beside = {variant, Variant.BASE, Variant.BOTH} & set(self.variants)
         if name == "seconds" and any(
@@ -273,7 +273,7 @@ class Verdict:
 def judge(comparison: Comparison, *, worth_steps: int | None = None) -> Verdict:
     """Return the verdict on a comparison whose variants are JUDGED, at least.
 
-    `worth_steps` is what Comparer.find_worth found. Raises UsageError where a variant is missing.
+    `worth_steps` is what compare_pair looks for. Raises UsageError where a variant is missing.
     """
     require_judged(comparison.variants)
     has_lpips = comparison.gain("lpips") is not None
