@@ -1,6 +1,7 @@
-"""Random LoRAs for the tiny model, and a run that looks trained; made once a session."""
+"""The tiny model's pipelines and a run that looks trained, for several files of tests."""
 
-import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,40 +11,41 @@ import pytest
 @pytest.fixture
 def run_folder(tiny_flux: Path, loras: dict[str, Path], tmp_path: Path) -> Path:
     """A finished run, as `glance train` leaves it, without having trained it."""
-    import shutil
+    from fakes.pairs import write_run
 
     from glance.core.phase import Phase
-    from glance.runs.folder import RunFolder
 
-    run = RunFolder(tmp_path / "work" / "runs" / "made")
+    run = write_run(tmp_path / "work/runs/made", model="model", rank=4)
     shutil.copytree(tiny_flux, run.model)
-    for phase in Phase:
-        run.output(phase).mkdir(parents=True)
-        shutil.copy(loras[phase], run.lora(phase))
-    run.manifest.write_text(json.dumps(_manifest()), encoding="utf-8")
+    for phase, path in loras.items():
+        shutil.copy(path, run.lora(Phase(phase)))
     return run.path
 
 
-def _manifest() -> dict[str, Any]:
-    from glance.core.phase import Phase
-    from glance.runs.manifest import (
-        Manifest,
-        PhaseRecord,
-        PhaseState,
-        SampleRecord,
-        record_schedule,
-    )
-    from glance.runs.settings import resolve_train_settings
-    from glance.schedule.lists import PRESETS
+@pytest.fixture(scope="module")
+def sampler(tiny_flux: Path, loras: dict[str, Path]) -> Any:
+    """The tiny model with both LoRAs, as `glance infer` loads it."""
+    from glance.sampling.generate import load_planned
+    from glance.sampling.plan import plan_generation
+    from glance.sampling.request import InferRequest
 
-    manifest = Manifest(
-        sample=SampleRecord(
-            image="data/x.png", caption="data/x.txt", width=64, height=64, sha256="0"
-        ),
-        settings=resolve_train_settings(device="cpu", model="model", rank=4, resolution=64),
-        base_model="unknown",
-        schedule=record_schedule(PRESETS["guide"].schedule),
-        versions={},
-        phases={phase: PhaseRecord(state=PhaseState.DONE) for phase in Phase},
+    files = {f"{phase}_lora": str(path) for phase, path in loras.items()}
+    request = InferRequest(prompts=("x",), model=str(tiny_flux), device="cpu", **files)
+    return load_planned(plan_generation(request))
+
+
+@pytest.fixture
+def plan(run_folder: Path, monkeypatch: pytest.MonkeyPatch, sampler: Any) -> Callable[..., Any]:
+    """Plan for the made run; the model that is loaded already serves all of them."""
+    from glance.sampling import generate
+    from glance.sampling.pipeline.glance_pipeline import GlancePipeline
+    from glance.sampling.plan import plan_generation
+    from glance.sampling.request import InferRequest
+
+    def load(planned: Any, *_: Any) -> GlancePipeline:
+        return GlancePipeline(sampler.pipeline, schedule=planned.schedule)
+
+    monkeypatch.setattr(generate, "load_planned", load)
+    return lambda **asked: plan_generation(
+        InferRequest(**{"run": run_folder, "device": "cpu", "prompts": ("a hill",), **asked})
     )
-    return manifest.model_dump(mode="json")
