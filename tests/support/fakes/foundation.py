@@ -90,8 +90,11 @@ def prepare(foundation: Any, *sigmas: float, batch: dict | None = None) -> dict[
     return prepared
 
 
-def _is_of_another_version(folder: Path) -> None:
-    teach(make_foundation(), folder, simpletuner="4.9.0")
+def taught(folder: Path) -> Any:
+    """Return a class that has learnt the recordings in `folder`."""
+    foundation = make_foundation()
+    teach(foundation, folder)
+    return foundation
 
 
 def _has_another_signature(folder: Path) -> None:
@@ -102,108 +105,68 @@ def _has_another_signature(folder: Path) -> None:
 
 
 def _samples_in_its_own_way(folder: Path) -> None:
-    foundation = make_foundation()
-    teach(foundation, folder)
-
-    class Model(foundation):  # type: ignore[misc, valid-type]
+    class Model(taught(folder)):  # type: ignore[misc]
         def sample_flow_sigmas(self, batch: dict, state: dict) -> Any:
             return super().sample_flow_sigmas(batch=batch, state=state)
 
     prepare(Model, 1.0)
 
 
-def _samples_a_sigma_that_is_not_recorded(folder: Path) -> None:
-    foundation = make_foundation()
-    teach(foundation, folder)
-    prepare(foundation, 1.0, 0.5)
+def _meet(sigmas: tuple[float, ...], *names: str, **more: Any) -> Callable[[Path], object]:
+    return lambda folder: prepare(taught(folder), *sigmas, batch=make_batch(*names) | more)
 
 
-def _samples_the_last_sigma(folder: Path) -> None:
-    foundation = make_foundation()
-    teach(foundation, folder)
-    prepare(foundation, 0.0)
-
-
-def _lacks_a_recording(folder: Path) -> None:
-    foundation = make_foundation()
-    teach(foundation, folder)
-    prepare(foundation, 1.0, batch=make_batch("nobody"))
-
-
-def _has_a_damaged_recording(folder: Path) -> None:
-    foundation = make_foundation()
-    teach(foundation, folder)
-    whole = (folder / "a.safetensors").read_bytes()
-    (folder / "half.safetensors").write_bytes(whole[: len(whole) // 2])
-    prepare(foundation, 1.0, batch=make_batch("half"))
-
-
-def _has_a_recording_of_something_else(folder: Path) -> None:
-    foundation = make_foundation()
-    teach(foundation, folder)
-    save_file({"other": torch.zeros(1)}, folder / "else.safetensors")
-    prepare(foundation, 1.0, batch=make_batch("else"))
-
-
-def _has_too_few_states(folder: Path) -> None:
-    foundation = make_foundation()
-    teach(foundation, folder)
-    save_file({"states": torch.randn(4, *SHAPE)}, folder / "few.safetensors")
-    prepare(foundation, SIGMAS[-2], batch=make_batch("few"))
-
-
-def _has_other_channels(folder: Path) -> None:
-    foundation = make_foundation()
-    teach(foundation, folder)
-    write_recording(folder, "wide", (2 * SHAPE[0], *SHAPE[1:]))
-    prepare(foundation, 1.0, batch=make_batch("wide"))
-
-
-def _has_other_axes(folder: Path) -> None:
-    foundation = make_foundation()
-    teach(foundation, folder)
-    write_recording(folder, "video", (SHAPE[0], 1, *SHAPE[1:]))
-    prepare(foundation, 1.0, batch=make_batch("video"))
-
-
-def _has_sizes_in_one_batch(folder: Path) -> None:
-    foundation = make_foundation()
-    teach(foundation, folder)
-    write_recording(folder, "large", (SHAPE[0], 16, 16))
-    prepare(foundation, 1.0, 1.0, batch=make_batch("a", "large"))
-
-
-def _has_a_target_already(folder: Path) -> None:
-    foundation = make_foundation()
-    teach(foundation, folder)
-    prepare(foundation, 1.0, batch=make_batch("a") | {"target": torch.zeros(1, *SHAPE)})
-
-
-MISFITS: Final[Mapping[str, tuple[Callable[[Path], None], str]]] = {
-    one.__name__.removeprefix("_"): (one, line)
-    for one, line in (
-        (
-            _is_of_another_version,
-            f"it is made for SimpleTuner 4.9.0, this is {version('simpletuner')}",
-        ),
-        (_has_another_signature, r"sample_flow_sigmas\(self, batch: .+ is not as it was"),
-        (_samples_in_its_own_way, "Model samples sigmas in its own way"),
-        (_samples_a_sigma_that_is_not_recorded, "nothing is recorded at sigma 0.5"),
-        (_samples_the_last_sigma, "nothing is recorded at sigma 0.0"),
-        (_lacks_a_recording, ".+/nobody.safetensors cannot be read: .+"),
-        (_has_a_damaged_recording, ".+/half.safetensors cannot be read: .+"),
-        (_has_a_recording_of_something_else, ".+/else.safetensors cannot be read: .+"),
-        (_has_too_few_states, ".+/few.safetensors cannot be read: .+"),
-        (_has_other_channels, r"its latents are \(1, 4, 8, 6\), the recorded \(1, 8, 8, 6\)"),
-        (_has_other_axes, r"its latents are \(1, 4, 8, 6\), the recorded \(1, 4, 1, 8, 6\)"),
-        (_has_sizes_in_one_batch, "a batch has pictures of several sizes"),
-        (_has_a_target_already, "a batch has a target already"),
-    )
+_SHAPE = r"its latents are \(1, 4, 8, 6\), the recorded "
+MISFITS: Final[Mapping[str, tuple[Callable[[Path], object], str]]] = {
+    "is_of_another_version": (
+        lambda folder: teach(make_foundation(), folder, simpletuner="4.9.0"),
+        f"it is made for SimpleTuner 4.9.0, this is {version('simpletuner')}",
+    ),
+    "has_another_signature": (
+        _has_another_signature,
+        r"sample_flow_sigmas\(self, batch: .+ is not as it was",
+    ),
+    "samples_in_its_own_way": (_samples_in_its_own_way, "Model samples sigmas in its own way"),
+    "samples_a_sigma_that_is_not_recorded": (
+        _meet((1.0, 0.5), "a", "a"),
+        "nothing is recorded at sigma 0.5",
+    ),
+    "samples_the_last_sigma": (_meet((0.0,), "a"), "nothing is recorded at sigma 0.0"),
+    "lacks_a_recording": (_meet((1.0,), "nobody"), ".+/nobody.safetensors cannot be read: .+"),
+    "has_a_damaged_recording": (_meet((1.0,), "half"), ".+/half.safetensors cannot be read: .+"),
+    "has_a_recording_of_something_else": (
+        _meet((1.0,), "else"),
+        ".+/else.safetensors cannot be read: .+",
+    ),
+    "has_too_few_states": (_meet(SIGMAS[-2:-1], "few"), ".+/few.safetensors cannot be read: .+"),
+    "has_other_channels": (_meet((1.0,), "wide"), _SHAPE + r"\(1, 8, 8, 6\)"),
+    "has_other_axes": (_meet((1.0,), "video"), _SHAPE + r"\(1, 4, 1, 8, 6\)"),
+    "has_sizes_in_one_batch": (
+        _meet((1.0, 1.0), "a", "large"),
+        "a batch has pictures of several sizes",
+    ),
+    "has_a_target_already": (
+        _meet((1.0,), "a", target=torch.zeros(1, *SHAPE)),
+        "a batch has a target already",
+    ),
 }
 """What does not fit -> how to meet with it, and what is said of it, as a regular expression."""
 
 
-def _try_alone(misfit: Callable[[Path], None], folder: Path) -> tuple[int, str]:
+def _write_recordings(folder: Path) -> None:
+    """Write a sound one, `a`, and those that do not fit."""
+    channels, rows, columns = SHAPE
+    write_recording(folder, "a")
+    whole = (folder / "a.safetensors").read_bytes()
+    (folder / "half.safetensors").write_bytes(whole[: len(whole) // 2])
+    save_file({"other": torch.zeros(1)}, folder / "else.safetensors")
+    save_file({"states": torch.randn(4, *SHAPE)}, folder / "few.safetensors")
+    write_recording(folder, "wide", (2 * channels, rows, columns))
+    write_recording(folder, "video", (channels, 1, rows, columns))
+    write_recording(folder, "large", (channels, 16, 16))
+
+
+def _try_alone(misfit: Callable[[Path], object], folder: Path) -> tuple[int, str]:
     """Return the exit code and stderr of a copy of this process that meets with the misfit."""
     said = folder / "stderr.txt"
     child = os.fork()
@@ -218,7 +181,7 @@ def _try_alone(misfit: Callable[[Path], None], folder: Path) -> tuple[int, str]:
 
 def _main() -> None:
     folder = Path(sys.argv[1])
-    write_recording(folder, "a")
+    _write_recordings(folder)
     json.dump(
         {name: _try_alone(misfit, folder) for name, (misfit, _) in MISFITS.items()}, sys.stdout
     )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from fakes.comparisons import make_comparison, make_row, write_caption
-from fakes.hub_repos import TOKEN, Repo, RepoHub
+from fakes.hub import TOKEN, Repo, RepoHub
 from fakes.pairs import write_run
 from fakes.records import make_record
 from PIL import Image
