@@ -1,43 +1,193 @@
-"""Where the parts are while a picture is made; on a CPU that pretends to have a GPU beside it."""
+"""Smaller weights beside which LoRAs still switch; and where the parts are while one samples.
 
-from collections.abc import Iterator
+Placing is tried on a CPU that pretends to have a GPU beside it.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
-from diffusers import FluxPipeline
+from diffusers import FluxPipeline, FluxTransformer2DModel
 from diffusers.hooks import group_offloading
 from diffusers.hooks.group_offloading import GroupOffloadingHook, ModuleGroup
+from safetensors.torch import load_file
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torchao.quantization import Int8Tensor
 
-from glance.core.device import Device, Memory
-from glance.sampling.pipeline.memory import place, staying_placed
+from glance.core.device import Device, Memory, Quantize
+from glance.models.families import FAMILIES, find_family
+from glance.sampling.pipeline.memory import (
+    apply_fp8,
+    large_parts,
+    part_config,
+    part_sizes,
+    place,
+    quantization_config,
+    quantize_loaded,
+    staying_placed,
+)
 
 PARTS = ("text_encoder", "text_encoder_2", "transformer", "vae")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+BF16 = torch.bfloat16
+type Load = Callable[..., Any]
 
 
 @pytest.fixture
-def pipeline(tiny_flux: Path, loras: dict[str, Path]) -> Any:
-    pipeline = FluxPipeline.from_pretrained(tiny_flux)
-    pipeline.set_progress_bar_config(disable=True)
+def load(tiny_flux: Path, loras: dict[str, Path]) -> Load:
+    """Load the model with both LoRAs, in bf16 quantized as `load_pipeline` does it."""
+
+    def load(quantize: Quantize, *, dtype: torch.dtype = BF16, **parts: Any) -> Any:
+        config = quantization_config(quantize, dtype, ("transformer", "text_encoder_2"))
+        pipeline = FluxPipeline.from_pretrained(
+            tiny_flux, torch_dtype=dtype, quantization_config=config, **parts
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        add_loras(pipeline, loras)
+        if quantize is Quantize.FP8:
+            apply_fp8(pipeline, dtype)
+        return pipeline
+
+    return load
+
+
+@pytest.fixture
+def pipeline(load: Load) -> Any:
+    return load(Quantize.NONE, dtype=torch.float32)
+
+
+def add_loras(pipeline: Any, loras: dict[str, Path]) -> None:
     for name, path in loras.items():
         pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name)
-    return pipeline
 
 
-def generate(pipeline: Any, adapter: str) -> torch.Tensor:
-    pipeline.set_adapters(adapter)
+def generate(pipeline: Any, adapter: str | None) -> torch.Tensor:
+    if adapter is None:
+        pipeline.disable_lora()
+    else:
+        pipeline.enable_lora()
+        pipeline.set_adapters(adapter)
     return pipeline(
         "a lighthouse",
-        width=64,
-        height=64,
-        num_inference_steps=2,
+        **{"width": 64, "height": 64, "num_inference_steps": 2, "output_type": "latent"},
         generator=torch.Generator().manual_seed(3),
-        output_type="latent",
-    ).images
+    ).images.float()
+
+
+# --- quantising ----------------------------------------------------------------------------------
+
+
+def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one - other).abs().mean() / other.abs().mean())
+
+
+def lora_dtypes(pipeline: Any) -> set[torch.dtype]:
+    named = pipeline.transformer.named_parameters()
+    return {tensor.dtype for name, tensor in named if "lora_" in name}
+
+
+@pytest.mark.parametrize("quantize", [Quantize.BIT8, Quantize.FP8])
+def test_both_loras_change_the_picture_on_quantized_weights(quantize: Quantize, load: Load) -> None:
+    plain, quantized = load(Quantize.NONE), load(quantize)
+    layer = quantized.transformer.transformer_blocks[0].attn.to_q.base_layer
+
+    before = layer.weight.dtype
+    made = {adapter: generate(quantized, adapter) for adapter in ("slow", "fast", None)}
+    again = generate(quantized, "slow")
+
+    for adapter, picture in made.items():
+        assert 0 < distance(picture, generate(plain, adapter)) < 0.03
+    slow, fast, base = made.values()
+    assert torch.equal(slow, again)
+    assert min(distance(slow, fast), distance(slow, base), distance(fast, base)) > 0.03
+    # what is smaller stays so, and the LoRAs and the rest keep their precision
+    encoder = quantized.text_encoder_2.parameters()
+    if quantize is Quantize.FP8:
+        assert (before, layer.weight.dtype) == (torch.float8_e4m3fn, torch.float8_e4m3fn)
+        assert {tensor.dtype for tensor in encoder} == {BF16}
+    else:
+        assert layer.weight.qdata.dtype is torch.int8
+        assert any(isinstance(tensor, Int8Tensor) for tensor in encoder)
+    assert {tensor.dtype for tensor in quantized.vae.parameters()} == {BF16}
+    assert lora_dtypes(quantized) == lora_dtypes(plain) == {BF16}
+
+
+def test_a_lora_that_comes_after_fp8_would_be_fp8(tiny_flux: Path, loras: dict[str, Path]) -> None:
+    pipeline = FluxPipeline.from_pretrained(tiny_flux, torch_dtype=BF16)
+    apply_fp8(pipeline, BF16)
+
+    add_loras(pipeline, loras)
+
+    assert lora_dtypes(pipeline) == {torch.float8_e4m3fn}  # the reason for the order
+
+
+def test_sizes_are_those_in_memory(load: Load) -> None:
+    plain, eight, fp8 = (
+        part_sizes(load(quantize)) for quantize in (Quantize.NONE, Quantize.BIT8, Quantize.FP8)
+    )
+
+    assert plain["transformer"] == 2 * (81_664 + 3_072)  # bf16: weights and LoRAs
+    assert eight["transformer"] < 0.6 * plain["transformer"]
+    assert fp8["transformer"] == plain["transformer"] - 61_504  # those that are kept in fp8
+    assert eight["vae"] == plain["vae"]
+
+
+def test_a_single_file_is_quantized_as_a_model_is(load: Load, tiny_flux: Path) -> None:
+    def of_single_file(**options: Any) -> FluxTransformer2DModel:  # as `load_transformer` does it
+        tensors = load_file(tiny_flux / "transformer/diffusion_pytorch_model.safetensors")
+        usual = {"config": str(tiny_flux), "subfolder": "transformer", "torch_dtype": BF16}
+        return FluxTransformer2DModel.from_single_file(tensors, **usual, **options)
+
+    config = part_config("transformer", Quantize.BIT8, BF16)
+    left = of_single_file(quantization_config=config).transformer_blocks[0].attn.to_q
+    transformer = of_single_file()
+    quantize_loaded(transformer, Quantize.BIT8)
+    pipeline = load(Quantize.BIT8, transformer=transformer)
+
+    assert torch.equal(generate(pipeline, "fast"), generate(load(Quantize.BIT8), "fast"))
+    assert not isinstance(left.weight, Int8Tensor)  # diffusers' own, the reason for quantize_loaded
+
+
+@pytest.mark.parametrize("quantize", [Quantize.NONE, Quantize.FP8])
+def test_what_is_not_quantized_while_loading_has_no_config(quantize: Quantize) -> None:
+    assert quantization_config(quantize, BF16, ("transformer",)) is None
+    assert part_config("transformer", quantize, BF16) is None
+
+
+def test_four_bits_are_nf4_and_compute_in_the_models_precision() -> None:
+    pytest.importorskip("bitsandbytes")
+
+    config = part_config("text_encoder_2", Quantize.BIT4, BF16)
+
+    assert config is not None
+    assert (config.bnb_4bit_quant_type, config.bnb_4bit_compute_dtype) == ("nf4", BF16)
+
+
+LARGE = {
+    "flux": ("transformer", "text_encoder_2"),
+    "sd3": ("transformer", "text_encoder_3"),
+    "qwen_image": ("transformer", "text_encoder"),
+    "hidream": ("transformer", "text_encoder_3", "text_encoder_4"),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_only_large_parts_are_quantized_by_the_pipelines_names(name: str) -> None:
+    family = find_family(name)
+    known = inspect.signature(getattr(diffusers, family.pipeline).__init__).parameters
+
+    parts = large_parts(family)
+
+    assert set(parts) <= set(known)
+    assert parts == LARGE.get(name, parts)
+
+
+# --- placing -------------------------------------------------------------------------------------
 
 
 def count_offloads(pipeline: Any) -> list[None]:
@@ -176,28 +326,18 @@ def test_offloaded_parts_take_turns(pretended: Any) -> None:
     place(pretended, Device.CUDA, Memory.OFFLOAD, pixels=64 * 64)
 
     stages = [on_gpu(pretended)]
-    text = read(pretended)
-    stages.append(on_gpu(pretended))
-    denoise(pretended, text, "slow")
-    stages.append(on_gpu(pretended))
-    decode(pretended)
-    stages.append(on_gpu(pretended))
-
-    assert stages == [set(), {"text_encoder_2"}, {"transformer"}, {"vae"}]
-
-
-def test_the_transformer_stays_between_the_phases(pretended: Any) -> None:
-    place(pretended, Device.CUDA, Memory.OFFLOAD, pixels=64 * 64)
-
     with staying_placed(pretended):
         text = read(pretended)
+        stages.append(on_gpu(pretended))
         denoise(pretended, text, "slow")
         pretended.maybe_free_model_hooks()  # as the pipeline's first call ends
-        between = on_gpu(pretended)
+        stages.append(on_gpu(pretended))
         denoise(pretended, text, "fast")
         decode(pretended)
+        stages.append(on_gpu(pretended))
 
-    assert (between, on_gpu(pretended)) == ({"transformer"}, set())
+    assert stages == [set(), {"text_encoder_2"}, {"transformer"}, {"vae"}]
+    assert on_gpu(pretended) == set()
 
 
 def test_in_groups_every_layer_is_where_it_computes_and_leaves(pretended: Any) -> None:
@@ -262,12 +402,6 @@ def test_blocks_are_fetched_ahead_in_both_phases(
     assert first == 2  # the tiny model's blocks
 
 
-def test_full_puts_everything_there(pretended: Any) -> None:
-    place(pretended, Device.CUDA, Memory.FULL, pixels=64 * 64)
-
-    assert on_gpu(pretended) == set(PARTS)
-
-
 @pytest.mark.parametrize(
     ("free", "expected"),
     [(10**9, Memory.FULL), (400_000, Memory.OFFLOAD), (200_000, Memory.GROUP)],
@@ -278,6 +412,7 @@ def test_auto_takes_what_fits_into_free_memory(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 10**9))
 
     assert place(pretended, Device.CUDA, Memory.AUTO, pixels=1) is expected
+    assert (on_gpu(pretended) == set(PARTS)) == (expected is Memory.FULL)
 
 
 def test_auto_counts_what_is_there_already(pretended: Any, monkeypatch: pytest.MonkeyPatch) -> None:
