@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 from fakes.commands import TRAIN, Glance, StartGlance, states
-from fakes.runs import RUN, make_plan, plan_and_train
+from fakes.runs import RUN, contents, plan_and_train
 from fakes.trainer import FakeSimpleTuner, wait_for
 
 from glance.core.errors import TrainingFailed
 from glance.core.events import Event, PhaseFinished, PhaseStarted, StepDone
 from glance.core.phase import Phase
-from glance.training.execute import run_training
 
 pytest_plugins = ["fakes.plugin"]
 pytestmark = pytest.mark.usefixtures("pair")
@@ -26,51 +25,47 @@ def order(events: list[Event]) -> Order:
     return [(type(event), event.phase) for event in events if isinstance(event, kinds)]
 
 
-def test_the_second_begins_when_the_first_has_filled_the_caches(
+def test_the_second_begins_when_the_first_has_filled_the_caches_and_the_files_are_the_same(
     simpletuner: FakeSimpleTuner,
 ) -> None:
-    simpletuner.behave(slow="beside the other")
+    def trained() -> dict[str, bytes]:
+        files, said = contents(RUN.path), {"logs", "glance.json"}
+        return {name: b"" if said & {*Path(name).parts} else files[name] for name in files}
 
+    simpletuner.behave(slow="beside the other")
     told = order(plan_and_train(gpu_ids="0,1"))
 
     begun = told.index((PhaseStarted, Phase.FAST))
     assert told.index((StepDone, Phase.SLOW)) < begun < told.index((PhaseFinished, Phase.SLOW))
     assert states(RUN.manifest) == ["done", "done"]
-
-
-def test_the_files_are_those_of_a_training_one_after_the_other(
-    simpletuner: FakeSimpleTuner,
-) -> None:
-    def trained() -> dict[str, bytes]:
-        found = (path for path in RUN.path.rglob("*") if path.is_file())
-        said = ("logs", "glance.json")
-        return {
-            str(path.relative_to(RUN.path)): b"" if set(path.parts) & {*said} else path.read_bytes()
-            for path in found
-        }
-
-    simpletuner.behave(slow="beside the other")
-    plan_and_train(gpu_ids="0,1")
     at_once = trained()
     simpletuner.behave()
-    plan_and_train(restart=True)
-
+    told = order(plan_and_train(gpu_ids="1", restart=True))
+    assert told.index((PhaseFinished, Phase.SLOW)) < told.index((PhaseStarted, Phase.FAST))
     assert at_once == trained()
-    assert RUN.log(Phase.SLOW).with_suffix(".debug.log").exists()
-    assert RUN.log(Phase.FAST).with_suffix(".debug.log").exists()
+    assert all(RUN.log(phase).with_suffix(".debug.log").exists() for phase in Phase)
 
 
-def test_one_that_fails_does_not_stop_the_other(simpletuner: FakeSimpleTuner) -> None:
-    simpletuner.behave(slow="fail beside the other", fast="beside the other")
-    events: list[Event] = []
+@pytest.mark.parametrize(
+    ("slow", "fast", "ends"),
+    [
+        ("fail beside the other", "beside the other", ["failed", "done"]),
+        ("unknown", "out of memory", ["failed", "failed"]),
+    ],
+)
+def test_one_that_fails_does_not_stop_the_other(
+    simpletuner: FakeSimpleTuner, slow: str, fast: str, ends: list[str]
+) -> None:
+    simpletuner.behave(slow=slow, fast=fast)
 
     with pytest.raises(TrainingFailed, match="the slow phase failed"):
-        run_training(make_plan(gpu_ids="0,1"), events.append)
+        plan_and_train(gpu_ids="0,1")
 
-    assert states(RUN.manifest) == ["failed", "done"]
+    assert states(RUN.manifest) == ends
     simpletuner.behave()
     plan_and_train(gpu_ids="0,1")
-    assert simpletuner.phases == ["slow", "fast", "slow"]
+    again = [phase for phase, end in zip(Phase, ends, strict=True) if end == "failed"]
+    assert simpletuner.phases[2:] == again
     assert states(RUN.manifest) == ["done", "done"]
 
 
@@ -89,16 +84,6 @@ def test_a_failure_is_told_while_the_other_goes_on(
     assert "hint: the fast phase goes on; nothing of it is lost" in err
     assert states() == ["failed", "stopped"]
     assert simpletuner.processes() == []
-
-
-def test_both_that_fail_are_both_recorded(simpletuner: FakeSimpleTuner) -> None:
-    simpletuner.behave(slow="unknown", fast="out of memory")
-    events: list[Event] = []
-
-    with pytest.raises(TrainingFailed, match="the slow phase failed"):
-        run_training(make_plan(gpu_ids="0,1"), events.append)
-
-    assert states(RUN.manifest) == ["failed", "failed"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -136,9 +121,3 @@ def test_a_first_ctrl_c_waits_for_a_checkpoint_of_both(
     simpletuner.behave()
     assert invoke(*TRAIN, *AT_ONCE).code == 0
     assert all(start["resumed"] for start in simpletuner.starts[2:])
-
-
-def test_one_device_is_one_after_the_other(simpletuner: FakeSimpleTuner) -> None:
-    told = order(plan_and_train(gpu_ids="1"))
-
-    assert told.index((PhaseFinished, Phase.SLOW)) < told.index((PhaseStarted, Phase.FAST))

@@ -51,11 +51,8 @@ def choose(sealer: Sealer, *, is_ours: bool = True, trust: bool = False) -> Resu
     return choose_checkpoint(RUN, SLOW, sealer, is_ours=is_ours, trust=trust)
 
 
-def test_without_any_it_begins_at_the_beginning(sealer: Sealer) -> None:
-    assert choose(sealer) == Resumption(0, ())
-
-
 def test_the_newest_by_number_is_taken(sealer: Sealer) -> None:
+    assert choose(sealer) == Resumption(0, ())
     for step in (6, 54, 108):
         sealer.seal(make_checkpoint(step))
 
@@ -111,16 +108,6 @@ def test_what_the_trainer_wrote_and_did_not_tell_any_more_is_sealed_if_it_is_who
     assert choose(sealer) == resumption
 
 
-def test_what_was_there_before_the_trainer_is_not_sealed_afterwards(
-    sealer: Sealer, tmp_path: Path
-) -> None:
-    Sealer(tmp_path / "other machine").seal(make_checkpoint(6))
-
-    seal_new(RUN, SLOW, sealer, known=checkpoint_names(RUN, SLOW))
-
-    assert choose(sealer) == Resumption(0, ("checkpoint-6",))
-
-
 def test_a_checkpoint_that_simpletuner_removes_meanwhile_does_not_come_back(
     sealer: Sealer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,115 +120,103 @@ def test_a_checkpoint_that_simpletuner_removes_meanwhile_does_not_come_back(
     assert not folder.exists()
 
 
-def test_a_moved_run_may_lose_what_names_its_place(sealer: Sealer) -> None:
+def test_what_a_moved_run_loses_and_what_simpletuner_adds_later_does_no_harm(
+    sealer: Sealer,
+) -> None:
     folder = make_checkpoint(6)
     (folder / "training_state-glance.json").write_text("/old/place")
     sealer.seal(folder)
     (folder / "training_state-glance.json").unlink()
-
-    assert choose(sealer) == Resumption(6, ())
-
-
-def test_samples_that_simpletuner_adds_later_do_no_harm(sealer: Sealer) -> None:
-    folder = make_checkpoint(6)
-    sealer.seal(folder)
     (folder / "assets").mkdir()
     (folder / "assets/image_0.png").touch()
 
     assert choose(sealer) == Resumption(6, ())
 
 
-@pytest.mark.parametrize("name", ["checkpoint-", "checkpoint-x", "checkpoints", "checkpoint-6-old"])
-def test_a_name_that_simpletuner_cannot_read_is_moved_out_of_its_way(
-    name: str, sealer: Sealer
+def test_names_that_simpletuner_cannot_read_are_moved_out_of_its_way(
+    sealer: Sealer, tmp_path: Path
 ) -> None:
     sealer.seal(make_checkpoint(6))
-    (OUTPUT / name).mkdir()
-    (OUTPUT / "checkpoint-12-tmp").mkdir()  # it knows what that is
+    names = ("checkpoint-", "checkpoint-x", "checkpoints", "checkpoint-6-old")
+    for name in (*names, "checkpoint-12-tmp"):  # it knows what that is
+        (OUTPUT / name).mkdir()
 
     assert choose(sealer) == Resumption(6, ())
-    assert sorted(path.name for path in OUTPUT.iterdir()) == [
-        *("checkpoint-12-tmp", "checkpoint-6", f"set-aside-{name}")
-    ]
-
-
-def test_a_link_is_no_checkpoint(sealer: Sealer, tmp_path: Path) -> None:
-    elsewhere = make_checkpoint(6).rename(tmp_path / "elsewhere")
-    sealer.seal(elsewhere)
+    there = {"checkpoint-12-tmp", "checkpoint-6", *(f"set-aside-{name}" for name in names)}
+    assert {path.name for path in OUTPUT.iterdir()} == there
+    elsewhere = (OUTPUT / "checkpoint-6").rename(tmp_path / "elsewhere")
     (OUTPUT / "checkpoint-6").symlink_to(elsewhere)
-
-    assert choose(sealer) == Resumption(0, ())
-
-
-class TestFromElsewhere:
-    @pytest.fixture
-    def stranger(self, tmp_path: Path) -> Sealer:
-        return Sealer(tmp_path / "other machine")
-
-    def test_it_is_refused(self, sealer: Sealer, stranger: Sealer) -> None:
-        stranger.seal(make_checkpoint(6))
-
-        with pytest.raises(RunError, match="was not begun here, and checkpoint-6") as caught:
-            choose(sealer, is_ours=False)
-
-        assert "--trust" in (caught.value.problems[0].hint or "")
-        assert (OUTPUT / "checkpoint-6").is_dir(), "nothing is moved"
-
-    def test_one_that_says_it_began_here_is_not_unpickled_either(
-        self, sealer: Sealer, stranger: Sealer
-    ) -> None:
-        stranger.seal(make_checkpoint(6))
-
-        assert choose(sealer) == Resumption(0, ("checkpoint-6",))
-
-    def test_trusted_it_goes_on(self, sealer: Sealer, stranger: Sealer) -> None:
-        stranger.seal(make_checkpoint(6))
-
-        assert choose(sealer, is_ours=False, trust=True) == Resumption(6, ())
-
-    @pytest.mark.parametrize(
-        ("damage", "name"),
-        [
-            *((cut, name) for name in WHOLE_FILES),
-            *((Path.unlink, name) for name in (*WHOLE_FILES, ".guard")),
-        ],
-    )
-    def test_trusted_it_must_still_be_whole(
-        self, damage: Callable[[Path], object], name: str, sealer: Sealer
-    ) -> None:
-        for step in (6, 12):
-            make_checkpoint(step)
-        damage(OUTPUT / "checkpoint-12" / name)
-
-        assert choose(sealer, is_ours=False, trust=True) == Resumption(6, ("checkpoint-12",))
-
-    def test_a_whole_run_is_refused_then_trusted(
-        self, pair: Path, simpletuner: FakeSimpleTuner, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        simpletuner.behave(slow="unknown after checkpoints")
-        with pytest.raises(TrainingFailed):
-            plan_and_train()
-        simpletuner.behave()
-        monkeypatch.setenv("XDG_STATE_HOME", "another machine")
-
-        with pytest.raises(RunError, match="was not begun here"):
-            plan_and_train()
-        assert len(simpletuner.starts) == 1
-        shutil.rmtree(OUTPUT / "checkpoint-3")
-        make_checkpoint(3)
-        plan_and_train(trust=True)
-
-        assert [start["resumed"] for start in simpletuner.starts] == [0, 3, 0]
-        assert [attempt.resumed for attempt in load_manifest(RUN).phases[SLOW].attempts] == [0, 3]
+    assert choose(sealer) == Resumption(0, ())  # a link is no checkpoint
 
 
-def test_what_was_set_aside_is_said_and_gone_when_the_run_is_done(
-    pair: Path, simpletuner: FakeSimpleTuner
+@pytest.fixture
+def strange(tmp_path: Path) -> None:
+    """A checkpoint that was made on another machine."""
+    Sealer(tmp_path / "other machine").seal(make_checkpoint(6))
+
+
+@pytest.mark.usefixtures("strange")
+def test_one_from_elsewhere_is_refused_unless_it_is_trusted(sealer: Sealer) -> None:
+    with pytest.raises(RunError, match="was not begun here, and checkpoint-6") as caught:
+        choose(sealer, is_ours=False)
+
+    assert "--trust" in (caught.value.problems[0].hint or "")
+    assert (OUTPUT / "checkpoint-6").is_dir(), "nothing is moved"
+    assert choose(sealer, is_ours=False, trust=True) == Resumption(6, ())
+
+
+@pytest.mark.usefixtures("strange")
+def test_one_that_says_it_began_here_is_neither_unpickled_nor_sealed(sealer: Sealer) -> None:
+    seal_new(RUN, SLOW, sealer, known=checkpoint_names(RUN, SLOW))
+
+    assert choose(sealer) == Resumption(0, ("checkpoint-6",))
+
+
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [
+        *((cut, name) for name in WHOLE_FILES),
+        *((Path.unlink, name) for name in (*WHOLE_FILES, ".guard")),
+    ],
+)
+def test_trusted_it_must_still_be_whole(
+    damage: Callable[[Path], object], name: str, sealer: Sealer
 ) -> None:
+    for step in (6, 12):
+        make_checkpoint(step)
+    damage(OUTPUT / "checkpoint-12" / name)
+
+    assert choose(sealer, is_ours=False, trust=True) == Resumption(6, ("checkpoint-12",))
+
+
+@pytest.fixture
+def broken_off(pair: Path, simpletuner: FakeSimpleTuner) -> None:
+    """A run that failed after checkpoints 2 and 3 of its slow phase."""
     simpletuner.behave(slow="unknown after checkpoints")
     with pytest.raises(TrainingFailed):
         plan_and_train()
     simpletuner.behave()
+
+
+@pytest.mark.usefixtures("broken_off")
+def test_a_whole_run_is_refused_then_trusted(
+    simpletuner: FakeSimpleTuner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "another machine")
+
+    with pytest.raises(RunError, match="was not begun here"):
+        plan_and_train()
+    assert len(simpletuner.starts) == 1
+    shutil.rmtree(OUTPUT / "checkpoint-3")
+    make_checkpoint(3)
+    plan_and_train(trust=True)
+
+    assert [start["resumed"] for start in simpletuner.starts] == [0, 3, 0]
+    assert [attempt.resumed for attempt in load_manifest(RUN).phases[SLOW].attempts] == [0, 3]
+
+
+@pytest.mark.usefixtures("broken_off")
+def test_what_was_set_aside_is_said_and_gone_when_the_run_is_done() -> None:
     cut(OUTPUT / "checkpoint-3" / LORA)
     (OUTPUT / "checkpoint-4-tmp").mkdir()
 
@@ -259,26 +234,28 @@ def test_what_was_set_aside_is_said_and_gone_when_the_run_is_done(
     assert not list(OUTPUT.glob("*-tmp"))
 
 
-@pytest.mark.parametrize("content", [b"", b"short"])
-def test_a_damaged_key_is_named(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "key").write_bytes(content)
-
-    with pytest.raises(SetupError, match="is damaged"):
-        Sealer(tmp_path)
-
-
-def test_a_place_for_the_key_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-
-    with pytest.raises(SetupError, match="cannot keep a key") as caught:
-        Sealer(tmp_path / "file" / "glance")
-
-    assert "XDG_STATE_HOME" in (caught.value.problems[0].hint or "")
-
-
 def test_the_key_is_private_and_stays(tmp_path: Path) -> None:
     first = Sealer(tmp_path).mark("x")
 
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
     assert Sealer(tmp_path).mark("x") == first
     assert Sealer(tmp_path / "other").mark("x") != first
+
+
+@pytest.mark.parametrize(
+    ("folder", "content", "message", "hint"),
+    [
+        (".", b"", "is damaged", "move it away"),
+        (".", b"short", "is damaged", "move it away"),
+        ("key/glance", b"", "cannot keep a key", "set XDG_STATE_HOME"),
+    ],
+)
+def test_a_key_that_cannot_be_had_is_named(
+    folder: str, content: bytes, message: str, hint: str, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_bytes(content)
+
+    with pytest.raises(SetupError, match=message) as caught:
+        Sealer(tmp_path / folder)
+
+    assert (caught.value.problems[0].hint or "").startswith(hint)

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.runs import RUN, contents, make_plan, states
+from fakes.runs import RUN, contents, states
 from fakes.trainer import FakeSimpleTuner
 from PIL import Image
 
-from glance.core.errors import (
-    RunError,
-)
+from glance.core.errors import Problem, RunError
 from glance.core.events import Event
 from glance.core.phase import Phase
 from glance.runs.manifest import load_manifest
@@ -27,6 +25,12 @@ needs_half = pytest.mark.usefixtures("half_trained")
 needs_whole = pytest.mark.usefixtures("fully_trained")
 
 
+def refused(train: Train, **changes: Any) -> list[Problem]:
+    with pytest.raises(RunError) as caught:
+        train(**changes)
+    return list(caught.value.problems)
+
+
 @needs_half
 @pytest.mark.parametrize(
     ("changes", "difference"),
@@ -37,25 +41,34 @@ needs_whole = pytest.mark.usefixtures("fully_trained")
         ({"learning_rate": 1e-4}, "learning_rate: 0.0005 there, 0.0001 asked"),
         ({"model": "acme/other"}, "model: acme/tiny there, acme/other asked"),
         ({"overrides": ["lora_dropout=0.1"]}, "--set: none there, lora_dropout=0.1 asked"),
+        ({"crop": "whole,center"}, "--crop: whole there, whole,center asked"),
+        ({"sample_every": 2, "sample_prompt": "x"}, "sample_every: none there, 2 asked"),
         ({"schedule": "paper"}, "1000.0,986.9786,973.2042,958.6094,943.1188 | 926.6473,825.7017"),
-        (
-            {"caption": "a black circle"},
-            "caption: 'a grey circle' there, 'a black circle' asked",
-        ),
+        ({"caption": "a black circle"}, "caption: 'a grey circle' there, 'a black circle' asked"),
     ],
 )
 def test_a_run_of_something_else_is_refused(
-    train: Train, simpletuner: FakeSimpleTuner, changes: dict[str, Any], difference: str
+    train: Train, changes: dict[str, Any], difference: str
 ) -> None:
     before = contents(RUN.path)
 
-    with pytest.raises(RunError) as caught:
-        train(**changes)
+    problem = refused(train, **changes)[0]
 
-    (problem,) = caught.value.problems
+    assert problem.message.startswith("run runs/cat was trained with other settings: ")
     assert difference in problem.message
-    assert problem.hint == "give another --run; --restart would discard what this one has trained"
     assert contents(RUN.path) == before
+
+
+@needs_half
+def test_every_difference_is_named(train: Train) -> None:
+    said = "run runs/cat was trained with other settings: "
+    assert refused(train, steps=6, seed=2) == [
+        Problem(f"{said}steps: 5 there, 6 asked"),
+        Problem(
+            f"{said}seed: 1 there, 2 asked",
+            "give another --run; --restart would discard what this one has trained",
+        ),
+    ]
 
 
 @needs_half
@@ -71,10 +84,8 @@ def test_of_another_picture_it_is_said_that_it_is_the_picture(
 ) -> None:
     Image.linear_gradient("L").resize(size).convert("RGB").save("cat.png")
 
-    with pytest.raises(RunError) as caught:
-        train()
+    (problem,) = refused(train)
 
-    [problem] = caught.value.problems
     assert problem.message.endswith(difference)
 
 
@@ -86,50 +97,16 @@ def test_of_a_pair_whose_copy_is_gone_the_hashes_are_told(train: Train) -> None:
         train(caption="a black circle")
 
 
-def test_of_long_captions_the_part_that_differs_is_shown(
-    train: Train, simpletuner: FakeSimpleTuner
-) -> None:
+def test_of_long_captions_the_part_that_differs_is_shown(train: Train) -> None:
     long = "a grey circle, " * 20
     train(caption=f"{long}a fox in snow", phases=(SLOW,))
 
-    with pytest.raises(RunError) as caught:
-        train(caption=f"{long}a hen in snow", phases=(SLOW,))
+    (problem,) = refused(train, caption=f"{long}a hen in snow", phases=(SLOW,))
 
-    [problem] = caught.value.problems
     assert problem.message.endswith(
         "caption: '...e, a grey circle, a fox in snow' there, "
         "'...e, a grey circle, a hen in snow' asked"
     )
-
-
-@needs_half
-def test_every_difference_is_named(train: Train) -> None:
-    with pytest.raises(RunError) as caught:
-        train(steps=6, seed=2)
-
-    assert [problem.message for problem in caught.value.problems] == [
-        "run runs/cat was trained with other settings: steps: 5 there, 6 asked",
-        "run runs/cat was trained with other settings: seed: 1 there, 2 asked",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"overrides": ("lora_dropout=0.1",)}, "--set: none there, lora_dropout=0.1 asked"),
-        ({"crop": "whole,center"}, "--crop: whole there, whole,center asked"),
-        ({"sample_every": 2, "sample_prompt": "x"}, "sample_every: none there, 2 asked"),
-    ],
-)
-def test_what_differs_is_said_as_people_write_it(
-    train: Train, changes: dict[str, Any], said: str
-) -> None:
-    train()
-
-    with pytest.raises(RunError) as refused:
-        make_plan(**changes)
-
-    assert refused.value.problems[0].message.endswith(f"other settings: {said}")
 
 
 def test_a_strangers_folder_is_refused_and_untouched(train: Train) -> None:
@@ -141,6 +118,12 @@ def test_a_strangers_folder_is_refused_and_untouched(train: Train) -> None:
             train(run=Path("thesis"), restart=restart)
 
     assert contents(Path("thesis")) == {"thesis/data/chapter.txt": b"years of work"}
+    with pytest.raises(RunError, match=r"cat\.txt is not a folder"):
+        train(run=Path("cat.txt"))
+    RUN.path.mkdir(parents=True)
+    RUN.manifest.write_text("{")
+    with pytest.raises(RunError, match="damaged"):
+        train()
 
 
 def test_what_a_killed_glance_was_writing_is_no_obstacle_and_goes(train: Train) -> None:
@@ -156,59 +139,37 @@ def test_what_a_killed_glance_was_writing_is_no_obstacle_and_goes(train: Train) 
     assert not [path for path in RUN.path.rglob(".*") if path.name != ".guard"]
 
 
-def test_a_file_is_no_run_folder(train: Train) -> None:
-    with pytest.raises(RunError, match=r"cat\.txt is not a folder"):
-        train(run=Path("cat.txt"))
-
-
-def test_a_damaged_manifest_is_refused(train: Train) -> None:
-    RUN.path.mkdir(parents=True)
-    RUN.manifest.write_text("{")
-
-    with pytest.raises(RunError, match="damaged"):
-        train()
-
-
-def test_a_folder_that_holds_only_a_model_may_become_a_run(train: Train) -> None:
-    RUN.model.mkdir(parents=True)
-    (RUN.model / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-
-    train(model=str(RUN.model), phases=(SLOW,))
-
-    assert load_manifest(RUN).settings.model == "model"
-
-
 # Restart
 
 
 @needs_whole
 def test_restart_discards_what_was_trained(train: Train, simpletuner: FakeSimpleTuner) -> None:
-    train(steps=6, restart=True)
+    pair = contents(RUN.data)
+
+    train(image=RUN.data / "cat.png", steps=6, restart=True)  # from the run's own pair
 
     assert simpletuner.phases == ["slow", "fast"]
     assert [start["resumed"] for start in simpletuner.starts] == [0, 0]
+    assert simpletuner.starts[0]["data"] == ["cat.png", "cat.txt"]
+    assert contents(RUN.data) == pair
     assert load_manifest(RUN).settings.steps == 6
     assert states() == ("done", "done")
 
 
 @needs_whole
-def test_restart_of_one_phase_keeps_the_other(train: Train, simpletuner: FakeSimpleTuner) -> None:
-    slow = RUN.lora(SLOW).read_bytes()
+def test_restart_of_one_phase_keeps_the_other_and_what_both_share(
+    train: Train, simpletuner: FakeSimpleTuner
+) -> None:
+    slow, begun = RUN.lora(SLOW).read_bytes(), load_manifest(RUN).created
+    hint = "give another --run; --phase both would discard the slow phase as well"
+    assert refused(train, phases=(FAST,), restart=True, rank=8)[-1].hint == hint
 
     train(phases=(FAST,), restart=True)
 
     assert [(start["phase"], start["resumed"]) for start in simpletuner.starts] == [("fast", 0)]
     assert RUN.lora(SLOW).read_bytes() == slow
+    assert load_manifest(RUN).created == begun
     assert states() == ("done", "done")
-
-
-@needs_whole
-def test_restart_of_one_phase_cannot_change_what_both_share(train: Train) -> None:
-    with pytest.raises(RunError) as caught:
-        train(phases=(FAST,), restart=True, rank=8)
-
-    hint = "give another --run; --phase both would discard the slow phase as well"
-    assert caught.value.problems[-1].hint == hint
 
 
 @needs_half
@@ -244,15 +205,3 @@ def test_nothing_but_the_pair_is_trained_whatever_else_lies_there(
     with Image.open(RUN.path / "cache/pictures/whole-64x64/cat.png") as trained:
         assert trained.getpixel((0, 0)) != (255, 0, 0)
     assert folder != "data" or (RUN.data / "dog.png").exists()  # the user's, and not in the way
-
-
-@needs_whole
-def test_restart_from_the_runs_own_pair_does_not_lose_it(
-    train: Train, simpletuner: FakeSimpleTuner
-) -> None:
-    pair = contents(RUN.data)
-
-    train(image=RUN.data / "cat.png", restart=True)
-
-    assert simpletuner.starts[0]["data"] == ["cat.png", "cat.txt"]
-    assert contents(RUN.data) == pair

@@ -12,17 +12,31 @@ from glance.core.errors import InputError, SampleError, SettingsError
 from glance.dataset.sample import fitting_area
 from glance.dataset.view import Crop
 from glance.models.families import FAMILIES
-from glance.training.plan import parse_devices
+from glance.training.plan import TrainingPlan, parse_devices
+
+
+def warnings(plan: TrainingPlan) -> list[str]:
+    return [warning.message for warning in plan.warnings]
 
 
 @pytest.mark.parametrize(
     ("size", "area"),
-    [((2000, 1000), 1024), ((1024, 1024), 1024), ((900, 900), 896), ((1200, 300), 576)],
+    [
+        ((2000, 1000), 1024),
+        ((1024, 1024), 1024),
+        ((900, 900), 896),
+        ((1200, 300), 576),
+        (None, 1024),
+    ],
 )
-def test_a_picture_is_not_enlarged(tmp_path: Path, size: tuple[int, int], area: int) -> None:
-    Image.new("RGB", size).save(tmp_path / "x.png")
+def test_a_picture_is_not_enlarged(size: tuple[int, int] | None, area: int) -> None:
+    if size is None:
+        Path("x.png").write_bytes(b"no picture")
+    else:
+        Image.new("RGB", size).save("x.png")
 
-    assert fitting_area(tmp_path / "x.png", 1024) == area
+    assert fitting_area(Path("x.png"), 1024) == area
+    assert fitting_area(Path(), 1024) == fitting_area(Path("none.png"), 1024) == 1024
 
 
 def test_one_that_is_much_too_small_is_left_to_be_refused(pair: Path) -> None:
@@ -31,23 +45,14 @@ def test_one_that_is_much_too_small_is_left_to_be_refused(pair: Path) -> None:
         make_plan(resolution=None)
 
 
-def test_a_file_that_is_no_picture_gets_the_usual_one(tmp_path: Path) -> None:
-    (tmp_path / "x.png").write_bytes(b"no picture")
-
-    assert fitting_area(tmp_path / "x.png", 1024) == 1024
-    assert fitting_area(tmp_path, 1024) == 1024
-    assert fitting_area(tmp_path / "none.png", 1024) == 1024
-
-
 def test_the_choice_is_said_unless_it_was_made(pair: Path) -> None:
     Image.effect_noise((900, 900), 90).convert("RGB").save(pair)
 
     chosen, given = make_plan(resolution=None), make_plan(resolution="896")
 
-    told = [warning.message for warning in chosen.warnings]
     assert chosen.settings.resolution == given.settings.resolution == 896
-    assert "it is trained at resolution 896" in "".join(told)
-    assert "896" not in "".join(warning.message for warning in given.warnings)
+    assert "it is trained at resolution 896" in "".join(warnings(chosen))
+    assert "896" not in "".join(warnings(given))
 
 
 def test_several_are_trained_at_once_and_the_largest_counts(pair: Path) -> None:
@@ -59,21 +64,17 @@ def test_several_are_trained_at_once_and_the_largest_counts(pair: Path) -> None:
     assert settings.crops == (Crop.WHOLE, Crop.CENTER)
 
 
+@pytest.mark.usefixtures("pair")
 @pytest.mark.parametrize(
-    "asked",
+    ("name", "value"),
     [
-        {"resolution": "large"},
-        {"resolution": ""},
-        {"resolution": "64,"},
-        {"resolution": "64,65"},
-        {"crop": "corner"},
-        {"crop": "face"},
-        {"crop": ""},
+        *(("resolution", value) for value in ("large", "", "64,", "64,65")),
+        *(("crop", value) for value in ("corner", "face", "")),
     ],
 )
-def test_what_cannot_be_is_refused(pair: Path, asked: dict[str, str]) -> None:
-    with pytest.raises(InputError, match=r"crop|resolution"):
-        make_plan(**asked)
+def test_what_cannot_be_is_refused(name: str, value: str) -> None:
+    with pytest.raises(InputError, match=name):
+        make_plan(**{name: value})
 
 
 @pytest.mark.parametrize("text", ["", "0,1,2", "cuda", "-1", "0;1", "0,", "²"])
@@ -82,7 +83,8 @@ def test_what_is_no_device_is_refused(text: str) -> None:
         parse_devices(text)
 
 
-def test_a_file_that_may_be_of_several_families_is_warned_of(pair: Path) -> None:
+@pytest.mark.usefixtures("pair")
+def test_a_file_that_may_be_of_several_families_is_warned_of() -> None:
     marks = FAMILIES["qwen_image"].marks.diffusers
     save_file({name: np.zeros(1) for name in marks}, "mine.safetensors")
 
@@ -93,30 +95,47 @@ def test_a_file_that_may_be_of_several_families_is_warned_of(pair: Path) -> None
         "by its tensors it may also be Qwen-Image-Edit-2509 or Qwen-Image-Edit-2511"
     )
     assert warning.hint == "say which with --family, for example --family qwen_image_edit_2509"
-    (size,) = make_plan(model="mine.safetensors", family="qwen_image").warnings
-    assert size.message.startswith("--resolution 64: ")
+    (size,) = warnings(make_plan(model="mine.safetensors", family="qwen_image"))
+    assert size.startswith("--resolution 64: ")
 
 
+@pytest.mark.usefixtures("pair")
 @pytest.mark.parametrize("model", ["acme/FLUX.1-schnell", "acme/flux-schnell-v2"])
-def test_a_model_that_is_distilled_already_is_warned_of(pair: Path, model: str) -> None:
+def test_a_model_that_is_distilled_already_is_warned_of(model: str) -> None:
     (warning,) = make_plan(model=model, family="flux").warnings
 
     assert warning.message.startswith(f"{model.split('/')[1]} is distilled to a few steps already")
     assert warning.hint == "train on a base model such as black-forest-labs/FLUX.1-dev"
 
 
+@pytest.mark.usefixtures("pair")
+def test_what_an_override_replaces_and_what_has_no_effect_is_said() -> None:
+    plan = make_plan(
+        overrides=("lora_dropout=0.1", "lora_alpha=4"), steps=4, sample_prompt="a fox", device="cpu"
+    )
+
+    assert warnings(plan) == [
+        "--set lora_dropout=0.1: replaces glance's 0.0",
+        "--set lora_alpha=4.0: replaces glance's 16.0",
+        "--sample-prompt: nothing is sampled while training",
+        "4 steps cannot visit the slow phase's 5 timesteps",
+        "4 steps cannot visit the fast phase's 5 timesteps",
+    ]
+    assert plan.warnings[2].hint == "add --sample-every 20"
+    assert make_plan(sample_every=2).settings.sample_prompt == "a grey circle"
+    assert make_plan(sample_every=2, sample_prompt="a fox").settings.sample_prompt == "a fox"
+
+
+@pytest.mark.usefixtures("pair")
 @pytest.mark.parametrize("schedule", [None, "guide"])
 def test_whose_list_the_default_is_and_what_the_models_own_would_be_is_said(
-    pair: Path, schedule: str | None
+    schedule: str | None,
 ) -> None:
-    (note,) = make_plan(schedule=schedule, family="flux").notes
+    plan = make_plan(schedule=schedule, family="flux")
+    (note,) = plan.notes
 
     own = note.partition(" at 64x64 --schedule auto takes 1000,")
     assert own[0] == "the timesteps are the guide's, made for Qwen-Image; of FLUX.1"
     assert own[2].count(",") == 8 - 1
-    assert note in make_plan(schedule=schedule, family="flux").told
-
-
-@pytest.mark.parametrize("chosen", [{"schedule": "paper"}, {"slow_timesteps": "1000,950"}])
-def test_of_a_list_that_was_chosen_nothing_is_said(pair: Path, chosen: dict[str, str]) -> None:
-    assert make_plan(**chosen).notes == ()
+    assert note in plan.told
+    assert make_plan(schedule="paper").notes == make_plan(slow_timesteps="1000,950").notes == ()

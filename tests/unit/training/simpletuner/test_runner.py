@@ -38,42 +38,34 @@ def run(tmp_path: Path, log: Path) -> Iterator[Run]:
     assert find_processes(str(tmp_path)) == []
 
 
-def test_lines_reach_the_caller_and_the_log(run: Run, log: Path) -> None:
+def test_lines_reach_the_caller_and_the_log_which_is_continued(run: Run, log: Path) -> None:
     code, lines = run("import sys; print('one'); print('two', file=sys.stderr, flush=True)")
 
     assert (code, sorted(lines)) == (0, ["one", "two"])
     assert sorted(log.read_text().splitlines()) == ["one", "two"]
+    run("print('again')")
+    assert log.read_text().endswith("\nagain\n")
 
 
-def test_a_log_is_continued(run: Run, log: Path) -> None:
-    run("print('first attempt')")
-    run("print('second attempt')")
-
-    assert log.read_text() == "first attempt\nsecond attempt\n"
-
-
-def test_the_environment_is_the_jobs_and_no_more(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_and_folder_are_the_jobs_and_no_more(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("MIXED_PRECISION", "fp8")
+    program = """
+import os
+print(sorted(set(os.environ) - {'LC_CTYPE'}))
+print(os.getcwd())
+print(os.environ['PWD'])
+"""
+    _, lines = run(program, COLOUR="red")
 
-    _, lines = run("import os; print(sorted(set(os.environ) - {'LC_CTYPE'}))", COLOUR="red")
-
-    assert lines == ["['COLOUR', 'GLANCE_JOB', 'PWD']"]
-
-
-def test_it_runs_in_the_jobs_folder_and_says_so_as_a_shell_does(run: Run, tmp_path: Path) -> None:
-    code, lines = run("import os; print(os.getcwd()); print(os.environ['PWD'])")
-
-    assert (code, lines) == (0, [str(tmp_path), str(tmp_path)])
+    assert lines == ["['COLOUR', 'GLANCE_JOB', 'PWD']", str(tmp_path), str(tmp_path)]
 
 
 def test_the_exit_code_is_handed_on(run: Run) -> None:
     assert run("import sys; sys.exit(3)") == (3, [])
-
-
-def test_a_killed_supervisor_is_told_as_a_shell_tells_it(run: Run) -> None:
-    code, _ = run("import os; os.kill(os.getppid(), 9)")
-
-    assert code == 137
+    killed_supervisor, _ = run("import os; os.kill(os.getppid(), 9)")
+    assert killed_supervisor == 137  # as a shell tells it
 
 
 def test_a_progress_bar_becomes_lines_and_empty_ones_go(run: Run) -> None:
@@ -102,11 +94,20 @@ def test_a_flood_arrives_whole(run: Run, log: Path) -> None:
     assert (code, len(lines), log.stat().st_size) == (0, 50_000, 50_000_000)
 
 
-def test_secrets_are_masked_in_the_log_and_for_the_caller(run: Run, log: Path) -> None:
-    _, lines = run(f"print('token={SECRET}, {SECRET}')", SECRET)
-
-    assert lines == ["token=***, ***"]
-    assert log.read_text() == "token=***, ***\n"
+@pytest.mark.parametrize(
+    ("program", "secrets", "line"),
+    [
+        (f"print('token={SECRET}, {SECRET}')", [SECRET], "token=***, ***"),
+        (f"print('a  b {SECRET}.')", [f" {SECRET}\n", "  "], "a  b ***."),
+        (r"import sys; sys.stdout.buffer.write(b'<\xffkey>')", ["\udcffkey"], "<***>"),
+    ],
+    ids=["twice", "without the space around it", "no text"],
+)
+def test_secrets_are_masked_in_the_log_and_for_the_caller(
+    run: Run, log: Path, program: str, secrets: list[str], line: str
+) -> None:
+    assert run(program, *secrets) == (0, [line])
+    assert log.read_text() == f"{line}\n"
 
 
 def test_a_secret_that_straddles_two_pieces_is_masked(run: Run, log: Path) -> None:
@@ -122,16 +123,6 @@ for text in '=' * 20_000 + '{SECRET[:half]}', '{SECRET[half:]}':
 
     assert "".join(lines) == "=" * 20_000 + "***"
     assert log.read_text().replace("\n", "") == "=" * 20_000 + "***"
-
-
-def test_a_secret_is_masked_without_the_space_around_it(run: Run) -> None:
-    assert run(f"print('a  b {SECRET}.')", f" {SECRET}\n", "  ") == (0, ["a  b ***."])
-
-
-def test_a_secret_that_is_no_text_is_masked(run: Run) -> None:
-    _, lines = run(r"import sys; sys.stdout.buffer.write(b'<\xffkey>')", "\udcffkey")
-
-    assert lines == ["<***>"]
 
 
 def test_a_caller_that_fails_leaves_no_process(tmp_path: Path, log: Path) -> None:

@@ -65,17 +65,18 @@ def start_tree(start: Start, tmp_path: Path) -> Start:
     return start_tree
 
 
-def shell(script: str) -> tuple[str, ...]:
-    return ("sh", "-c", script)
-
-
-@pytest.mark.parametrize("code", [0, 7])
-def test_the_exit_code_is_the_commands_own(start: Start, code: int) -> None:
-    assert start(*shell(f"exit {code}")).wait(PATIENCE) == code
-
-
-def test_death_by_a_signal_is_counted_as_shells_count_it(start: Start) -> None:
-    assert start(*shell("kill -KILL $$")).wait(PATIENCE) == 137
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("exit 0", 0),
+        ("exit 7", 7),
+        ("kill -KILL $$", 137),  # as shells count a death by a signal
+        ("kill -TERM $$; sleep 600", 143),  # it does not inherit the handlers
+        ("read line || exit 3", 3),  # it reads nothing from the lifeline
+    ],
+)
+def test_the_exit_code_is_the_commands_own(start: Start, script: str, code: int) -> None:
+    assert start("sh", "-c", script).wait(PATIENCE) == code
 
 
 def test_a_command_that_cannot_be_started_is_named(start: Start, tmp_path: Path) -> None:
@@ -90,25 +91,8 @@ def test_a_command_that_cannot_be_started_is_named(start: Start, tmp_path: Path)
     assert process.returncode == 127
 
 
-def test_the_command_reads_nothing_from_the_lifeline(start: Start) -> None:
-    assert start(*shell("read line || exit 3")).wait(PATIENCE) == 3
-
-
-def test_the_command_does_not_inherit_the_handlers(start: Start) -> None:
-    assert start(*shell("kill -TERM $$; sleep 600")).wait(PATIENCE) == 143
-
-
-def test_sigterm_ends_every_generation(start_tree: Start, tmp_path: Path) -> None:
-    process = start_tree()
-
-    process.terminate()
-
-    assert process.wait(PATIENCE) == 143
-    assert find_processes(str(tmp_path)) == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_other_signals_end_it_alike(
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_every_generation(
     start_tree: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
     process = start_tree()
