@@ -111,6 +111,7 @@ def test_what_peft_wrote_beside_the_files_is_multiplied_in() -> None:
     run = RunFolder(Path("r"))
     assert up(run.lora(Phase.SLOW)) == 4.0
     assert up(run.lora(Phase.FAST)) == pytest.approx(2 * 8 / 2**0.5)
+    assert load_manifest(run).settings.overrides == {}, "the two have no alpha in common"
     imported = load_manifest(run).imported
     assert imported is not None
     assert "lora_B times 4: alpha is in adapter_config.json beside it" in imported.folded.values()
