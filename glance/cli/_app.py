@@ -101,6 +101,7 @@ def _refusals_told(words: Sequence[str]) -> Iterator[None]:
         yield
     except GlanceError as exc:
         exc.problems = tuple(respell(problem, words) for problem in exc.problems)
+        Console.current.as_json |= "--json" in words  # behind a command of the group that refuses
         Console.current.error(exc)
         raise typer.Exit(exc.exit_code) from exc
     except typer.TyperException as exc:

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from glance.cli._usage import refuse_repeated
+from glance.cli.console import Console
 from glance.core.options import Field, Group, build, declared
 
 _WORDS: Final = {str: "TEXT", int: "INTEGER", float: "NUMBER", Path: "PATH"}
@@ -19,39 +20,52 @@ _OTHERS: Final = "Options"  # the heading of what stands under no other
 
 
 def takes[R](
-    request: type[R], *names: str, **given: Any
+    request: type[R] | None = None, *names: str, **given: Any
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command a flag for each declared field of `request`, or for those of these names.
+    """Give a command its console, and a flag for each declared field of `request`, or for `names`.
 
-    The command takes the request first, made of what was typed and `given`; its other parameters
-    are flags as Typer declares them.
+    The command takes the console first, which heeds --json, --quiet and --verbose, and then the
+    request, made of what was typed and `given`; its other parameters are flags as Typer declares
+    them.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         fields = {
             "_".join(one.path): one
-            for one in declared(request)
+            for one in (declared(request) if request else ())
             if not names or one.path[0] in names
         }
-        first, *others = inspect.signature(command, eval_str=True).parameters.values()
-        assert first.annotation is request
 
-        def run(**values: Any) -> None:
-            said: dict[tuple[str, ...], Any] = {(name,): one for name, one in given.items()}
-            said |= {one.path: _value(one, values.pop(name)) for name, one in fields.items()}
-            command(build(request, said), **values)
+        def run(*, as_json: bool, quiet: bool, verbose: bool, **values: Any) -> None:
+            made: list[Any] = [Console(as_json=as_json, quiet=quiet, verbose=verbose)]
+            if request is not None:
+                said: dict[tuple[str, ...], Any] = {(name,): one for name, one in given.items()}
+                said |= {one.path: _value(one, values.pop(name)) for name, one in fields.items()}
+                made.append(build(request, said))
+            command(*made, **values)
 
-        parameters = [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                annotation=Annotated[_typer_type(field), _option(field)],
-                default=_default(field),
-            )
-            for name, field in fields.items()
+        own = list(inspect.signature(command, eval_str=True).parameters.values())
+        every = [
+            *(
+                inspect.Parameter(
+                    name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    annotation=Annotated[_typer_type(field), _option(field)],
+                    default=_default(field),
+                )
+                for name, field in fields.items()
+            ),
+            *(
+                one.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+                for one in own[1 if request is None else 2 :]
+            ),
+            *(
+                inspect.Parameter(
+                    name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=False
+                )
+                for name, kind in _TALK.items()
+            ),
         ]
-        others = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in others]
-        every = [*parameters, *others]
         run.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
         run.__annotations__ = {one.name: one.annotation for one in every}
         run.__name__, run.__doc__ = command.__name__, command.__doc__
@@ -174,41 +188,28 @@ def _value(field: Field, typed: Any) -> Any:
     return field.default if typed is None and field.flag.parse is not None else typed
 
 
+def _run_option(*names: str, help: str, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=Group.RUN)
+
+
 DryRunOption = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        help="Show what would be done; write and load nothing.",
-        rich_help_panel=Group.RUN,
-    ),
+    bool, _run_option("--dry-run", help="Show what would be done; write and load nothing.")
 ]
 EventsOption = Annotated[
     Path | None,
-    typer.Option(
-        "--events",
-        metavar="PATH",
-        help="Append one JSON event a line to this file; - for stdout.",
-        rich_help_panel=Group.RUN,
+    _run_option(
+        "--events", help="Append one JSON event a line to this file; - for stdout.", metavar="PATH"
     ),
 ]
-JsonOption = Annotated[
-    bool,
-    typer.Option(
-        "--json", help="One JSON document on stdout, at the end.", rich_help_panel=Group.RUN
-    ),
-]
-QuietOption = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Results and errors only.", rich_help_panel=Group.RUN)
-]
-VerboseOption = Annotated[
-    bool,
-    typer.Option(
-        "--verbose",
-        "-v",
-        help="Everything, the trainer's own output too.",
-        rich_help_panel=Group.RUN,
-    ),
-]
+_TALK: Final = {
+    "as_json": Annotated[
+        bool, _run_option("--json", help="One JSON document on stdout, at the end.")
+    ],
+    "quiet": Annotated[bool, _run_option("--quiet", "-q", help="Results and errors only.")],
+    "verbose": Annotated[
+        bool, _run_option("--verbose", "-v", help="Everything, the trainer's own output too.")
+    ],
+}
 
 
 _FLAG = "--plot"

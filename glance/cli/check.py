@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from glance.cli._command import JsonOption, QuietOption, VerboseOption, takes
+from glance.cli._command import takes
 from glance.cli.console import Console
 from glance.training.request import TrainRequest
 
@@ -18,12 +18,10 @@ _PAIR = ("caption", "reference", "family", "model", "resolution", "crop")
 
 @takes(TrainRequest, *_PAIR, image=Path())
 def check(
+    console: Console,
     request: TrainRequest,
     *,
     image: Annotated[Path, typer.Argument(help="The image to train on.")],
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
 ) -> None:
     """Check whether an image and its caption are fit to train on, and what is trained of it.
 
@@ -31,7 +29,6 @@ def check(
 
     Example: glance check data/glance.png
     """
-    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.training.plan import check_pair, tell_views
 
     pair = check_pair(replace(request, image=image))

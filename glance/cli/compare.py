@@ -1,13 +1,6 @@
 """`glance compare`: what a pair is worth, on one sheet."""
 
-from glance.cli._command import (
-    DryRunOption,
-    EventsOption,
-    JsonOption,
-    QuietOption,
-    VerboseOption,
-    takes,
-)
+from glance.cli._command import DryRunOption, EventsOption, takes
 from glance.cli._plans import comparison_rows, show_plan
 from glance.cli.console import Console, format_table
 from glance.evaluation.request import CompareRequest
@@ -15,13 +8,11 @@ from glance.evaluation.request import CompareRequest
 
 @takes(CompareRequest)
 def compare(
+    console: Console,
     request: CompareRequest,
     *,
     dry_run: DryRunOption = False,
     events: EventsOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
 ) -> None:
     """Sample the same noise with the pair and without: does it help?
 
@@ -37,7 +28,6 @@ def compare(
 
     glance compare --run runs/glance --prompt "a harbour" --prompt "a forest" --count 4
     """
-    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.evaluation.compare import compare_pair, foresee, plan_comparison
 
     plan = plan_comparison(request)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import IO, TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from glance.core.errors import GlanceError, Problem, SetupError, TrainingFailed
 from glance.core.events import (
@@ -35,10 +35,14 @@ from glance.core.events import (
 )
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from glance.core.plot import Terminal
 
+_LINES: Final = 10  # for each thing, where nothing can move
 
-class Progress(NamedTuple):
+
+class _Progress(NamedTuple):
     """How far something is."""
 
     name: str
@@ -46,22 +50,6 @@ class Progress(NamedTuple):
     total: int
     words: str
     figures: str
-
-
-class Bars(Protocol):
-    """Shows how far several things are."""
-
-    def show(self, progress: Progress) -> None:
-        """Show one thing's news."""
-        ...
-
-    def end(self, name: str) -> None:
-        """Show that thing no more."""
-        ...
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        ...
 
 
 class Console:
@@ -76,7 +64,7 @@ class Console:
         self.as_json = as_json
         self.verbose = verbose
         self._quiet = quiet
-        self._bars: Bars | None = None
+        self._bars: _PlainBars | _MovingBars | None = None
         self._paces: defaultdict[str, Pace] = defaultdict(Pace)
         Console.current = self
 
@@ -121,11 +109,7 @@ class Console:
         }
         if isinstance(exc, TrainingFailed):
             self._say_tail(exc)
-            content |= {
-                "log": str(exc.log),
-                "returncode": exc.returncode,
-                "tail": list(exc.tail),
-            }
+            content |= {"log": str(exc.log), "returncode": exc.returncode, "tail": list(exc.tail)}
         self.document({"error": content})
 
     def stopped(self, exit_code: int) -> None:
@@ -200,32 +184,32 @@ class Console:
         if isinstance(event, PhaseStarted | StepDone | MemoryUsed):
             self._paces[event.phase].note(event)
 
-    def _progress_of(self, event: StepDone | ModelFetched | SamplingStep) -> Progress:
+    def _progress_of(self, event: StepDone | ModelFetched | SamplingStep) -> _Progress:
         match event:
             case StepDone():
                 words = f"step {event.step} of {event.steps}"
                 figures = self._paces[event.phase].describe(event, drawn=self._moves)
-                return Progress(event.phase, event.step, event.steps, words, figures)
+                return _Progress(event.phase, event.step, event.steps, words, figures)
             case SamplingStep():
                 words = f"step {event.step:,}/{event.steps:,}"
                 if event.phase is not None:
                     words = f"{event.phase} phase, {words}"
                 left = _time_left(event.eta_seconds)
-                return Progress(event.task, event.done, event.total, words, left)
+                return _Progress(event.task, event.done, event.total, words, left)
             case ModelFetched():
                 words = f"{event.bytes / 1e9:.1f} of {event.total_bytes / 1e9:.1f} GB fetched"
                 left = _time_left(event.eta_seconds)
-                return Progress(event.model, event.bytes, event.total_bytes, words, left)
+                return _Progress(event.model, event.bytes, event.total_bytes, words, left)
 
     @property
     def _moves(self) -> bool:
         return sys.stderr.isatty() and not self.verbose
 
-    def _show(self, progress: Progress) -> None:
+    def _show(self, progress: _Progress) -> None:
         if self._quiet:
             return
         if self._bars is None:
-            self._bars = MovingBars() if self._moves else PlainBars(self.note)
+            self._bars = _MovingBars() if self._moves else _PlainBars(self.note)
         self._bars.show(progress)
 
     def _end_bar(self, name: str) -> None:
@@ -315,22 +299,14 @@ def _write(stream: IO[str], text: str) -> None:
 Console.current = Console()
 
 
-if TYPE_CHECKING:
-    from rich.progress import TaskID
-
-_LINES: Final = 10  # for each thing, where nothing can move
-
-
-class PlainBars:
+class _PlainBars:
     """A line every tenth of the way: for log files and pipes."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
-        """Stand ready to write lines."""
         self._write = write
         self._shown: dict[str, int] = {}
 
-    def show(self, progress: Progress) -> None:
-        """See Bars."""
+    def show(self, progress: _Progress) -> None:
         name, done, total, words, figures = progress
         tenth = done * _LINES // total
         if tenth != self._shown.get(name, 0) or total <= _LINES:
@@ -338,18 +314,16 @@ class PlainBars:
             self._write(f"{name}: {words}{figures}")
 
     def end(self, name: str) -> None:
-        """See Bars."""
         self._shown.pop(name, None)
 
     def close(self) -> None:
-        """See Bars: lines stay."""
+        pass  # lines stay
 
 
-class MovingBars:
+class _MovingBars:
     """rich's progress bars, imported only where something moves."""
 
     def __init__(self) -> None:
-        """Show nothing yet."""
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as RichProgress
@@ -363,8 +337,7 @@ class MovingBars:
         )
         self._tasks: dict[str, TaskID] = {}
 
-    def show(self, progress: Progress) -> None:
-        """See Bars."""
+    def show(self, progress: _Progress) -> None:
         name, done, total, words, figures = progress
         if not self._tasks:
             self._progress.start()
@@ -374,13 +347,11 @@ class MovingBars:
         self._progress.update(task, completed=done, total=total, words=words, figures=figures)
 
     def end(self, name: str) -> None:
-        """See Bars."""
         if name in self._tasks:
             self._progress.remove_task(self._tasks.pop(name))
             if not self._tasks:
                 self._progress.stop()
 
     def close(self) -> None:
-        """See Bars."""
         for name in tuple(self._tasks):
             self.end(name)

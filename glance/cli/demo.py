@@ -6,11 +6,14 @@ from typing import Annotated
 
 import typer
 
-from glance.cli._command import EventsOption, JsonOption, QuietOption, VerboseOption
+from glance.cli._command import EventsOption, takes
 from glance.cli.console import Console
 
 
+@takes()
 def demo(
+    console: Console,
+    *,
     output: Annotated[
         Path | None, typer.Option(help="Run folder of the demo. Default: runs/demo.")
     ] = None,
@@ -18,9 +21,6 @@ def demo(
         int, typer.Option(min=1, max=1_000_000, help="Steps a phase, of both pairs.")
     ] = 60,
     events: EventsOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
 ) -> None:
     """Train, sample and compare on a bundled toy model (offline, CPU).
 
@@ -31,7 +31,6 @@ def demo(
 
     Example: glance demo
     """
-    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.demo.run import run_demo
 
     with console.progress(events) as on_event:

@@ -2,14 +2,7 @@
 
 from shlex import quote
 
-from glance.cli._command import (
-    DryRunOption,
-    EventsOption,
-    JsonOption,
-    QuietOption,
-    VerboseOption,
-    takes,
-)
+from glance.cli._command import DryRunOption, EventsOption, takes
 from glance.cli._plans import distillation_rows, show_plan
 from glance.cli.console import Console
 from glance.training.request import DistillRequest
@@ -17,13 +10,11 @@ from glance.training.request import DistillRequest
 
 @takes(DistillRequest)
 def distill(
+    console: Console,
     request: DistillRequest,
     *,
     dry_run: DryRunOption = False,
     events: EventsOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
 ) -> None:
     """Let the base model teach itself: two LoRAs that take its 50 steps in few.
 
@@ -38,7 +29,6 @@ def distill(
 
     glance distill --size 1024x1024 --size 832x1216 --device cuda --dry-run
     """
-    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.training.distillation import plan_distillation
 
     plan = plan_distillation(request)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 
-from glance.cli._command import JsonOption, QuietOption, VerboseOption, takes
+from glance.cli._command import takes
 from glance.cli.console import Console
 from glance.core.errors import SetupError
 from glance.training.request import Launcher, TrainRequest
@@ -17,20 +17,13 @@ _NEEDS = (
 
 
 @takes(TrainRequest, *_NEEDS, image=Path())
-def doctor(
-    request: TrainRequest,
-    *,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
-) -> None:
+def doctor(console: Console, request: TrainRequest) -> None:
     """Check what a training needs of this machine, and say how to get what is missing.
 
     `glance train` does the same before it starts anything. Exit code 3 if something is missing.
 
     Example: glance doctor --model black-forest-labs/FLUX.1-dev --vram 24
     """
-    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.core.device import speed
     from glance.core.files import require_possible
     from glance.core.phase import Phase
@@ -64,17 +57,10 @@ def doctor(
     console.result(describe_estimate(settings))
     pace = speed(settings.device, job.devices[0])
     console.result(describe_duration(settings, len(Phase), pace))
+    told = ("name", "outcome", "message", "hint")
     console.document(
         {
-            "checks": [
-                {
-                    "name": check.name,
-                    "outcome": check.outcome.value,
-                    "message": check.message,
-                    "hint": check.hint,
-                }
-                for check in checks
-            ],
+            "checks": [{name: getattr(check, name) for name in told} for check in checks],
             "estimate": {
                 **estimate(settings).to_json(),
                 "seconds_a_step": None if pace is None else seconds_a_step(settings, pace),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glance.cli._command import EventsOption, JsonOption, QuietOption, VerboseOption, takes
+from glance.cli._command import EventsOption, takes
 from glance.cli.console import Console
 from glance.sampling.request import InferRequest
 
@@ -35,6 +35,7 @@ _GENERATED = (
 @export.command()
 @takes(InferRequest, *_GENERATED)
 def comfyui(
+    console: Console,
     request: InferRequest,
     *,
     run: RunArgument = None,
@@ -47,9 +48,6 @@ def comfyui(
     ] = None,
     output: OutputOption = None,
     force: ForceOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
 ) -> None:
     """Write both LoRAs by ComfyUI's names, and a workflow that runs them as they were trained.
 
@@ -58,7 +56,6 @@ def comfyui(
 
     Example: glance export comfyui runs/glance --prompt "a harbour at dawn"
     """
-    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.interop.comfyui import export_comfyui, plan_comfyui
     from glance.interop.export import open_source
 
@@ -83,16 +80,16 @@ def comfyui(
 
 
 @export.command()
+@takes()
 def diffusers(
+    console: Console,
+    *,
     run: RunArgument = None,
     prompt: Annotated[
         str | None, typer.Option(help="What the script generates unless told otherwise.")
     ] = None,
     output: OutputOption = None,
     force: ForceOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
 ) -> None:
     """Write both LoRAs, the schedule and a script that needs only diffusers.
 
@@ -100,7 +97,6 @@ def diffusers(
 
     Example: glance export diffusers runs/glance --prompt "a harbour at dawn"
     """
-    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.interop.diffusers import export_diffusers
     from glance.interop.export import open_source
 
@@ -110,7 +106,10 @@ def diffusers(
 
 
 @export.command()
+@takes()
 def hub(
+    console: Console,
+    *,
     repo: Annotated[str, typer.Option(help="name, or owner/name.")],
     run: RunArgument = None,
     public: Annotated[bool, typer.Option("--public", help="For everybody. Else: private.")] = False,
@@ -131,9 +130,6 @@ def hub(
         bool, typer.Option("--dry-run", help="Show the card and every file, send nothing.")
     ] = False,
     events: EventsOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
 ) -> None:
     """Send both LoRAs to the Hugging Face Hub, with a model card, images, a script and a workflow.
 
@@ -145,7 +141,6 @@ def hub(
 
     glance export hub runs/glance --repo me/my-pair --public --sample-license cc-by-4.0
     """
-    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.interop.export import open_source
     from glance.interop.hub import HubRequest, plan_hub, send_hub, write_hub
 

@@ -2,19 +2,17 @@
 
 from shlex import quote
 
-from glance.cli._command import DryRunOption, JsonOption, QuietOption, VerboseOption, takes
+from glance.cli._command import DryRunOption, takes
 from glance.cli.console import Console
 from glance.interop.request import ImportRequest
 
 
 @takes(ImportRequest)
 def import_(
+    console: Console,
     request: ImportRequest,
     *,
     dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
 ) -> None:
     """Make a finished run of two LoRAs that others trained.
 
@@ -22,7 +20,6 @@ def import_(
 
     Example: glance import --slow-lora slow.safetensors --fast-lora fast.safetensors --alpha 128
     """
-    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.interop.importing import plan_import, run_import
 
     plan = plan_import(request)

@@ -1,57 +1,37 @@
 """`glance infer`, also `glance generate`: images in ten steps, slow LoRA first, then fast."""
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from glance.cli._command import (
-    DryRunOption,
-    EventsOption,
-    JsonOption,
-    QuietOption,
-    VerboseOption,
-    takes,
-)
+from glance.cli._command import DryRunOption, EventsOption, takes
 from glance.cli._plans import sampling_rows, show_plan
 from glance.cli.console import Console
 from glance.core.options import Group
 from glance.sampling.request import InferRequest, choose_loras
 
 
+def _only(flag: str, help: str) -> Any:
+    return typer.Option(flag, help=help, rich_help_panel=Group.LORAS)
+
+
 @takes(InferRequest)
 def infer(
+    console: Console,
     request: InferRequest,
     *,
     slow_only: Annotated[
-        bool,
-        typer.Option(
-            "--slow-only",
-            help="Use the slow LoRA, then the base model alone.",
-            rich_help_panel=Group.LORAS,
-        ),
+        bool, _only("--slow-only", "Use the slow LoRA, then the base model alone.")
     ] = False,
     fast_only: Annotated[
-        bool,
-        typer.Option(
-            "--fast-only",
-            help="Use the base model alone, then the fast LoRA.",
-            rich_help_panel=Group.LORAS,
-        ),
+        bool, _only("--fast-only", "Use the base model alone, then the fast LoRA.")
     ] = False,
     no_lora: Annotated[
-        bool,
-        typer.Option(
-            "--no-lora",
-            help="Use the base model alone, along the same timesteps.",
-            rich_help_panel=Group.LORAS,
-        ),
+        bool, _only("--no-lora", "Use the base model alone, along the same timesteps.")
     ] = False,
     dry_run: DryRunOption = False,
     events: EventsOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
 ) -> None:
     """Generate images with both LoRAs, in ten steps each.
 
@@ -67,7 +47,6 @@ def infer(
 
     glance infer --prompt-file prompts.jsonl --count 4 --output images/
     """
-    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.sampling.plan import plan_generation
 
     loras = choose_loras(slow_only=slow_only, fast_only=fast_only, no_lora=no_lora)

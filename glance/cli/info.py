@@ -5,17 +5,17 @@ from typing import Annotated
 
 import typer
 
-from glance.cli._command import JsonOption, QuietOption, VerboseOption
+from glance.cli._command import takes
 from glance.cli.console import Console
 
 
+@takes()
 def info(
+    console: Console,
+    *,
     path: Annotated[
         Path, typer.Argument(help="A LoRA of anybody's, a run folder, or an image of glance's.")
     ],
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
 ) -> None:
     """Inspect a LoRA, run or image: settings, hashes, metadata, problems.
 
@@ -25,7 +25,6 @@ def info(
 
     Example: glance info runs/glance
     """
-    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.interop.info import describe
 
     found = describe(path, terminal=console.terminal)

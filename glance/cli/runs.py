@@ -1,20 +1,13 @@
 """`glance runs`: look at runs, and free what they no longer need."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from glance.cli._command import (
-    TERMINAL,
-    JsonOption,
-    PlotCommand,
-    PlotOption,
-    QuietOption,
-    VerboseOption,
-)
+from glance.cli._command import TERMINAL, PlotCommand, PlotOption, takes
 from glance.cli.console import Console, format_table
+from glance.core.phase import Phase
 
 runs = typer.Typer(
     help="Look at runs, read their logs, free what they no longer need.",
@@ -24,25 +17,17 @@ runs = typer.Typer(
 RunArgument = Annotated[Path, typer.Argument(help="The run folder.")]
 
 
-class PhaseName(StrEnum):
-    """--phase."""
-
-    SLOW = "slow"
-    FAST = "fast"
-
-
 @runs.command("list")
+@takes()
 def list_command(
+    console: Console,
+    *,
     folder: Annotated[Path, typer.Argument(help="Where the runs are.")] = Path("runs"),
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
 ) -> None:
     """List the runs in a folder, the newest first.
 
     Example: glance runs list
     """
-    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.runs.listing import list_runs
 
     found = list_runs(folder)
@@ -64,12 +49,12 @@ def list_command(
 
 
 @runs.command("show", cls=PlotCommand)
+@takes()
 def show(
+    console: Console,
+    *,
     run: RunArgument,
     plot: PlotOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
 ) -> None:
     """Show what `glance info` says of a run; with --plot its losses are drawn larger, or to a file.
 
@@ -78,7 +63,6 @@ def show(
 
     Example: glance runs show runs/glance --plot losses.png
     """
-    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.interop.info import describe_run
     from glance.runs.listing import plot_run
 
@@ -92,36 +76,34 @@ def show(
 
 
 @runs.command("log")
+@takes()
 def log(
+    console: Console,
+    *,
     run: RunArgument,
-    phase: Annotated[PhaseName, typer.Option(help="Whose log.")] = PhaseName.SLOW,
+    phase: Annotated[Phase, typer.Option(help="Whose log.")] = Phase.SLOW,
     lines: Annotated[int, typer.Option(min=0, help="The last lines only; 0: all.")] = 0,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
 ) -> None:
     """Print everything that the trainer said in one phase.
 
     Example: glance runs log runs/glance --phase fast --lines 50
     """
-    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
-    from glance.core.phase import Phase
     from glance.runs.listing import read_log
 
-    said = read_log(run, Phase(phase.value)).splitlines()[-lines:]
+    said = read_log(run, phase).splitlines()[-lines:]
     console.result("\n".join(said))
     console.document({"lines": said})
 
 
 @runs.command("clean")
+@takes()
 def clean(
+    console: Console,
+    *,
     folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would free, remove nothing.")
     ] = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
 ) -> None:
     """Free what neither sampling nor continuing needs: checkpoints and caches of finished runs.
 
@@ -129,7 +111,6 @@ def clean(
 
     Example: glance runs clean runs/* --dry-run
     """
-    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.runs.listing import clean_run
 
     freed = {str(run): clean_run(run, only_look=dry_run) for run in folders}

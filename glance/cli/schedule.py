@@ -1,20 +1,11 @@
 """`glance schedule`: the noise levels of both phases, and finding better ones."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from glance.cli._command import (
-    TERMINAL,
-    EventsOption,
-    JsonOption,
-    PlotGroup,
-    PlotOption,
-    QuietOption,
-    VerboseOption,
-    takes,
-)
+from glance.cli._command import TERMINAL, EventsOption, PlotGroup, PlotOption, takes
 from glance.cli.console import Console, format_table
 from glance.core.errors import ModelNotFound, UsageError
 from glance.core.options import Group, parse_size
@@ -32,38 +23,25 @@ _BAR = 30
 schedule = typer.Typer(cls=PlotGroup, invoke_without_command=True, rich_markup_mode=None)
 
 
+def _of_model(help: str, kind: str = "TEXT") -> Any:
+    return typer.Option(help=help, metavar=kind, rich_help_panel=Group.MODEL)
+
+
 @schedule.callback()
 @takes(ScheduleOptions)
 def show(
+    console: Console,
     options: ScheduleOptions,
     *,
     context: typer.Context,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Base model. Default: the family's.", metavar="TEXT", rich_help_panel=Group.MODEL
-        ),
-    ] = None,
+    model: Annotated[str | None, _of_model("Base model. Default: the family's.")] = None,
     family: Annotated[
-        str | None,
-        typer.Option(
-            help="Model family. Default: the model's own, else flux.",
-            metavar="TEXT",
-            rich_help_panel=Group.MODEL,
-        ),
+        str | None, _of_model("Model family. Default: the model's own, else flux.")
     ] = None,
     size: Annotated[
-        str | None,
-        typer.Option(
-            help="Image size. Default: the family's resolution.",
-            metavar="WxH",
-            rich_help_panel=Group.MODEL,
-        ),
+        str | None, _of_model("Image size. Default: the family's resolution.", "WxH")
     ] = None,
     plot: PlotOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
 ) -> None:
     """Show the timesteps and sigmas of both phases, and where they come from.
 
@@ -85,7 +63,6 @@ def show(
                 hint=f"write them behind it: glance schedule {context.invoked_subcommand} ...",
             )
         return
-    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.models.base import BaseModel
 
     base = BaseModel.resolve(model, family=family)
@@ -112,12 +89,10 @@ def show(
 @schedule.command()
 @takes(OptimizeRequest)
 def optimize(
+    console: Console,
     request: OptimizeRequest,
     *,
     events: EventsOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
 ) -> None:
     """Find the noise levels at which few steps end nearest to the base model's own many.
 
@@ -127,7 +102,6 @@ def optimize(
 
     Example: glance schedule optimize --model black-forest-labs/FLUX.1-dev --size 1024x1024
     """
-    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.evaluation.search import plan_optimization, run_optimization
 
     plan = plan_optimization(request)

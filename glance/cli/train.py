@@ -6,14 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glance.cli._command import (
-    DryRunOption,
-    EventsOption,
-    JsonOption,
-    QuietOption,
-    VerboseOption,
-    takes,
-)
+from glance.cli._command import DryRunOption, EventsOption, takes
 from glance.cli._plans import show_plan, training_rows
 from glance.cli.console import Console
 from glance.core.events import EventSink, Noted
@@ -27,6 +20,7 @@ if TYPE_CHECKING:
 
 @takes(TrainRequest)
 def train(
+    console: Console,
     request: TrainRequest,
     *,
     compare: Annotated[
@@ -39,9 +33,6 @@ def train(
     ] = False,
     dry_run: DryRunOption = False,
     events: EventsOption = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
 ) -> None:
     """Train the slow and the fast LoRA with SimpleTuner.
 
@@ -54,7 +45,6 @@ def train(
 
     glance train --image data/glance.png --device cuda --dry-run
     """
-    console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
     from glance.training.plan import plan_training
 
     plan = plan_training(request)

@@ -10,6 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from glance.cli._command import Command, takes
+from glance.cli.console import Console
 from glance.core.options import Flag, Group
 
 
@@ -45,7 +46,7 @@ def run() -> Any:
 
     @app.command(cls=Command)
     @takes(Request)
-    def paint(request: Request, *, dry_run: bool = False) -> None:
+    def paint(console: Console, request: Request, *, dry_run: bool = False) -> None:
         """Do it."""
         seen.append(request)
 
