@@ -19,7 +19,7 @@ from proofs import Proofs
 
 from glance.core.device import Device, is_present
 
-pytest.register_assert_rewrite("real_training", "real_distilling")
+pytest.register_assert_rewrite("real_training")
 pytest_plugins = ["fakes.plugin"]
 
 ROOT = Path(__file__).parents[1]

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from fakes.trainer import FakeSimpleTuner
 from PIL import Image
 
+from glance.core.errors import TrainingFailed
 from glance.core.events import Event
 from glance.core.phase import Phase
 from glance.runs.folder import RunFolder
@@ -20,6 +22,12 @@ from glance.training.plan import TrainingPlan, plan_training
 from glance.training.request import TrainRequest
 
 RUN = RunFolder(Path("runs/cat"))
+SLOW, FAST = Phase
+
+type Train = Callable[..., list[Event]]
+
+needs_half = pytest.mark.usefixtures("half_trained")
+needs_whole = pytest.mark.usefixtures("fully_trained")
 
 
 def make_plan(**changes: Any) -> TrainingPlan:
@@ -42,6 +50,13 @@ def plan_and_train(**changes: Any) -> list[Event]:
     events: list[Event] = []
     run_training(make_plan(**changes), events.append)
     return events
+
+
+def fail(**changes: Any) -> TrainingFailed:
+    """Train what fails; return how."""
+    with pytest.raises(TrainingFailed) as caught:
+        plan_and_train(**changes)
+    return caught.value
 
 
 def states(run: RunFolder = RUN) -> tuple[str, str]:

@@ -179,42 +179,19 @@ def fail_after_checkpoints(trainer: Trainer) -> None:
     sys.exit(1)
 
 
-def say_nothing(code: int) -> Callable[[Trainer], None]:
-    def behave(_: Trainer) -> None:
-        sys.exit(code)
+def then(spoil: Callable[[Trainer], object]) -> Callable[[Trainer], None]:
+    """All goes well, but for what is left in the end."""
+
+    def behave(trainer: Trainer) -> None:
+        trainer.train()
+        spoil(trainer)
 
     return behave
 
 
-def leave_other_tensors(trainer: Trainer) -> None:
-    trainer.train()
-    trainer.save(trainer.output, lora_b=LORA_B / 2)
-
-
-def leave_nothing(trainer: Trainer) -> None:
-    trainer.train()
-    (trainer.output / LORA).unlink()
-
-
-def leave_truncated(trainer: Trainer) -> None:
-    trainer.train()
+def truncate(trainer: Trainer) -> None:
     path = trainer.output / LORA
     path.write_bytes(path.read_bytes()[:-100])
-
-
-def leave_nan(trainer: Trainer) -> None:
-    trainer.train()
-    trainer.save(trainer.output, lora_b=math.nan)
-
-
-def leave_zero(trainer: Trainer) -> None:
-    trainer.train()
-    trainer.save(trainer.output, lora_b=0.0)
-
-
-def leave_wrong_rank(trainer: Trainer) -> None:
-    trainer.train()
-    trainer.save(trainer.output, rank=trainer.config["lora_rank"] + 1)
 
 
 def ignore_targets(trainer: Trainer) -> None:
@@ -348,14 +325,16 @@ BEHAVIOURS: dict[str, Callable[[Trainer], None]] = {
     "ok": Trainer.train,
     **{name: fail(message) for name, message in FAILURES.items()},
     "unknown after checkpoints": fail_after_checkpoints,
-    "mute": say_nothing(0),
-    "mute failure": say_nothing(3),
-    "other tensors": leave_other_tensors,
-    "no file": leave_nothing,
-    "truncated": leave_truncated,
-    "nan": leave_nan,
-    "zero": leave_zero,
-    "wrong rank": leave_wrong_rank,
+    "mute": lambda _: sys.exit(0),
+    "mute failure": lambda _: sys.exit(3),
+    "other tensors": then(lambda trainer: trainer.save(trainer.output, lora_b=LORA_B / 2)),
+    "no file": then(lambda trainer: (trainer.output / LORA).unlink()),
+    "truncated": then(truncate),
+    "nan": then(lambda trainer: trainer.save(trainer.output, lora_b=math.nan)),
+    "zero": then(lambda trainer: trainer.save(trainer.output, lora_b=0.0)),
+    "wrong rank": then(
+        lambda trainer: trainer.save(trainer.output, rank=trainer.config["lora_rank"] + 1)
+    ),
     "ignores the targets": ignore_targets,
     "cannot be taught": refuse_targets,
     "killed": die_killed,
