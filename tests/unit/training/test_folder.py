@@ -1,28 +1,17 @@
 """The run folder: what may be continued, and what a restart discards."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.runs import RUN, contents, states
+from fakes.runs import FAST, RUN, SLOW, Train, contents, needs_half, needs_whole, states
 from fakes.trainer import FakeSimpleTuner
 from PIL import Image
 
 from glance.core.errors import Problem, RunError
-from glance.core.events import Event
 from glance.core.phase import Phase
 from glance.runs.manifest import load_manifest
-
-pytest_plugins = ["fakes.plugin"]
-
-SLOW, FAST = Phase
-
-type Train = Callable[..., list[Event]]
-
-needs_half = pytest.mark.usefixtures("half_trained")
-needs_whole = pytest.mark.usefixtures("fully_trained")
 
 
 def refused(train: Train, **changes: Any) -> list[Problem]:

@@ -33,8 +33,6 @@ from glance.training.machine import (
 )
 from glance.training.request import Launcher
 
-pytest_plugins = ["fakes.plugin"]
-
 SMALL = Weights(transformer=0.001, known=True)
 
 

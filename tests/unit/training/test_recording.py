@@ -34,8 +34,6 @@ from glance.training.distillation import DistillationPlan
 from glance.training.execute import run_training
 from glance.training.recording import DistillationResult, is_recorded, run_distillation
 
-pytest_plugins = ["fakes.plugin"]
-
 SLOW, FAST = Phase
 STYLE = Path("style.safetensors")
 
@@ -219,8 +217,8 @@ def test_strays_among_the_references_go_as_well(simpletuner: FakeSimpleTuner) ->
     plan = distil(reference=Path("before.png"))
     record_nothing_yet(plan)
     RUN.references.mkdir()
-    (RUN.references / "stray.png").touch()
-    (RUN.references / "0001-1.png").touch()
+    for name in ("stray.png", "0001-1.png"):
+        (RUN.references / name).touch()
 
     train(plan)
 
@@ -243,15 +241,15 @@ def half(simpletuner: FakeSimpleTuner) -> None:
     [
         (
             {"prompts": (*PROMPTS, "a hill")},
-            "prompts: 2 there, 3 asked; number 3 is none there, 'a hill' asked",
+            "3 asked; number 3 is none there, 'a hill' asked",
         ),
         (
             {"prompts": PROMPTS[:1]},
-            "prompts: 2 there, 1 asked; number 2 is 'a red square' there, none asked",
+            "1 asked; number 2 is 'a red square' there, none asked",
         ),
         (
-            {"prompts": (PROMPTS[0], "a red circle")},
-            "prompts: 2 there, 2 asked; number 2 is 'a red square' there, 'a red circle' asked",
+            {"prompts": (PROMPTS[0], "a dog")},
+            "prompts: 2 there, 2 asked; number 2 is 'a red square' there, 'a dog' asked",
         ),
         ({"noises": 3}, "noises: 2 there, 3 asked"),
         ({"teacher_steps": 20}, "teacher_steps: 50 there, 20 asked"),
@@ -368,19 +366,6 @@ def test_a_trainer_that_ignores_the_targets_leaves_no_lora(
     assert caught.value.exit_code == 5
     assert not RUN.lora(SLOW).exists()
     assert states() == ["failed", "pending"]
-
-
-def test_a_trainer_that_cannot_be_taught_says_why(
-    planned: DistillationPlan, simpletuner: FakeSimpleTuner
-) -> None:
-    simpletuner.behave(slow="cannot be taught")
-
-    with pytest.raises(TrainingFailed) as caught:
-        train(planned)
-
-    (problem,) = caught.value.problems
-    assert "glance cannot teach SimpleTuner: it is made for another version" in problem.message
-    assert "install the SimpleTuner that glance names in its dependencies" in (problem.hint or "")
 
 
 # What is made of it

@@ -385,6 +385,7 @@ NO_VRAM = "the accelerator ran out of memory"
 NO_RAM = "the system ran out of memory"
 KILLED = "it was killed, most likely because the system ran out of memory"
 OPTION = "SimpleTuner did not accept an option"
+UNTAUGHT = "glance cannot teach SimpleTuner: it is made for another version"
 
 
 @pytest.mark.parametrize(
@@ -422,6 +423,7 @@ def test_telling_line_names_the_cause_and_a_remedy(line: str, cause: str) -> Non
         (["RuntimeError: CUDA out of memory."], 137, NO_VRAM),
         (["loading weights"], 137, KILLED),
         (["CalledProcessError: Command '[...]' died with <Signals.SIGKILL: 9>."], 1, KILLED),
+        ([UNTAUGHT], 1, UNTAUGHT),
         *((["the flux capacitor is missing"], code, None) for code in (1, 2, 139, 143)),
         ([], 1, None),
     ],

@@ -19,7 +19,6 @@ from glance.training.simpletuner import supervisor
 supervisor.GRACE_SECONDS = 0.2
 sys.exit(supervisor.main(sys.argv[1:]))
 """
-PATIENT = HASTY.replace("0.2", "600")
 
 type Supervised = subprocess.Popen[bytes]
 type Start = Callable[..., Supervised]
@@ -53,8 +52,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.fixture
-def start_tree(start: Start, tmp_path: Path) -> Start:
-    """Start the supervisor above three generations, and wait until all are up."""
+def start_tree(start: Start, tmp_path: Path) -> Iterator[Start]:
+    """Start the supervisor above three generations, and wait until all are up; none may stay."""
 
     def start_tree(*modes: str, variant: str | None = None) -> Supervised:
         tree = [sys.executable, "-I", "-S", str(TREE), str(tmp_path), "2", *modes]
@@ -62,7 +61,8 @@ def start_tree(start: Start, tmp_path: Path) -> Start:
         wait_for((tmp_path / "up-2").exists)
         return process
 
-    return start_tree
+    yield start_tree
+    assert find_processes(str(tmp_path)) == []
 
 
 @pytest.mark.parametrize(
@@ -91,59 +91,38 @@ def test_a_command_that_cannot_be_started_is_named(start: Start, tmp_path: Path)
     assert process.returncode == 127
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_ends_every_generation(
-    start_tree: Start, tmp_path: Path, number: signal.Signals
+@pytest.mark.parametrize(
+    ("modes", "end", "code"),
+    [
+        *(((), f"send {number}", 143) for number in ("SIGTERM", "SIGINT", "SIGHUP")),
+        (("stubborn",), "send SIGTERM", 143),  # after the grace
+        (("stubborn",), "close the lifeline", 143),
+        (("leaving",), "", 7),  # what a finished command forgot
+        (("leaving", "stubborn"), "", 7),
+    ],
+)
+def test_every_generation_ends(
+    start_tree: Start, modes: tuple[str, ...], end: str, code: int
 ) -> None:
-    process = start_tree()
+    process = start_tree(*modes, variant=HASTY if modes else None)
 
-    process.send_signal(number)
+    if end.startswith("send"):
+        process.send_signal(signal.Signals[end.split()[1]])
+    elif end:
+        assert process.stdin is not None
+        process.stdin.close()
 
-    assert process.wait(PATIENCE) == 143
-    assert find_processes(str(tmp_path)) == []
-
-
-def test_those_who_ignore_sigterm_are_killed_after_the_grace(
-    start_tree: Start, tmp_path: Path
-) -> None:
-    process = start_tree("stubborn", variant=HASTY)
-
-    process.terminate()
-
-    assert process.wait(PATIENCE) == 143
-    assert find_processes(str(tmp_path)) == []
+    assert process.wait(PATIENCE) == code
 
 
-def test_a_second_sigterm_ends_the_grace(start_tree: Start, tmp_path: Path) -> None:
-    process = start_tree("stubborn", variant=PATIENT)
+def test_a_second_sigterm_ends_the_grace(start_tree: Start) -> None:
+    process = start_tree("stubborn", variant=HASTY.replace("0.2", "600"))
 
     def ends_when_asked_again() -> bool:
         process.terminate()
         return process.poll() is not None
 
     wait_for(ends_when_asked_again)
-
-    assert find_processes(str(tmp_path)) == []
-
-
-def test_the_tree_ends_when_the_lifeline_closes(start_tree: Start, tmp_path: Path) -> None:
-    process = start_tree("stubborn", variant=HASTY)
-    assert process.stdin is not None
-
-    process.stdin.close()
-
-    assert process.wait(PATIENCE) == 143
-    assert find_processes(str(tmp_path)) == []
-
-
-@pytest.mark.parametrize("modes", [(), ("stubborn",)])
-def test_what_a_finished_command_forgot_is_ended(
-    start_tree: Start, tmp_path: Path, modes: tuple[str, ...]
-) -> None:
-    process = start_tree("leaving", *modes, variant=HASTY)
-
-    assert process.wait(PATIENCE) == 7
-    assert find_processes(str(tmp_path)) == []
 
 
 def test_stopped_processes_are_ended_too(start_tree: Start, tmp_path: Path) -> None:
@@ -155,4 +134,3 @@ def test_stopped_processes_are_ended_too(start_tree: Start, tmp_path: Path) -> N
     process.terminate()
 
     assert process.wait(PATIENCE) == 143
-    assert find_processes(str(tmp_path)) == []
