@@ -22,51 +22,31 @@ def cover(transformer: Any, ends: tuple[str, ...]) -> set[str]:
     return {name for name, module in transformer.named_modules() if hasattr(module, "lora_A")}
 
 
-@pytest.fixture(params=FAMILIES)
-def pipeline(request: pytest.FixtureRequest) -> tuple[str, Any]:
-    return request.param, import_module(f"tiny_models.{request.param}").make()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_they_are_every_linear_layer_of_the_blocks_and_diffusers_loads_a_lora_of_them(
+    family: str,
+) -> None:
+    row, make = find_family(family), import_module(f"tiny_models.{family}").make
+    pipe, transformer = make(), make().transformer
+    layers = dict(pipe.transformer.named_modules())
+    linear = {name for name, module in layers.items() if isinstance(module, torch.nn.Linear)}
+    names = [name for name, module in layers.items() if not list(module.children())]
+    trained = {name for name in names if name.endswith(tuple(f".{e}" for e in row.lora_targets))}
 
-
-def test_they_are_every_linear_layer_of_the_blocks(pipeline: tuple[str, Any]) -> None:
-    family, transformer = pipeline[0], pipeline[1].transformer
-    linear = {n for n, module in transformer.named_modules() if isinstance(module, torch.nn.Linear)}
-
-    covered = cover(transformer, find_family(family).block_layers)
+    covered = cover(transformer, row.block_layers)
 
     assert covered - OUTSIDE.get(family, set()) == {n for n in linear if _BLOCKS.fullmatch(n)}
     assert OUTSIDE.get(family, set()) <= covered
-
-
-def test_what_is_trained_by_default_is_among_them(pipeline: tuple[str, Any]) -> None:
-    row, transformer = find_family(pipeline[0]), pipeline[1].transformer
-    names = [name for name, module in transformer.named_modules() if not list(module.children())]
-    trained = {name for name in names if name.endswith(tuple(f".{e}" for e in row.lora_targets))}
-
-    assert trained
-    assert trained <= cover(transformer, row.block_layers)
-
-
-def test_no_name_is_idle(pipeline: tuple[str, Any]) -> None:
-    covered = cover(pipeline[1].transformer, find_family(pipeline[0]).block_layers)
-
+    assert set() < trained <= covered, "what is trained by default is among them"
     # The tiny models have one block or two, and the names with a number are for all of a model's.
-    ends = {re.sub(r"\d+(?=\.a)", "0", end) for end in find_family(pipeline[0]).block_layers}
-    assert [
-        end for end in ends if not any(f".{name}".endswith(f".{end}") for name in covered)
-    ] == []
-
-
-def test_diffusers_loads_a_lora_of_all_of_them(pipeline: tuple[str, Any]) -> None:
-    family, pipe = pipeline
-    row = find_family(family)
-    layers = dict(pipe.transformer.named_modules())
-    covered = cover(import_module(f"tiny_models.{family}").make().transformer, row.block_layers)
+    ends = {re.sub(r"\d+(?=\.a)", "0", end) for end in row.block_layers}
+    idle = [end for end in ends if not any(f".{name}".endswith(f".{end}") for name in covered)]
+    assert idle == []
     tensors = {}
     for name in covered:
         tensors[f"transformer.{name}.lora_A.weight"] = torch.ones(2, layers[name].in_features)
         tensors[f"transformer.{name}.lora_B.weight"] = torch.ones(layers[name].out_features, 2)
 
     pipe.load_lora_weights(tensors, adapter_name="slow")
-
     loaded = {name for name, m in pipe.transformer.named_modules() if hasattr(m, "lora_A")}
     assert loaded == covered

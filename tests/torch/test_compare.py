@@ -135,11 +135,11 @@ def test_batches_change_hardly_a_figure(run_folder: Path, monkeypatch: pytest.Mo
     together = compare(run_folder, batch_size=2)
 
     assert sampled(together) == set(Variant)
-    for one, other in zip(alone.rows, together.rows, strict=True):
-        found = [other.cells[variant].figures["latents"] for variant in list(Variant)[1:]]
-        assert found == pytest.approx(
-            [one.cells[variant].figures["latents"] for variant in list(Variant)[1:]], rel=1e-2
+    for rows in zip(alone.rows, together.rows, strict=True):
+        one, other = (
+            [row.cells[variant].figures["latents"] for variant in list(Variant)[1:]] for row in rows
         )
+        assert one == pytest.approx(other, rel=1e-2)
 
 
 def test_a_trial_writes_sheet_and_figures_into_the_run(run_folder: Path) -> None:

@@ -3,15 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from glance.core.device import Device, Precision
 from glance.core.phase import Phase
 from glance.models.base import BaseModel
 from glance.models.families import find_family
-from glance.sampling.pipeline.adapters import level, load_swapped
+from glance.sampling.pipeline.adapters import level, load_swapped, prepare_adapter
 from glance.sampling.pipeline.glance_pipeline import GlancePipeline
 from glance.sampling.pipeline.load import Fit, compile_transformer, load_pipeline
 from glance.schedule.lists import PRESETS
@@ -42,12 +44,7 @@ def swapped(tiny_flux: Path, loras: dict[str, Path]) -> GlancePipeline:
 
 @pytest.mark.parametrize(
     "settings",
-    [
-        {},
-        {"slow_scale": 0.5, "fast_scale": -1.0},
-        {"loras": (Phase.FAST,)},
-        {"loras": ()},
-    ],
+    [{}, {"slow_scale": 0.5, "fast_scale": -1.0}, {"loras": (Phase.FAST,)}, {"loras": ()}],
     ids=str,
 )
 def test_swapping_generates_what_adapters_generate(
@@ -121,10 +118,6 @@ def test_adapters_would_make_a_compiled_model_build_again(
 def test_loras_of_other_layers_and_ranks_are_levelled_with_zeros(
     resident: GlancePipeline, tmp_path: Path
 ) -> None:
-    from safetensors.torch import save_file
-
-    from glance.sampling.pipeline.adapters import prepare_adapter
-
     layer = "transformer.transformer_blocks.0.attn.to_"
     files = {Phase.SLOW: ("q", 2), Phase.FAST: ("k", 3)}
     prepared = {}
@@ -141,16 +134,13 @@ def test_loras_of_other_layers_and_ranks_are_levelled_with_zeros(
 
     assert slow.state.keys() == fast.state.keys()
     assert {tensor.shape for tensor in slow.state.values()} == {(3, 32), (32, 3)}
-    for lora, own, other in ((slow, "q", "k"), (fast, "k", "q")):
-        product = {
-            end: lora.state[f"{layer}{end}.lora_B.weight"]
-            @ lora.state[f"{layer}{end}.lora_A.weight"]
-            for end in (own, other)
-        }
-        assert product[own].max() == dict(files.values())[own]
-        assert not product[other].any()
+    for lora, own, other, rank in ((slow, "q", "k", 2), (fast, "k", "q", 3)):
+        down, up = (
+            {end: lora.state[f"{layer}{end}.lora_{half}.weight"] for end in "qk"} for half in "AB"
+        )
+        assert (up[own] @ down[own]).max() == rank
+        assert not (up[other] @ down[other]).any()
 
 
 def furthest(one: Image.Image, other: Image.Image) -> int:
-    pairs = zip(one.tobytes(), other.tobytes(), strict=True)
-    return max(abs(first - second) for first, second in pairs)
+    return int(np.abs(np.asarray(one).astype(int) - np.asarray(other)).max())
