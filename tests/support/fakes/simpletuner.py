@@ -137,7 +137,8 @@ class Trainer:
             (folder / "aspect_ratio_bucket_indices_reference.json").write_text(here)
             Path("cache/vae-reference").mkdir(parents=True, exist_ok=True)
         (self.output / "all_image_files_glance.json").write_text(here)
-        Path("debug.log").write_text("everything, twice\n")
+        with Path("debug.log").open("a") as log:
+            log.write("everything, twice\n")
 
     def save(self, folder: Path, *, rank: int | None = None, lora_b: float = LORA_B) -> None:
         folder.mkdir(parents=True, exist_ok=True)
