@@ -240,8 +240,7 @@ class _EventLog:
                 self._file = path.open("a", encoding="utf-8")
             except OSError as exc:
                 raise SetupError(
-                    f"--events {path}: {exc.strerror or exc}",
-                    hint="give a file you may write",
+                    f"--events {path}: {exc.strerror or exc}", hint="give a file you may write"
                 ) from exc
 
     def write(self, event: Event) -> Problem | None:

@@ -117,8 +117,7 @@ def hub(
         str | None, typer.Option(help="Of the LoRAs. Default: what the base model's demands.")
     ] = None,
     sample_license: Annotated[
-        str | None,
-        typer.Option(help="Of your image and caption; without it they are not sent."),
+        str | None, typer.Option(help="Of your image and caption; without it they are not sent.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Write the repository to this folder, send nothing.")

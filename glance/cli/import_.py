@@ -8,12 +8,7 @@ from glance.interop.request import ImportRequest
 
 
 @takes(ImportRequest)
-def import_(
-    console: Console,
-    request: ImportRequest,
-    *,
-    dry_run: DryRunOption = False,
-) -> None:
+def import_(console: Console, request: ImportRequest, *, dry_run: DryRunOption = False) -> None:
     """Make a finished run of two LoRAs that others trained.
 
     Its folder is printed. The files themselves are only read.

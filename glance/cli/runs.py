@@ -50,12 +50,7 @@ def list_command(
 
 @runs.command("show", cls=PlotCommand)
 @takes()
-def show(
-    console: Console,
-    *,
-    run: RunArgument,
-    plot: PlotOption = None,
-) -> None:
+def show(console: Console, *, run: RunArgument, plot: PlotOption = None) -> None:
     """Show what `glance info` says of a run; with --plot its losses are drawn larger, or to a file.
 
     The losses are drawn as the mean of each round of the phase's list: from one timestep to the

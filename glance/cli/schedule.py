@@ -88,12 +88,7 @@ def show(
 
 @schedule.command()
 @takes(OptimizeRequest)
-def optimize(
-    console: Console,
-    request: OptimizeRequest,
-    *,
-    events: EventsOption = None,
-) -> None:
+def optimize(console: Console, request: OptimizeRequest, *, events: EventsOption = None) -> None:
     """Find the noise levels at which few steps end nearest to the base model's own many.
 
     By dynamic programming along the trajectories of a few prompts, with the base model alone; it

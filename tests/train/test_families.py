@@ -30,9 +30,7 @@ def trained(
     return request.param, train(request.param, model, folder, "--launcher", "direct")
 
 
-def test_exactly_the_phases_noise_levels_reached_the_transformer(
-    trained: tuple[str, Path],
-) -> None:
+def test_exactly_the_phases_noise_levels_reached_the_transformer(trained: tuple[str, Path]) -> None:
     check_noise_levels(*trained)
 
 

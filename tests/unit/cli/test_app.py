@@ -125,6 +125,7 @@ NUMBERS_ARE_NONE = [
     *each(("distill", "compare", "optimize"), "--teacher-steps 1", "--teacher-steps 9999"),
     *each(("check", "doctor"), "--resolution 100", "--resolution big"),
     *each(("schedule", "optimize"), "--size big", "--size 0x64", "--size 64"),
+    *each(("schedule",), f"--size {'9' * 5000}x64", "--size 64x64x64"),
     *each(("train",), "--sample-every 0"),
     *each(("distill",), "--noises 0", "--guidance -1"),
     *each(("optimize",), "--steps 100000000", "--steps 1", "--steps 12 --teacher-steps 20"),
@@ -149,8 +150,7 @@ NAMES_ARE_UNKNOWN = [
     *each(("hub",), "runs/cat --license no/such", "runs/cat --sample-license x_y"),
 ]
 LISTS_ARE_NONE = each(
-    WITH_LISTS,
-    *(f"--slow-timesteps {text}" for text in ("a,b", "900,950", "1001", "0", "nan")),
+    WITH_LISTS, *(f"--slow-timesteps {text}" for text in ("a,b", "900,950", "1001", "0", "nan"))
 )
 FILES = ("nowhere.txt", "folder", "text.txt")
 FILES_ARE_NONE = [
@@ -185,7 +185,8 @@ DO_NOT_FIT = [
 ]
 MACHINE_LACKS = [
     *each(("schedule", "optimize", "infer"), "--model ./nowhere", "--model nowhere"),
-    *each(("schedule",), "--model acme/absent"),
+    *each(("schedule",), "--model acme/absent", "--schedule auto --model acme/absent"),
+    *each(("schedule",), "--schedule auto --model ./nowhere", "--schedule auto --model nowhere"),
     *each(("infer", "compare"), "--offload offload", "--quantize 4bit"),
     *each(("infer",), "--output text.txt/x.png"),
     *each(("compare",), "--output text.txt/x"),

@@ -9,7 +9,6 @@ from fakes.distillations import RUN, distil, make_model, record_nothing
 from fakes.trainer import FakeSimpleTuner
 
 from glance.core.errors import InferenceFailed
-from glance.core.phase import Phase
 from glance.training import recording
 
 DISTIL = [
@@ -56,17 +55,6 @@ def test_a_dry_run_says_what_it_takes_and_writes_nothing(invoke: Glance, tmp_pat
     assert files(tmp_path) == before
 
 
-def test_a_dry_run_of_many_prompts_says_what_they_take(invoke: Glance) -> None:
-    Path("many.txt").write_text("".join(f"picture {number}\n" for number in range(10_000)))
-
-    done = invoke(*DISTIL, "--prompt-file", "many.txt", "--dry-run", "--size", "1024x1024")
-
-    assert done.code == 0
-    assert "warning: 40,000 paths are recorded, of which 5 steps of batch 1 see 5" in done.err
-    assert "recording  40,000 paths: " in done.out
-    assert "2,000,000 forward passes, " in done.out
-
-
 def test_the_examples_of_the_help_work(invoke: Glance) -> None:
     examples = re.findall(r"^\s*glance (distill .+)$", invoke("distill", "--help").out, re.M)
 
@@ -95,39 +83,3 @@ none there, 'a hill' asked
   hint: give another --run; --restart would discard what this one has trained
 """
     )
-
-
-def test_a_trainer_that_ignores_the_targets_is_a_failed_training(
-    invoke: Glance, simpletuner: FakeSimpleTuner
-) -> None:
-    invoke(*DISTIL, *PROMPTS)
-    record_nothing(distil())
-    simpletuner.behave(slow="ignores the targets")
-
-    done = invoke(*DISTIL, *PROMPTS)
-
-    assert (done.code, done.out) == (5, "")
-    assert "error: the slow phase was trained on pictures, not on what was recorded" in done.err
-    assert not RUN.lora(Phase.SLOW).exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "there is no prompt in it"),
-        (b"a" * 100_000, "at most 65536 characters"),
-        (b"caf\xe9", "is not UTF-8 (byte 3)"),
-    ],
-    ids=["empty", "long", "latin1"],
-)
-def test_a_bad_prompt_file_is_refused_before_anything_is_loaded(
-    invoke: Glance, content: bytes, message: str
-) -> None:
-    Path("prompts.txt").write_bytes(content)
-
-    done = invoke(*DISTIL, "--prompt-file", "prompts.txt")
-
-    assert (done.code, done.out) == (4, "")
-    assert message in done.err
-    assert "hint: " in done.err
-    assert not RUN.path.exists()

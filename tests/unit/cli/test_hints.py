@@ -18,7 +18,7 @@ HARMFUL = re.compile(
     rf"{_COMMAND}(?:sudo |mv|rm|rmdir|dd|tee|truncate|shred|ln|sed -i|cp(?! -n)|git "
     r"(?:checkout|reset|clean|push)|pip uninstall|chmod (?!u\+r)|chown|curl|wget)\s+[{'\"/.\w-]"
     r"|\b(?:remove|delete|erase|overwrite) (?:it|that|them|those|the (?:file|folder|run))\b"
-    r"|again with --(?:restart|force)|(?:: |or )--(?:restart|force)$",
+    r"|again with --(?:restart|force)|(?:: |or )--(?:restart|force)$"
 )
 REDIRECTION = re.compile(r"[^\s=<>-] >{1,2} ?(?!=|\d)\S")
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fakes.commands import Glance
-from fakes.pairs import write_lora, write_run
+from fakes.pairs import write_run
 
 
 def test_without_any_run_the_train_command_is_named(invoke: Glance) -> None:
@@ -36,28 +36,6 @@ def test_what_lies_between_the_flags_is_said_at_once(invoke: Glance) -> None:
     assert 'say it: --prompt "..." or --prompt-file FILE' in nothing.err
     assert "use --width 96" in odd.err
     assert "use --height 48" in odd.err
-
-
-def test_a_prompt_file_that_cannot_be_used_is_said_line_by_line(invoke: Glance) -> None:
-    write_run(Path("runs/cat"))
-    Path("p.jsonl").write_text('{"prompt": 1}\n{"prompt": "b", "sed": 2}\n')
-
-    done = invoke("infer", "--prompt-file", "p.jsonl", "--json")
-
-    assert done.code == 4
-    messages = [one["message"] for one in done.document["error"]["problems"]]
-    assert [message.split(": ")[0] for message in messages] == ["p.jsonl:1", "p.jsonl:2"]
-
-
-def test_a_damaged_lora_of_a_run_is_refused(invoke: Glance) -> None:
-    run = write_run(Path("runs/cat"))
-    path = write_lora(run.path / "output/glance-slow/pytorch_lora_weights.safetensors")
-    path.write_bytes(path.read_bytes()[:-20])
-
-    done = invoke("infer", "--prompt", "x")
-
-    assert done.code == 4
-    assert "not a whole safetensors file" in done.err
 
 
 def test_a_dry_run_is_a_table_for_people(invoke: Glance) -> None:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 from fakes.commands import Glance, files
 from fakes.pairs import glance_header, write_lora, write_run
 
@@ -47,17 +46,6 @@ def test_problems_leave_exit_code_0_and_json_escapes_what_a_terminal_would_obey(
     assert "  problem: every lora_B (up) is zero: it changes nothing" in done.out
     assert as_json.document["metadata"] == {"a": "\x1b[2J"}
     assert "\x1b" not in as_json.out
-
-
-@pytest.mark.parametrize("content", [None, b"", b"no LoRA"])
-def test_what_cannot_be_read_is_exit_4(invoke: Glance, content: bytes | None) -> None:
-    if content is not None:
-        FILE.write_bytes(content)
-
-    done = invoke("info", FILE, "--json")
-
-    assert done.code == 4
-    assert "x.safetensors" in done.document["error"]["problems"][0]["message"]
 
 
 def test_a_run_ends_with_what_to_do_and_looking_changes_nothing(invoke: Glance) -> None:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 from fakes.commands import Glance
 
 GUIDE = {
@@ -41,32 +40,6 @@ def test_another_size_than_the_lists_own_is_said(invoke: Glance) -> None:
     assert "note:" not in invoke("schedule", "--size", "1024x1024").err
 
 
-def test_all_problems_of_own_lists_are_told(invoke: Glance) -> None:
-    done = invoke("schedule", "--slow-timesteps", "1000,900,950", "--fast-timesteps", "0.9,nan")
-
-    assert done.code == 4
-    assert "--fast-timesteps, value 2: nan is not a finite number" in done.err
-    falls = "--slow-timesteps, value 3: 950 is not below --slow-timesteps, value 2 = 900"
-    assert falls in done.err
-
-
-@pytest.mark.parametrize("size", ["0x64", "9" * 5000 + "x64", "64x64x64"])
-def test_a_size_that_is_none_is_a_bad_value(invoke: Glance, size: str) -> None:
-    done = invoke("schedule", "--size", size)
-
-    assert done.code == 4
-    assert done.err.startswith(f"error: --size {size[:40]}: not width x height in pixels")
-
-
-@pytest.mark.parametrize("model", ["./nowhere", "nowhere", "acme/absent"])
-def test_a_model_that_is_not_there_is_refused_whatever_is_shown(invoke: Glance, model: str) -> None:
-    for name in ("seed", "auto"):
-        done = invoke("schedule", "--schedule", name, "--model", model)
-
-        assert (done.code, done.out) == (3, "")
-        assert model in done.err
-
-
 def test_the_models_own_list_is_derived_for_the_size(invoke: Glance) -> None:
     ours = invoke("schedule", "--schedule", "auto", "--family", "qwen_image", "--json").document
     small = invoke("schedule", "--schedule", "auto", "--size", "512x512")
@@ -76,24 +49,6 @@ def test_the_models_own_list_is_derived_for_the_size(invoke: Glance) -> None:
     assert "of 50 steps of FLUX.1 at 512x512" in small.err
     assert unknown.code == 0
     assert "model acme/tiny: its scheduler/scheduler_config.json cannot be read" in unknown.err
-
-
-def test_the_numbers_of_steps_are_the_users(invoke: Glance) -> None:
-    counts = ("--slow-steps", "2", "--fast-steps", "3", "--teacher-steps", "20")
-
-    document = invoke("schedule", "--schedule", "auto", *counts, "--json").document
-
-    assert (len(document["slow"]["timesteps"]), len(document["fast"]["timesteps"])) == (2, 3)
-
-
-def test_own_is_what_diffusers_steps_at_that_number(invoke: Glance) -> None:
-    done = invoke("schedule", "--schedule", "own", "--slow-steps", "1", "--fast-steps", "1")
-
-    assert [line.split()[:3] for line in done.out.splitlines()[1:3]] == [
-        ["slow", "1", "1000.0000"],
-        ["fast", "1", "759.5109"],
-    ]
-    assert "what diffusers steps when asked for 2 steps of FLUX.1 at 1024x1024" in done.err
 
 
 def test_what_is_printed_is_a_file_that_is_read(invoke: Glance) -> None:

@@ -199,24 +199,6 @@ def test_the_examples_of_the_help_work(invoke: Glance, monkeypatch: pytest.Monke
 # Refusals
 
 
-@needs_half
-def test_another_run_is_refused_with_what_differs(
-    invoke: Glance, simpletuner: FakeSimpleTuner
-) -> None:
-    done = invoke(*replaced(TRAIN, steps=6, rank=8))
-
-    assert (done.code, done.out) == (4, "")
-    assert (
-        done.err
-        == """\
-error: run runs/cat was trained with other settings: steps: 5 there, 6 asked
-error: run runs/cat was trained with other settings: rank: 4 there, 8 asked
-  hint: give another --run; --restart would discard what this one has trained
-"""
-    )
-    assert simpletuner.starts == []
-
-
 def test_without_simpletuner_it_ends_with_3(
     glance: Glance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,7 +132,6 @@ def test_texts_that_only_resemble_a_name_are_taken(text: str) -> None:
     ("prompt", "told"),
     [
         ("a cat --ar 16:9", "'--ar 16:9' is an option of another program"),
-        ("a cat --w 1024 --d 7", "'--w 1024' is an option of another program"),
         ('{"prompt": "a cat", "seed": 7}', "is JSON, and would be taken as words of the prompt"),
     ],
 )
