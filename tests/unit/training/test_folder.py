@@ -49,18 +49,6 @@ def test_a_run_of_something_else_is_refused(
 
 
 @needs_half
-def test_every_difference_is_named(train: Train) -> None:
-    said = "run runs/cat was trained with other settings: "
-    assert refused(train, steps=6, seed=2) == [
-        Problem(f"{said}steps: 5 there, 6 asked"),
-        Problem(
-            f"{said}seed: 1 there, 2 asked",
-            "give another --run; --restart would discard what this one has trained",
-        ),
-    ]
-
-
-@needs_half
 @pytest.mark.parametrize(
     ("size", "difference"),
     [

@@ -3,7 +3,6 @@
 import json
 import random
 import shutil
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -17,7 +16,6 @@ from fakes.runs import (
     SLOW,
     Train,
     Trained,
-    contents,
     fail,
     make_plan,
     needs_half,
@@ -26,8 +24,8 @@ from fakes.runs import (
 )
 from fakes.trainer import FakeSimpleTuner
 
-from glance.core.errors import DeviceUnavailable, SetupError, SimpleTunerNotFound
-from glance.core.events import CheckpointSaved, Event, StepDone
+from glance.core.errors import DeviceUnavailable, SetupError
+from glance.core.events import CheckpointSaved, Event, PhaseSkipped, StepDone
 from glance.core.files import state_folder
 from glance.core.phase import Phase
 from glance.models.lora.file import hash_file, read_header, read_lora, rewrite_metadata
@@ -114,32 +112,7 @@ def test_a_listener_that_fails_ends_the_training(pair: Path, simpletuner: FakeSi
     assert simpletuner.processes() == []
 
 
-def test_no_token_is_written_anywhere(
-    pair: Path, simpletuner: FakeSimpleTuner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    token = "hf_" + "Secret" * 5
-    monkeypatch.setenv("HF_TOKEN", token)
-    simpletuner.behave(slow="secret")
-
-    assert fail().tail[-1] == "401 Client Error for token=***"
-    assert "logging in with ***" in RUN.log(SLOW).read_text()
-    assert [path for path, content in contents(RUN.path).items() if token.encode() in content] == []
-
-
 # Before the trainer starts
-
-
-@pytest.mark.usefixtures("pair")
-def test_without_simpletuner_nothing_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
-
-    with pytest.raises(SimpleTunerNotFound, match=f"no `simpletuner` .* {tmp_path}/bin"):
-        run_training(make_plan(), print)
-
-    assert not RUN.path.exists()
 
 
 def test_a_device_that_is_not_here_is_refused(train: Train) -> None:
@@ -150,18 +123,12 @@ def test_a_device_that_is_not_here_is_refused(train: Train) -> None:
 
 
 @pytest.mark.parametrize("run", ["cat.txt/run", "/proc/run", "a" * 300])
-def test_a_run_folder_that_cannot_be_made_is_refused(
-    train: Train, simpletuner: FakeSimpleTuner, run: str
-) -> None:
+def test_a_run_folder_that_cannot_be_made_is_refused(train: Train, run: str) -> None:
     with pytest.raises(SetupError, match=r"cannot write|there are 0\.0 free"):
         train(run=Path(run))
 
-    assert simpletuner.starts == []
 
-
-def test_a_log_that_cannot_be_written_is_refused(
-    train: Train, simpletuner: FakeSimpleTuner
-) -> None:
+def test_a_log_that_cannot_be_written_is_refused(train: Train, simpletuner: FakeSimpleTuner) -> None:
     simpletuner.behave(slow="unknown")
     fail()
     shutil.rmtree(RUN.path / "logs")
@@ -219,9 +186,7 @@ def test_a_run_that_an_older_glance_began_becomes_one_pair(
 
 
 @needs_whole
-def test_a_pair_that_an_older_glance_trained_keeps_its_id(
-    train: Train, simpletuner: FakeSimpleTuner
-) -> None:
+def test_a_pair_that_an_older_glance_trained_keeps_its_id(train: Train) -> None:
     manifest = load_manifest(RUN)
     for phase in Phase:
         older = recorded(phase).model_copy(update={"data_sha256": None})
@@ -229,9 +194,8 @@ def test_a_pair_that_an_older_glance_trained_keeps_its_id(
     manifest.save(RUN)
     before = load_manifest(RUN).pair_id
 
-    train()
+    assert {type(event) for event in train()} == {PhaseSkipped}
 
-    assert simpletuner.phases == []
     after = load_manifest(RUN).pair_id
     assert before == after == json.loads(RUN.manifest.read_text())["pair_id"]
 
@@ -304,15 +268,8 @@ def sealer() -> Sealer:
 
 
 def observe(sealer: Sealer, told: list[Event]) -> Monitor:
-    return Monitor(
-        RUN,
-        SLOW,
-        device=0,
-        timesteps=5,
-        losses=LossLog(RUN.losses(SLOW), start=1),
-        sealer=sealer,
-        sink=told.append,
-    )
+    losses = LossLog(RUN.losses(SLOW), start=1)
+    return Monitor(RUN, SLOW, device=0, timesteps=5, losses=losses, sealer=sealer, sink=told.append)
 
 
 def resume(sealer: Sealer) -> Resumption:
