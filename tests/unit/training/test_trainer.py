@@ -128,7 +128,9 @@ def test_a_run_folder_that_cannot_be_made_is_refused(train: Train, run: str) -> 
         train(run=Path(run))
 
 
-def test_a_log_that_cannot_be_written_is_refused(train: Train, simpletuner: FakeSimpleTuner) -> None:
+def test_a_log_that_cannot_be_written_is_refused(
+    train: Train, simpletuner: FakeSimpleTuner
+) -> None:
     simpletuner.behave(slow="unknown")
     fail()
     shutil.rmtree(RUN.path / "logs")
