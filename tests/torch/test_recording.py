@@ -1,6 +1,6 @@
 """The base model's recorded paths, against plain Euler loops that share no code with glance."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,22 +53,10 @@ class Ready:
         return self.plan.sigmas[SIDE, SIDE]
 
     def record(
-        self,
-        pictures: Sequence[SampleSettings],
-        kept: Sequence[float],
-        *,
-        batch_size: int = 1,
-        on_step: Callable[[int], None] = lambda _: None,
+        self, pictures: Sequence[SampleSettings], kept: Sequence[float], **changes: Any
     ) -> list[Recorded]:
-        recorded = record_paths(
-            self.sampler,
-            pictures,
-            teacher=self.teacher,
-            kept=kept,
-            batch_size=batch_size,
-            on_step=on_step,
-        )
-        return list(recorded)
+        usual = {"teacher": self.teacher, "batch_size": 1, "on_step": lambda _: None}
+        return list(record_paths(self.sampler, pictures, kept=kept, **{**usual, **changes}))
 
     def follow(self, one: SampleSettings) -> list[torch.Tensor]:
         """By hand: (1, ...) at each of the teacher's sigmas and at 0, packed."""
@@ -133,11 +121,14 @@ def test_the_states_of_every_step_are_those_of_a_plain_loop(ready: Ready) -> Non
 
     (recorded,) = ready.record([one], (*ready.teacher, 0.0))
 
+    assert not isinstance(ready.sampler.pipeline.scheduler, VerbatimEulerScheduler), "it is left"
     passed = ready.follow(one)
     assert recorded.states.dtype == torch.float32
     assert torch.equal(recorded.states, torch.cat([ready.unpack(x) for x in passed]))
     picture = decode(ready.family.name, ready.plain, passed[-1])
     assert recorded.image.tobytes() == picture.tobytes()
+    (own,) = ready.sampler.sample_base([one], steps=STEPS)
+    assert furthest(recorded.image, own.images[0].image) <= 1
 
 
 def test_a_state_between_two_steps_lies_on_the_line(ready: Ready) -> None:
@@ -164,15 +155,6 @@ def on_the_line(
     here, there = sigmas[after - 1], sigmas[after]
     share = (sigma - here) / (there - here)
     return (passed[after - 1].double() * (1 - share) + passed[after].double() * share).float()
-
-
-def test_its_picture_is_what_the_pipeline_generates_along_its_own_schedule(ready: Ready) -> None:
-    one = ready.pictures[0]
-
-    (recorded,) = ready.record([one], (0.0,))
-
-    (own,) = ready.sampler.sample_base([one], steps=STEPS)
-    assert furthest(recorded.image, own.images[0].image) <= 1
 
 
 def test_a_batch_gives_what_each_path_gives_alone_in_the_order_asked_for(ready: Ready) -> None:
@@ -264,12 +246,6 @@ def test_nan_is_no_path(flux: Ready) -> None:
     )
     with hook, pytest.raises(InferenceFailed, match="NaN or infinity instead of a picture"):
         flux.record(flux.pictures[:1], (0.0,))
-
-
-def test_the_pipeline_has_its_own_scheduler_again(flux: Ready) -> None:
-    flux.record(flux.pictures[:1], (0.0,))
-
-    assert not isinstance(flux.sampler.pipeline.scheduler, VerbatimEulerScheduler)
 
 
 def test_in_half_precision_the_path_itself_is_not_rounded() -> None:
