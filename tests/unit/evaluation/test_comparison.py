@@ -158,6 +158,24 @@ def test_several_pictures_have_one_that_holds_the_mean() -> None:
     assert found.interval[0] < 0.65 < found.interval[1]
 
 
+@pytest.mark.parametrize("varying", ["prompt", "seed"])
+def test_repeating_what_does_not_vary_makes_nothing_more_certain(varying: str) -> None:
+    """Prompts and seeds are drawn anew, not images: those of one prompt are no new evidence."""
+
+    def interval(repeated: int) -> tuple[float, float] | None:
+        places = ((one, again) for one in range(8) for again in range(repeated))
+        rows = (
+            make_row(str(one), again, both=0.1 * one)
+            if varying == "prompt"
+            else make_row(str(again), one, both=0.1 * one)
+            for one, again in places
+        )
+        found = make_comparison(*rows).mean(Variant.BOTH, "ssim")
+        return found and found.interval
+
+    assert interval(repeated=4) == pytest.approx(interval(repeated=1), abs=0.02)
+
+
 def test_a_gain_is_paired() -> None:
     values = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
     rows = [make_row("a", s, base=v, both=v + 0.05) for s, v in enumerate(values)]
