@@ -24,13 +24,9 @@ from glance.sampling.provenance import (
     read_record,
 )
 from glance.sampling.request import MOST_IMAGES, InferRequest
-from glance.sampling.settings import SampleSettings, resolve_sample_settings
+from glance.sampling.settings import CHOICES, SampleSettings, resolve_sample_settings
 
 _SHOWN: Final = 3  # of many prompts with the same problem
-_ASKED: Final = (
-    *("negative_prompt", "slow_guidance", "fast_guidance", "true_cfg", "slow_scale"),
-    *("fast_scale", "width", "height", "reference", "loras"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +142,11 @@ def _values(
     request: InferRequest, line: PromptLine, recorded: SampleSettings | None
 ) -> dict[str, Any]:
     """Return an image's settings but for the seed: the line's, else the request's, else these."""
-    values = {} if recorded is None else recorded.model_dump(include=set(_ASKED))
+    values = {} if recorded is None else recorded.model_dump(include=set(CHOICES))
     own = line.model_dump(exclude_none=True, exclude={"seed", "count", "output"})
     if line.reference is not None and request.prompt_file is not None:
         own["reference"] = request.prompt_file.parent / line.reference
-    given = {name: getattr(request, name) for name in _ASKED}
+    given = {name: getattr(request, name) for name in CHOICES}
     return {**values, **{k: v for k, v in given.items() if v is not None}, **own}
 
 

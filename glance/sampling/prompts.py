@@ -84,11 +84,6 @@ def _require_picture_name(name: str) -> str:
     return name
 
 
-def _optional(name: str) -> Any:
-    """Return a field that says of itself what SampleSettings says."""
-    return Field(default=None, description=SampleSettings.model_fields[name].description)
-
-
 # 64 Ki characters are a hundred times what any text encoder reads.
 _Text = Annotated[str, Field(max_length=65_536), AfterValidator(_require_text)]
 _Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
@@ -101,34 +96,29 @@ class PromptLine(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    prompt: Annotated[_Text, AfterValidator(_require_content)] = Field(
-        description="What to generate."
-    )
-    negative_prompt: _Text | None = _optional("negative_prompt")
+    prompt: Annotated[_Text, AfterValidator(_require_content)]
+    negative_prompt: _Text | None = None
     seed: (
         Annotated[
             Annotated[_Seed, Tag("one")] | Annotated[_Seeds, Tag("several")],
             Discriminator(lambda value: "several" if isinstance(value, list | tuple) else "one"),
         ]
         | None
-    ) = Field(default=None, description="Seed of the initial noise, or a picture for each of many.")
-    count: int | None = Field(
-        default=None, ge=1, le=100_000, description="How many pictures, of one seed after another."
-    )
-    width: _Pixels | None = _optional("width")
-    height: _Pixels | None = _optional("height")
-    slow_guidance: Scale | None = _optional("slow_guidance")
-    fast_guidance: Scale | None = _optional("fast_guidance")
-    true_cfg: Scale | None = _optional("true_cfg")
-    slow_scale: Strength | None = _optional("slow_scale")
-    fast_scale: Strength | None = _optional("fast_scale")
-    reference: Annotated[_Text, AfterValidator(_require_content)] | None = Field(
-        default=None,
-        description="Path of what a family that edits begins with, relative to the prompt file.",
-    )
-    output: Annotated[_Text, AfterValidator(_require_picture_name)] | None = Field(
-        default=None, description="Name of the picture, in the output folder."
-    )
+    ) = None
+    """Of the initial noise, or an image for each of many."""
+    count: int | None = Field(default=None, ge=1, le=100_000)
+    """How many images, of one seed after another."""
+    width: _Pixels | None = None
+    height: _Pixels | None = None
+    slow_guidance: Scale | None = None
+    fast_guidance: Scale | None = None
+    true_cfg: Scale | None = None
+    slow_scale: Strength | None = None
+    fast_scale: Strength | None = None
+    reference: Annotated[_Text, AfterValidator(_require_content)] | None = None
+    """Path of what a family that edits begins with, relative to the prompt file."""
+    output: Annotated[_Text, AfterValidator(_require_picture_name)] | None = None
+    """Name of the image, in the output folder."""
 
 
 def read_prompts(path: Path) -> tuple[PromptLine, ...]:

@@ -67,27 +67,27 @@ class _Part(BaseModel):
 class LoraUse(_Part):
     """One LoRA of the pair, and how strongly it was applied."""
 
-    phase: Phase = Field(description="The phase that it ran in.")
-    file: str = Field(
-        description="Relative to the picture's folder, or on the Hub: owner/repo:file.safetensors."
-    )
-    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Of the whole file.")
-    scale: float = Field(description="The strength that it was applied with.")
+    phase: Phase
+    file: str
+    """Relative to the picture's folder, or on the Hub: owner/repo:file.safetensors."""
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    scale: float
 
 
 class PhaseTimesteps(_Part):
-    """The timesteps of one phase; the sigmas are there for the reader."""
+    """The timesteps of one phase, 0-1000, stepped from; the sigmas are there for the reader."""
 
-    timesteps: tuple[float, ...] = Field(description="0-1000, stepped from.")
-    sigmas: tuple[float, ...] = Field(description="The same from 0 to 1.")
+    timesteps: tuple[float, ...]
+    sigmas: tuple[float, ...]
 
 
 class ScheduleUse(_Part):
     """What was stepped along."""
 
-    name: str = Field(description="The preset's name, or custom.")
-    slow: PhaseTimesteps = Field(description="Slow phase.")
-    fast: PhaseTimesteps = Field(description="Fast phase.")
+    name: str
+    """The preset's, or custom."""
+    slow: PhaseTimesteps
+    fast: PhaseTimesteps
 
     @classmethod
     def of(cls, schedule: Schedule) -> Self:
@@ -102,32 +102,32 @@ class ScheduleUse(_Part):
 class Record(_Part):
     """Everything that made one picture."""
 
-    schema_version: Literal[1] = Field(default=SCHEMA_VERSION, description="Of this record.")
-    glance: str = Field(default=__version__, description="The glance that made it.")
-    versions: Mapping[str, str] = Field(description="Of the packages that sampled it.")
-    family: str = Field(description="Model family, a row of families.")
-    model: str = Field(description="Base model: a Hub id, or relative to the picture's folder.")
-    base_revision: str = Field(description="Its commit on the Hub, or its folder's fingerprint.")
-    transformer: str | None = Field(
-        default=None, description="Single file for its transformer, relative to the picture."
-    )
-    run: str | None = Field(default=None, description="Run folder, relative to the picture.")
-    device: Device = Field(description="Where it was sampled.")
-    dtype: Precision = Field(description="The precision of the weights.")
-    quantize: str = Field(default="none", description="How the transformer was quantised.")
-    schedule: ScheduleUse = Field(description="The steps of both phases.")
-    loras: tuple[LoraUse, ...] = Field(description="The LoRAs that were applied.")
-    settings: SampleSettings = Field(description="What was asked for.")
-    reference_sha256: str | None = Field(
-        default=None,
-        pattern="^[0-9a-f]{64}$",
-        description="Of the file in settings.reference, for a family that edits.",
-    )
-    init_latents_sha256: str | None = Field(
-        default=None,
-        pattern="^[0-9a-f]{64}$",
-        description="Of the saved latents that it began from, in place of the slow phase.",
-    )
+    schema_version: Literal[1] = SCHEMA_VERSION
+    glance: str = __version__
+    """The glance that made it."""
+    versions: Mapping[str, str]
+    """Of the packages that sampled it."""
+    family: str
+    model: str
+    """Base model: a Hub id, or relative to the picture's folder."""
+    base_revision: str
+    """Its commit on the Hub, or its folder's fingerprint."""
+    transformer: str | None = None
+    """Single file in place of its transformer, relative to the picture's folder."""
+    run: str | None = None
+    """Run folder, relative to the picture's folder."""
+    device: Device
+    dtype: Precision
+    """Of the weights."""
+    quantize: str = "none"
+    """How the transformer was quantised."""
+    schedule: ScheduleUse
+    loras: tuple[LoraUse, ...]
+    settings: SampleSettings
+    reference_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Of the file in settings.reference, for a family that edits."""
+    init_latents_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Of the saved latents that it began from, in place of the slow phase."""
 
     @model_validator(mode="after")
     def _knows_its_reference(self) -> Self:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import Field
 
@@ -13,39 +13,34 @@ from glance.models.families import Family, Negative
 
 Scale = Annotated[float, Field(ge=0, le=100)]
 Strength = Annotated[float, Field(ge=-10, le=10)]
+CHOICES: Final = (
+    *("negative_prompt", "slow_guidance", "fast_guidance", "true_cfg", "slow_scale", "fast_scale"),
+    *("loras", "width", "height", "reference"),
+)
+"""The fields that have a default: all but the prompt, the seed and what follows from others."""
 
 
 class SampleSettings(Settings):
     """Everything that decides one image, besides the model, the LoRAs and the schedule."""
 
-    prompt: str = Field(description="What to generate.")
-    negative_prompt: str = Field(default="", description="What guidance leads away from.")
-    seed: int = Field(ge=0, le=2**63 - 1, examples=[7], description="Seed of the initial noise.")
-    slow_guidance: Scale = Field(examples=[3.5], description="Slow phase.")
-    fast_guidance: Scale = Field(examples=[1], description="Fast phase.")
-    true_cfg: Scale | None = Field(
-        default=None,
-        examples=[2],
-        description="Classifier-free guidance in both phases, where the other one is embedded.",
-    )
-    slow_scale: Strength = Field(
-        default=1.0, examples=[1], description="Strength of the slow LoRA."
-    )
-    fast_scale: Strength = Field(
-        default=1.0, examples=[1], description="Strength of the fast LoRA."
-    )
-    loras: tuple[Phase, ...] = Field(
-        default=tuple(Phase), description="The phases that run with their LoRA."
-    )
-    width: int = Field(ge=16, le=8192, examples=[1024], description="Pixels.")
-    height: int = Field(ge=16, le=8192, examples=[1024], description="Pixels.")
-    reference: Path | None = Field(
-        default=None, description="What a family that edits begins with."
-    )
-    reference_side: int = Field(
-        default=1024,
-        description="The transformer sees it at about this many pixels squared, in its own aspect.",
-    )
+    prompt: str
+    negative_prompt: str = ""
+    """What guidance leads away from."""
+    seed: int = Field(ge=0, le=2**63 - 1, examples=[7])
+    slow_guidance: Scale = Field(examples=[3.5])
+    fast_guidance: Scale = Field(examples=[1])
+    true_cfg: Scale | None = Field(default=None, examples=[2])
+    """Classifier-free guidance in both phases, where the other one is embedded."""
+    slow_scale: Strength = Field(default=1.0, examples=[1])
+    fast_scale: Strength = Field(default=1.0, examples=[1])
+    loras: tuple[Phase, ...] = tuple(Phase)
+    """The phases that run with their LoRA."""
+    width: int = Field(ge=16, le=8192, examples=[1024])
+    height: int = Field(ge=16, le=8192, examples=[1024])
+    reference: Path | None = None
+    """What a family that edits begins with."""
+    reference_side: int = 1024
+    """The transformer sees it at about this many pixels squared, in its own aspect."""
 
     def guidance(self, phase: Phase) -> float:
         """Return a phase's guidance scale."""

@@ -8,16 +8,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from PIL import Image
 from plain_loops import FAMILIES as LOOPS
 from plain_loops import generate
 from tiny_models import build_tiny, lend_parts
 from tiny_models.adapters import make_loras
 
+from glance.core.device import Device, Precision
 from glance.core.phase import Phase
 from glance.models.base import BaseModel
-from glance.models.families import FAMILIES, Family, find_family
+from glance.models.families import FAMILIES, Family, Negative, find_family
 from glance.sampling.pipeline.adapters import ResidentLoras
+from glance.sampling.pipeline.load import Fit, load_pipeline
+from glance.sampling.pipeline.sample import (
+    TwoPhase,
+    VerbatimEulerScheduler,
+    open_reference,
+    shown_at_its_area,
+)
+from glance.sampling.settings import resolve_sample_settings
+from glance.schedule.lists import PRESETS
 
 PROMPT = "a lighthouse"
 
@@ -30,7 +41,7 @@ class Ready:
     model: Path
     loras: dict[str, Path]
     reference: Path | None
-    sampler: Any
+    sampler: TwoPhase
     plain: Any
     whole: Any
     """The picture of `settings()`, generated alone."""
@@ -43,19 +54,14 @@ class Ready:
 
     def generate_plainly(self, slow: float, fast: float) -> Image.Image:
         reference = None if self.reference is None else Image.open(self.reference)
-        picture: Image.Image = generate(
-            self.family.name, self.plain, PROMPT, seed=3, guidance=(slow, fast), reference=reference
-        )
-        return picture
+        asked = {"seed": 3, "guidance": (slow, fast), "reference": reference}
+        return generate(self.family.name, self.plain, PROMPT, **asked)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def ready(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Ready]:
-    from glance.sampling.pipeline.sample import TwoPhase
-    from glance.schedule.lists import PRESETS
-
     family = find_family(request.param)
     folder = tmp_path_factory.mktemp(family.name)
     model = build_tiny(family.name, folder / "model", seed=1)
@@ -71,26 +77,16 @@ def ready(
 
 
 def make_settings(family: Family, **changes: Any) -> Any:
-    from glance.sampling.settings import resolve_sample_settings
-
     usual = {"prompt": PROMPT, "seed": 3, "width": 64, "height": 64, "resolution": 64}
     return resolve_sample_settings(family, **{**usual, **changes})
 
 
 def load(family: Family, model: Path, loras: dict[str, Path], dtype: str = "fp32") -> Any:
-    from glance.core.device import Device, Precision
-    from glance.sampling.pipeline.load import Fit, load_pipeline
-
-    fit = Fit(device=Device.CPU, dtype=Precision(dtype))
-    pipeline, *_ = load_pipeline(
-        BaseModel(family, str(model)), {one: loras[one] for one in Phase}, fit
-    )
-    return pipeline
+    fit, files = Fit(device=Device.CPU, dtype=Precision(dtype)), {one: loras[one] for one in Phase}
+    return load_pipeline(BaseModel(family, str(model)), files, fit).pipeline
 
 
 def load_plainly(model: Path, loras: dict[str, Path]) -> Any:
-    from diffusers import DiffusionPipeline
-
     pipeline = DiffusionPipeline.from_pretrained(model)
     for name, path in loras.items():
         pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name)
@@ -132,8 +128,6 @@ def test_the_fast_phase_goes_on_from_latents_that_were_handed_over(ready: Ready)
 
 
 def test_a_negative_prompt_is_encoded_where_it_is_guided_away_from(ready: Ready) -> None:
-    from glance.models.families import Negative
-
     row, strong = ready.family, {"slow_guidance": 4.0}
     if row.guidance.true_cfg is not None:
         strong = {"true_cfg": 2.0}
@@ -151,8 +145,6 @@ def test_a_negative_prompt_is_encoded_where_it_is_guided_away_from(ready: Ready)
 
 
 def test_two_phases_in_bf16_equal_one_uninterrupted_run_in_bf16(ready: Ready) -> None:
-    from glance.sampling.pipeline.sample import TwoPhase
-
     sampler = ready.sampler
     pipeline = load(ready.family, ready.model, ready.loras, dtype="bf16")
     in_bf16 = TwoPhase(pipeline, ready.family, sampler.schedule, SlowLoraAlways())
@@ -174,26 +166,17 @@ class SlowLoraAlways(ResidentLoras):
 @torch.inference_mode()
 def generate_uninterrupted(sampler: Any, settings: Any) -> Image.Image:
     """One call of diffusers' pipeline along all ten sigmas."""
-    from glance.sampling.pipeline.sample import (
-        VerbatimEulerScheduler,
-        open_reference,
-        shown_at_its_area,
-    )
-
     pipeline, reference = sampler.pipeline, open_reference(settings)
     pipeline.scheduler = VerbatimEulerScheduler.ending_at(0.0, like=pipeline.scheduler)
     ((_, call),) = sampler.prepare([settings], batch_size=1)
     sigmas = [sigma for phase in Phase for sigma in sampler.schedule.phase(phase).sigmas]
     sampler.loras.use(pipeline, Phase.SLOW, scale=1.0)
     with shown_at_its_area(pipeline, reference):
-        picture: Image.Image = pipeline(
-            **call,
-            **sampler.guided(settings, Phase.SLOW),
+        return pipeline(
+            **{**call, **sampler.guided(settings, Phase.SLOW)},
+            **{"sigmas": sigmas, "num_inference_steps": len(sigmas)},
             generator=torch.Generator("cpu").manual_seed(settings.seed),
-            sigmas=sigmas,
-            num_inference_steps=len(sigmas),
         ).images[0]
-    return picture
 
 
 def same(one: Image.Image, other: Image.Image) -> bool:

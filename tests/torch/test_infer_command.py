@@ -1,6 +1,5 @@
 """`glance infer` as users run it: processes, files, exit codes."""
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
+
+from glance.core.device import Precision
+from glance.core.errors import LoraError
+from glance.sampling.generate import run_generation
+from glance.sampling.plan import plan_generation
+from glance.sampling.request import InferRequest
+from glance.schedule.options import ScheduleOptions
 
 SEED_SIGMAS = {
     "slow": [1.0, 0.9791915, 0.9575157, 0.9349171, 0.9113354],
@@ -41,7 +49,13 @@ def test_lora_files_and_a_model_do_without_a_run(
     assert Image.open("y.png").size == (64, 128)
 
 
-def test_the_same_seed_is_the_same_picture(run_folder: Path, in_process: Callable) -> None:
+def in_process(**changes: Any) -> Any:
+    """Plan and run in this process: starting a new one costs ten seconds of imports."""
+    request = InferRequest(**{"prompts": ("a hill",), **changes})
+    return run_generation(plan_generation(request), lambda _: None)
+
+
+def test_the_same_seed_is_the_same_picture(run_folder: Path) -> None:
     first, other = (in_process(seeds=(seed,)).images[0] for seed in (5, 6))
     kept = first.rename("first.png")
     again = in_process(seeds=(5,))
@@ -51,41 +65,30 @@ def test_the_same_seed_is_the_same_picture(run_folder: Path, in_process: Callabl
     assert (there.images, there.planned[0].is_done) == (again.images, True)
 
 
-def test_the_users_own_lists_are_run(run_folder: Path, in_process: Callable) -> None:
-    from glance.schedule.options import ScheduleOptions
+def test_the_users_own_lists_are_run_in_bf16_too_and_from_a_moved_run(run_folder: Path) -> None:
+    moved = run_folder.rename(run_folder.parents[1] / "elsewhere")
+    lists = ScheduleOptions(slow_timesteps="1,0.9", fast_timesteps="500")
 
-    result = in_process(schedule=ScheduleOptions(slow_timesteps="1,0.9", fast_timesteps="500"))
+    result = in_process(run=moved, schedule=lists, dtype=Precision.BF16)
 
     assert [list(values) for values in result.sigmas.values()] == [[1.0, 0.9], [0.5]]
+    assert result.images[0].is_relative_to(moved)
+    assert result.images[0].exists()
 
 
-def test_bf16_runs_too(run_folder: Path, in_process: Callable) -> None:
-    from glance.core.device import Precision
-
-    assert in_process(dtype=Precision.BF16).images[0].exists()
-
-
-def test_a_lora_of_another_base_is_refused_by_name(
-    run_folder: Path, in_process: Callable, lora_with_stranger: Path
-) -> None:
-    from glance.core.errors import LoraError
-
-    shutil.copy(lora_with_stranger, run_folder / "output/glance-fast")
+def test_a_lora_of_another_base_is_refused_by_name(run_folder: Path) -> None:
+    key = "transformer.transformer_blocks.99.attn.to_q"
+    stranger = {
+        f"{key}.lora_A.weight": torch.ones(4, 32),
+        f"{key}.lora_B.weight": torch.ones(32, 4),
+    }
+    save_file(stranger, run_folder / "output/glance-fast/pytorch_lora_weights.safetensors")
 
     with pytest.raises(LoraError, match=r"no layer transformer_blocks\.99"):
         in_process()
 
 
-def test_a_moved_run_still_samples(run_folder: Path, in_process: Callable) -> None:
-    moved = run_folder.rename(run_folder.parents[1] / "elsewhere")
-
-    assert in_process(run=moved).images[0].is_relative_to(moved)
-
-
 def test_ctrl_c_keeps_what_is_generated_and_the_same_command_goes_on(run_folder: Path) -> None:
-    from glance.sampling.plan import plan_generation
-    from glance.sampling.request import InferRequest
-
     arguments = ["infer", "--prompt", "a hill", "--count", "500", "--output", "out"]
     # Where the tests run in the background SIGINT is ignored, and children inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -112,33 +115,6 @@ def test_ctrl_c_keeps_what_is_generated_and_the_same_command_goes_on(run_folder:
     assert len(generated - told) <= 1  # it may come between writing and telling
     plan = plan_generation(InferRequest(prompts=("a hill",), count=500, output=Path("out")))
     assert {str(one.output) for one in plan.images if one.is_done} == generated
-
-
-@pytest.fixture
-def in_process() -> Callable[..., Any]:
-    """Plan and run in this process: starting a new one costs ten seconds of imports."""
-    from glance.sampling.generate import run_generation
-    from glance.sampling.plan import plan_generation
-    from glance.sampling.request import InferRequest
-
-    def run(**changes: Any) -> Any:
-        request = InferRequest(**{"prompts": ("a hill",), **changes})
-        return run_generation(plan_generation(request), lambda _: None)
-
-    return run
-
-
-@pytest.fixture
-def lora_with_stranger(tmp_path: Path) -> Path:
-    import torch
-    from safetensors.torch import save_file
-
-    key = "transformer.transformer_blocks.99.attn.to_q"
-    path = tmp_path / "pytorch_lora_weights.safetensors"
-    save_file(
-        {f"{key}.lora_A.weight": torch.ones(4, 32), f"{key}.lora_B.weight": torch.ones(32, 4)}, path
-    )
-    return path
 
 
 def test_what_sampling_imports_can_be_imported_beforehand() -> None:

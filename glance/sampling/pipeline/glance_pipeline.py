@@ -13,14 +13,10 @@ from glance.models.lora.examine import examine_lora, trained_schedule
 from glance.runs.locate import locate_lora
 from glance.sampling.pipeline.adapters import Loras, ResidentLoras, load_adapter
 from glance.sampling.pipeline.sample import TwoPhase, family_of
-from glance.sampling.settings import resolve_sample_settings
+from glance.sampling.settings import CHOICES, resolve_sample_settings
 from glance.schedule.lists import DEFAULT_SCHEDULE, Schedule, resolve_schedule
 
-_SETTINGS: Final = (
-    *("negative_prompt", "slow_guidance", "fast_guidance", "true_cfg", "slow_scale"),
-    *("fast_scale", "loras", "width", "height", "reference"),
-)
-_NAMES: Final = {name: name for name in (*_SETTINGS, "prompt", "seed")}
+_NAMES: Final = {name: name for name in (*CHOICES, "prompt", "seed")}
 """What is wrong is said of arguments here, not of flags."""
 OnStep = Callable[[SamplingStep], None]
 
@@ -84,9 +80,9 @@ class GlancePipeline(TwoPhase):
         (pixels), reference. `on_step` is called after each forward pass. Raises SettingsError for
         values that are out of range, InferenceFailed when memory does not suffice.
         """
-        unknown = sorted(set(settings) - set(_SETTINGS))
+        unknown = sorted(set(settings) - set(CHOICES))
         if unknown:
-            raise TypeError(f"unknown setting {unknown[0]!r}; there are {', '.join(_SETTINGS)}")
+            raise TypeError(f"unknown setting {unknown[0]!r}; there are {', '.join(CHOICES)}")
         if settings.get("reference") is not None:
             settings["reference"] = Path(settings["reference"])
         images = [
