@@ -63,24 +63,18 @@ def test_checkpoints_of_a_run_take_its_schedule() -> None:
     assert pair_of(**given).schedule == PRESETS["guide"].schedule
 
 
-def test_a_run_is_taken_by_its_folder_with_its_model() -> None:
+def test_a_run_is_taken_by_its_folder_with_its_model_which_two_runs_have_not() -> None:
     run = write_run(Path("runs/cat"))
+    write_run(Path("runs/dog"))
 
     pair = find_pair(InferRequest(slow_lora="runs/cat", fast_lora="runs/cat"))
+    mixed = find_pair(InferRequest(slow_lora="runs/cat", fast_lora="runs/dog"))
 
     assert pair.loras == {phase: run.lora(phase) for phase in Phase}
     assert (pair.base.location, pair.side) == ("acme/tiny", 64)
     assert pair.notes == ("the model is that of the LoRAs' run, runs/cat",)
     assert pair_of(slow_lora="runs/cat", fast_lora="runs/cat").notes == ()
-
-
-def test_loras_of_two_runs_have_no_model_in_common() -> None:
-    for name in ("cat", "dog"):
-        write_run(Path(f"runs/{name}"))
-
-    pair = find_pair(InferRequest(slow_lora="runs/cat", fast_lora="runs/dog"))
-
-    assert pair.base.location == "black-forest-labs/FLUX.1-dev"
+    assert mixed.base.location == "black-forest-labs/FLUX.1-dev"
 
 
 def test_a_strength_that_lies_beside_a_file_is_said() -> None:

@@ -65,22 +65,23 @@ def test_nobody_is_warned_of_a_part_of_the_list_or_of_a_lora_that_is_not_used() 
     assert decided(GUIDE, schedule="paper", loras=())[1] == []
 
 
-def test_reshift_moves_the_teachers_steps_to_those_of_another_size() -> None:
-    found = decided(PAPER, (512, 512), reshift=True)[0]
+@pytest.mark.parametrize(
+    ("trained", "family", "size", "within"),
+    [
+        (PAPER, "flux", (512, 512), 3e-4),
+        (GUIDE, "qwen_image", (512, 768), 2e-3),  # a schedule that is stretched to its end, 20
+        (GUIDE, "qwen_image", (1024, 1024), 2e-3),
+    ],
+)
+def test_reshift_moves_the_teachers_steps_to_those_of_another_size(
+    trained: Schedule, family: str, size: tuple[int, int], within: float
+) -> None:
+    found = decided(trained, size, family=family, reshift=True)[0]
 
-    there = derive_schedule(find_family("flux").shift, (512, 512))
-    assert found.slow_timesteps == pytest.approx(there.slow_timesteps, abs=3e-4)
-    assert found.fast_timesteps == pytest.approx(there.fast_timesteps, abs=3e-4)
-    assert found.name == "paper for 512x512"
-
-
-def test_reshift_keeps_the_end_of_a_schedule_that_is_stretched_to_one() -> None:
-    found = decided(GUIDE, (512, 768), family="qwen_image", reshift=True)[0]
-
-    there = derive_schedule(find_family("qwen_image").shift, (512, 768))
-    assert found.fast_timesteps == pytest.approx(there.fast_timesteps, abs=2e-3)
-    assert found.fast_timesteps[-1] == pytest.approx(20, abs=1e-3)
-    assert decided(GUIDE, reshift=True)[0].slow_timesteps == GUIDE.slow_timesteps
+    there = derive_schedule(find_family(family).shift, size)
+    assert found.slow_timesteps == pytest.approx(there.slow_timesteps, abs=within)
+    assert found.fast_timesteps == pytest.approx(there.fast_timesteps, abs=within)
+    assert found.name == f"{trained.name} for {size[0]}x{size[1]}"
 
 
 @pytest.mark.parametrize(
