@@ -171,7 +171,8 @@ def test_repeating_what_does_not_vary_makes_nothing_more_certain(varying: str) -
             for one, again in places
         )
         found = make_comparison(*rows).mean(Variant.BOTH, "ssim")
-        return found and found.interval
+        assert found is not None
+        return found.interval
 
     assert interval(repeated=4) == pytest.approx(interval(repeated=1), abs=0.02)
 
