@@ -84,8 +84,9 @@ def paste(command: str) -> subprocess.CompletedProcess[str]:
         (SMART, "a landscape \u2013 dusk\u2019s light"),
         (WORDS["GB18030"].encode("gbk"), WORDS["GB18030"]),
         ("夕暮れの風景".encode()[:-1], "夕暮れの風"),
+        ("夕暮れ".encode() + b"\xff" + "の風景".encode(), "夕暮れの風景"),
     ],
-    ids=["marked", "smart", "guessed", "cut short"],
+    ids=["marked", "smart", "guessed", "cut short", "damaged within"],
 )
 def test_the_printed_command_makes_a_caption_that_is_accepted(
     image: Path, data: bytes, text: str
