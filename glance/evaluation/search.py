@@ -1,7 +1,7 @@
 """Find the sigmas at which few steps end nearest to the base model's own many.
 
 `glance schedule optimize`: follow the base model's trajectories for a few prompts, find the steps
-by dynamic programming (sampling/pipeline/stepsizes), write the schedule's file.
+by dynamic programming (sampling/pipeline/trajectory), write the schedule's file.
 """
 
 import time
