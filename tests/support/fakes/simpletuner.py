@@ -201,13 +201,6 @@ def ignore_targets(trainer: Trainer) -> None:
     trainer.train()
 
 
-def refuse_targets(_: Trainer) -> None:
-    """End as glance's module in the trainer does."""
-    print("loading weights", flush=True)
-    sys.stderr.write("glance cannot teach SimpleTuner: it is made for another version\n")
-    sys.exit(1)
-
-
 def die_killed(trainer: Trainer) -> None:
     trainer.take_step(1)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -337,7 +330,6 @@ BEHAVIOURS: dict[str, Callable[[Trainer], None]] = {
         lambda trainer: trainer.save(trainer.output, rank=trainer.config["lora_rank"] + 1)
     ),
     "ignores the targets": ignore_targets,
-    "cannot be taught": refuse_targets,
     "killed": die_killed,
     "secret": tell_secret,
     "broken manifest": break_manifest,

@@ -308,6 +308,7 @@ def test_a_distilled_run_can_be_restarted_on_a_picture_that_it_does_not_remove(
     run_training(make_plan(model=str(MODEL), run=RUN.path, restart=True), print)
 
     assert simpletuner.starts[-2]["data"] == ["cat.png", "cat.txt"]
+    assert not recorded.exists()
     assert load_manifest(RUN).settings.teacher is None
 
 
