@@ -120,7 +120,7 @@ def check_sampling(family: str, run: Path, *, guidance: Sequence[float]) -> None
     from glance.sampling.request import InferRequest
 
     slow, fast = guidance
-    reference = run.parents[2] / "before.png" if find_family(family).edits else None
+    reference = run.parents[1] / "before.png" if find_family(family).edits else None
     plan = plan_generation(
         InferRequest(
             prompts=("a slope",),

@@ -72,11 +72,11 @@ class Distilled:
 
     @property
     def model(self) -> Path:
-        return self.run.parents[2] / "model"
+        return self.run.parents[1] / "model"
 
     @property
     def reference(self) -> Path | None:
-        return self.run.parents[2] / "before.png" if self.family.edits else None
+        return self.run.parents[1] / "before.png" if self.family.edits else None
 
     def timesteps(self, phase: str) -> list[float]:
         listed: list[float] = self.manifest["schedule"][phase]["timesteps"]
