@@ -77,7 +77,8 @@ class ScheduleOptions:
     teacher_steps: Annotated[
         int | None,
         Flag(
-            "Steps of the base model's own schedule that auto chooses from. Default: 50.",
+            "Steps of the base model's own schedule: what auto chooses from, and what distill "
+            "records. Default: 50.",
             Group.ADVANCED,
         ),
     ] = None
