@@ -1,1 +1,1 @@
-"""`glance export`: a finished run as files that other tools take as they are."""
+"""Pairs elsewhere, and what files say: `glance export`, `glance import`, `glance info`."""
