@@ -55,6 +55,7 @@ from glance.training.request import Launcher
 
 _GIGA: Final = 1e9
 _SMALL_ENCODER: Final = 1.0  # billions of parameters: not worth quantising
+_TOKEN: Final = 16  # pixels of its side: 8 a latent, two latents a token
 _TIGHT: Final = (Preset.GB8, Preset.GB12, Preset.GB16)
 
 
@@ -148,7 +149,7 @@ def seconds_a_step(settings: TrainSettings, speed: float) -> float:
     operations = 4 if settings.device is Device.CPU else 6  # there activations are kept
     family = find_family(settings.family)
     areas = (settings.resolution, *settings.also_resolutions)
-    image = sum((side / family.size_multiple) ** 2 for side in areas) / len(areas)  # in tokens
+    image = sum((side / _TOKEN) ** 2 for side in areas) / len(areas)  # in tokens
     tokens = settings.batch_size * (image * (2 if family.edits else 1) + family.text.tokens)
     return operations * parameters * tokens / (_reached(settings) * speed)
 

@@ -162,6 +162,15 @@ def test_it_is_near_the_documented_pace(preset: str, resolution: int, documented
     assert pace == pytest.approx(documented, rel=0.12)
 
 
+def test_a_reference_takes_as_long_as_the_image() -> None:
+    plain, editing = (
+        seconds_a_step(on_cuda(name, "24gb", resolution=1024), H100)
+        for name in ("qwen_image", "qwen_image_edit_2511")
+    )
+
+    assert 1.5 < editing / plain < 2  # the text's tokens are there once
+
+
 def test_a_step_takes_the_mean_of_its_areas_and_as_many_times_as_long_for_a_batch() -> None:
     def pace(*areas: int, **changes: Any) -> float:
         return seconds_a_step(settings(resolution=areas, **changes), 1e11)
