@@ -4,8 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Final, Union, get_args, get_origin
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -40,7 +39,7 @@ def takes[R](
             made: list[Any] = [Console(as_json=as_json, quiet=quiet, verbose=verbose)]
             if request is not None:
                 said: dict[tuple[str, ...], Any] = {(name,): one for name, one in given.items()}
-                said |= {one.path: _value(one, values.pop(name)) for name, one in fields.items()}
+                said |= {one.path: one.take(values.pop(name)) for name, one in fields.items()}
                 made.append(build(request, said))
             command(*made, **values)
 
@@ -141,31 +140,21 @@ def _heading(parameter: Any) -> str | None:
 
 def _option(field: Field) -> Any:
     flag = field.flag
-    kind = flag.choices or _kinds(field)[0]
     more: dict[str, Any] = {"min": flag.least, "max": flag.most, "parser": flag.parse}
     return typer.Option(
         *field.names,
         help=flag.help,
-        metavar=flag.kind or _WORDS.get(kind),
+        metavar=flag.kind or _WORDS.get(field.kind),
         rich_help_panel=flag.group.value,
         **{name: value for name, value in more.items() if value is not None},
     )
 
 
 def _typer_type(field: Field) -> Any:
-    kind, is_several = _kinds(field)
-    kind = field.flag.choices or (str if field.flag.parse else kind)
-    if is_several:
+    kind = str if field.flag.parse else field.kind
+    if field.is_several:
         return list[kind] | None  # type: ignore[valid-type]
     return kind | None if field.default is None or field.flag.parse else kind
-
-
-def _kinds(field: Field) -> tuple[Any, bool]:
-    """Return the type of what a user can say for a field, and whether it can be said repeatedly."""
-    is_several = get_origin(field.type) is tuple and field.flag.parse is None
-    inner = get_args(field.type)[0] if is_several else field.type
-    union = get_args(inner) if get_origin(inner) in (Union, UnionType) else (inner,)
-    return next(one for one in union if one is not NoneType), is_several
 
 
 def _default(field: Field) -> Any:
@@ -173,19 +162,9 @@ def _default(field: Field) -> Any:
         return False
     if field.default is MISSING:
         return inspect.Parameter.empty
-    if field.flag.parse is not None or field.default == () or _kinds(field)[1]:
-        return None  # _value puts it in
+    if field.flag.parse is not None or field.is_several:
+        return None  # `take` puts it in
     return field.default if field.flag.choices is None else field.flag.choices(field.default)
-
-
-def _value(field: Field, typed: Any) -> Any:
-    if field.flag.off is not None:
-        return not typed
-    if field.flag.choices is not None:
-        return typed.value
-    if _kinds(field)[1]:
-        return tuple(typed) if typed else field.default
-    return field.default if typed is None and field.flag.parse is not None else typed
 
 
 def _run_option(*names: str, help: str, metavar: str | None = None) -> Any:

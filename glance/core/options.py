@@ -1,17 +1,31 @@
-"""How a field of a request is said: one declaration for the command line, its help, and forms.
+"""How a field of a request is said: one declaration for the command line, files, help and forms.
 
 A request is a frozen dataclass whose fields carry a `Flag` in `Annotated`. `glance.cli._command`
-makes a command's signature from it; nothing else declares what users can say.
+makes a command's signature from it; nothing else declares what users can say. A *document* is the
+same as a mapping, for YAML, JSON and forms: `{"learning-rate": 0.0005, "prompt": ["a", "b"]}`.
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
-from enum import StrEnum
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from enum import Enum, StrEnum
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
 
-from glance.core.errors import InputError
+from glance.core.errors import (
+    GlanceError,
+    InputError,
+    Problem,
+    SettingsError,
+    as_typed,
+    describe_fault,
+)
+
+KEY_VALUE: Final = "KEY=VALUE"
+"""The `kind` of an option that a document may give a mapping."""
 
 
 class Group(StrEnum):
@@ -46,10 +60,16 @@ class Flag:
     least: float | None = None
     most: float | None = None
     parse: Callable[[str], Any] | None = None
+    show: Callable[[Any], str] | None = None
+    """The inverse of `parse`."""
+    commas: bool = False
+    """Whether one text holds several values, between commas."""
     choices: type[StrEnum] | None = None
     """What a text may be."""
     off: str | None = None
     """Of a field that is True unless the user says this flag."""
+    once: bool = False
+    """An order for this one command, and no setting: `--save-config` leaves it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +86,62 @@ class Field:
     def names(self) -> tuple[str, ...]:
         """As they are typed."""
         return self.flag.names or (self.flag.off or f"--{self.path[-1].replace('_', '-')}",)
+
+    @property
+    def key(self) -> str:
+        """Its name in a document: `learning-rate`."""
+        return next(name for name in self.names if name.startswith("--")).lstrip("-")
+
+    @property
+    def is_several(self) -> bool:
+        """Whether it may be said repeatedly."""
+        return get_origin(self.type) is tuple and self.flag.parse is None
+
+    @property
+    def kind(self) -> Any:
+        """The type of one value that is said."""
+        if self.flag.choices is not None:
+            return self.flag.choices
+        inner = get_args(self.type)[0] if self.is_several else self.type
+        union = get_args(inner) if get_origin(inner) in (Union, UnionType) else (inner,)
+        return next(one for one in union if one is not NoneType)
+
+    def take(self, typed: Any) -> Any:
+        """Return the field's value, of what was typed when it has its type; None: nothing was."""
+        if self.flag.off is not None:
+            return not typed
+        if typed is None or (self.is_several and not typed):
+            return self.default
+        if self.flag.choices is not None:
+            return typed.value
+        return tuple(typed) if self.is_several else typed
+
+    def say(self, value: Any) -> Any:
+        """Return a value as a document holds it; None where it is what nobody needs to say."""
+        if isinstance(value, bool):
+            return True if value is (self.flag.off is None) else None
+        if value is None or value == ():
+            return None
+        show = self.flag.show or _plain
+        return [*map(show, value)] if self.is_several else show(value)
+
+    def read(self, value: Any) -> Any:
+        """Return the field's value, of one in a document; raise InputError."""
+        from pydantic import Field as Bounds
+        from pydantic import TypeAdapter, ValidationError
+
+        said = flatten(self.key, value, self)
+        if self.flag.parse is not None:
+            return self.flag.parse(said)
+        one: Any = Annotated[self.kind, Bounds(ge=self.flag.least, le=self.flag.most)]
+        adapter = TypeAdapter[Any](list[one] if self.is_several else one)
+        try:
+            return self.take(adapter.validate_python(said))
+        except ValidationError as exc:
+            raise InputError(
+                Problem(f"{self.key} {fault['input']}: {describe_fault(fault)}")
+                for fault in exc.errors()
+            ) from exc
 
 
 def declared(request: type) -> tuple[Field, ...]:
@@ -100,6 +176,137 @@ def build(request: type, values: dict[tuple[str, ...], Any]) -> Any:
         else:
             nested.setdefault(path[0], {})[path[1:]] = value
     return request(**own, **{name: build(hints[name], inner) for name, inner in nested.items()})
+
+
+def flatten(key: str, value: Any, field: Field | None = None) -> Any:
+    """Return a document's value as it is typed: a text, or several for a repeatable option.
+
+    Without a field it is that of an option that no request declares. Raises InputError for a list
+    or a mapping where one value belongs.
+    """
+    is_several = field is not None and field.is_several
+    if isinstance(value, Mapping) and field is not None and field.flag.kind == KEY_VALUE:
+        value = [f"{name}={_text(name, one)}" for name, one in value.items()]
+    if not isinstance(value, list | tuple):
+        return [_text(key, value)] if is_several else _text(key, value)
+    if is_several:
+        return [_text(key, one) for one in value]
+    if field is None or not field.flag.commas:
+        raise InputError(f"{key} holds one value, not a list", hint=f"keep one {key}")
+    return ",".join(_text(key, one) for one in value)
+
+
+def _text(key: str, value: Any) -> str:
+    if value is None or isinstance(value, Mapping | list | tuple):
+        raise InputError(f"{key}: a text or a number belongs there, no list, mapping or null")
+    return str(value).lower() if isinstance(value, bool) else as_typed(_plain(value))
+
+
+def match_keys[T](
+    said: Iterable[str], known: Mapping[str, T], *, owner: str
+) -> tuple[dict[str, T], dict[str, Problem]]:
+    """Return what each key means, and what is wrong with those that mean nothing or are repeated.
+
+    `known` holds all names, with dashes, and `owner` what they belong to: `glance train`.
+    """
+    found: dict[str, T] = {}
+    wrong: dict[str, Problem] = {}
+    for key in said:
+        name = key.replace("_", "-")
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            remedy = f"write {near[0]}, or leave it out" if near else f"see {owner} --help"
+            wrong[key] = Problem(f"{key} is no option of {owner}", remedy)
+        elif (other := next((k for k, one in found.items() if one == known[name]), None)) is None:
+            found[key] = known[name]
+        else:
+            wrong[key] = Problem(f"{key} is the same as {other}, and said twice", "keep one")
+    return found, wrong
+
+
+def to_document(request: Any, *, only_changed: bool = True) -> dict[str, Any]:
+    """Return what would have to be said for this request: plain values by the options' keys.
+
+    With `only_changed` nothing that the request is without it. Fields that users cannot say are
+    left out.
+    """
+    values = dict(_values(request))
+    said = {one.path: one for one in declared(type(request))}
+    for path in said if only_changed else ():
+        others = {other: value for other, value in values.items() if other != path}
+        with suppress(TypeError, GlanceError):  # it cannot be without it
+            if build(type(request), others) == request:
+                values = others
+    written = ((one.key, one.say(values[path])) for path, one in said.items() if path in values)
+    return {key: value for key, value in written if value is not None}
+
+
+def from_document[R](request: type[R], document: Mapping[str, Any], *, owner: str) -> R:
+    """Return the request that a document says; its values may be texts, as they are typed.
+
+    Null is what nobody says; `owner` is whose options they are: `glance train`. Raises
+    SettingsError with all unknown keys and bad values, and what the request itself raises.
+    """
+    known = {name.lstrip("-"): one for one in declared(request) for name in one.names}
+    found, wrong = match_keys(document, known, owner=owner)
+    problems, values = list(wrong.values()), {}
+    for key, one in found.items():
+        if document[key] is not None:
+            try:
+                values[one.path] = one.read(document[key])
+            except InputError as exc:
+                problems += exc.problems
+    missing = {one.key: one for one in declared(request) if one.default is MISSING}
+    given = {one.key for one in found.values()}
+    problems += [Problem(f"{key} is missing", "give it") for key in missing if key not in given]
+    if problems:
+        raise SettingsError(problems)
+    made: R = build(request, values)
+    return made
+
+
+def command_line(request: Any, *, only_changed: bool = True) -> list[str]:
+    """Return the flags and values that make this request, for a shell to be quoted by the caller.
+
+    With `only_changed` those alone without which it would be another.
+    """
+    keys = {one.key: one for one in declared(type(request))}
+    words: list[str] = []
+    for key, value in to_document(request, only_changed=only_changed).items():
+        flag = f"--{keys[key].key}"
+        if value is True:
+            words.append(flag)
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            text = as_typed(one)
+            words += [f"{flag}={text}"] if text.startswith("-") else [flag, text]
+    return words
+
+
+def _values(request: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    hints = get_type_hints(type(request))
+    for field in fields(request):
+        value = getattr(request, field.name)
+        if is_dataclass(hints[field.name]):
+            yield from (((field.name, *path), one) for path, one in _values(value))
+        else:
+            yield (field.name,), value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    return value if isinstance(value, bool | int | float) else str(value)
+
+
+def show_size(size: Sequence[int]) -> str:
+    """Return width and height as `parse_size` reads them."""
+    return "x".join(map(str, size))
+
+
+def show_guidance(scales: Sequence[float]) -> str:
+    """Return the guidance of both phases as `parse_guidance` reads it."""
+    return ",".join(map(as_typed, dict.fromkeys(scales)))
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from glance.core.device import AUTO, Memory, Quantize
-from glance.core.options import FamilyName, Flag, Group, ModelName, parse_size
+from glance.core.options import FamilyName, Flag, Group, ModelName, parse_size, show_size
 from glance.core.phase import Phase
 from glance.sampling.request import (
     DeviceName,
@@ -129,6 +129,7 @@ class OptimizeRequest:
             Group.SAMPLING,
             kind="WxH",
             parse=parse_size,
+            show=show_size,
         ),
     ] = None
     prompts: Annotated[

@@ -6,7 +6,14 @@ from typing import Annotated, Final
 
 from glance.core.device import AUTO, DeviceChoice, Memory, Precision, Quantize
 from glance.core.errors import UsageError
-from glance.core.options import Flag, Group, parse_guidance, parse_size
+from glance.core.options import (
+    Flag,
+    Group,
+    parse_guidance,
+    parse_size,
+    show_guidance,
+    show_size,
+)
 from glance.core.phase import Phase
 from glance.schedule.options import ScheduleOptions
 
@@ -118,6 +125,7 @@ class InferRequest:
             Group.OUTPUT,
             kind="WxH",
             parse=parse_size,
+            show=show_size,
         ),
     ] = None
     """In place of width and height."""
@@ -137,6 +145,8 @@ class InferRequest:
             Group.SAMPLING,
             kind="A[,B]",
             parse=parse_guidance,
+            show=show_guidance,
+            commas=True,
         ),
     ] = None
     """In place of slow_guidance and fast_guidance."""
@@ -164,7 +174,8 @@ class InferRequest:
         bool, Flag("torch.compile: a slow first image, then faster.", Group.MEMORY, ("--compile",))
     ] = False
     restart: Annotated[
-        bool, Flag("Generate again what an interrupted start has generated.", Group.RUN)
+        bool,
+        Flag("Generate again what an interrupted start has generated.", Group.RUN, once=True),
     ] = False
     init_latents: Annotated[
         Path | None, Flag("Run the fast phase alone, from saved latents.", Group.ADVANCED)

@@ -60,10 +60,11 @@ class ScheduleOptions:
             "List of the slow phase: timesteps (0-1000) or sigmas (0-1), comma-separated.",
             Group.SCHEDULE,
             kind="LIST",
+            commas=True,
         ),
     ] = None
     fast_timesteps: Annotated[
-        str | None, Flag("List of the fast phase.", Group.SCHEDULE, kind="LIST")
+        str | None, Flag("List of the fast phase.", Group.SCHEDULE, kind="LIST", commas=True)
     ] = None
     slow_steps: Annotated[
         int | None,

@@ -11,6 +11,7 @@ from typing import Annotated
 from glance.core.device import AUTO, DeviceChoice, Memory, Quantize
 from glance.core.errors import InputError
 from glance.core.options import (
+    KEY_VALUE,
     Caption,
     FamilyName,
     Flag,
@@ -55,6 +56,11 @@ def parse_phases(text: str) -> tuple[Phase, ...]:
     )
 
 
+def show_phases(phases: tuple[Phase, ...]) -> str:
+    """Return the LoRAs that are meant as `parse_phases` reads them."""
+    return phases[0].value if len(phases) == 1 else "both"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRequest:
     """What the user typed of any training, unchecked. None: the model's, or the family's."""
@@ -80,6 +86,7 @@ class TrainingRequest:
             ("--phase",),
             kind="both|slow|fast",
             parse=parse_phases,
+            show=show_phases,
         ),
     ] = tuple(Phase)
     overrides: Annotated[
@@ -88,7 +95,7 @@ class TrainingRequest:
             "Further option of SimpleTuner; repeatable.",
             Group.TRAINING,
             ("--set",),
-            kind="KEY=VALUE",
+            kind=KEY_VALUE,
         ),
     ] = ()
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
@@ -98,7 +105,11 @@ class TrainingRequest:
     ] = AUTO
     gpu_ids: Annotated[
         str,
-        Flag("Which GPU, by number; two, such as 0,1, train both LoRAs at once.", Group.HARDWARE),
+        Flag(
+            "Which GPU, by number; two, such as 0,1, train both LoRAs at once.",
+            Group.HARDWARE,
+            commas=True,
+        ),
     ] = "0"
     vram: Annotated[
         str,
@@ -107,10 +118,16 @@ class TrainingRequest:
         ),
     ] = Vram.AUTO
     restart: Annotated[
-        bool, Flag("Discard what the run has trained and train it from the start.", Group.RUN)
+        bool,
+        Flag("Discard what the run has trained and train it from the start.", Group.RUN, once=True),
     ] = False
     trust: Annotated[
-        bool, Flag("Continue a run that was started on another machine: unpickles it.", Group.RUN)
+        bool,
+        Flag(
+            "Continue a run that was started on another machine: unpickles it.",
+            Group.RUN,
+            once=True,
+        ),
     ] = False
     """Whether checkpoints that were made elsewhere may be unpickled."""
     stop_within: Annotated[
@@ -144,10 +161,12 @@ class TrainRequest(TrainingRequest):
             "Side of the training area in pixels; several: 1024,512. Default: the image's size, at "
             "most the model's native one.",
             Group.DATA,
+            commas=True,
         ),
     ] = None
     crop: Annotated[
-        str, Flag("whole, center (a square of it), or both: whole,center.", Group.DATA)
+        str,
+        Flag("whole, center (a square of it), or both: whole,center.", Group.DATA, commas=True),
     ] = "whole"
     sample_every: Annotated[
         int | None,
