@@ -3,10 +3,11 @@
 import ctypes
 import os
 import platform
+import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,8 +19,13 @@ from glance.core.errors import DeviceUnavailable, Problem, SetupError, UsageErro
 
 AUTO = "auto"
 _OPERATIONS_A_CYCLE: Final = MappingProxyType(
-    {(7, 5): 512, (8, 0): 2048, (8, 6): 512, (8, 9): 512, (9, 0): 4096, (10, 0): 8192, (12, 0): 512}
+    {(8, 0): 2048, (8, 6): 512, (8, 9): 512, (9, 0): 4096, (10, 0): 8192, (12, 0): 512}
 )
+# Compute capabilities: the oldest that CUDA 13 and so the torch wheel have code for (Turing), and
+# the oldest that computes in bf16 (Ampere). torch.cuda.is_bf16_supported() is True of Turing too:
+# it can hold the numbers, computes in float32, and cuDNN has no convolutions for them.
+_OLDEST: Final = (7, 5)
+_OLDEST_WITH_BF16: Final = (8, 0)
 _CLOCK, _MULTIPROCESSORS, _MAJOR, _MINOR = 13, 16, 75, 76  # CUdevice_attribute in cuda.h
 CUDA_EXTRA: Final = "in glance's clone: uv sync --extra cuda"
 """How to get what only NVIDIA's GPUs need; glance itself is on no index."""
@@ -31,7 +37,9 @@ _DENOISING: Final = 4  # the transformer's own activations are at most this part
 
 
 class Device(StrEnum):
-    """Where the model runs. It decides precision: bf16 on cuda, float32 elsewhere."""
+    """Where the model runs. It decides precision: bf16 on cuda, float32 elsewhere; to sample, see
+    `default_precision`.
+    """
 
     CUDA = "cuda"
     MPS = "mps"
@@ -99,13 +107,51 @@ def is_present(device: Device) -> bool:
             return True
 
 
-def require_device(device: Device) -> None:
-    """Raise DeviceUnavailable unless the device is here."""
+def require_device(device: Device, numbers: Sequence[int] = (0,)) -> None:
+    """Raise DeviceUnavailable unless the device is here, and torch has code for it.
+
+    `numbers` are those of the CUDA devices to use.
+    """
     if not is_present(device):
         raise DeviceUnavailable(
             f"device {device}: there is none that torch could use here",
             hint="drop --device to use what is there, or check the driver with nvidia-smi",
         )
+    if device is not Device.CUDA:
+        return
+    driver, wheel = _driver_version(), _torch_cuda_version()
+    if driver and wheel and driver[0] < wheel[0]:
+        raise DeviceUnavailable(
+            f"device cuda: the driver knows CUDA up to {_dotted(driver)}, torch is built for "
+            f"{_dotted(wheel)}",
+            hint="update NVIDIA's driver (CUDA 13 takes 580 or newer); of a rented GPU it is the "
+            "host's: choose one that says CUDA 13",
+        )
+    for number in numbers:
+        capability = _capability(number)
+        if capability and capability < _OLDEST:
+            raise DeviceUnavailable(
+                f"device cuda:{number}: its compute capability is {_dotted(capability)}, and torch "
+                f"is built for {_dotted(_OLDEST)} and newer",
+                hint="use a GPU of the RTX 20 series, a T4, or a newer one; or --device cpu",
+            )
+
+
+def computes_in_bf16(number: int = 0) -> bool:
+    """Whether a CUDA device does, rather than emulate it; a device that is not here is taken to."""
+    capability = _capability(number)
+    return capability is None or capability >= _OLDEST_WITH_BF16
+
+
+def default_precision(device: Device) -> Precision:
+    """Return what a model is sampled in unless told.
+
+    float32 on the CPU, else bf16; fp16 on a CUDA device that does not compute in bf16.
+    """
+    if device is Device.CPU:
+        return Precision.FP32
+    is_emulated = device is Device.CUDA and not computes_in_bf16()
+    return Precision.FP16 if is_emulated else Precision.BF16
 
 
 def require_compiler(device: Device) -> None:
@@ -304,16 +350,51 @@ def _measure_cpu() -> float:
 
 
 def _reckon_cuda(number: int) -> float | None:
+    found = _attributes(number, _MAJOR, _MINOR, _MULTIPROCESSORS, _CLOCK)
+    if found is None:
+        return None
+    major, minor, multiprocessors, kilohertz = found
+    operations = _OPERATIONS_A_CYCLE.get((major, minor))
+    return None if operations is None else operations * multiprocessors * kilohertz * 1e3
+
+
+def _capability(number: int) -> tuple[int, ...] | None:
+    return _attributes(number, _MAJOR, _MINOR)
+
+
+def _attributes(number: int, *attributes: int) -> tuple[int, ...] | None:
     driver, device, value = _cuda_driver(), ctypes.c_int(0), ctypes.c_int(0)
     if driver is None or driver.cuDeviceGet(ctypes.byref(device), number):
         return None
+    found = []
+    for attribute in attributes:
+        if driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device):
+            return None
+        found.append(value.value)
+    return tuple(found)
 
-    def ask(attribute: int) -> int:
-        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
-        return value.value
 
-    operations = _OPERATIONS_A_CYCLE.get((ask(_MAJOR), ask(_MINOR)))
-    return None if operations is None else operations * ask(_MULTIPROCESSORS) * ask(_CLOCK) * 1e3
+def _driver_version() -> tuple[int, ...] | None:
+    driver, value = _cuda_driver(), ctypes.c_int(0)
+    if driver is None or driver.cuDriverGetVersion(ctypes.byref(value)):
+        return None
+    return value.value // 1000, value.value % 1000 // 10
+
+
+def _torch_cuda_version() -> tuple[int, ...] | None:
+    spec = find_spec("torch")
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        file = Path(place) / "version.py"
+        found = (
+            re.search(r"^cuda\b.*'(\d+)\.(\d+)'", file.read_text(), re.M) if file.exists() else None
+        )
+        if found:
+            return int(found[1]), int(found[2])
+    return None
+
+
+def _dotted(version: Sequence[int]) -> str:
+    return ".".join(map(str, version))
 
 
 def _cuda_driver() -> ctypes.CDLL | None:

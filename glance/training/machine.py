@@ -33,6 +33,7 @@ from packaging.requirements import Requirement
 from glance.core.device import (
     CUDA_EXTRA,
     Device,
+    computes_in_bf16,
     cuda_device_count,
     cuda_memory,
     gpu_users,
@@ -385,7 +386,7 @@ def _look_at_simpletuner(job: Job) -> Iterator[Check]:
 
 def _look_at_the_device(job: Job) -> Iterator[Check]:
     settings = job.settings
-    require_device(settings.device)
+    require_device(settings.device, sorted(set(job.devices)))
     if settings.device is Device.MPS and not find_family(settings.family).trains_on_mps:
         raise DeviceUnavailable(
             f"SimpleTuner does not train {settings.family} on Apple GPUs",
@@ -406,6 +407,13 @@ def _look_at_card(job: Job, number: int) -> Iterator[Check]:
             hint=f"there are {cuda_device_count()}, counted from 0",
         )
     yield _ok(f"{settings.device}:{number}, {memory / _GIGA:.1f} GB")
+    if not computes_in_bf16(number):
+        yield _warning(
+            f"{settings.device}:{number} does not compute in bf16, which SimpleTuner trains in: "
+            "torch emulates it, slowly, and nobody has tried it with glance",
+            "use a GPU of the RTX 30 series, an A10, an L4, or a newer one; or at least "
+            "--set vae_dtype=fp32, since cuDNN has no convolutions in bf16 there",
+        )
     needed = (estimate(settings).gpu or 0) * job.devices.count(number)
     if settings.weights.known and needed * _GIGA > memory:
         yield _warning(

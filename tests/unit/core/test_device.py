@@ -14,10 +14,13 @@ import pytest
 from glance.core.device import (
     Device,
     Memory,
+    Precision,
     Quantize,
     activation_bytes,
     check_memory,
     choose_memory,
+    computes_in_bf16,
+    default_precision,
     is_present,
     require_device,
     resolve_device,
@@ -29,16 +32,29 @@ type Machine = Callable[..., None]
 
 @dataclass(frozen=True)
 class Driver:
-    """libcuda, as far as counting goes."""
+    """libcuda, as far as counting its devices and asking what they can goes."""
 
     devices: int
     error: int = 0  # of cuInit
+    version: int = 13000
+    capability: tuple[int, int] = (9, 0)
 
     def cuInit(self, flags: int) -> int:  # noqa: N802 - CUDA's own name
         return self.error
 
     def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802 - CUDA's own name
         count._obj.value = self.devices
+        return 0
+
+    def cuDriverGetVersion(self, version: Any) -> int:  # noqa: N802 - CUDA's own name
+        version._obj.value = self.version
+        return 0
+
+    def cuDeviceGet(self, device: Any, number: int) -> int:  # noqa: N802 - CUDA's own name
+        return 0 if number < self.devices else 101
+
+    def cuDeviceGetAttribute(self, value: Any, which: int, _: Any) -> int:  # noqa: N802
+        value._obj.value = self.capability[which - 75]
         return 0
 
 
@@ -55,6 +71,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
         libraries = tmp_path / "site" / "torch" / "lib"
         libraries.mkdir(parents=True)
         (libraries.parent / "__init__.py").write_text("raise AssertionError('imported')")
+        (libraries.parent / "version.py").write_text("cuda: Optional[str] = '13.0'\n")
         (libraries / ("libtorch_cuda.so" if torch else "libtorch_cpu.so")).touch()
         monkeypatch.delitem(sys.modules, "torch", raising=False)
         monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
@@ -100,6 +117,43 @@ def test_device_that_is_not_here_is_refused(machine: Machine) -> None:
     for device in (Device.CUDA, Device.MPS):
         with pytest.raises(DeviceUnavailable, match=f"^device {device}: there is none that torch"):
             require_device(device)
+
+
+@pytest.mark.parametrize(
+    ("driver", "fault"),
+    [
+        (Driver(1, version=13020), None),
+        (Driver(1, version=14000, capability=(7, 5)), None),
+        (Driver(1, version=12080), "the driver knows CUDA up to 12.8, torch is built for 13.0$"),
+        (Driver(2, capability=(7, 0)), "cuda:1: its compute capability is 7.0, and torch is built"),
+    ],
+)
+def test_a_gpu_that_torch_has_no_code_for_is_refused(
+    driver: Driver, fault: str | None, machine: Machine
+) -> None:
+    machine(driver=driver)
+
+    if fault is None:
+        require_device(Device.CUDA)
+    else:
+        with pytest.raises(DeviceUnavailable, match=fault):
+            require_device(Device.CUDA, [1])
+
+
+@pytest.mark.parametrize(
+    ("capability", "emulates", "precision"),
+    [((7, 5), True, Precision.FP16), ((8, 6), False, Precision.BF16)],
+)
+def test_a_gpu_without_bf16_samples_in_fp16(
+    capability: tuple[int, int], emulates: bool, precision: Precision, machine: Machine
+) -> None:
+    machine(driver=Driver(1, capability=capability))
+
+    assert computes_in_bf16() is not emulates
+    assert computes_in_bf16(7), "one that is not here"
+    assert default_precision(Device.CUDA) is precision
+    assert default_precision(Device.CPU) is Precision.FP32
+    assert default_precision(Device.MPS) is Precision.BF16
 
 
 GIB = 2**30

@@ -218,7 +218,7 @@ def refuse(exc: Exception) -> Callable[..., Any]:
 @pytest.fixture
 def lacks(simpletuner: FakeSimpleTuner, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """A machine that lacks nothing, the fake `simpletuner` is on PATH, but for what is given."""
-    monkeypatch.setattr(machine, "require_device", lambda _: None)
+    monkeypatch.setattr(machine, "require_device", lambda *_: None)
 
     def lacks(**changes: Callable[..., Any]) -> None:
         for name, found in changes.items():
@@ -292,6 +292,15 @@ def test_a_card_that_is_too_small_is_warned_of(known: bool, lacks: Callable) -> 
     size = "the training takes about 20.9 GB of the card, which has 12.9"
     expected = [*([size] if known else []), "process 7 uses 3.0 GB of the card"]
     assert faults("device", job(flux)) == [(Outcome.WARNING, one) for one in expected]
+
+
+def test_a_card_that_emulates_bf16_is_warned_of(lacks: Callable) -> None:
+    lacks(cuda_memory=lambda _: 16 * 2**30, computes_in_bf16=lambda _: False)
+
+    [(outcome, message)] = faults("device", job(settings(SMALL, device=Device.CUDA)))
+
+    assert outcome is Outcome.WARNING
+    assert message.startswith("cuda:0 does not compute in bf16, which SimpleTuner trains in")
 
 
 def test_a_gpu_that_is_not_there_is_refused(lacks: Callable) -> None:
