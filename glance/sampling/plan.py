@@ -14,6 +14,7 @@ from glance.core.device import (
     Precision,
     Quantize,
     check_memory,
+    default_precision,
     is_present,
     require_compiler,
     require_device,
@@ -113,7 +114,7 @@ def plan_generation(request: InferRequest, *, needs_device: bool = True) -> Gene
     device = resolve_device(request.device)
     if needs_device:
         require_device(device)
-    dtype = request.dtype or (Precision.FP32 if device is Device.CPU else Precision.BF16)
+    dtype = request.dtype or default_precision(device)
     quantize, is_file = request.quantize or Quantize.NONE, pair.base.transformer is not None
     check_memory(
         request.memory, quantize, device, is_single_file=is_file, is_compiled=request.compiled
