@@ -166,7 +166,8 @@ class InferRequest:
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
     device: DeviceName = AUTO
     dtype: Annotated[
-        Precision | None, Flag("Default: fp32 on the CPU, else bf16; fp16 if the GPU lacks it.", Group.MEMORY)
+        Precision | None,
+        Flag("Default: fp32 on the CPU, else bf16; fp16 if the GPU lacks it.", Group.MEMORY),
     ] = None
     memory: Offload = Memory.AUTO
     quantize: RunsQuantization = None
