@@ -81,6 +81,7 @@ def sampling_rows(plan: "GenerationPlan") -> Rows:
         yield "transformer", str(plan.base.transformer)
     for phase in Phase:
         yield f"{phase} LoRA", str(plan.loras.get(phase, "none"))
+    yield from _extra_rows(plan)
     yield from _schedule_rows(plan.schedule)
     precision = f"{plan.dtype}, memory {plan.memory}, quantize {plan.quantize}"
     yield "sampling", f"{plan.device}, {precision}, {plan.batch_size} at once"
@@ -109,6 +110,7 @@ def comparison_rows(plan: "ComparisonPlan", facts: Mapping[str, Any]) -> Rows:
     yield "model", f"{plan.generation.base.location} ({plan.generation.base.family.name})"
     for phase in Phase:
         yield f"{phase} LoRA", str(plan.generation.loras.get(phase, "none"))
+    yield from _extra_rows(plan.generation)
     yield from _schedule_rows(plan.generation.schedule)
     first = plan.rows[0].cells.values()
     yield from _continued("side by side", (one.label for one in first))
@@ -141,6 +143,13 @@ def _cost_rows(plan: "TrainingPlan") -> Rows:
     yield "takes", describe_estimate(settings).removeprefix("estimate: ")
     pace = speed(settings.device, plan.devices[0])
     yield "", describe_duration(settings, len(plan.phases), pace).removeprefix("estimate: ")
+
+
+def _extra_rows(plan: "GenerationPlan") -> Rows:
+    found = (one.lora for one in plan.extra_loras.values())
+    yield from _continued(
+        "further LoRAs", (f"{one.file}, strength {one.strength:g}" for one in found)
+    )
 
 
 def _schedule_rows(schedule: Schedule) -> Rows:

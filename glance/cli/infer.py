@@ -28,7 +28,8 @@ def infer(
         bool, _only("--fast-only", "Use the base model alone, then the fast LoRA.")
     ] = False,
     no_lora: Annotated[
-        bool, _only("--no-lora", "Use the base model alone, along the same timesteps.")
+        bool,
+        _only("--no-lora", "Use the base model (and --lora) alone, along the same timesteps."),
     ] = False,
     dry_run: DryRunOption = False,
     events: EventsOption = None,

@@ -134,7 +134,7 @@ def sample_weights(plan: GenerationPlan) -> str:
     of every file count too, and when it was written.
     """
     folder, transformer = Path(plan.base.location), plan.base.transformer
-    files = [*plan.base_loras, *([] if transformer is None else [transformer])]
+    files = [] if transformer is None else [transformer]
     if folder.is_dir():
         files += sorted(path for path in folder.glob("*/*") if path.suffix in _WEIGHTS)
     digest = hashlib.sha256()

@@ -140,7 +140,7 @@ def plan_comparison(request: CompareRequest) -> ComparisonPlan:
             seeds=request.seeds,
             count=request.count,
             reference=request.reference,
-            base_loras=request.base_loras,
+            extra_loras=request.extra_loras,
             device=request.device,
             memory=request.memory,
             quantize=request.quantize,
@@ -321,11 +321,13 @@ def try_pair(run: RunFolder, on_event: EventSink, request: CompareRequest | None
 def describe_plan(plan: ComparisonPlan) -> dict[str, Any]:
     """Return what all images have in common, for compare.json; no path, for it lies in a run."""
     record, base = plan.generation.images[0].record, plan.generation.base
+    extras = [use.model_dump(exclude={"file"}) for use in record.extra_loras]
     return {
         "family": record.family,
         "model": base.location if base.folder is None else base.folder.name,
         "base_revision": record.base_revision,
         "loras": {use.phase.value: use.sha256 for use in record.loras},
+        **({"extra_loras": extras} if extras else {}),
         "schedule": plan.generation.schedule.to_json(),
         "device": record.device.value,
         "dtype": record.dtype.value,

@@ -136,6 +136,7 @@ def _set_aside(folder: Path, new: Comparison, document: Mapping[str, Any]) -> Pa
 def _images_of(document: Mapping[str, Any]) -> set[str]:
     """Return what compare.json says of each image: what it shows, and how it was made."""
     facts = {name: document[name] for name in _SHARED}
+    facts["extra_loras"] = document.get("extra_loras", [])
     return {
         json.dumps([facts, row["prompt"], row["seed"], variant, cell["steps"]], sort_keys=True)
         for row in document["rows"]

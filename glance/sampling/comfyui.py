@@ -39,6 +39,8 @@ class Job:
     """File names in models/loras; a phase that has none runs on the base model."""
     schedule: Schedule
     settings: SampleSettings
+    extra_loras: Mapping[str, float] = field(default_factory=dict)
+    """Further files in models/loras, at work in both phases, with their strengths."""
     name: str = "glance"
     """Begins the images' file names."""
     reference: str | None = None
@@ -167,6 +169,9 @@ def build_workflow(job: Job) -> Graph:
     graph = Graph()
     graph.group = _MODELS
     loaded = _load(graph, job)
+    for file, strength in job.extra_loras.items():
+        model = _add_lora(graph, loaded.model, file, strength, title="Further LoRA")
+        loaded = loaded._replace(model=model)
     graph.group = _PROMPT
     conditions = _encode(graph, job, loaded)
     width, height = job.settings.width, job.settings.height
@@ -257,19 +262,20 @@ def _encode(graph: Graph, job: Job, loaded: _Loaded) -> tuple[Link, Link | None]
     return positive, encode("Negative prompt", settings.negative_prompt)  # nothing stands before it
 
 
+def _add_lora(graph: Graph, model: Link, file: str, strength: float, *, title: str) -> Link:
+    return graph.add(
+        "LoraLoaderModelOnly", title=title, model=model, lora_name=file, strength_model=strength
+    )[0]
+
+
 def _guide(
     graph: Graph, job: Job, phase: Phase, model: Link, conditions: tuple[Link, Link | None]
 ) -> Link:
     """Add a phase's LoRA and guidance, and return the guider."""
     settings = job.settings
     if phase in job.loras:
-        (model,) = graph.add(
-            "LoraLoaderModelOnly",
-            title=f"{phase.value.capitalize()} LoRA",
-            model=model,
-            lora_name=job.loras[phase],
-            strength_model=settings.scale(phase),
-        )
+        title = f"{phase.value.capitalize()} LoRA"
+        model = _add_lora(graph, model, job.loras[phase], settings.scale(phase), title=title)
     positive, negative = conditions
     if job.family.text.negative is Negative.NONE:  # a number that the model is told
         told = settings.guidance(phase)

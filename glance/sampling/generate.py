@@ -13,7 +13,7 @@ from glance.core.events import Event, EventSink, Noted, PictureDone, SamplingSte
 from glance.core.hub import check_access, fetch_model, is_offline
 from glance.core.phase import Phase
 from glance.models.families import Family
-from glance.models.lora.keys import read_file_strength
+from glance.models.lora.keys import Strength, read_file_strength
 from glance.sampling.comfyui import Job, build_workflow, guess_model
 from glance.sampling.images import PlannedImage
 from glance.sampling.pipeline import hush, importing
@@ -152,7 +152,8 @@ def load_planned(plan: GenerationPlan, on_event: EventSink = lambda _: None) -> 
         compiled=plan.compiled,
         pixels=plan.batch_size * largest,
     )
-    loaded = load_pipeline(plan.base, plan.loras, fit, base_loras=plan.base_loras)
+    extras = [one.lora for one in plan.extra_loras.values()]
+    loaded = load_pipeline(plan.base, plan.loras, fit, extras=extras)
     if plan.device is Device.CUDA:
         on_event(Noted(f"memory: {loaded.memory}"))
     return GlancePipeline(
@@ -204,18 +205,30 @@ def describe_workflow(plan: GenerationPlan, one: PlannedImage) -> dict[str, Any]
     base, reference = plan.base, one.settings.reference
     scales = {}
     for phase in one.settings.loras:
-        # ComfyUI reads alpha from tensors alone; where each layer has a factor of its own there is
-        # no number that says it
-        strength = read_file_strength(plan.loras[phase]) if phase in plan.loras else None
-        if strength is not None and not strength.is_in_tensors and strength.factor is not None:
-            scales[f"{phase}_scale"] = one.settings.scale(phase) * strength.factor
+        if phase in plan.loras:
+            factor = unseen_factor(read_file_strength(plan.loras[phase]))
+            scales[f"{phase}_scale"] = one.settings.scale(phase) * factor
+    extras = {
+        name: found.asked.strength * unseen_factor(found.facts.strength)
+        for name, found in plan.extra_loras.items()
+    }
     transformer = None if base.transformer is None else str(base.transformer)
     job = Job(
         family=base.family,
         model=guess_model(base.family, base.location, transformer),
         loras={phase: name for phase, name in plan.names.items() if phase in one.settings.loras},
+        extra_loras=extras,
         schedule=plan.schedule,
         settings=one.settings.model_copy(update=scales),
         reference=None if reference is None else reference.name,
     )
     return build_workflow(job).to_api()
+
+
+def unseen_factor(strength: Strength) -> float:
+    """Return what ComfyUI has to be told of a LoRA's strength: it reads alpha from tensors alone.
+
+    Where each layer has a factor of its own there is no number that says it.
+    """
+    factor = strength.factor
+    return 1.0 if strength.is_in_tensors or factor is None else factor

@@ -1,5 +1,6 @@
 """Decide a sampling: LoRAs, schedule, images, device and where they go. Loads no model."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,16 +21,18 @@ from glance.core.device import (
     require_device,
     resolve_device,
 )
-from glance.core.errors import InputError, LoraError, Problem, ScheduleError
+from glance.core.errors import Checks, InputError, LoraError, Problem, ScheduleError, as_typed
 from glance.core.files import record_place
 from glance.core.hub import find_revision, is_hub_file
 from glance.core.phase import Phase
 from glance.models.base import BaseModel
 from glance.models.lora.file import hash_file
 from glance.runs.folder import RunFolder
+from glance.sampling.extra_loras import FoundLora, extra_notes, file_names, find_extras
 from glance.sampling.images import Asked, PlannedImage, lay_out, place_images
 from glance.sampling.lora_pair import LoraPair, find_pair
 from glance.sampling.provenance import (
+    ExtraUse,
     LoraUse,
     Record,
     Recorded,
@@ -38,7 +41,7 @@ from glance.sampling.provenance import (
     read_record,
     require_room,
 )
-from glance.sampling.request import InferRequest
+from glance.sampling.request import ExtraLora, InferRequest
 from glance.sampling.settings import SampleSettings
 from glance.schedule.lists import Schedule
 from glance.schedule.shift import depends_on_size, reshift, shift_factor
@@ -53,7 +56,8 @@ class GenerationPlan:
 
     base: BaseModel
     loras: Mapping[Phase, Path]
-    base_loras: tuple[Path, ...]
+    extra_loras: Mapping[str, FoundLora]
+    """By what their files are called in other tools."""
     schedule: Schedule
     images: tuple[PlannedImage, ...]
     device: Device
@@ -83,6 +87,7 @@ class GenerationPlan:
             "transformer": None if transformer is None else str(transformer),
             "family": self.base.family.name,
             "loras": {phase.value: str(path) for phase, path in self.loras.items()},
+            "extra_loras": [one.to_json() for one in self.extra_loras.values()],
             "schedule": self.schedule.to_json(),
             "device": self.device.value,
             "dtype": self.dtype.value,
@@ -104,7 +109,7 @@ def plan_generation(request: InferRequest, *, needs_device: bool = True) -> Gene
     typed, recorded = request, _find_recorded(request)
     if recorded is not None:
         request = _fill_in(request, recorded)
-    pair = find_pair(request)
+    pair, extras = _find_loras(request)
     asked = lay_out(request, pair, recorded)
     if recorded is not None:
         pair = replace(pair, schedule=recorded.record.schedule.resolve())
@@ -131,10 +136,11 @@ def plan_generation(request: InferRequest, *, needs_device: bool = True) -> Gene
         "schedule": ScheduleUse.of(schedule),
         "init_latents_sha256": None if latents is None else hash_file(latents),
     }
-    make_record = partial(_make_record, common, pair)
-    notes = [*pair.notes, *notes]
+    make_record = partial(_make_record, common, pair, extras)
+    notes = [*pair.notes, *notes, *extra_notes([*extras.values()], pair.base.family)]
     if recorded is not None:
         notes += _check_loras(recorded, typed, pair.hashes)
+        notes += _check_extras(recorded, typed, [one.facts.sha256 for one in extras.values()])
         notes += _differences(recorded, make_record(asked[0], Path()))
     folder = Path() if pair.run is None else pair.run.images
     images = place_images(request, asked, folder=folder, make_record=make_record)
@@ -144,7 +150,7 @@ def plan_generation(request: InferRequest, *, needs_device: bool = True) -> Gene
     return GenerationPlan(
         base=pair.base,
         loras=pair.loras,
-        base_loras=request.base_loras,
+        extra_loras=extras,
         schedule=schedule,
         images=images,
         device=device,
@@ -160,6 +166,17 @@ def plan_generation(request: InferRequest, *, needs_device: bool = True) -> Gene
         names=pair.exported_names(),
         notes=tuple(notes),
     )
+
+
+def _find_loras(request: InferRequest) -> tuple[LoraPair, Mapping[str, FoundLora]]:
+    """Return the pair, and the extra LoRAs by names of their own; raise the problems of both."""
+    checks = Checks()
+    pair = checks.make(partial(find_pair, request))
+    found = checks.make(partial(find_extras, request.extra_loras))
+    if pair is None or found is None:
+        raise checks.refusal()
+    names = file_names(found, taken=pair.exported_names().values())
+    return pair, dict(zip(names, found, strict=True))
 
 
 # --- the schedule --------------------------------------------------------------------------------
@@ -271,7 +288,13 @@ def _require_fitting(
 # --- the record of each image: everything that decides its pixels, written down before -----------
 
 
-def _make_record(common: Mapping[str, Any], pair: LoraPair, asked: Asked, folder: Path) -> Record:
+def _make_record(
+    common: Mapping[str, Any],
+    pair: LoraPair,
+    extras: Mapping[str, FoundLora],
+    asked: Asked,
+    folder: Path,
+) -> Record:
     """Return the record of an image that goes to `folder`: its paths start from there."""
     base, settings = pair.base, asked.settings
 
@@ -300,6 +323,16 @@ def _make_record(common: Mapping[str, Any], pair: LoraPair, asked: Asked, folder
             )
             for phase in settings.loras
             if phase in pair.loras
+        ),
+        extra_loras=tuple(
+            ExtraUse(
+                name=name,
+                file=one.hub_name or place(one.facts.path),
+                sha256=one.facts.sha256,
+                strength=one.asked.strength,
+                with_pair=one.asked.with_pair,
+            )
+            for name, one in extras.items()
         ),
         settings=settings,
         reference_sha256=None if reference is None else hash_file(reference),
@@ -367,6 +400,8 @@ def _fill_in(request: InferRequest, recorded: Recorded) -> InferRequest:
             changes |= {"model": recorded.place(record.transformer), "base": whole}
     if request.run is None and request.slow_lora is None and request.fast_lora is None:
         changes |= _recorded_loras(request, recorded)
+    if not request.extra_loras:
+        changes["extra_loras"] = _recorded_extras(recorded)
     return replace(request, **changes)
 
 
@@ -388,6 +423,49 @@ def _recorded_loras(request: InferRequest, recorded: Recorded) -> dict[str, Any]
             for use in lost
         )
     return {f"{use.phase}_lora": file for use, file in files.items()}
+
+
+def _recorded_extras(recorded: Recorded) -> tuple[ExtraLora, ...]:
+    uses = recorded.record.extra_loras
+    files = {use: recorded.place(use.file) for use in uses}
+    lost = [use for use in uses if not Path(files[use]).exists() and not is_hub_file(use.file)]
+    if lost:
+        flags = _say_extras({use: "FILE" if use in lost else files[use] for use in uses})
+        raise LoraError(
+            Problem(
+                f"{recorded.source} was made with {use.name} at strength {as_typed(use.strength)}, "
+                f"which is not at {use.file} any more (SHA-256 {use.sha256[:10]}...)",
+                f"say where it is: {flags}",
+            )
+            for use in lost
+        )
+    return tuple(ExtraLora(files[use], use.strength, use.with_pair) for use in uses)
+
+
+def _say_extras(files: Mapping[ExtraUse, str]) -> str:
+    said = (shlex.quote(f"{file}:{as_typed(use.strength)}") for use, file in files.items())
+    return " ".join(f"--lora {one}" for one in said)
+
+
+def _check_extras(recorded: Recorded, typed: InferRequest, hashes: Sequence[str]) -> Iterator[str]:
+    """Raise LoraError for extra LoRAs that changed; note others that were asked for."""
+    uses = recorded.record.extra_loras
+    if typed.extra_loras:
+        if {use.sha256 for use in uses} != set(hashes):
+            names = ", ".join(use.name for use in uses) or "none"
+            yield f"the further LoRAs of {recorded.source} are others: {names}"
+        return
+    changed = [use for use, sha256 in zip(uses, hashes, strict=True) if use.sha256 != sha256]
+    if changed:
+        flags = _say_extras({use: recorded.place(use.file) for use in uses})
+        raise LoraError(
+            Problem(
+                f"{recorded.place(use.file)} is not the file that {recorded.source} was made with "
+                f"(SHA-256 {use.sha256[:10]}...)",
+                f"to use it all the same: {flags}",
+            )
+            for use in changed
+        )
 
 
 def _check_loras(

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 
 from glance import __version__
 from glance.core.device import Device, Precision
-from glance.core.errors import InputError, ScheduleError, SetupError, locate_fault
+from glance.core.errors import InputError, ScheduleError, SetupError, as_typed, locate_fault
 from glance.core.files import find_place, replacing, require_file
 from glance.core.phase import Phase
 from glance.core.pictures import DECODER_ERRORS, open_picture
@@ -48,11 +48,13 @@ _MAX_RECORD: Final = 1 << 21  # characters: two prompts of 64 Ki stay below it, 
 _MAX_FILE: Final = 1 << 29  # bytes: the largest picture, not compressed at all, is under half
 _REMEDY: Final = "give a picture as `glance infer` wrote it: PNG, JPEG or WebP"
 _LATENTS_REMEDY: Final = "give a file that `glance infer --save-latents` wrote"
+_TAG_ENDS: Final = re.compile(r'[:,<>"\s]+')
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}\b")  # of a model's folder; a Hub commit has 40
 _PLACES: Final[dict[str, Any]] = {
     **dict.fromkeys(("schema_version", "run", "model", "transformer"), True),
     "schedule": {"name"},
     "loras": {"__all__": {"file"}},
+    "extra_loras": {"__all__": {"name", "file"}},
     "settings": {"reference"},
 }
 """What does not decide a pixel: places and names."""
@@ -72,6 +74,19 @@ class LoraUse(_Part):
     """Relative to the picture's folder, or on the Hub: owner/repo:file.safetensors."""
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     scale: float
+
+
+class ExtraUse(_Part):
+    """One LoRA besides the pair's."""
+
+    name: str
+    """Of its file, and no other's of the image."""
+    file: str
+    """Where it is, as that of a LoRA of the pair."""
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    strength: float
+    with_pair: bool = True
+    """See request.ExtraLora."""
 
 
 class PhaseTimesteps(_Part):
@@ -123,6 +138,8 @@ class Record(_Part):
     """How the transformer was quantised."""
     schedule: ScheduleUse
     loras: tuple[LoraUse, ...]
+    extra_loras: tuple[ExtraUse, ...] = ()
+    """In the order in which they are added up."""
     settings: SampleSettings
     reference_sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """Of the file in settings.reference, for a family that edits."""
@@ -363,9 +380,13 @@ def format_parameters(record: Record) -> str:
     keeps as AutoV2. The web UI itself writes twelve digits of a hash that leaves out the file's
     header (AutoV3); twelve digits of the whole file's would match nothing. Civitai takes the names
     for keys (src/utils/metadata/automatic.metadata.ts), and both LoRAs of a run are called alike:
-    so each name ends in its phase.
+    so each name ends in its phase. Extra LoRAs stand in the prompt, too, as people write them.
     """
     settings = record.settings
+    extras = {_TAG_ENDS.sub("-", PurePosixPath(it.name).stem): it for it in record.extra_loras}
+    hashes = {_lora_name(it): it.sha256 for it in record.loras}
+    hashes |= {name: it.sha256 for name, it in extras.items()}
+    tags = [f"<lora:{name}:{as_typed(it.strength)}>" for name, it in extras.items()]
     values = {
         "Steps": str(record.steps),
         "Sampler": "Euler",
@@ -374,10 +395,10 @@ def format_parameters(record: Record) -> str:
         "Seed": str(settings.seed),
         "Size": f"{settings.width}x{settings.height}",
         "Model": PurePosixPath(record.model).name,
-        "Lora hashes": ", ".join(f"{_lora_name(it)}: {it.sha256[:10]}" for it in record.loras),
+        "Lora hashes": ", ".join(f"{name}: {sha256[:10]}" for name, sha256 in hashes.items()),
         "Version": f"glance {record.glance}",
     }
-    lines = [settings.prompt]
+    lines = [" ".join((settings.prompt, *tags))]
     if settings.negative_prompt:
         lines.append(f"Negative prompt: {settings.negative_prompt}")
     lines.append(", ".join(f"{name}: {_quoted(text)}" for name, text in values.items() if text))

@@ -1,11 +1,12 @@
 """What is asked of a sampling, as it is typed: a plain object, of which a command is made."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
 from glance.core.device import AUTO, DeviceChoice, Memory, Precision, Quantize
-from glance.core.errors import UsageError
+from glance.core.errors import SettingsError, UsageError, as_typed, quoted
 from glance.core.options import (
     Flag,
     Group,
@@ -19,6 +20,46 @@ from glance.schedule.options import ScheduleOptions
 
 MOST_IMAGES: Final = 10_000
 """Of one command: a plan holds every image, and a day has time for fewer."""
+
+_NUMBER: Final = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|nan)", re.IGNORECASE)
+_STRONGEST: Final = 10.0  # as a strength of the pair
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraLora:
+    """A LoRA that is none of the pair's: of a style or a character, at work in both phases."""
+
+    file: str | Path
+    """A file, a folder that holds one, or owner/repo:file on the Hub."""
+    strength: float = 1.0
+    with_pair: bool = True
+    """Whether it works beside the pair's; else only where none of those does, as what the base
+    model had when it taught the pair."""
+
+    @classmethod
+    def parse(cls, said: "str | Path | ExtraLora") -> Self:
+        """Read FILE[:STRENGTH]: what follows the last colon counts where it is a number.
+
+        Raises SettingsError for a strength that is not finite, or beyond 10.
+        """
+        if isinstance(said, ExtraLora):
+            file, strength, with_pair = said.file, said.strength, said.with_pair
+        else:
+            head, colon, tail = str(said).rpartition(":")
+            has_strength = bool(colon) and _NUMBER.fullmatch(tail) is not None
+            file, strength = (head, float(tail)) if has_strength else (said, 1.0)
+            with_pair = True
+        if not -_STRONGEST <= strength <= _STRONGEST:  # nor is NaN
+            raise SettingsError(
+                f"--lora {file}:{strength:g}: the strength must be from -10 to 10",
+                hint=f"--lora {quoted(Path(file))}:0.8, for example",
+            )
+        return cls(file, strength, with_pair)
+
+    def __str__(self) -> str:
+        """Return what `parse` reads."""
+        return f"{self.file}:{as_typed(self.strength)}"
+
 
 # What sampling, comparing and searching have in common.
 Seeds = Annotated[
@@ -91,6 +132,16 @@ class InferRequest:
     fast_scale: Annotated[
         float | None, Flag("Strength of the fast LoRA. Default: 1.", Group.LORAS)
     ] = None
+    extra_loras: Annotated[
+        tuple[str | ExtraLora, ...],
+        Flag(
+            "A further LoRA at work in both phases, such as a style's: a file, a folder, or "
+            "owner/repo:file, and its strength (default 1); repeatable.",
+            Group.LORAS,
+            ("--lora",),
+            kind="FILE[:STRENGTH]",
+        ),
+    ] = ()
     loras: tuple[Phase, ...] | None = None
     """The phases that run with their LoRA; None: both."""
     model: Annotated[
@@ -110,8 +161,6 @@ class InferRequest:
         ),
     ] = None
     family: Annotated[str | None, Flag("Model family. Default: the run's.", Group.MODEL)] = None
-    base_loras: tuple[Path, ...] = ()
-    """LoRAs that belong to the base model: they work wherever none of the pair's does."""
     output: Annotated[
         Path | None,
         Flag(

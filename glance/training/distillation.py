@@ -33,7 +33,7 @@ from glance.runs.locate import locate_lora
 from glance.runs.settings import Layers, Teacher, TrainSettings, resolve_preset
 from glance.sampling.plan import GenerationPlan, plan_generation
 from glance.sampling.prompts import find_faults, judging_prompts, read_prompts, teaching_prompts
-from glance.sampling.request import InferRequest
+from glance.sampling.request import ExtraLora, InferRequest
 from glance.sampling.settings import SampleSettings
 from glance.schedule.lists import ResolvedSchedule
 from glance.schedule.options import AUTO, OWN, ScheduleOptions
@@ -509,7 +509,7 @@ def _plan_recording(
         InferRequest(
             prompts=teacher.prompts[:1],
             loras=(),
-            base_loras=tuple(one.path for one in loras),
+            extra_loras=tuple(ExtraLora(one.path, with_pair=False) for one in loras),
             width=width,
             height=height,
             reference=request.reference,

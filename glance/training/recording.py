@@ -95,7 +95,7 @@ def _judge(plan: DistillationPlan, on_event: EventSink) -> Report:
         seeds=_SEEDS,
         variants=JUDGED,
         teacher_steps=plan.teacher.steps,
-        base_loras=generation.base_loras,
+        extra_loras=tuple(one.lora for one in generation.extra_loras.values()),
         reference=plan.reference,
         device=generation.device,
         memory=generation.memory,

@@ -16,6 +16,7 @@ from glance.models.families import find_family
 from glance.sampling.pipeline.adapters import level, load_swapped, prepare_adapter
 from glance.sampling.pipeline.glance_pipeline import GlancePipeline
 from glance.sampling.pipeline.load import Fit, compile_transformer, load_pipeline
+from glance.sampling.request import ExtraLora
 from glance.schedule.lists import PRESETS
 
 FIT = Fit(device=Device.CPU, dtype=Precision.FP32)
@@ -70,8 +71,9 @@ def test_the_base_models_own_loras_work_wherever_none_of_the_pairs_does(
 ) -> None:
     """As a teacher samples with somebody's style: `glance distill --teacher-lora`."""
     family, style = find_family("flux"), loras[Phase.FAST]
+    teachers = [ExtraLora(style, with_pair=False)]
     pipeline, switch, _ = load_pipeline(
-        BaseModel(family, str(tiny_flux)), {Phase.SLOW: loras[Phase.SLOW]}, FIT, base_loras=[style]
+        BaseModel(family, str(tiny_flux)), {Phase.SLOW: loras[Phase.SLOW]}, FIT, extras=teachers
     )
     styled = GlancePipeline(pipeline, schedule=PRESETS["guide"].schedule, switch=switch)
 

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Any, Final, Protocol, override
 
@@ -22,11 +22,13 @@ from glance.core.phase import Phase
 from glance.models.lora.file import PREFIX, read_header
 from glance.models.lora.keys import (
     adapter_config,
+    is_text_key,
     name_some,
     pair_problem,
     read_strength,
     sort_keys,
 )
+from glance.sampling.request import ExtraLora
 
 _HINT: Final = "is it for another base model?"
 _SWAPPED: Final = "pair"
@@ -47,35 +49,38 @@ class PreparedLora:
 
 
 class Loras(Protocol):
-    """The LoRAs of a pipeline."""
+    """The LoRAs of a pipeline: the pair's, and extra ones."""
 
     def use(self, pipeline: Any, phase: Phase, *, scale: float) -> None:
-        """Let the phase's LoRA work alone, at `scale` times its own strength."""
+        """Let the phase's LoRA work, at `scale` times its own strength, and the extra ones."""
         ...
 
     def leave(self, pipeline: Any) -> None:
-        """Let the base model work alone."""
+        """Let none of the pair's work: the base model with the extra ones alone."""
         ...
 
 
 class ResidentLoras(Loras):
-    """Both are adapters of the pipeline, named as their phase: switching moves no weights."""
+    """All are adapters of the pipeline, the pair's named as their phase: switching moves no
+    weights."""
 
-    def __init__(self, base: Sequence[str] = ()) -> None:
-        """`base`: the adapters that belong to the base model."""
-        self._base = list(base)
+    def __init__(self, extras: Mapping[str, ExtraLora] | None = None) -> None:
+        """`extras`: by the names of their adapters, which are loaded already."""
+        self._extras = extras or {}
 
     @override
     def use(self, pipeline: Any, phase: Phase, *, scale: float) -> None:
-        pipeline.enable_lora()
-        pipeline.set_adapters(phase.value, scale)
+        if phase.value not in _adapters(pipeline):
+            self.leave(pipeline)
+            return
+        beside = {name: one.strength for name, one in self._extras.items() if one.with_pair}
+        _activate(pipeline, {phase.value: scale, **beside})
 
     @override
     def leave(self, pipeline: Any) -> None:
-        if self._base:
-            pipeline.enable_lora()
-            pipeline.set_adapters(self._base)
-        elif pipeline.get_list_adapters():
+        if self._extras:
+            _activate(pipeline, {name: one.strength for name, one in self._extras.items()})
+        elif _adapters(pipeline):
             pipeline.disable_lora()
 
 
@@ -84,7 +89,7 @@ class SwappedLoras(Loras):
 
     Switching adapters, or changing the scale of one, changes what torch.compile has taken for
     constant, and it would compile again. So the scale is multiplied into the weights, and the base
-    model alone is an adapter of zeros.
+    model alone is an adapter of zeros. Extra LoRAs are adapters beside it that nothing changes.
     """
 
     def __init__(self, prepared: Mapping[Phase, PreparedLora]) -> None:
@@ -116,29 +121,54 @@ class SwappedLoras(Loras):
 
 
 def load_resident(
-    pipeline: Any, loras: Mapping[Phase, Path], base_loras: Sequence[Path] = ()
+    pipeline: Any, loras: Mapping[Phase, Path], extras: Sequence[ExtraLora] = ()
 ) -> Loras:
-    """Load each file as an adapter of its own; raises LoraError.
+    """Load each file as an adapter of its own; raises LoraError."""
+    for phase, path in loras.items():
+        load_adapter(pipeline, path, name=phase.value)
+    return ResidentLoras(_load_extras(pipeline, extras))
 
-    Those of `base_loras` work together wherever none of the pair's does.
+
+def load_swapped(
+    pipeline: Any, loras: Mapping[Phase, Path], extras: Sequence[ExtraLora] = ()
+) -> Loras:
+    """Load one adapter that takes the weights of any of the files in turn; raises LoraError.
+
+    Extra LoRAs must be such that work beside the pair's.
     """
-    named = {f"base-{number}": path for number, path in enumerate(base_loras, 1)}
-    for name, path in {**{phase.value: path for phase, path in loras.items()}, **named}.items():
-        load_adapter(pipeline, path, name=name)
-    return ResidentLoras(tuple(named))
-
-
-def load_swapped(pipeline: Any, loras: Mapping[Phase, Path]) -> Loras:
-    """Load one adapter that takes the weights of any of the files in turn; raises LoraError."""
+    if not all(one.with_pair for one in extras):
+        raise ValueError("one that does not work beside the pair's would have to be switched off")
+    named = _load_extras(pipeline, extras)
     if not loras:
-        return ResidentLoras()
+        return ResidentLoras(named)
     prepared = level({phase: prepare_adapter(pipeline, path) for phase, path in loras.items()})
     first = next(iter(prepared.values()))
     # PEFT takes the tensors themselves as weights: what is swapped in later must not overwrite them
     own = replace(first, state={key: tensor.clone() for key, tensor in first.state.items()})
     load_adapter(pipeline, own, name=_SWAPPED)
-    pipeline.set_adapters(_SWAPPED)
+    _activate(pipeline, {_SWAPPED: 1.0, **{name: one.strength for name, one in named.items()}})
     return SwappedLoras(prepared)
+
+
+def _load_extras(pipeline: Any, extras: Sequence[ExtraLora]) -> Mapping[str, ExtraLora]:
+    """Load each as an adapter of a name that is free; return them by these names."""
+    free = (name for n in count(1) if (name := f"extra-{n}") not in _adapters(pipeline))
+    named: dict[str, ExtraLora] = {}
+    for one in extras:
+        name = next(free)
+        prepared = prepare_adapter(pipeline, Path(one.file), without_text=True)
+        load_adapter(pipeline, prepared, name=name)
+        named[name] = one
+    return named
+
+
+def _adapters(pipeline: Any) -> set[str]:
+    return {name for names in pipeline.get_list_adapters().values() for name in names}
+
+
+def _activate(pipeline: Any, strengths: Mapping[str, float]) -> None:
+    pipeline.enable_lora()
+    pipeline.set_adapters(list(strengths), list(strengths.values()))
 
 
 def level(prepared: Mapping[Phase, PreparedLora]) -> dict[Phase, PreparedLora]:
@@ -203,13 +233,14 @@ def load_adapter(pipeline: Any, lora: Path | PreparedLora, *, name: str) -> int:
     return prepared.rank
 
 
-def prepare_adapter(pipeline: Any, path: Path) -> PreparedLora:
+def prepare_adapter(pipeline: Any, path: Path, *, without_text: bool = False) -> PreparedLora:
     """Read the file and bring it into the transformer's own names, without loading it.
 
+    `without_text` leaves out what belongs to a text encoder, which else is refused.
     Values stay as they are to the bit where alpha / rank is 1 and the names need no converter.
     Raises LoraError when it is no LoRA, or names every layer that the model lacks.
     """
-    pairs = _read_pairs(path)
+    pairs = _read_pairs(path, without_text=without_text)
     layers = _linear_layers(pipeline.transformer)
     matched = _match(type(pipeline), pairs, layers, path=path)
     _require_fit(matched, layers, path=path)
@@ -221,10 +252,12 @@ def prepare_adapter(pipeline: Any, path: Path) -> PreparedLora:
     return PreparedLora(state, adapter_config(ranks), max(ranks.values()))
 
 
-def _read_pairs(path: Path) -> Pairs:
+def _read_pairs(path: Path, *, without_text: bool = False) -> Pairs:
     """Return the file's pairs by layer, its strength multiplied into B."""
     header = read_header(path)
     tensors = load_file(path)
+    if without_text:
+        tensors = {key: tensor for key, tensor in tensors.items() if not is_text_key(key)}
     keys = sort_keys(tensors)
     problems = list(keys.problems)
     factors: Mapping[str, float] = {}

@@ -11,8 +11,10 @@ from glance.core.phase import Phase
 from glance.models.families import Family, find_family
 from glance.models.lora.examine import examine_lora, trained_schedule
 from glance.runs.locate import locate_lora
-from glance.sampling.pipeline.adapters import Loras, ResidentLoras, load_adapter
+from glance.sampling.extra_loras import find_extras
+from glance.sampling.pipeline.adapters import Loras, load_resident
 from glance.sampling.pipeline.sample import TwoPhase, family_of
+from glance.sampling.request import ExtraLora
 from glance.sampling.settings import CHOICES, resolve_sample_settings
 from glance.schedule.lists import DEFAULT_SCHEDULE, Schedule, resolve_schedule
 
@@ -34,6 +36,7 @@ class GlancePipeline(TwoPhase):
         *,
         slow_lora: str | Path | None = None,
         fast_lora: str | Path | None = None,
+        extra_loras: Sequence[str | Path | ExtraLora] = (),
         schedule: Schedule | str | None = None,
         family: Family | str | None = None,
         switch: Loras | None = None,
@@ -41,13 +44,15 @@ class GlancePipeline(TwoPhase):
         """Load LoRAs of any trainer into `pipeline`: a file, its folder, a run, or on the Hub.
 
         Adapters `slow` and `fast` that it has already are used as they are; without any, the base
-        model is sampled. `switch` says how one LoRA gives way to the other, if not as adapters.
+        model is sampled. `extra_loras`, such as a style's, work in both phases: each likewise, with
+        its strength ("style.safetensors:0.7"), or an ExtraLora. `switch` says how one LoRA gives
+        way to the other, if not as adapters.
 
         `schedule` is one of your own or a preset's name; default: what the files say they were
         trained on, else the guide's. `family` is found by the pipeline's class.
 
-        Raises LoraError for a file that does not fit, SettingsError for a pipeline of no supported
-        family, ScheduleError for an unknown preset.
+        Raises LoraError for a file that does not fit, SettingsError for a strength or a pipeline of
+        no supported family, ScheduleError for an unknown preset.
         """
         given = {Phase.SLOW: slow_lora, Phase.FAST: fast_lora}
         facts = {
@@ -55,14 +60,15 @@ class GlancePipeline(TwoPhase):
             for phase, path in given.items()
             if path is not None
         }
+        extras = find_extras(extra_loras)
         if not isinstance(schedule, Schedule):
             trained = trained_schedule(facts) if schedule is None else None
             schedule = trained or resolve_schedule(schedule or DEFAULT_SCHEDULE)
         if not isinstance(family, Family):
             family = family_of(pipeline) if family is None else find_family(family)
-        for phase, one in facts.items():
-            load_adapter(pipeline, one.path, name=phase.value)
-        super().__init__(pipeline, family, schedule, switch or ResidentLoras())
+        loras = {phase: one.path for phase, one in facts.items()}
+        loaded = load_resident(pipeline, loras, [one.lora for one in extras])
+        super().__init__(pipeline, family, schedule, switch or loaded)
 
     def __call__(
         self,

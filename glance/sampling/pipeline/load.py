@@ -28,6 +28,7 @@ from glance.sampling.pipeline.memory import (
     quantization_config,
     quantize_loaded,
 )
+from glance.sampling.request import ExtraLora
 
 DTYPES: Final[Mapping[Precision, torch.dtype]] = {
     Precision.BF16: torch.bfloat16,
@@ -65,20 +66,18 @@ def find_class(family: Family) -> Any:
 
 
 def load_pipeline(
-    base: BaseModel, loras: Mapping[Phase, Path], fit: Fit, *, base_loras: Sequence[Path] = ()
+    base: BaseModel, loras: Mapping[Phase, Path], fit: Fit, *, extras: Sequence[ExtraLora] = ()
 ) -> Loaded:
-    """Load the base model's diffusers pipeline with the LoRAs, and fit it to the machine.
-
-    `base_loras` belong to the base model, and work wherever none of `loras` does.
+    """Load the base model's diffusers pipeline with all LoRAs, and fit it to the machine.
 
     Raises ModelNotFound, LoraError, or InferenceFailed when memory does not suffice.
     """
     pipeline = _load_base(base, fit)
     pipeline.set_progress_bar_config(disable=True)
     if fit.compiled:
-        switch = load_swapped(pipeline, loras)
+        switch = load_swapped(pipeline, loras, extras)
     else:
-        switch = load_resident(pipeline, loras, base_loras)
+        switch = load_resident(pipeline, loras, extras)
     if fit.quantize is Quantize.FP8:
         apply_fp8(pipeline, DTYPES[fit.dtype])
     with explaining_lack_of_memory(f"moving {base.location} to {fit.device}"):

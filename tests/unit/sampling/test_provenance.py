@@ -15,6 +15,7 @@ from glance.core.device import Device, Precision
 from glance.core.errors import GlanceError, InputError, SetupError
 from glance.core.phase import Phase
 from glance.sampling.provenance import (
+    ExtraUse,
     LoraUse,
     Record,
     ScheduleUse,
@@ -102,6 +103,7 @@ def test_every_field_is_read_back() -> None:
         init_latents_sha256="d" * 64,
         transformer="../../flux.safetensors",
         quantize="int8",
+        extra_loras=(ExtraUse(name="x.safetensors", file="x", sha256="e" * 64, strength=-0.1),),
         glance="0.0.9",
     )
 

@@ -15,6 +15,7 @@ from glance.core.errors import GlanceError, InputError, Problem, UsageError
 from glance.core.phase import Phase
 from glance.models.base import find_packaged
 from glance.sampling.prompts import judging_prompts, teaching_prompts
+from glance.sampling.request import ExtraLora
 from glance.training.distillation import DistillationPlan, plan_distillation
 from glance.training.request import DistillRequest
 
@@ -204,7 +205,10 @@ def test_the_teachers_loras_are_known_by_name_and_content() -> None:
     plan = distil(teacher_loras=paths)
 
     assert list(plan.teacher.loras) == ["face.safetensors", "style.safetensors"]
-    assert plan.generation.base_loras == paths
+    generation = plan.generation
+    assert [one.lora for one in generation.extra_loras.values()] == [
+        ExtraLora(path, with_pair=False) for path in paths
+    ]
     assert plan.teacher == distil(teacher_loras=paths[::-1]).teacher
     assert "the base model with face.safetensors, style.safetensors, " in plan.teacher.describe()
 
