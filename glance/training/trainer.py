@@ -30,10 +30,10 @@ from glance.core.events import (
     TrainerSaid,
     mean_of_round,
 )
-from glance.core.files import write_json, write_text
+from glance.core.files import replacing, write_json, write_text
 from glance.core.phase import Phase
-from glance.models.lora.file import read_lora
-from glance.runs.folder import TRAINERS_PAGE, RunFolder, writing
+from glance.models.lora.file import Lora, read_lora, write_lora
+from glance.runs.folder import LORA_FILE, TRAINERS_PAGE, RunFolder, writing
 from glance.runs.lora import finalise_lora, find_origin, is_final, name_pair, record_lora
 from glance.runs.losses import LossLog
 from glance.runs.manifest import Attempt, LoraRecord, Manifest, Measured, PhaseState, now
@@ -124,6 +124,7 @@ class PhaseTrainer:
             timesteps=timesteps,
             losses=losses,
             sealer=self.setup.sealer,
+            receipt=self._receipt,
             sink=self.on_event,
         )
         attempt = Attempt(started=now(), resumed=self._choose_checkpoint(recorded.manifest))
@@ -143,7 +144,11 @@ class PhaseTrainer:
         try:
             self.on_event(PhaseStarted(phase, self.plan.settings.steps, phases_after, timesteps))
             with writing(run.path):
-                if not is_final(run.lora(phase)):  # else: ended before this could be recorded
+                if is_final(run.lora(phase)):
+                    pass  # ended before this could be recorded
+                elif attempt.resumed >= self.plan.settings.steps:
+                    self._take_last_checkpoint(attempt.resumed)
+                else:
                     code = self._run_simpletuner(monitor)
                 made = self._finalise(monitor, recorded.manifest)
                 record(code, state=PhaseState.DONE, lora=made)
@@ -176,11 +181,28 @@ class PhaseTrainer:
             self.on_event(Noted(f"{phase}: going on after step {found.step}"))
         return found.step
 
+    @property
+    def _receipt(self) -> Path | None:
+        """What the trainer leaves once it learns from recordings; None: it learns from images."""
+        is_taught = self.plan.settings.teacher is not None
+        return self.plan.run.path / receipt_file(self.phase) if is_taught else None
+
+    def _take_last_checkpoint(self, step: int) -> None:
+        """Make the LoRA of the checkpoint at the last step: it holds the very weights.
+
+        The trainer was ended between that checkpoint and its final file. Started again, SimpleTuner
+        4.10 would take one step too many before it sees that all are done.
+        """
+        run, phase = self.plan.run, self.phase
+        checkpoint = run.output(phase) / f"checkpoint-{step}"
+        tensors = read_lora(checkpoint / LORA_FILE).tensors
+        with replacing(run.lora(phase)) as temporary:
+            write_lora(Lora(tensors, {"format": "pt"}), temporary)  # a final file's whole header
+
     def _run_simpletuner(self, monitor: "Monitor") -> int:
         """Start it and wait; raise TrainingFailed unless it returns 0."""
-        run, phase = self.plan.run, self.phase
-        receipt = run.path / receipt_file(phase)
-        for stale in (run.lora(phase), receipt):  # neither must pass for the new one
+        run, phase, receipt = self.plan.run, self.phase, self._receipt
+        for stale in filter(None, (run.lora(phase), receipt)):  # neither must pass for the new one
             stale.unlink(missing_ok=True)
         runner = self.setup.runner
         debug_log = _DebugLog(run, phase)
@@ -207,7 +229,7 @@ class PhaseTrainer:
                 log=run.log(phase),
                 tail=found.tail,
             )
-        if self.plan.settings.teacher is not None and not receipt.exists():
+        if receipt is not None and not receipt.exists():
             run.lora(phase).unlink(missing_ok=True)
             raise TrainingFailed(
                 f"the {phase} phase was trained on pictures, not on what was recorded",
@@ -296,13 +318,19 @@ class Monitor:
         losses: LossLog,
         sealer: Sealer,
         sink: EventSink,
+        receipt: Path | None = None,
     ) -> None:
-        """Stand ready for steps that take so many timesteps in turn; `sink` hears from threads."""
+        """Stand ready for steps that take so many timesteps in turn; `sink` hears from threads.
+
+        Without the file `receipt`, where one is due, no checkpoint is sealed: it learnt from
+        something else, so nothing must go on from it.
+        """
         self.lines: deque[str] = deque(maxlen=_REMEMBERED_LINES)
         self._run, self._phase, self._device = run, phase, device
         self._timesteps = timesteps
         self._log = losses
         self._sealer = sealer
+        self._receipt = receipt
         self._tell = sink
         self._sealers: ThreadPoolExecutor | None = None
         self._sealing: list[Future[None]] = []
@@ -338,8 +366,9 @@ class Monitor:
             with self._watching_memory(processes), ThreadPoolExecutor(1) as self._sealers:
                 yield
         finally:
-            with suppress(OSError):  # a full disk
-                seal_new(self._run, self._phase, self._sealer, known=known)
+            if self._may_seal():
+                with suppress(OSError):  # a full disk
+                    seal_new(self._run, self._phase, self._sealer, known=known)
         for sealed in self._sealing:
             sealed.result()
 
@@ -364,11 +393,14 @@ class Monitor:
     def _seal(self, event: CheckpointSaved) -> None:
         checkpoint = self._run.output(self._phase) / Path(event.path).name
         step = step_of(checkpoint)
-        if step is None:
+        if step is None or not self._may_seal():
             return
         with suppress(OSError):  # a full disk, or SimpleTuner has replaced it already
             self._sealer.seal(checkpoint)
             self._tell(CheckpointSealed(self._phase, step))
+
+    def _may_seal(self) -> bool:
+        return self._receipt is None or self._receipt.exists()
 
     @contextmanager
     def _watching_memory(self, processes: Callable[[], list[psutil.Process]]) -> Iterator[None]:

@@ -91,7 +91,10 @@ class Trainer:
         print(f"Using environment: {self.environment}")
         self.post("lifecycle.stage", stage={"key": "init", "label": "Loading the model"})
         self.keep_books()
-        for step in range(self.newest_checkpoint() + 1, self.steps + 1):
+        done = self.newest_checkpoint()
+        if done >= self.steps:  # SimpleTuner 4.10 looks after a step only whether that was the last
+            sys.exit("one step too many")
+        for step in range(done + 1, self.steps + 1):
             self.take_step(step)
             after_a_step()
         self.save(self.output)
@@ -253,21 +256,18 @@ def go_on_for_ever(trainer: Trainer) -> None:
             requests.write_text("{}")
 
 
-def train_beside_the_other(trainer: Trainer) -> None:
-    """All goes well, but it takes until the other phase has begun too."""
-
-    def wait() -> None:
-        deadline = time.monotonic() + 30
-        while len((HERE / "starts.jsonl").read_text().splitlines()) < 2:
-            assert time.monotonic() < deadline, "the other phase has not begun"
-            time.sleep(0.02)
-
-    trainer.train(wait)
+def wait_for_the_other() -> None:
+    deadline = time.monotonic() + 30
+    while len((HERE / "starts.jsonl").read_text().splitlines()) < 2:
+        assert time.monotonic() < deadline, "the other phase has not begun"
+        time.sleep(0.02)
 
 
 def fail_beside_the_other(trainer: Trainer) -> None:
-    """The same, and then fail."""
-    train_beside_the_other(trainer)
+    """Fail, when the other phase has begun too."""
+    trainer.keep_books()
+    trainer.take_step(1)
+    wait_for_the_other()
     fail(FAILURES["unknown"])(trainer)
 
 
@@ -338,7 +338,7 @@ BEHAVIOURS: dict[str, Callable[[Trainer], None]] = {
     "slow death": die_slowly,
     "endless": go_on_for_ever,
     "raving": rave,
-    "beside the other": train_beside_the_other,
+    "beside the other": lambda trainer: trainer.train(wait_for_the_other),
     "fail beside the other": fail_beside_the_other,
 }
 

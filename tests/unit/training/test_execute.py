@@ -210,19 +210,27 @@ def test_the_fast_phase_can_be_trained_first(train: Train, simpletuner: FakeSimp
 
 
 @needs_half
+@pytest.mark.parametrize("keeps_checkpoints", [True, False])
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"other"), None])
-def test_a_phase_whose_file_is_not_the_recorded_one_is_trained_again(
-    train: Train, simpletuner: FakeSimpleTuner, damage: Callable[[Path], object] | None
+def test_a_phase_whose_file_is_not_the_recorded_one_is_made_again(
+    train: Train,
+    simpletuner: FakeSimpleTuner,
+    damage: Callable[[Path], object] | None,
+    keeps_checkpoints: bool,
 ) -> None:
     before = RUN.lora(SLOW).read_bytes()
     if damage is None:  # it ended before it could record a file that is sound
         load_manifest(RUN).with_phase(SLOW, state=PhaseState.TRAINING, lora=None).save(RUN)
     else:
         damage(RUN.lora(SLOW))
+    if not keeps_checkpoints:
+        for checkpoint in RUN.output(SLOW).glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
 
     train(phases=(SLOW,))
 
-    assert simpletuner.phases == ([] if damage is None else ["slow"])
+    # the checkpoint at the last step is the LoRA, and nothing is to be trained after it
+    assert simpletuner.phases == ([] if damage is None or keeps_checkpoints else ["slow"])
     assert states() == ("done", "pending")
     assert RUN.lora(SLOW).read_bytes() == before
 

@@ -353,8 +353,8 @@ def test_restart_of_one_phase_keeps_the_recordings(simpletuner: FakeSimpleTuner)
 def test_a_trainer_that_ignores_the_targets_leaves_no_lora(
     planned: DistillationPlan, simpletuner: FakeSimpleTuner
 ) -> None:
-    simpletuner.behave(slow="zero")
-    with pytest.raises(TrainingFailed, match="every lora_B is zero"):
+    simpletuner.behave(slow="unknown after checkpoints")
+    with pytest.raises(TrainingFailed, match="the slow phase failed"):
         train(planned)
     simpletuner.behave(slow="ignores the targets")  # the receipt of before does not pass for its
 
@@ -367,6 +367,9 @@ def test_a_trainer_that_ignores_the_targets_leaves_no_lora(
     assert caught.value.exit_code == 5
     assert not RUN.lora(SLOW).exists()
     assert states() == ["failed", "pending"]
+    simpletuner.behave()
+    train(planned)
+    assert simpletuner.starts[2]["resumed"] == 3, "none of its checkpoints is gone on from"
 
 
 # What is made of it

@@ -81,6 +81,7 @@ def test_a_return_code_of_0_is_not_believed(
 ) -> None:
     simpletuner.behave(slow="wrong rank")  # what it leaves does not pass for the next start's
     fail()
+    shutil.rmtree(RUN.output(SLOW) / "checkpoint-5")
     simpletuner.behave(slow=behaviour)
 
     error = fail()
@@ -255,7 +256,7 @@ def test_a_pair_whose_other_file_has_gone_meanwhile_is_recorded_all_the_same(
 
     assert states() == ("done", "done")
     train()
-    assert simpletuner.phases == ["fast", "slow"]
+    assert simpletuner.phases == ["fast"]  # the other is that of its last checkpoint
     assert said("glance.pair_id") == [load_manifest(RUN).pair_id] * 2
 
 
