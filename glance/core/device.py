@@ -16,6 +16,7 @@ from typing import Final
 from uuid import UUID
 
 from glance.core.errors import DeviceUnavailable, Problem, SetupError, UsageError
+from glance.core.install import how_to_install
 
 AUTO = "auto"
 _OPERATIONS_A_CYCLE: Final = MappingProxyType(
@@ -27,8 +28,6 @@ _OPERATIONS_A_CYCLE: Final = MappingProxyType(
 _OLDEST: Final = (7, 5)
 _OLDEST_WITH_BF16: Final = (8, 0)
 _CLOCK, _MULTIPROCESSORS, _MAJOR, _MINOR = 13, 16, 75, 76  # CUdevice_attribute in cuda.h
-CUDA_EXTRA: Final = "in glance's clone: uv sync --extra cuda"
-"""How to get what only NVIDIA's GPUs need; glance itself is on no index."""
 # Measured by Hugging Face for FLUX.1-dev at 1024x1024 in bf16 on an H100: the peak is 4.719 GiB
 # above what the weights take, 4832 bytes a pixel (huggingface.co/blog/diffusers-quantization).
 # It is the VAE's decoding. A quarter more, for VAEs that are not FLUX's.
@@ -82,10 +81,7 @@ class Quantize(StrEnum):
     FP8 = "fp8"  # diffusers' layerwise casting, of the transformer only
 
 
-_PACKAGES: Final[Mapping[Quantize, tuple[str, str]]] = {
-    Quantize.BIT8: ("torchao", "in glance's clone: uv sync"),
-    Quantize.BIT4: ("bitsandbytes", CUDA_EXTRA),
-}
+_PACKAGES: Final = MappingProxyType({Quantize.BIT8: "torchao", Quantize.BIT4: "bitsandbytes"})
 _OFFLOADS: Final = (Memory.OFFLOAD, Memory.GROUP, Memory.SEQUENTIAL)
 
 
@@ -247,7 +243,7 @@ def check_memory(
     """
     is_cuda, moves_layers = device is Device.CUDA, memory in (Memory.GROUP, Memory.SEQUENTIAL)
     is_4bit = quantize is Quantize.BIT4
-    package, command = _PACKAGES.get(quantize, ("", ""))
+    package = _PACKAGES.get(quantize)
     lacks_package = (is_cuda or not is_4bit) and package and find_spec(package) is None
     cases = (
         (
@@ -268,7 +264,12 @@ def check_memory(
             "--quantize fp8: mps has no fp8",
             "use --quantize 8bit",
         ),
-        (lacks_package, SetupError, f"--quantize {quantize}: {package} is not installed", command),
+        (
+            lacks_package,
+            SetupError,
+            f"--quantize {quantize}: {package} is not installed",
+            how_to_install(package) if package else "",
+        ),
         (
             # bitsandbytes keeps the scales beside the weight, where neither way of moving it sees
             # them (huggingface/diffusers#10800; hooks/group_offloading.py moves the weight alone).

@@ -31,7 +31,6 @@ import psutil
 from packaging.requirements import Requirement
 
 from glance.core.device import (
-    CUDA_EXTRA,
     Device,
     computes_in_bf16,
     cuda_device_count,
@@ -49,6 +48,7 @@ from glance.core.errors import (
 from glance.core.events import format_duration
 from glance.core.files import state_folder
 from glance.core.hub import cache_folder, check_access, is_offline
+from glance.core.install import how_to_install
 from glance.models.families import find_family
 from glance.runs.folder import RunFolder
 from glance.runs.settings import Preset, TrainSettings
@@ -233,7 +233,6 @@ def _reached(settings: TrainSettings) -> float:
 # --- what may be missing -------------------------------------------------------------------------
 
 _PROGRAM: Final = "simpletuner"
-_SYNC: Final = "in glance's clone: uv sync"
 _MUCH_OF_THE_CARD: Final = 0.5  # gigabytes: more than a desktop's programs take each
 
 
@@ -323,7 +322,7 @@ def find_program(launcher: Launcher) -> Path:
     if found is None:
         raise SimpleTunerNotFound(
             f"there is no `{_PROGRAM}` command on PATH or in {scripts}",
-            hint="in glance's clone: uv sync, and then uv run glance ... (Python 3.12 or 3.13)",
+            hint=how_to_install(_PROGRAM),
         )
     return Path(found).absolute()  # it is started in another folder
 
@@ -362,13 +361,13 @@ def _look_at_packages(_: Job) -> Iterator[Check]:
             there = version(one.name)
         except PackageNotFoundError:
             is_sound = False
-            yield _failure(f"{one.name} is not installed", _SYNC)
+            yield _failure(f"{one.name} is not installed", how_to_install(one.name))
             continue
         if not one.specifier.contains(there, prereleases=True):
             is_sound = False
             yield _warning(
                 f"{one.name} {there} is installed, glance was proven with {one.specifier}",
-                _SYNC,
+                how_to_install(one.name),
             )
     if is_sound:
         yield _ok(", ".join(f"{one.name} {version(one.name)}" for one in pinned))
@@ -380,7 +379,7 @@ def _look_at_simpletuner(job: Job) -> Iterator[Check]:
     if _BITSANDBYTES in options.values() and find_spec("bitsandbytes") is None:
         yield _failure(
             f"{_BITSANDBYTES} needs the package bitsandbytes",
-            f"{CUDA_EXTRA}; or --set base_model_precision=int4-quanto",
+            f"{how_to_install('bitsandbytes')}; or --set base_model_precision=int4-quanto",
         )
 
 
