@@ -62,8 +62,8 @@ class CompareRequest:
     extra_loras: Annotated[
         tuple[str | ExtraLora, ...],
         Flag(
-            "A further LoRA, such as a style's, beneath the base model and the pair alike: does the "
-            "pair still help? As for infer; repeatable.",
+            "A further LoRA, such as a style's, beneath the base model and the pair alike: does "
+            "the pair still help? As for infer; repeatable.",
             Group.LORAS,
             ("--lora",),
             kind="FILE[:STRENGTH]",

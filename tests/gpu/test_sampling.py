@@ -13,6 +13,7 @@ from glance.models.base import BaseModel
 from glance.models.families import find_family
 from glance.sampling.pipeline.glance_pipeline import GlancePipeline
 from glance.sampling.pipeline.load import Fit, load_pipeline
+from glance.sampling.request import ExtraLora
 from glance.schedule.lists import PRESETS
 
 
@@ -22,7 +23,8 @@ def load(
     chosen = Fit(device=device, **{"dtype": Precision.BF16, "pixels": 64 * 64, **fit})
     family = find_family("flux")
     files = {phase: loras[phase] for phase in Phase}
-    pipeline, switch, _ = load_pipeline(BaseModel(family, str(model)), files, chosen)
+    style = [ExtraLora(loras["fast"], -0.25)]  # beside the pair, in every way of fitting a model
+    pipeline, switch, _ = load_pipeline(BaseModel(family, str(model)), files, chosen, extras=style)
     return GlancePipeline(pipeline, schedule=PRESETS["guide"].schedule, switch=switch)
 
 

@@ -6,7 +6,7 @@ velocity, guidance included, and takes the reference of a family that edits; `en
 latents as the VAE takes them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from itertools import pairwise
 from pkgutil import iter_modules
@@ -53,14 +53,20 @@ def sample(
     guidance: tuple[float, float],
     timesteps: tuple[Sequence[float], Sequence[float]] = (SLOW, FAST),
     reference: Image.Image | None = None,
+    beside: Mapping[str, float] | None = None,
 ) -> Tensor:
-    """Return the latents, as the family packs them. `guidance` and `timesteps` are the phases'."""
+    """Return the latents, as the family packs them. `guidance` and `timesteps` are the phases'.
+
+    `beside`: further adapters in both phases, with their strengths.
+    """
+    further = beside or {}
     x, velocity = begin(family, pipeline, prompt, seed=seed, reference=reference)
     slow, fast = timesteps
     sigmas = torch.tensor([timestep / 1000 for timestep in (*slow, *fast, 0.0)])
     for step, (now, then) in enumerate(pairwise(sigmas)):
         is_slow = step < len(slow)
-        pipeline.set_adapters("slow" if is_slow else "fast")
+        names = ["slow" if is_slow else "fast", *further]
+        pipeline.set_adapters(names, [1.0, *further.values()])
         x = x + (then - now) * velocity(x, now[None], guidance[0] if is_slow else guidance[1])
     return x
 
