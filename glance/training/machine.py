@@ -46,7 +46,7 @@ from glance.core.errors import (
     SimpleTunerNotFound,
 )
 from glance.core.events import format_duration
-from glance.core.files import state_folder
+from glance.core.files import find_place, state_folder
 from glance.core.hub import cache_folder, check_access, is_offline
 from glance.core.install import how_to_install
 from glance.models.families import find_family
@@ -475,7 +475,7 @@ def _look_at_the_disk(job: Job) -> Iterator[Check]:
 
 def _look_at_the_model(job: Job) -> Iterator[Check]:
     if not job.hub_models:
-        yield _ok(f"on the disk: {job.settings.model}")
+        yield _ok(f"on the disk: {find_place(job.settings.model, job.run.path)}")
     for model in job.hub_models:
         doubt = check_access(model)
         if doubt is None:

@@ -294,6 +294,15 @@ def test_a_card_that_is_too_small_is_warned_of(known: bool, lacks: Callable) -> 
     assert faults("device", job(flux)) == [(Outcome.WARNING, one) for one in expected]
 
 
+def test_a_model_elsewhere_is_named_as_it_is_found_there(tmp_path: Path) -> None:
+    (tmp_path / "models/flux").mkdir(parents=True)
+    recorded = settings(SMALL).model_copy(update={"model": "../../../../~0/flux"})
+
+    [check] = [one for one in examine(job(recorded)) if one.name == "model"]
+
+    assert check.message.startswith("on the disk: /")
+
+
 def test_a_card_that_emulates_bf16_is_warned_of(lacks: Callable) -> None:
     lacks(cuda_memory=lambda _: 16 * 2**30, computes_in_bf16=lambda _: False)
 
