@@ -56,8 +56,8 @@ def test_the_rooms_are_these() -> None:
     assert len(ROOMS) <= 12
 
 
-def test_the_readmes_list_has_their_order() -> None:
-    tree = (ROOT / "README.md").read_text().split("## Where things are")[1]
+def test_the_list_for_contributors_has_their_order() -> None:
+    tree = (ROOT / "CONTRIBUTING.md").read_text().split("## Where things are")[1]
 
     listed = re.findall(r"^  (\w+)[/.]", tree, re.MULTILINE)
 
@@ -104,6 +104,7 @@ def test_only_the_runner_and_its_supervisor_start_processes() -> None:
     starters = [name for name, tree in modules() if "subprocess" in set(imports(tree))]
 
     assert starters == [
+        "glance.cli._viewer",  # the system's viewer, if asked
         "glance.training.simpletuner.runner",
         "glance.training.simpletuner.supervisor",
     ]
