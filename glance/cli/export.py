@@ -27,6 +27,7 @@ ForceOption = Annotated[bool, typer.Option("--force", help="Replace an earlier e
 
 
 _GENERATED = (
+    "extra_loras",
     *("negative_prompt", "size", "width", "height"),
     *("guidance", "slow_guidance", "fast_guidance", "true_cfg"),
 )
@@ -63,6 +64,7 @@ def comfyui(
         open_source(run),
         prompt=prompt,
         model_file=model_file,
+        extra_loras=request.extra_loras,
         negative_prompt=request.negative_prompt,
         seed=seed,
         slow_guidance=request.slow_guidance,
@@ -80,9 +82,10 @@ def comfyui(
 
 
 @export.command()
-@takes()
+@takes(InferRequest, "extra_loras")
 def diffusers(
     console: Console,
+    request: InferRequest,
     *,
     run: RunArgument = None,
     prompt: Annotated[
@@ -102,7 +105,10 @@ def diffusers(
 
     source = open_source(run)
     folder = output or Path(f"{source.name}-diffusers")
-    _show(console, export_diffusers(source, folder, prompt=prompt, force=force))
+    exported = export_diffusers(
+        source, folder, prompt=prompt, extra_loras=request.extra_loras, force=force
+    )
+    _show(console, exported)
 
 
 @export.command()

@@ -8,8 +8,8 @@ names of ComfyUI's model.
 import json
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,8 +20,10 @@ from glance.core.errors import LoraError
 from glance.core.phase import Phase
 from glance.dataset.sample import measure_picture
 from glance.interop.export import Exported, Source, list_files, whole_folder
+from glance.interop.foreign import respell
 from glance.models.families import Family
 from glance.models.families.family import ComfyFile
+from glance.models.lora.examine import drop_text
 from glance.models.lora.file import (
     ADAPTER_METADATA,
     DOWN,
@@ -34,7 +36,7 @@ from glance.models.lora.file import (
     read_header,
     read_lora,
 )
-from glance.models.lora.keys import name_some
+from glance.models.lora.keys import is_text_key, name_some
 from glance.runs.lora import SPEC, complete_metadata
 from glance.runs.manifest import read_caption
 from glance.sampling.comfyui import (
@@ -45,6 +47,9 @@ from glance.sampling.comfyui import (
     guess_model,
     lay_out_page,
 )
+from glance.sampling.extra_loras import FoundLora, extra_notes, file_names, find_extras
+from glance.sampling.generate import unseen_factor
+from glance.sampling.request import ExtraLora
 from glance.sampling.settings import resolve_sample_settings
 
 _REFERENCE_SIDE: Final = 1024  # of TextEncodeQwenImageEditPlus
@@ -60,6 +65,8 @@ class ComfyExport:
 
     source: Source
     job: Job
+    extra_loras: Mapping[str, FoundLora] = field(default_factory=dict)
+    """By their file names."""
     is_model_named: bool = False
     """The user has said what the base model's file is called."""
     withholds_reference: bool = False
@@ -76,20 +83,28 @@ class ComfyExport:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is worth knowing before it is used."""
-        return (*self.source.notes, *_notes(self))
+        extras = extra_notes([*self.extra_loras.values()], self.source.family)
+        return (*self.source.notes, *extras, *_notes(self))
 
 
 def plan_comfyui(
-    source: Source, *, prompt: str | None = None, model_file: str | None = None, **asked: Any
+    source: Source,
+    *,
+    prompt: str | None = None,
+    model_file: str | None = None,
+    extra_loras: Sequence[str | ExtraLora] = (),
+    **asked: Any,
 ) -> ComfyExport:
     """Decide the workflow.
 
     `prompt` is the caption of the sample, if it is not given; `model_file` the base model's name
-    in ComfyUI's folders, if it is not the usual one; `asked` are fields of SampleSettings.
+    in ComfyUI's folders, if it is not the usual one; `extra_loras` work in both phases; `asked` are
+    fields of SampleSettings.
 
     Raises RunError, SampleError: the caption or the reference is wanted and cannot be read.
-    Raises SettingsError on bad values.
+    Raises SettingsError on bad values, and what find_extras raises.
     """
+    found = find_extras(extra_loras)
     family, settings, sample = source.family, source.manifest.settings, source.manifest.sample
     if prompt is None:
         teacher = settings.teacher
@@ -107,16 +122,18 @@ def plan_comfyui(
         prompt=prompt,
         **asked,
     )
+    extras = dict(zip(file_names(found, taken=[*map(source.lora_name, Phase)]), found, strict=True))
     job = Job(
         family=family,
         model=model,
         loras={phase: source.lora_name(phase) for phase in sampling.loras},
+        extra_loras={name: _strength(one) for name, one in extras.items()},
         schedule=source.schedule,
         settings=sampling,
         name=source.name,
         reference=f"{source.name}-reference.png" if family.edits else None,
     )
-    return ComfyExport(source, job, is_model_named=model_file is not None)
+    return ComfyExport(source, job, extras, is_model_named=model_file is not None)
 
 
 def export_comfyui(export: ComfyExport, folder: Path, *, force: bool = False) -> Exported:
@@ -147,10 +164,31 @@ def render_comfyui(export: ComfyExport) -> dict[str, bytes]:
         loras[source.lora_name(phase)] = b"".join(encode_lora(lora))
     return {
         **loras,
+        **{name: _encode_extra(one, source.family) for name, one in export.extra_loras.items()},
         "workflow-api.json": _encode(graph.to_api()),
         "workflow.json": _encode(page),
         "README.md": _readme(export, places).encode(),
     }
+
+
+def _has_diffusers_names(one: FoundLora) -> bool:
+    return all(key.startswith(PREFIX) or is_text_key(key) for key in one.header.entries)
+
+
+def _strength(one: FoundLora) -> float:
+    """Return what the loader is told; a file that is written anew has its alpha in tensors."""
+    unseen = 1.0 if _has_diffusers_names(one) else unseen_factor(one.facts.strength)
+    return one.asked.strength * unseen
+
+
+def _encode_extra(one: FoundLora, family: Family) -> bytes:
+    """Return the file as ComfyUI reads it: as it is, or made as those of the pair are."""
+    path = one.facts.path
+    if not _has_diffusers_names(one):
+        return path.read_bytes()
+    lora, factors = drop_text(read_lora(path)), one.facts.strength.factors
+    plain = respell(lora, factors, path=path, known=None, for_run=False)
+    return b"".join(encode_lora(to_comfyui(plain, family)))
 
 
 def _encode(content: Any) -> bytes:
@@ -192,7 +230,8 @@ def _list_places(export: ComfyExport, graph: Graph) -> str:
     for file in (file for node in graph.nodes for file in node.files):
         link = f"[{file.name}]({file.url})" if file.url else f"{file.name} (yours)"
         rows.append(f"| `models/{file.folder}/` | {link} |")
-    rows += [f"| `models/loras/` | {name} |" for name in export.job.loras.values()]
+    job = export.job
+    rows += [f"| `models/loras/` | {name} |" for name in (*job.loras.values(), *job.extra_loras)]
     return "\n".join(rows)
 
 
@@ -204,13 +243,17 @@ def _title(job: Job) -> str:
 def _page_note(export: ComfyExport, places: str) -> str:
     job = export.job
     phases = "\n".join(f"- {describe_phase(job.schedule, phase)}" for phase in Phase)
+    further = "".join(
+        f"\n{name} is at work in both phases, at strength {strength:g}.\n"
+        for name, strength in job.extra_loras.items()
+    )
     return f"""\
 ## {job.name}
 
 {_title(job)}: two LoRAs, trained together {export.source.trained_on}.
 
 {phases}
-
+{further}
 The first sampler leaves off where the second begins: it gives its `output`, noise and all, and the
 second adds none of its own. Any prompt, size and seed will do; the sigmas are the ones that the
 LoRAs were trained on.
@@ -220,15 +263,15 @@ LoRAs were trained on.
 
 
 def _readme(export: ComfyExport, places: str) -> str:
-    job = export.job
-    reference = ""
+    job, reference = export.job, ""
+    loras = " and ".join(f"`{lora}`" for lora in (*job.loras.values(), *job.extra_loras))
     if export.reference is not None:
         reference = f"\n`{job.reference}` goes to `input/`: it is the image that is edited.\n"
     notes = "".join(f"\n- {note}" for note in _notes(export))
     return f"""\
 # {job.name}: {_title(job)}, in ComfyUI
 
-1. Put {" and ".join(f"`{lora}`" for lora in job.loras.values())} into ComfyUI's `models/loras/`.
+1. Put {loras} into ComfyUI's `models/loras/`.
 2. Open `workflow.json`: drop it on ComfyUI's page. It needs the node ManualSigmas, which ComfyUI
    has since December 2025. What it opens of the base model:
 

@@ -5,16 +5,23 @@ out for one family, and is held to the same image.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import Template
+from types import MappingProxyType
 from typing import Any, Final
 
 from glance.core.errors import InputError
 from glance.core.files import find_place
 from glance.core.phase import Phase
 from glance.interop.export import Exported, Source, list_files, whole_folder
+from glance.interop.foreign import layer_names
 from glance.models.families import Family, Latents, Negative
+from glance.models.lora.file import ADAPTER_METADATA, read_header
+from glance.models.lora.keys import sort_keys
+from glance.sampling.extra_loras import extra_notes, file_names, find_extras
+from glance.sampling.request import ExtraLora
 from glance.sampling.settings import SampleSettings, resolve_sample_settings
 
 DIFFUSERS: Final = "0.42.1"
@@ -22,24 +29,36 @@ DIFFUSERS: Final = "0.42.1"
 
 
 def export_diffusers(
-    source: Source, folder: Path, *, prompt: str | None = None, force: bool = False
+    source: Source,
+    folder: Path,
+    *,
+    prompt: str | None = None,
+    extra_loras: Sequence[str | ExtraLora] = (),
+    force: bool = False,
 ) -> Exported:
     """Write slow.safetensors, fast.safetensors, schedule.json, generate.py and README.md.
 
     The script gives the image of `glance infer` on the same machine, to the bit. `prompt` is what
-    it generates unless told otherwise; None: it asks. Every byte is decided by the run, none by
-    where it lies.
+    it generates unless told otherwise; None: it asks. `extra_loras`, at work in both phases, are
+    written too, by the model's own names. Every byte is decided by the run and those, none by where
+    it lies.
 
-    Raises SettingsError for a prompt that is none, InputError when the run's transformer is a
-    single file or the folder may not be replaced, SetupError when it cannot be written.
+    Raises what find_extras raises, LoraError for layers that the model lacks, SettingsError for a
+    prompt that is none, InputError when the run's transformer is a single file or the folder may
+    not be replaced, SetupError when it cannot be written.
     """
-    rendered = render_diffusers(source, prompt=prompt)
+    found = find_extras(extra_loras)
+    names = file_names(found, taken=_OWN_FILES, spell=_adapter_name)
+    extras = {Path(n).stem: one.asked.strength for n, one in zip(names, found, strict=True)}
+    rendered = render_diffusers(source, prompt=prompt, extras=extras)
     with whole_folder(folder, force=force) as made:
         for phase in Phase:
             source.copy_lora(phase, made / f"{phase}.safetensors")
+        for name, one in zip(names, found, strict=True):
+            _write_extra(source, one.facts.path, made / name)
         for name, content in rendered.items():
             (made / name).write_bytes(content)
-    notes = list(source.notes)
+    notes = [*source.notes, *extra_notes(found, source.family)]
     if _hub_model(source) is None:
         notes.append(
             "the base model is a folder and no part of the export: generate.py needs --model"
@@ -47,8 +66,39 @@ def export_diffusers(
     return Exported(folder, tuple(sorted(list_files(folder))), tuple(notes))
 
 
-def render_diffusers(source: Source, *, prompt: str | None = None) -> dict[str, bytes]:
-    """Return every file but the LoRAs by its name; raises as `export_diffusers` does."""
+def _adapter_name(stem: str) -> str:
+    """Return a name that PEFT takes: a dot would be a path to it."""
+    return re.sub(r"[^\w-]+", "-", stem)
+
+
+def _write_extra(source: Source, path: Path, target: Path) -> None:
+    """Write the LoRA as `glance infer` loads it."""
+    from glance.sampling.pipeline import hush
+
+    hush()
+    from safetensors.torch import save_file
+
+    from glance.sampling.pipeline.adapters import rename_adapter
+    from glance.sampling.pipeline.load import find_class
+
+    layers = layer_names(source.base.location)
+    if layers is None:  # nobody can say: then names with dots are taken as they are
+        layers = frozenset(one.layer for one in sort_keys(read_header(path).entries).pairs)
+    made = rename_adapter(find_class(source.family), path, layers)
+    metadata = {"format": "pt", ADAPTER_METADATA: json.dumps(made.metadata, sort_keys=True)}
+    save_file(dict(made.state), target, metadata)
+
+
+def render_diffusers(
+    source: Source,
+    *,
+    prompt: str | None = None,
+    extras: Mapping[str, float] = MappingProxyType({}),
+) -> dict[str, bytes]:
+    """Return every file but the LoRAs by its name; raises as `export_diffusers` does.
+
+    `extras`: the strengths of further LoRAs by the stems of their files.
+    """
     transformer = source.manifest.settings.transformer
     if transformer is not None:
         raise InputError(
@@ -63,12 +113,12 @@ def render_diffusers(source: Source, *, prompt: str | None = None) -> dict[str, 
         trained=source.manifest.sampling,
         prompt="none yet" if prompt is None else prompt,
     )
-    script = render_script(source.family, settings, model=model, prompt=prompt)
+    script = render_script(source.family, settings, model=model, prompt=prompt, extras=extras)
     file = json.dumps({"name": schedule.name, **schedule.to_json()}, indent=2, ensure_ascii=False)
     return {
         "schedule.json": f"{file}\n".encode(),
         "generate.py": script.encode(),
-        "README.md": _render_readme(source, model=model, prompt=prompt).encode(),
+        "README.md": _render_readme(source, extras, model=model, prompt=prompt).encode(),
     }
 
 
@@ -80,13 +130,19 @@ def _hub_model(source: Source) -> str | None:
     return None if is_folder or "/" not in model else model
 
 
-def _render_readme(source: Source, *, model: str | None, prompt: str | None) -> str:
+def _render_readme(
+    source: Source, extras: Mapping[str, float], *, model: str | None, prompt: str | None
+) -> str:
     family, schedule = source.family, source.schedule
     slow, fast = (len(schedule.phase(phase).timesteps) for phase in Phase)
     base = "a folder of whoever trained them: say with `--model` where it is"
     if model is not None:
         base = f"[{model}](https://huggingface.co/{model})"
     plain = " of a plain RGB reference" if family.edits else ""
+    further = "".join(
+        f"\n- `{name}.safetensors`: a further LoRA, in both phases at strength {strength:g}"
+        for name, strength in extras.items()
+    )
     return f"""\
 # {source.name}: {family.title} in {slow + fast} steps
 
@@ -97,7 +153,7 @@ The slow one takes the first {slow} steps, the fast one the other {fast} from it
     {usage(family, model=model, prompt=prompt)}
 
 - Base model: {base}
-- `slow.safetensors`, `fast.safetensors`: the LoRAs, for strength 1
+- `slow.safetensors`, `fast.safetensors`: the LoRAs, for strength 1{further}
 - `schedule.json`: the noise levels both were trained on; `glance infer --schedule` takes it
 - `generate.py`: all of the sampling, for diffusers alone; `--help` lists what it takes
 
@@ -108,6 +164,7 @@ script.
 """
 
 
+_OWN_FILES: Final = tuple(f"{phase}.safetensors" for phase in Phase)
 _WIDTH: Final = 100  # of a line of the script
 _SCRIPT: Final = Template('''\
 """Generate an image with two LoRAs: the slow one over the first sigmas, the fast one for the rest.
@@ -151,8 +208,7 @@ $arguments
 def load_pipeline(args):
     dtype = torch.float32 if args.device == "cpu" else torch.bfloat16
 $load
-    for phase in GUIDANCE:
-        pipeline.load_lora_weights(HERE, weight_name=f"{phase}.safetensors", adapter_name=phase)
+$load_loras
     pipeline.scheduler = VerbatimScheduler.from_config(pipeline.scheduler.config)
     if args.offload:
         pipeline.enable_model_cpu_offload(device=args.device)
@@ -166,7 +222,7 @@ def generate(pipeline, args):
     schedule = json.loads((HERE / "schedule.json").read_text(encoding="utf-8"))
 ${prepare}    result = None  # the slow phase's latents, then the image
     for phase, end_sigma in (("slow", schedule["fast"]["sigmas"][0]), ("fast", 0.0)):
-        pipeline.set_adapters(phase)
+        pipeline.set_adapters($adapters)
         pipeline.scheduler.end_sigma = end_sigma
         result = pipeline(
 $call
@@ -179,6 +235,12 @@ if __name__ == "__main__":
     generate(load_pipeline(args), args).save(args.output)
 ''')
 
+_LOAD_PAIR: Final = """\
+    for phase in GUIDANCE:
+        pipeline.load_lora_weights(HERE, weight_name=f"{phase}.safetensors", adapter_name=phase)"""
+_LOAD_ALL: Final = """\
+    for name in (*GUIDANCE, *EXTRAS):
+        pipeline.load_lora_weights(HERE, weight_name=f"{name}.safetensors", adapter_name=name)"""
 _REFERENCE: Final = Template("""\
     picture = load_image(args.source_image)
     scale = ($side**2 / (picture.width * picture.height)) ** 0.5
@@ -215,20 +277,27 @@ _AS_GRID: Final = """\
 
 
 def render_script(
-    family: Family, settings: SampleSettings, *, model: str | None, prompt: str | None
+    family: Family,
+    settings: SampleSettings,
+    *,
+    model: str | None,
+    prompt: str | None,
+    extras: Mapping[str, float] = MappingProxyType({}),
 ) -> str:
     """Return the script, in ruff's format.
 
-    `settings` gives guidance and size. What it generates unless told otherwise: `prompt` with
-    `model`, a Hub id; without them the script asks for them.
+    `settings` gives guidance and size, `extras` the strengths of further LoRAs. What it generates
+    unless told otherwise: `prompt` with `model`, a Hub id; without them the script asks for them.
     """
     return _SCRIPT.substitute(
         usage=usage(family, model=model, prompt=prompt),
         import_sys="import sys\n" if family.edits else "",
         imports="\n".join(_imports(family)),
-        constants="\n".join(_constants(family, settings)),
+        constants="\n".join(_constants(family, settings, extras)),
         arguments="\n".join(_arguments(family, settings, model=model, prompt=prompt)),
         load="\n".join(_load(family)),
+        load_loras=_LOAD_ALL if extras else _LOAD_PAIR,
+        adapters="[phase, *EXTRAS], [1.0, *EXTRAS.values()]" if extras else "phase",
         prepare="".join(_prepare(family, settings)),
         call="\n".join(f"            {argument}," for argument in _call(family)),
         after_phase=_AS_GRID if family.latents is Latents.TOKENS_FROM_GRID else "",
@@ -254,9 +323,15 @@ def _imports(family: Family) -> Iterable[str]:
         yield f"from transformers import {', '.join(sorted(family.borrowed.parts.values()))}"
 
 
-def _constants(family: Family, settings: SampleSettings) -> Iterable[str]:
+def _constants(
+    family: Family, settings: SampleSettings, extras: Mapping[str, float]
+) -> Iterable[str]:
     guidance = {phase.value: settings.guidance(phase) for phase in Phase}
     yield f"GUIDANCE = {json.dumps(guidance)}"
+    if extras:
+        yield "# LoRAs that are at work in both phases, and how strongly"
+        strengths = (f"{_quoted(name)}: {strength!r}" for name, strength in extras.items())
+        yield _spread("EXTRAS = {", [*strengths], "}")
     names = ["None" if name is None else f'"{name}"' for name in family.text.outputs]
     yield "# what encode_prompt returns, by the names under which the pipeline takes it"
     yield _spread("TEXT = (", names, ")")

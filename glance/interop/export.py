@@ -12,6 +12,7 @@ from typing import Any, Final
 from glance.core.errors import InputError, LoraError, Problem, RunError, SetupError
 from glance.core.files import beside, require_possible
 from glance.core.phase import Phase
+from glance.models.base import BaseModel
 from glance.models.families import Family, find_family
 from glance.models.lora.examine import verify_lora
 from glance.models.lora.file import hash_file, read_lora
@@ -44,6 +45,14 @@ class Source:
         """What both LoRAs have learnt from: ends a sentence."""
         is_taught = self.manifest.is_taught
         return "on the base model's own many steps" if is_taught else "on one image"
+
+    @property
+    def base(self) -> BaseModel:
+        """The model that the pair was trained on, wherever it is now."""
+        settings = self.manifest.settings
+        return BaseModel.recorded(
+            settings.model, settings.transformer, family=settings.family, start=self.run.path
+        )
 
     def lora_name(self, phase: Phase) -> str:
         """Return the file name of one phase's LoRA elsewhere."""

@@ -134,18 +134,23 @@ def layer_names(model: str) -> frozenset[str] | None:
 
 
 def respell(
-    lora: Lora, factors: Mapping[str, float], *, path: Path, known: Collection[str] | None
+    lora: Lora,
+    factors: Mapping[str, float],
+    *,
+    path: Path,
+    known: Collection[str] | None,
+    for_run: bool = True,
 ) -> Lora:
     """Return the LoRA with diffusers' keys, each layer's factor multiplied into lora_B.
 
     A factor of 1 leaves the values as they are, to the bit. `known` are the model's layers, None
     when nobody can say: then names with dots are taken as they are. Raises LoraError naming the
-    layers that the model lacks, or ranks that differ.
+    layers that the model lacks, or with `for_run` ranks that differ.
     """
     pairs = sort_keys(lora.tensors).pairs
     names = _place([pair.layer for pair in pairs], known, path=path)
     ranks = {lora.tensors[pair.down].shape[0] for pair in pairs}
-    if len(ranks) > 1:
+    if for_run and len(ranks) > 1:
         raise LoraError(
             f"{path}: its layers have ranks {', '.join(map(str, sorted(ranks)))}, a run has one",
             hint=_AS_IT_IS,

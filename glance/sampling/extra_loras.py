@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -135,19 +135,22 @@ def _foreign_architecture(header: Header, family: Family) -> str | None:
 # --- what they are called elsewhere --------------------------------------------------------------
 
 
-def file_names(found: Sequence[FoundLora], *, taken: Collection[str]) -> tuple[str, ...]:
+def file_names(
+    found: Sequence[FoundLora], *, taken: Collection[str], spell: Callable[[str], str] = str
+) -> tuple[str, ...]:
     """Return a file name for each, which no other has, nor any of those `taken`.
 
-    It is the file's own, or its folder's where the file is called as any LoRA is.
+    It is the file's own, or its folder's where the file is called as any LoRA is; `spell` makes of
+    its stem one that is allowed.
     """
     used = {name.casefold() for name in taken}
     names = []
     for one in found:
-        wanted = PurePosixPath(_own_name(one)).with_suffix(_SUFFIX)
-        name, number = wanted.name, 1
+        stem, number = spell(PurePosixPath(_own_name(one)).stem), 1
+        name = f"{stem}{_SUFFIX}"
         while name.casefold() in used:
             number += 1
-            name = f"{wanted.stem}-{number}{_SUFFIX}"
+            name = f"{stem}-{number}{_SUFFIX}"
         used.add(name.casefold())
         names.append(name)
     return tuple(names)

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from fakes.pairs import write_run
 from PIL import Image
+from safetensors.torch import save_file
 from tiny_models import build_tiny, lend_parts
 from tiny_models.adapters import make_loras
 
@@ -42,7 +44,9 @@ def make_run(family: str) -> RunFolder:
     return run
 
 
-def generated_by_glance(run: RunFolder, family: str, dtype: Precision | None = None) -> Image.Image:
+def generated_by_glance(
+    run: RunFolder, family: str, dtype: Precision | None = None, extra_loras: tuple[str, ...] = ()
+) -> Image.Image:
     reference = Path("before.png") if find_family(family).edits else None
     request = InferRequest(
         run=run.path,
@@ -51,6 +55,7 @@ def generated_by_glance(run: RunFolder, family: str, dtype: Precision | None = N
         reference=reference,
         device="cpu",
         dtype=dtype,
+        extra_loras=extra_loras,
         output=Path("glance.png"),
     )
     run_generation(plan_generation(request), lambda _: None)
@@ -90,6 +95,26 @@ def test_the_script_gives_glances_picture(family: str, generate: Generate) -> No
 
     assert same(picture, generated_by_glance(run, family))
     assert len(picture.getcolors(maxcolors=picture.width * picture.height)) > 100
+
+
+def test_a_style_beside_the_pair_gives_glances_picture_too(generate: Generate) -> None:
+    """As kohya's trainer writes it: fused layers by the model's first names, alpha, two ranks."""
+    run, style = make_run("flux"), Path("slow.safetensors")  # called as one of the pair
+    tensors, make = {}, torch.Generator().manual_seed(9)
+    for layer, width, rank in (("img_attn_qkv", 96, 3), ("img_attn_proj", 32, 5)):
+        name = f"lora_unet_double_blocks_0_{layer}"
+        tensors[f"{name}.lora_down.weight"] = torch.randn(rank, 32, generator=make)
+        tensors[f"{name}.lora_up.weight"] = 0.5 * torch.randn(width, rank, generator=make)
+        tensors[f"{name}.alpha"] = torch.tensor(2.0)
+    save_file(tensors, style)
+    extra_loras = (f"{style}:0.7",)
+    export_diffusers(open_source(run.path), SCRIPT.parent, extra_loras=extra_loras, force=True)
+
+    picture = generate(arguments(run, "flux"))
+
+    assert (SCRIPT.parent / "slow-2.safetensors").is_file()
+    assert same(picture, generated_by_glance(run, "flux", extra_loras=extra_loras))
+    assert not same(picture, generated_by_glance(run, "flux"))
 
 
 def test_away_from_the_cpu_the_script_generates_in_bf16(generate: Generate) -> None:

@@ -7,7 +7,7 @@ B A times the file's alpha / rank.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count, product
 from pathlib import Path
@@ -240,10 +240,22 @@ def prepare_adapter(pipeline: Any, path: Path, *, without_text: bool = False) ->
     Values stay as they are to the bit where alpha / rank is 1 and the names need no converter.
     Raises LoraError when it is no LoRA, or names every layer that the model lacks.
     """
-    pairs = _read_pairs(path, without_text=without_text)
     layers = _linear_layers(pipeline.transformer)
+    pairs = _read_pairs(path, without_text=without_text)
     matched = _match(type(pipeline), pairs, layers, path=path)
     _require_fit(matched, layers, path=path)
+    return _prepare(matched)
+
+
+def rename_adapter(pipeline_class: Any, path: Path, layers: Collection[str]) -> PreparedLora:
+    """Return the same for a model that is not loaded, of which `layers` are the names.
+
+    What belongs to a text encoder is left out; whether shapes fit nobody can tell.
+    """
+    return _prepare(_match(pipeline_class, _read_pairs(path, without_text=True), layers, path=path))
+
+
+def _prepare(matched: Pairs) -> PreparedLora:
     ranks = {layer: pair.down.shape[0] for layer, pair in matched.items()}
     state: dict[str, torch.Tensor] = {}
     for layer, pair in sorted(matched.items()):
@@ -293,9 +305,7 @@ def _linear_layers(transformer: Any) -> dict[str, tuple[int, int]]:
     return layers
 
 
-def _match(
-    pipeline_class: Any, pairs: Pairs, layers: Mapping[str, tuple[int, int]], *, path: Path
-) -> Pairs:
+def _match(pipeline_class: Any, pairs: Pairs, layers: Collection[str], *, path: Path) -> Pairs:
     """Return the pairs by the model's names of the layers."""
     underscored = {layer.replace(".", "_"): layer for layer in layers}
     known = {source: underscored.get(source.replace(".", "_")) for source in pairs}
@@ -376,7 +386,7 @@ _SPELLINGS: Final[tuple[Spelling, ...]] = (
 
 
 def convert(
-    pipeline_class: Any, pairs: Pairs, layers: Mapping[str, tuple[int, int]]
+    pipeline_class: Any, pairs: Pairs, layers: Collection[str]
 ) -> Iterator[tuple[str, Pairs]]:
     """Yield each layer of the file that the pipeline's converter places, and what became of it.
 
@@ -396,7 +406,7 @@ def convert(
 
 
 def _try(
-    pipeline_class: Any, pairs: Pairs, spelling: Spelling, layers: Mapping[str, tuple[int, int]]
+    pipeline_class: Any, pairs: Pairs, spelling: Spelling, layers: Collection[str]
 ) -> dict[str, Pairs]:
     """Convert markers, then the pairs themselves; return those of which every row arrived."""
     markers = {source: _marker(pair, number) for number, (source, pair) in enumerate(pairs.items())}
@@ -417,12 +427,10 @@ def _try(
     return {source: own for source, own in found.items() if rows[source] == len(pairs[source].up)}
 
 
-def _origins(
-    marked: Pairs, sources: list[str], layers: Mapping[str, tuple[int, int]]
-) -> dict[str, str]:
+def _origins(marked: Pairs, sources: list[str], layers: Collection[str]) -> dict[str, str]:
     """Return of which one layer of the file each of the model's was made."""
     origins: dict[str, str] = {}
-    for layer in layers.keys() & marked.keys():
+    for layer in marked.keys() & set(layers):
         numbers = set(marked[layer].up.flatten().tolist())
         if len(numbers) == 1:
             origins[layer] = sources[int(numbers.pop()) - 1]

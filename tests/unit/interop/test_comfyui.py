@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fakes.pairs import LAYER, write_lora, write_run
 from PIL import Image
+from safetensors.numpy import save_file
 
 from glance.core.errors import GlanceError, InputError, LoraError, RunError
 from glance.core.phase import Phase
@@ -67,6 +69,29 @@ def export(
 
 def content(folder: Path = OUT) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_further_loras_lie_beside_the_pair_and_stand_before_both_phases() -> None:
+    run = make_run()
+    pair = [open_source(run.path).lora_name(phase) for phase in Phase]
+    ours = write_lora(Path(pair[0]), {"lora_alpha": "6"}, fill=3)  # of rank 2; called as the pair's
+    kohya = Path("kohya.safetensors")
+    stem = "lora_unet_double_blocks_0_img_attn_proj"
+    halves = {f"{stem}.{half}.weight": np.ones((2, 2), "f4") for half in ("lora_down", "lora_up")}
+    save_file(halves, kohya, {"ss_network_alpha": "1"})
+
+    done = export(run, extra_loras=(f"{ours}:0.5", "kohya.safetensors"))
+
+    name = f"{Path(pair[0]).stem}-2.safetensors"
+    loaders = {one["lora_name"]: one for one in nodes("LoraLoaderModelOnly")}
+    assert list(loaders) == [name, kohya.name, *pair]
+    assert [loaders[one]["strength_model"] for one in loaders] == [0.5, 0.5, 1, 1]
+    assert len({tuple(loaders[one]["model"]) for one in pair}) == 1
+    assert (OUT / kohya.name).read_bytes() == kohya.read_bytes()
+    written = read_lora(OUT / name).tensors  # its alpha multiplied in, and the rank as alpha
+    assert written[f"{LAYER}.lora_B.weight"].to_float().max() == 9
+    assert written[f"{LAYER}.alpha"].to_float() == 2
+    assert sum(one in (OUT / "README.md").read_text() for one in (name, kohya.name)) == 2
 
 
 def nodes(kind: str, file: str = "workflow-api.json") -> list[dict[str, Any]]:
