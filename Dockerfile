@@ -39,7 +39,8 @@ ENV HOME=/workspace \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --chmod=755 docker/start.sh /usr/local/bin/start
-RUN mkdir -p /workspace && chmod 1777 /workspace
+RUN mkdir -p /workspace && chmod 1777 /workspace \
+    && echo 'cd /workspace' > /etc/profile.d/workspace.sh
 VOLUME /workspace
 WORKDIR /workspace
 EXPOSE 22
