@@ -9,12 +9,15 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from glance.cli._config import CONFIG, SAVE, config_options, heading, save_config
 from glance.cli._usage import refuse_repeated
 from glance.cli.console import Console
+from glance.core.errors import UsageError, quoted
 from glance.core.options import Field, Group, build, declared
 
 _WORDS: Final = {str: "TEXT", int: "INTEGER", float: "NUMBER", Path: "PATH"}
 _ALL: Final = "--help-all"
+_CONTEXT: Final = "_context"
 _OTHERS: Final = "Options"  # the heading of what stands under no other
 
 
@@ -29,48 +32,57 @@ def takes[R](
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        fields = {
-            "_".join(one.path): one
-            for one in (declared(request) if request else ())
-            if not names or one.path[0] in names
-        }
+        every = {"_".join(one.path): one for one in (declared(request) if request else ())}
+        fields = {name: one for name, one in every.items() if not names or one.path[0] in names}
+        elsewhere = {name for key in every.keys() - fields.keys() for name in every[key].names}
+        own = list(inspect.signature(command, eval_str=True).parameters.values())
+        context = next((one.name for one in own if one.annotation is typer.Context), None)
 
         def run(*, as_json: bool, quiet: bool, verbose: bool, **values: Any) -> None:
-            made: list[Any] = [Console(as_json=as_json, quiet=quiet, verbose=verbose)]
+            console = Console(as_json=as_json, quiet=quiet, verbose=verbose)
+            made: list[Any] = [console]
             if request is not None:
+                values.pop(CONFIG)  # Click has it
+                file, ctx = values.pop(SAVE, None), values[context or _CONTEXT]
+                if context is None:
+                    values.pop(_CONTEXT)
+                if file is not None and ctx.invoked_subcommand is None:
+                    save_config(ctx, fields, file)
+                    console.note(f"saved: {ctx.command_path} --config {quoted(file)}")
                 said: dict[tuple[str, ...], Any] = {(name,): one for name, one in given.items()}
                 said |= {one.path: one.take(values.pop(name)) for name, one in fields.items()}
                 made.append(build(request, said))
             command(*made, **values)
 
-        own = list(inspect.signature(command, eval_str=True).parameters.values())
-        every = [
+        signature = [
             *(
-                inspect.Parameter(
-                    name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    annotation=Annotated[_typer_type(field), _option(field)],
-                    default=_default(field),
-                )
+                _parameter(name, Annotated[_typer_type(field), _option(field)], _default(field))
                 for name, field in fields.items()
             ),
             *(
                 one.replace(kind=inspect.Parameter.KEYWORD_ONLY)
                 for one in own[1 if request is None else 2 :]
             ),
-            *(
-                inspect.Parameter(
-                    name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=False
-                )
-                for name, kind in _TALK.items()
-            ),
         ]
-        run.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
-        run.__annotations__ = {one.name: one.annotation for one in every}
+        if request is not None:
+            options = config_options(fields, elsewhere=elsewhere)
+            signature += [_parameter(name, kind, None) for name, kind in options.items()]
+            if context is None:
+                signature.append(_parameter(_CONTEXT, typer.Context))
+        signature += [_parameter(name, kind, default=False) for name, kind in _TALK.items()]
+        run.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in signature}
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         return run
 
     return decorate
+
+
+def _parameter(
+    name: str, annotation: Any, default: Any = inspect.Parameter.empty
+) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, annotation=annotation, default=default)
 
 
 class _Parsing:
@@ -89,7 +101,7 @@ class _Parsing:
 
     def get_help_option_names(self, ctx: Any) -> list[str]:
         names = super().get_help_option_names(ctx)  # type: ignore[misc]
-        has_more = any(_heading(one) == Group.ADVANCED for one in self.params)
+        has_more = any(heading(one) == Group.ADVANCED for one in self.params)
         return [*names, _ALL] if has_more else names
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -99,12 +111,12 @@ class _Parsing:
             with formatter.section("Arguments"):
                 formatter.write_dl([record for record in arguments if record])
         options = [p for p in parameters if p.param_type_name == "option" and not p.hidden]
-        for heading in (*Group, _OTHERS):
-            some = [p for p in options if (_heading(p) or _OTHERS) == heading]
+        for title in (*Group, _OTHERS):
+            some = [p for p in options if (heading(p) or _OTHERS) == title]
             if not some:
                 continue
-            with formatter.section(heading):
-                if heading == Group.ADVANCED and not self._shows_all:
+            with formatter.section(title):
+                if title == Group.ADVANCED and not self._shows_all:
                     names = ", ".join(p.opts[0] for p in some)
                     formatter.write_text(f"{names}: see {_ALL}")
                 else:
@@ -131,11 +143,6 @@ def guard_commands(app: typer.Typer) -> None:
     for group in app.registered_groups:
         if group.typer_instance is not None:
             guard_commands(group.typer_instance)
-
-
-def _heading(parameter: Any) -> str | None:
-    heading: str | None = getattr(parameter, "rich_help_panel", None)
-    return heading
 
 
 def _option(field: Field) -> Any:
@@ -180,6 +187,12 @@ EventsOption = Annotated[
         "--events", help="Append one JSON event a line to this file; - for stdout.", metavar="PATH"
     ),
 ]
+OpenOption = Annotated[
+    bool,
+    typer.Option(
+        "--open", help="Open the result with the system's viewer.", rich_help_panel=Group.OUTPUT
+    ),
+]
 _TALK: Final = {
     "as_json": Annotated[
         bool, _run_option("--json", help="One JSON document on stdout, at the end.")
@@ -201,6 +214,12 @@ PlotOption = Annotated[
         _FLAG, metavar="[FILE]", help="Draw it: to a .png or .svg file; without a file, here."
     ),
 ]
+
+
+def require_plot(plot: Path | None, *, opens: bool) -> None:
+    """Raise UsageError for `--open` without a file to open."""
+    if opens and plot in (None, TERMINAL):
+        raise UsageError("--open opens a file, and none is drawn", hint=f"give {_FLAG} a file")
 
 
 class PlotCommand(Command):

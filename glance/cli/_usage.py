@@ -78,6 +78,19 @@ def _values(args: Sequence[str], flags: Sequence[str]) -> Iterator[str]:
             yield args[place + 1]
 
 
+def check_value(command: Any, option: Any, key: str, text: str) -> None:
+    """Raise InputError for a text of a file that is no value of an option, `key` in that file."""
+    flag = _name(option)
+    if not text.strip() and flag != _MAY_BE_EMPTY:
+        raise InputError(f"{key} is empty", hint="give a value, or leave it out")
+    if "\0" in text:
+        raise InputError(f"{key} holds a NUL character", hint="remove it")
+    takes_file = _PROMPT_FILE in _options(command)
+    problems = tuple(_misunderstood(flag, text, takes_file=takes_file))
+    if problems:
+        raise InputError(problems)
+
+
 def _faults(refusal: typer.TyperException) -> list[dict[str, Any]]:
     """Return what pydantic, with which Typer reads values, found wrong."""
     errors = getattr(refusal.__cause__, "errors", None)

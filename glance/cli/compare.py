@@ -1,6 +1,6 @@
 """`glance compare`: what a pair is worth, on one sheet."""
 
-from glance.cli._command import DryRunOption, EventsOption, takes
+from glance.cli._command import DryRunOption, EventsOption, OpenOption, takes
 from glance.cli._plans import comparison_rows, show_plan
 from glance.cli.console import Console, format_table
 from glance.evaluation.request import CompareRequest
@@ -13,6 +13,7 @@ def compare(
     *,
     dry_run: DryRunOption = False,
     events: EventsOption = None,
+    opens: OpenOption = False,
 ) -> None:
     """Sample the same noise with the pair and without: does it help?
 
@@ -40,6 +41,7 @@ def compare(
     with console.progress(events) as on_event:
         report = compare_pair(plan, on_event)
     console.result(str(report.sheet))
+    console.show([report.sheet], opens=opens)
     console.result(format_table(*report.comparison.tabulate()))
     console.result(report.verdict.sentence)
     console.document(report.to_json())

@@ -4,10 +4,11 @@ With `--json` stdout holds one document, written at the end, whatever happened.
 """
 
 import json
+import os
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import get_terminal_size
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from glance.core.plot import Terminal
 
 _LINES: Final = 10  # for each thing, where nothing can move
+_PICTURES: Final = 4  # are shown in the terminal
 
 
 class _Progress(NamedTuple):
@@ -85,6 +87,29 @@ class Console:
         """Write the JSON document, if `--json` asked for one."""
         if self.as_json:
             _write(sys.stdout, json.dumps(content, indent=2))
+
+    def show(self, paths: Sequence[Path], *, opens: bool = False) -> None:
+        """Show pictures in the terminal, where it can, and with the viewer, if that is asked."""
+        from glance.cli._viewer import Cells, draw, shows_pictures
+
+        streams = (sys.stdout, sys.stderr)
+        is_seen = not (self._quiet or self.as_json) and all(one.isatty() for one in streams)
+        if is_seen and shows_pictures(os.environ):
+            cells = Cells.of(sys.stderr.fileno())
+            for drawn in (draw(path, cells, os.environ) for path in paths[:_PICTURES]):
+                if drawn is not None:
+                    self._say(drawn)
+        if opens:
+            self.open(paths)
+
+    def open(self, paths: Sequence[Path]) -> None:
+        """Open a file, or the folder of several, with the system's viewer; tell why it cannot."""
+        from glance.cli._viewer import open_file
+
+        target = paths[0] if len(paths) == 1 else paths[0].parent
+        reason = open_file(target, os.environ)
+        if reason is not None:
+            self._say(f"--open {target}: {reason}")
 
     def note(self, text: str) -> None:
         """Say something in passing, unless `--quiet`."""

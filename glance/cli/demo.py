@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from glance.cli._command import EventsOption, takes
+from glance.cli._command import EventsOption, OpenOption, takes
 from glance.cli.console import Console
 
 
@@ -21,6 +21,7 @@ def demo(
         int, typer.Option(min=1, max=1_000_000, help="Steps a phase, of both pairs.")
     ] = 60,
     events: EventsOption = None,
+    opens: OpenOption = False,
 ) -> None:
     """Train, sample and compare on a bundled toy model (offline, CPU).
 
@@ -39,6 +40,7 @@ def demo(
     console.note(f'next:    glance infer --run {run} --prompt "a landscape at dawn"')
     console.note("the sheet to look at; its prompts were chosen because four steps fail there:")
     console.result(str(result.sheet))
+    console.show([result.sheet], opens=opens)
     console.note("and on eight that were not chosen, which name all that an image shows:")
     console.result(result.report.verdict.sentence)
     console.document(result.to_json())

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from glance.cli._command import DryRunOption, EventsOption, takes
+from glance.cli._command import DryRunOption, EventsOption, OpenOption, takes
 from glance.cli._plans import sampling_rows, show_plan
 from glance.cli.console import Console
 from glance.core.options import Group
@@ -33,6 +33,7 @@ def infer(
     ] = False,
     dry_run: DryRunOption = False,
     events: EventsOption = None,
+    opens: OpenOption = False,
 ) -> None:
     """Generate images with both LoRAs, in ten steps each.
 
@@ -62,3 +63,4 @@ def infer(
     with console.progress(events) as on_event:
         result = run_generation(plan, on_event)
     console.document(result.to_json())
+    console.show(result.images, opens=opens)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from glance.cli._command import TERMINAL, PlotCommand, PlotOption, takes
+from glance.cli._command import TERMINAL, OpenOption, PlotCommand, PlotOption, require_plot, takes
 from glance.cli.console import Console, format_table
 from glance.core.phase import Phase
 
@@ -50,7 +50,9 @@ def list_command(
 
 @runs.command("show", cls=PlotCommand)
 @takes()
-def show(console: Console, *, run: RunArgument, plot: PlotOption = None) -> None:
+def show(
+    console: Console, *, run: RunArgument, plot: PlotOption = None, opens: OpenOption = False
+) -> None:
     """Show what `glance info` says of a run; with --plot its losses are drawn larger, or to a file.
 
     The losses are drawn as the mean of each round of the phase's list: from one timestep to the
@@ -61,9 +63,12 @@ def show(console: Console, *, run: RunArgument, plot: PlotOption = None) -> None
     from glance.interop.info import describe_run
     from glance.runs.listing import plot_run
 
+    require_plot(plot, opens=opens)
     if plot is not None and plot != TERMINAL:
         plot_run(run, plot)
         console.note(f"the losses are drawn in {plot}")
+        if opens:
+            console.open([plot])
     found = describe_run(run, terminal=console.terminal, is_large=plot == TERMINAL)
     console.document(found.document)
     for line in found.lines:

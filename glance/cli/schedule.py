@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from glance.cli._command import TERMINAL, EventsOption, PlotGroup, PlotOption, takes
+from glance.cli._command import (
+    TERMINAL,
+    EventsOption,
+    OpenOption,
+    PlotGroup,
+    PlotOption,
+    require_plot,
+    takes,
+)
 from glance.cli.console import Console, format_table
 from glance.core.errors import ModelNotFound, UsageError
 from glance.core.options import Group, parse_size
@@ -42,6 +50,7 @@ def show(
         str | None, _of_model("Image size. Default: the family's resolution.", "WxH")
     ] = None,
     plot: PlotOption = None,
+    opens: OpenOption = False,
 ) -> None:
     """Show the timesteps and sigmas of both phases, and where they come from.
 
@@ -63,6 +72,7 @@ def show(
                 hint=f"write them behind it: glance schedule {context.invoked_subcommand} ...",
             )
         return
+    require_plot(plot, opens=opens)
     from glance.models.base import BaseModel
 
     base = BaseModel.resolve(model, family=family)
@@ -76,6 +86,8 @@ def show(
     if plot is not None:
         curve = _teacher_curve(console, base, asked, options.teacher_steps or TEACHER_STEPS)
         _show_plot(console, resolved.schedule, curve, plot)
+        if opens:
+            console.open([plot])
     console.result(_table(resolved.schedule))
     console.note(f"\nsource: {resolved.source}")
     if resolved.schedule.name in PRESETS and asked != (usual, usual):

@@ -6,7 +6,7 @@ same as a mapping, for YAML, JSON and forms: `{"learning-rate": 0.0005, "prompt"
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
@@ -15,6 +15,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Union, get_args, get_origin, get_type_hints
 
+from glance.core.documents import Said
 from glance.core.errors import (
     GlanceError,
     InputError,
@@ -22,6 +23,7 @@ from glance.core.errors import (
     SettingsError,
     as_typed,
     describe_fault,
+    shown,
 )
 
 KEY_VALUE: Final = "KEY=VALUE"
@@ -130,7 +132,7 @@ class Field:
         from pydantic import Field as Bounds
         from pydantic import TypeAdapter, ValidationError
 
-        said = flatten(self.key, value, self)
+        said = flatten(self.key, value, self, is_several=self.is_several)
         if self.flag.parse is not None:
             return self.flag.parse(said)
         one: Any = Annotated[self.kind, Bounds(ge=self.flag.least, le=self.flag.most)]
@@ -178,13 +180,12 @@ def build(request: type, values: dict[tuple[str, ...], Any]) -> Any:
     return request(**own, **{name: build(hints[name], inner) for name, inner in nested.items()})
 
 
-def flatten(key: str, value: Any, field: Field | None = None) -> Any:
+def flatten(key: str, value: Any, field: Field | None, *, is_several: bool) -> Any:
     """Return a document's value as it is typed: a text, or several for a repeatable option.
 
     Without a field it is that of an option that no request declares. Raises InputError for a list
     or a mapping where one value belongs.
     """
-    is_several = field is not None and field.is_several
     if isinstance(value, Mapping) and field is not None and field.flag.kind == KEY_VALUE:
         value = [f"{name}={_text(name, one)}" for name, one in value.items()]
     if not isinstance(value, list | tuple):
@@ -192,7 +193,7 @@ def flatten(key: str, value: Any, field: Field | None = None) -> Any:
     if is_several:
         return [_text(key, one) for one in value]
     if field is None or not field.flag.commas:
-        raise InputError(f"{key} holds one value, not a list", hint=f"keep one {key}")
+        raise InputError(f"{key} holds one value, not a list", hint="keep one of them")
     return ",".join(_text(key, one) for one in value)
 
 
@@ -203,25 +204,40 @@ def _text(key: str, value: Any) -> str:
 
 
 def match_keys[T](
-    said: Iterable[str], known: Mapping[str, T], *, owner: str
-) -> tuple[dict[str, T], dict[str, Problem]]:
+    said: Mapping[str, Any], known: Mapping[str, T], *, owner: str
+) -> tuple[dict[str, T], list[Problem]]:
     """Return what each key means, and what is wrong with those that mean nothing or are repeated.
 
     `known` holds all names, with dashes, and `owner` what they belong to: `glance train`.
     """
     found: dict[str, T] = {}
-    wrong: dict[str, Problem] = {}
+    wrong: list[Problem] = []
     for key in said:
         name = key.replace("_", "-")
         if name not in known:
             near = get_close_matches(name, known, n=1)
             remedy = f"write {near[0]}, or leave it out" if near else f"see {owner} --help"
-            wrong[key] = Problem(f"{key} is no option of {owner}", remedy)
+            wrong.append(Problem(f"{place(said, key)}{shown(key)} is no option of {owner}", remedy))
         elif (other := next((k for k, one in found.items() if one == known[name]), None)) is None:
             found[key] = known[name]
         else:
-            wrong[key] = Problem(f"{key} is the same as {other}, and said twice", "keep one")
+            message = f"{place(said, key)}{key} is the same as {other}, and said twice"
+            wrong.append(Problem(message, "keep one"))
     return found, wrong
+
+
+def place(said: Mapping[str, Any], key: str) -> str:
+    """Return what is to stand before what is wrong with a key: its line, of a file."""
+    return said.place(key) if isinstance(said, Said) else ""
+
+
+def placed(said: Mapping[str, Any], key: str, problem: Problem) -> Problem:
+    """Return what is wrong with a flag's value as what is wrong with a key's."""
+    hint = problem.hint
+    flag, _, value = (hint or "").partition(" ")
+    if flag.startswith("--") and value and "$(" not in value:
+        hint = f"{flag.removeprefix('--')}: {value}"
+    return Problem(f"{place(said, key)}{problem.message.removeprefix('--')}", hint)
 
 
 def to_document(request: Any, *, only_changed: bool = True) -> dict[str, Any]:
@@ -231,7 +247,9 @@ def to_document(request: Any, *, only_changed: bool = True) -> dict[str, Any]:
     left out.
     """
     values = dict(_values(request))
-    said = {one.path: one for one in declared(type(request))}
+    groups = list(Group)
+    ordered = sorted(declared(type(request)), key=lambda one: groups.index(one.flag.group))
+    said = {one.path: one for one in ordered}
     for path in said if only_changed else ():
         others = {other: value for other, value in values.items() if other != path}
         with suppress(TypeError, GlanceError):  # it cannot be without it
@@ -249,15 +267,15 @@ def from_document[R](request: type[R], document: Mapping[str, Any], *, owner: st
     """
     known = {name.lstrip("-"): one for one in declared(request) for name in one.names}
     found, wrong = match_keys(document, known, owner=owner)
-    problems, values = list(wrong.values()), {}
+    problems, values = wrong, {}
     for key, one in found.items():
         if document[key] is not None:
             try:
                 values[one.path] = one.read(document[key])
             except InputError as exc:
-                problems += exc.problems
+                problems += [placed(document, key, problem) for problem in exc.problems]
     missing = {one.key: one for one in declared(request) if one.default is MISSING}
-    given = {one.key for one in found.values()}
+    given = {one.key for key, one in found.items() if document[key] is not None}
     problems += [Problem(f"{key} is missing", "give it") for key in missing if key not in given]
     if problems:
         raise SettingsError(problems)

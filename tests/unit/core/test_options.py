@@ -1,12 +1,20 @@
 """A request as a document and as a command line: what is written is what is read back."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
 from glance.core.errors import SettingsError
-from glance.core.options import command_line, declared, from_document, to_document
+from glance.core.options import (
+    Flag,
+    Group,
+    command_line,
+    declared,
+    from_document,
+    to_document,
+)
 from glance.core.phase import Phase
 from glance.evaluation.request import CompareRequest, Metric, OptimizeRequest
 from glance.interop.request import ImportRequest
@@ -53,7 +61,7 @@ def test_what_is_written_is_what_is_read(request_: Any, *, only_changed: bool) -
 def test_what_a_request_is_without_is_not_said() -> None:
     assert to_document(TRAIN) == {
         "learning-rate": 1e-05, "phase": "slow", "set": ["a=1"], "schedule": "auto",
-        "slow-steps": 4, "device": "cpu", "restart": True, "image": "a b.png", "caption": "-x",
+        "slow-steps": 4, "device": "cpu", "restart": True, "image": ["a b.png"], "caption": "-x",
         "resolution": "1024,512",
     }  # fmt: skip
     assert command_line(INFER) == [
@@ -106,7 +114,17 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         "learning-rate abc: it must be a number",
         "steps holds one value, not a list",
         "device tpu: it must be 'auto', 'cuda', 'mps' or 'cpu'",
-        "--phase x: it must be one of both, slow, fast",
+        "phase x: it must be one of both, slow, fast",
         "a: a text or a number belongs there, no list, mapping or null",
-        "image is missing",
     ]
+
+
+@dataclass(frozen=True)
+class Needy:
+    image: Annotated[Path, Flag("An image.", Group.DATA)]
+
+
+def test_what_must_be_said_is_missed() -> None:
+    with pytest.raises(SettingsError, match=r"^image is missing$"):
+        from_document(Needy, {"image": None}, owner="glance x")
+    assert to_document(Needy(Path("x"))) == {"image": "x"}
