@@ -12,7 +12,6 @@ import typer
 from glance.cli._usage import check_value, translate
 from glance.core.documents import is_rendered, read_document, render_document
 from glance.core.errors import GlanceError, SettingsError, SetupError
-from glance.core.files import read_text, require_writable, write_text
 from glance.core.options import Field, Group, flatten, match_keys, placed
 
 _SAID: Final = ("COMMANDLINE", "DEFAULT_MAP")  # where a value comes from, in Click's words
@@ -74,6 +73,8 @@ def save_config(ctx: typer.Context, fields: Mapping[str, Field], path: Path) -> 
 
     Raises SettingsError where another file would be lost, SetupError where it cannot be written.
     """
+    from glance.core.files import read_text, require_writable, write_text
+
     said = dict(_said(ctx, fields))
     title = f"{ctx.command_path} --config FILE takes these options; flags win."
     if not said:

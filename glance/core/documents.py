@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from glance.core.errors import Problem, SettingsError, shown
-from glance.core.files import open_file
 
 if TYPE_CHECKING:
     from yaml import Node
@@ -43,6 +42,8 @@ class Said(dict[str, Any]):
 def read_document(path: Path, flag: str) -> Said:
     """Return what the file that `flag` names says; raise SettingsError, every double key in it."""
     import yaml
+
+    from glance.core.files import open_file
 
     def refuse(reason: object, hint: str) -> SettingsError:
         return SettingsError(f"{flag} {shown(path)}: {shown(reason)}", hint=hint)
