@@ -83,7 +83,11 @@ def _report(model: str, rounds: list[dict[str, Measured]], said: Mapping[str, Me
 
 def _request(model: Path, resolution: int, device: Device) -> TrainRequest:
     return TrainRequest(
-        image=_PICTURE, model=str(model), resolution=resolution, device=device.value, steps=_STEPS
+        image=(_PICTURE,),
+        model=str(model),
+        resolution=resolution,
+        device=device.value,
+        steps=_STEPS,
     )
 
 

@@ -83,7 +83,7 @@ def _train_by_hand(conditions: Conditions, steps: int, folder: Path) -> None:
     """Do what somebody does who has the files and knows how SimpleTuner is started."""
     plan = plan_training(
         TrainRequest(
-            image=PICTURE,
+            image=(PICTURE,),
             run=folder / "run",
             model=str(SMALL_MODEL),
             steps=steps,
@@ -95,8 +95,8 @@ def _train_by_hand(conditions: Conditions, steps: int, folder: Path) -> None:
     run = plan.run
     for name, content in plan.files.items():
         write_json(run.path / name, content)
-    assert plan.sample is not None
-    stage_sample(plan.sample, plan.stage)
+    for sample in plan.samples:
+        stage_sample(sample, plan.stage(sample))
     for phase in Phase:
         _run_by_hand(plan, phase, conditions)
 

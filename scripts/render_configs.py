@@ -24,7 +24,7 @@ def render() -> Iterator[tuple[Path, Any]]:
     """Yield each file's path below configs/ and its content; the same on every machine."""
     for family, row in FAMILIES.items():
         request = TrainRequest(
-            image=ROOT / "data/glance.png",
+            image=(ROOT / "data/glance.png",),
             reference=ROOT / "data/by-day.png" if row.edits else None,
             family=family,
             device=Device.CUDA,

@@ -61,7 +61,7 @@ def _train(task: tuple[Workshop, Recipe, int]) -> str:
     schedule = load_schedules()[recipe.schedule]
     plan = plan_training(
         TrainRequest(
-            image=shop.picture(recipe.source, recipe.wording, number),
+            image=(shop.picture(recipe.source, recipe.wording, number),),
             run=shop.run(recipe, number).path,
             model=str(shop.model),
             steps=recipe.steps,

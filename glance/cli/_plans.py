@@ -36,12 +36,13 @@ def training_rows(plan: "TrainingPlan") -> Rows:
     """Yield what is trained, from what, where, and what it takes."""
     settings = plan.settings
     yield "run", f"{plan.run.path}, {_state(plan)}"
-    if plan.sample is not None:
-        yield "image", f"{plan.sample.image}, {plan.sample.width}x{plan.sample.height}"
-        yield from _continued("trained at", (view.describe() for view in plan.views))
-        if plan.sample.reference is not None:
-            yield "reference", str(plan.sample.reference)
-        yield "caption", _short(plan.sample.caption)
+    for sample in plan.samples:
+        yield "image", f"{sample.image}, {sample.width}x{sample.height}"
+        views = settings.views(sample.size)
+        yield from _continued("trained at", (view.describe() for view in views))
+        if sample.reference is not None:
+            yield "reference", str(sample.reference)
+        yield "caption", _short(sample.caption)
     yield "model", f"{_place(settings.model, plan.run.path)} ({settings.family})"
     if settings.transformer is not None:
         yield "transformer", _place(settings.transformer, plan.run.path)

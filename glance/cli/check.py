@@ -16,28 +16,33 @@ if TYPE_CHECKING:
 _PAIR = ("caption", "reference", "family", "model", "resolution", "crop")
 
 
-@takes(TrainRequest, *_PAIR, image=Path())
+@takes(TrainRequest, *_PAIR)
 def check(
     console: Console,
     request: TrainRequest,
     *,
-    image: Annotated[Path, typer.Argument(help="The image to train on.")],
+    image: Annotated[
+        list[Path], typer.Argument(help="The image to train on; several, or a folder of them.")
+    ],
 ) -> None:
-    """Check whether an image and its caption are fit to train on, and what is trained of it.
+    """Check whether images and their captions are fit to train on, and what is trained of them.
 
     Every problem is reported at once, each with its remedy.
 
     Example: glance check data/glance.png
     """
-    from glance.training.plan import check_pair, tell_views
+    from glance.training.plan import check_pairs, tell_views
 
-    pair = check_pair(replace(request, image=image))
-    for warning in pair.warnings:
+    pairs = check_pairs(replace(request, image=tuple(image)))
+    for warning in dict.fromkeys(one for pair in pairs for one in pair.warnings):
         console.warn(warning)
-    for line in tell_views(pair.sample, pair.views):
-        console.note(line)
-    console.result(f"fit to train on: {image}, {pair.sample.width}x{pair.sample.height}")
-    console.document(_describe(pair))
+    for pair in pairs:
+        sample = pair.sample
+        for line in tell_views(sample, pair.views):
+            console.note(line)
+        console.result(f"fit to train on: {sample.image}, {sample.width}x{sample.height}")
+    found = [_describe(pair) for pair in pairs]
+    console.document(found[0] if len(found) == 1 else {"samples": found})
 
 
 def _describe(pair: "Pair") -> dict[str, Any]:

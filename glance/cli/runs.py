@@ -1,18 +1,25 @@
 """`glance runs`: look at runs, and free what they no longer need."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 
 from glance.cli._command import TERMINAL, OpenOption, PlotCommand, PlotOption, require_plot, takes
 from glance.cli.console import Console, format_table
+from glance.core.errors import UsageError, as_typed
 from glance.core.phase import Phase
 
 runs = typer.Typer(
-    help="Look at runs, read their logs, free what they no longer need.",
+    help="Look at runs, compare and rename them, free what they no longer need.",
     no_args_is_help=True,
     rich_markup_mode=None,
+)
+_LISTED, _WIDEST = 6, 60  # values of a list, characters of a text
+_COLUMNS: Final = (
+    *("run", "method", "from", "steps", "rank", "side"),
+    *("slow loss", "fast loss", "verdict", "begun", "MB"),
 )
 RunArgument = Annotated[Path, typer.Argument(help="The run folder.")]
 
@@ -38,14 +45,92 @@ def list_command(
     rows = [
         (
             item["run"],
-            item["family"],
-            *item["states"].values(),
+            item["method"],
+            _say_source(item),
+            str(item["steps"]),
+            str(item["rank"]),
+            str(item["resolution"]),
+            *(_say_phase(item["states"][one], item["last_loss"][one]) for one in map(str, Phase)),
+            item["worth"],
             item["created"][:16].replace("T", " "),
             f"{item['bytes'] / 1e6:.1f}",
         )
         for item in found
     ]
-    console.result(format_table(("run", "family", "slow", "fast", "begun", "MB"), rows))
+    console.result(format_table(_COLUMNS, rows))
+
+
+@runs.command("compare")
+@takes()
+def compare(
+    console: Console,
+    *,
+    folders: Annotated[list[Path], typer.Argument(help="Run folders, two or more.")],
+) -> None:
+    """Show what differs between runs: settings, images, losses, and what each pair is worth.
+
+    `glance compare` samples with a pair and its base model; this one reads what is recorded.
+
+    Example: glance runs compare runs/glance runs/glance-2
+    """
+    from glance.runs.listing import compare_runs
+
+    if len(folders) < 2:
+        raise UsageError("runs compare: one run", hint="name two or more")
+    rows = compare_runs(folders)
+    console.document({"runs": [str(run) for run in folders], "differences": rows})
+    table = [(name.replace("_", " "), *map(_say_value, values)) for name, values in rows.items()]
+    console.result(format_table(("", *map(str, folders)), table, align=str.ljust))
+
+
+@runs.command("rm")
+@takes()
+def remove(
+    console: Console,
+    *,
+    folders: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove runs with all that is in them: LoRAs, images, logs.
+
+    Example: glance runs rm runs/glance-2
+    """
+    from glance.runs.folder import RunFolder
+    from glance.runs.listing import remove_run
+    from glance.runs.manifest import load_manifest
+
+    for run in folders:
+        load_manifest(RunFolder(run))  # all are runs, or none is removed
+    if not yes:
+        names = ", ".join(map(str, folders))
+        if not sys.stdin.isatty():
+            raise UsageError(
+                f"runs rm removes {names} for good", hint="--yes says that it is meant"
+            )
+        typer.confirm(f"remove {names} for good?", abort=True, err=True)
+    freed = {str(run): remove_run(run) for run in folders}
+    console.document({"freed_bytes": freed})
+    for name, size in freed.items():
+        console.result(f"{name}: {size / 1e6:.1f} MB freed")
+
+
+@runs.command("rename")
+@takes()
+def rename(
+    console: Console,
+    *,
+    run: RunArgument,
+    name: Annotated[str, typer.Argument(help="What it is called from now on.")],
+) -> None:
+    """Rename a run.
+
+    Example: glance runs rename runs/glance-2 low-rank
+    """
+    from glance.runs.listing import rename_run
+
+    place = rename_run(run, name)
+    console.document({"run": str(place)})
+    console.result(str(place))
 
 
 @runs.command("show", cls=PlotCommand)
@@ -117,3 +202,25 @@ def clean(
     console.document({"freed_bytes": freed, "dry_run": dry_run})
     for run, size in freed.items():
         console.result(f"{run}: {size / 1e6:.1f} MB{' could go' if dry_run else ' freed'}")
+
+
+def _say_source(item: dict[str, Any]) -> str:
+    if item["images"]:
+        first, more = item["images"][0], len(item["images"]) - 1
+        return f"{first} and {more} more" if more else first
+    return f"{item['prompts']} prompts" if item["prompts"] else "-"
+
+
+def _say_phase(state: str, loss: float | None) -> str:
+    return state if state != "done" or loss is None else f"{loss:.4g}"
+
+
+def _say_value(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_say_value(one)}" for name, one in value.items()) or "-"
+    if isinstance(value, list):
+        shown = [_say_value(one) for one in value[:_LISTED]]
+        return ", ".join([*shown, "..."] if len(value) > _LISTED else shown) or "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "-" if value is None or value == "" else as_typed(value)[:_WIDEST]

@@ -7,20 +7,21 @@ them at once, and the originals are only ever opened for reading.
 import hashlib
 import math
 import re
-import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from PIL import Image, UnidentifiedImageError
 
-from glance.core.errors import Findings, Problem, SampleError, shown
-from glance.core.files import is_readable, replacing, write_text
+from glance.core.errors import Findings, Problem, SampleError, quoted, shown
+from glance.core.files import is_folder, is_readable, replacing, write_text
 from glance.core.kinds import refuse_preview, refuse_unreadable
 from glance.core.pictures import DECODER_ERRORS, count_frames, open_picture, to_rgb
 from glance.dataset.caption import check_length, examine_caption, find_caption
 from glance.dataset.view import Size, View
+
+_PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Sample:
     sha256: str  # identity of what is trained: upright RGB pixels, their size, the caption
     reference: Path | None = None  # the user's original of what is edited into the image
     reference_size: Size | None = None
+    number: int = 1  # among those of one name
 
     @property
     def size(self) -> Size:
@@ -43,8 +45,9 @@ class Sample:
 
     @property
     def name(self) -> str:
-        """The image's stem, made safe as a file stem."""
-        return name_safely(self.image.stem)
+        """The image's stem, made safe as a file stem, and unlike that of any other in the run."""
+        name = name_safely(self.image.stem)
+        return name if self.number == 1 else f"{name}-{self.number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ class Stage:
     data: Path
     references: Path
     views: Mapping[Path, View] = field(default_factory=dict)
-    """The trainer's folders, each of one picture alone: it takes all that it finds."""
+    """The trainer's folders, and what each shows of the picture; pairs may share one."""
     shown_reference: tuple[Path, Size] | None = None
     """The trainer's folder of the reference, and its size there."""
 
@@ -168,6 +171,46 @@ def examine_picture(
     return None
 
 
+def find_images(given: Sequence[Path]) -> list[Path]:
+    """Return the files that are named, and the pictures of each folder that is, by their names.
+
+    Whatever its ending says, a file that is named is one. Raises SampleError for nothing at all, a
+    folder without a picture, and a run's, all together.
+    """
+    found, problems = list[Path](), list[Problem]()
+    for path in given:
+        if not is_folder(path):
+            found.append(path)
+            continue
+        inside = sorted(
+            one
+            for one in path.iterdir()
+            if one.suffix.lower() in _PICTURES and not one.name.startswith(".") and one.is_file()
+        )
+        if (path / "glance.json").is_file():
+            problems.append(
+                Problem(f"{shown(path)} is a run", f"to continue it: --resume {quoted(path)}")
+            )
+        elif not inside:
+            problems.append(
+                Problem(
+                    f"{shown(path)} is a folder without a picture ({', '.join(_PICTURES)})",
+                    "give a picture, or a folder that holds some with their captions beside them",
+                )
+            )
+        found += inside
+    if not given:
+        problems.append(
+            Problem(
+                "no image is given",
+                "--image x.png; its caption lies beside it as x.txt, or is --caption",
+            )
+        )
+    if problems:
+        raise SampleError(problems)
+    return list(dict.fromkeys(found))
+
+
 def fitting_area(path: Path, usual: int) -> int:
     """Return the resolution to train a picture at.
 
@@ -189,7 +232,6 @@ def fitting_area(path: Path, usual: int) -> int:
 def stage_sample(sample: Sample, stage: Stage) -> None:
     """Write `<name>.png` (plain RGB) and `<name>.txt` into each folder, each atomically.
 
-    What else a folder of the trainer's held is removed; the pair's own folders may hold more.
     A reference has the picture's name: the trainer pairs files of one name.
     Raises SampleError if a picture is no longer what was examined, OSError if a folder cannot
     be written.
@@ -200,13 +242,13 @@ def stage_sample(sample: Sample, stage: Stage) -> None:
         raise _changed(*filter(None, (sample.image, sample.reference)))
     _write(pixels, sample, stage.data)
     for folder, view in stage.views.items():
-        _write_alone(view.show(pixels), sample, folder)
+        _write(view.show(pixels), sample, folder)
     if reference is None:
         return
     _write(reference, sample, stage.references)
     if stage.shown_reference is not None:
         folder, size = stage.shown_reference
-        _write_alone(reference.resize(size, Image.Resampling.LANCZOS), sample, folder)
+        _write(reference.resize(size, Image.Resampling.LANCZOS), sample, folder)
 
 
 def _fingerprint(pixels: Image.Image) -> bytes:
@@ -281,12 +323,6 @@ def _changed(*paths: Path) -> SampleError:
         f"{' or '.join(map(shown, paths))} has changed since it was examined",
         hint="leave it alone and start again",
     )
-
-
-def _write_alone(pixels: Image.Image, sample: Sample, folder: Path) -> None:
-    with suppress(FileNotFoundError):
-        shutil.rmtree(folder)
-    _write(pixels, sample, folder)
 
 
 def _write(pixels: Image.Image, sample: Sample, folder: Path) -> None:

@@ -191,7 +191,7 @@ def _plan(run: RunFolder, assets: Path, steps: int) -> tuple[TrainingPlan, Disti
                 run.unfinished_model.rename(run.model)
         guides = plan_training(
             TrainRequest(
-                image=assets / f"{SAMPLE}.png",
+                image=(assets / f"{SAMPLE}.png",),
                 run=run.path,
                 model=str(run.model),
                 steps=steps,

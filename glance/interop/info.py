@@ -5,6 +5,7 @@ Metadata are anybody's: whatever a terminal would obey is shown escaped, and lon
 
 import json
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -12,7 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from glance.core.errors import Findings, InputError, LoraError, Problem, RunError, quoted, shown
+from glance.core.errors import (
+    Findings,
+    GlanceError,
+    InputError,
+    LoraError,
+    Problem,
+    RunError,
+    quoted,
+    shown,
+)
 from glance.core.files import is_readable
 from glance.core.hub import is_hub_file
 from glance.core.phase import Phase
@@ -30,12 +40,14 @@ from glance.sampling.provenance import (
     FORMATS,
     KEY,
     TENSOR,
+    ExtraUse,
     LoraUse,
     Recorded,
     read_handover,
     read_record,
 )
 from glance.schedule.lists import MAX_TIMESTEP
+from glance.training.resume import made_by
 
 _REMEDY: Final = "give a .safetensors file, a run folder, or an image that `glance infer` wrote"
 _WIDTH: Final = 240  # characters of a value
@@ -239,11 +251,13 @@ def _number(text: str | None) -> float | None:
 
 
 def _describe_recorded(recorded: Recorded, kind: str, command: str) -> Description:
-    found = [(use, *_find_lora(recorded, use)) for use in recorded.record.loras]
+    record = recorded.record
+    uses: list[LoraUse | ExtraUse] = [*record.loras, *record.extra_loras]
+    found = [(use, *_find_lora(recorded, use)) for use in uses]
     document = {
         "kind": kind,
         "path": str(recorded.source),
-        "record": recorded.record.model_dump(mode="json"),
+        "record": record.model_dump(mode="json"),
         "loras": [
             {**use.model_dump(mode="json"), "place": place, "state": state}
             for use, place, state in found
@@ -252,12 +266,16 @@ def _describe_recorded(recorded: Recorded, kind: str, command: str) -> Descripti
     }
     lines = [*_recorded_lines(recorded, kind), "LoRAs:" if found else "LoRAs: none"]
     for use, place, state in found:
-        lines.append(f"  {use.phase}: {shown(place)}, strength {use.scale:g}, {state}")
+        if isinstance(use, LoraUse):
+            which, strength = use.phase.value, use.scale
+        else:
+            which, strength = "further", use.strength
+        lines.append(f"  {which}: {shown(place)}, strength {strength:g}, {state}")
         lines.append(f"    SHA-256 {use.sha256}, AutoV2 {use.sha256[:10]}")
     return Description(document, (*lines, f"again: {command}"))
 
 
-def _find_lora(recorded: Recorded, use: LoraUse) -> tuple[str, str]:
+def _find_lora(recorded: Recorded, use: LoraUse | ExtraUse) -> tuple[str, str]:
     """Return a recorded LoRA's place as seen from here, and whether it is still there."""
     place = recorded.place(use.file)
     path = Path(place)
@@ -317,8 +335,17 @@ def describe_run(path: Path, *, terminal: Terminal = PLAIN, is_large: bool = Fal
     recorded = manifest.model_dump(mode="json")
     pair_ids = [one["lora"] and one["lora"]["pair_id"] for one in found.values()]
     is_pair = None if None in pair_ids else set(pair_ids) == {manifest.pair_id}
-    name = quoted(run.path)
-    commands = [f'glance infer --run {name} --prompt "..."', f"glance export comfyui {name}"]
+    name, made = quoted(run.path), None
+    go_on = f"{manifest.command} --resume {name}"
+    if manifest.is_finished:
+        commands = [f'glance infer --run {name} --prompt "..."', f"glance export comfyui {name}"]
+    else:
+        commands = [go_on]
+    if manifest.imported is None:
+        with suppress(GlanceError):  # its base model is not where it was
+            made = shlex.join(made_by(run, manifest))
+        if manifest.is_finished:
+            commands.append(f"{go_on} --steps {math.ceil(manifest.settings.steps * 4 / 3)}")
     document = {
         **recorded,
         "kind": "run",
@@ -329,7 +356,8 @@ def describe_run(path: Path, *, terminal: Terminal = PLAIN, is_large: bool = Fal
         "phases": {p.value: {**recorded["phases"][p.value], **one} for p, one in found.items()},
         "files": files,
         "losses": {p.value: [row.to_json() for row in one.losses] for p, one in courses.items()},
-        "next": commands if manifest.is_finished else [],
+        "made_by": made,
+        "next": commands,
     }
     lines = list(_head(run, manifest))
     for phase, course in courses.items():
@@ -345,10 +373,9 @@ def describe_run(path: Path, *, terminal: Terminal = PLAIN, is_large: bool = Fal
     }
     named = f"{manifest.pair_id}, {where[is_pair]}"
     lines.append(f"pair: {named if manifest.pair_id else 'named when both LoRAs are done'}")
-    if manifest.is_finished:
-        lines += (f"next: {command}" for command in commands)
-    else:
-        lines.append(f"next: run its `{manifest.command}` command again: it continues")
+    if made is not None:
+        lines.append(f"made by: {made}")
+    lines += (f"next: {command}" for command in commands)
     return Description(document, tuple(lines))
 
 
@@ -375,7 +402,8 @@ def _read_phase(run: RunFolder, manifest: Manifest, phase: Phase) -> dict[str, A
 
 
 def _head(run: RunFolder, manifest: Manifest) -> Iterator[str]:
-    settings, sample, imported = manifest.settings, manifest.sample, manifest.imported
+    settings, imported = manifest.settings, manifest.imported
+    samples = [f"{one.image}, {one.width}x{one.height}" for one in manifest.samples]
     states = ", ".join(f"{phase} {manifest.phases[phase].state}" for phase in Phase)
     yield f"{shown(run.path)}: run, {states}"
     unknown = () if imported is None else imported.unknown
@@ -390,7 +418,7 @@ def _head(run: RunFolder, manifest: Manifest) -> Iterator[str]:
             "model": shown_model(settings.model, run=run.path),
             "transformer": settings.transformer and shown_model(settings.transformer, run=run.path),
             "base model": manifest.base_model,
-            "sample": None if sample is None else f"{sample.image}, {sample.width}x{sample.height}",
+            "sample": "; ".join(samples) or None,
             "taught by": None if settings.teacher is None else settings.teacher.describe(),
             **asked,
             "not known": ", ".join(unknown) or None,

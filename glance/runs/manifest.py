@@ -165,6 +165,9 @@ class Manifest(_Record):
         default=None,
         description="None: the base model taught itself, or an imported pair's is not known.",
     )
+    also_samples: tuple[SampleRecord, ...] = Field(
+        default=(), description="The further pairs, of a run that is trained on several."
+    )
     settings: TrainSettings
     base_model: str = Field(description="Hub id, or a folder's fingerprint: it may be moved.")
     schedule: ScheduleRecord
@@ -195,6 +198,11 @@ class Manifest(_Record):
         if imported is None and not is_taught and info.data.get("sample", 0) is None:
             raise ValueError("there is no sample, and only an imported pair may have none")
         return imported
+
+    @property
+    def samples(self) -> tuple[SampleRecord, ...]:
+        """All pairs that it is trained on."""
+        return () if self.sample is None else (self.sample, *self.also_samples)
 
     @property
     def is_finished(self) -> bool:
@@ -291,6 +299,8 @@ def older_pair_id(manifest: Manifest) -> str:
     Over the sample, the base model, the schedule and the settings that there were.
     """
     settings = manifest.settings.model_dump(mode="json", include=_OLDER | _YOUNGER.keys())
+    if settings["teacher"]:
+        del settings["teacher"]["places"]
     decisive: dict[str, Any] = {
         "sample": None if manifest.sample is None else manifest.sample.sha256,
         "base_model": manifest.base_model,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,9 @@ from glance.core.settings import Settings
 from glance.dataset.view import Crop, View, fit_view
 from glance.models.base import Weights
 from glance.models.families import DEFAULT_FAMILY, find_family
+
+USUAL: Final[Mapping[str, int]] = MappingProxyType({"steps": 60, "rank": 32, "seed": 1})
+"""Of a training on images, where nobody says another: the guide's, and the method's."""
 
 
 class Preset(StrEnum):
@@ -85,6 +88,10 @@ class Teacher(Settings):
     )
     reference: str | None = Field(
         default=None, description="SHA-256 of what a family that edits begins with."
+    )
+    places: Mapping[str, str] = Field(
+        default_factory=dict,
+        description="Where these files were, relative to the run or on the Hub: SHA-256 -> place.",
     )
 
     def guidance_of(self, phase: Phase) -> float:
@@ -201,6 +208,15 @@ class TrainSettings(Settings):
         guidance = {f"{phase}_guidance": self.teacher.guidance_of(phase) for phase in Phase}
         return {**guidance, "width": width, "height": height}
 
+    def spread(self) -> dict[str, Any]:
+        """Return every setting by its name, as JSON, those of the teacher among the others."""
+        found = self.model_dump(mode="json")
+        teacher = found.pop("teacher") or {}
+        if teacher:
+            teacher["teacher_steps"] = teacher.pop("steps")
+            del teacher["places"]
+        return {**found, **teacher}
+
     def views(self, picture: tuple[int, int]) -> tuple[View, ...]:
         """Return what is trained of a picture of that width and height: a data set each."""
         family = find_family(self.family)
@@ -236,18 +252,18 @@ def resolve_train_settings(
     device: Device,
     family: str | None = None,
     model: str | None = None,
-    steps: int = 60,
-    rank: int = 32,
+    steps: int | None = None,
+    rank: int | None = None,
     learning_rate: float | None = None,
     resolution: int | Sequence[int] | None = None,
     crops: Sequence[Crop] = (Crop.WHOLE,),
-    seed: int = 1,
+    seed: int | None = None,
     preset: Preset = Preset.GB24,
     sample_every: int | None = None,
     sample_prompt: str | None = None,
     overrides: Mapping[str, bool | int | float | str] | None = None,
 ) -> TrainSettings:
-    """Fill what was not given from the family's row; raise SettingsError on bad values."""
+    """Fill what was not given, much of it from the family's row; raise SettingsError."""
     row = find_family(family or DEFAULT_FAMILY)
     areas = row.resolution if resolution is None else resolution
     areas = [areas] if isinstance(areas, int) else areas
@@ -261,13 +277,13 @@ def resolve_train_settings(
         family=row.name,
         model=row.default_model if model is None else model,
         device=device,
-        steps=steps,
-        rank=rank,
+        steps=USUAL["steps"] if steps is None else steps,
+        rank=USUAL["rank"] if rank is None else rank,
         learning_rate=row.learning_rate if learning_rate is None else learning_rate,
         resolution=largest,
         also_resolutions=tuple(smaller),
         crops=tuple(dict.fromkeys(crops)),
-        seed=seed,
+        seed=USUAL["seed"] if seed is None else seed,
         preset=preset,
         weights=Weights(transformer=row.size.transformer, text_encoders=row.size.text_encoders),
         sample_every=sample_every,

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from glance.core.device import Device, resolve_device
 from glance.core.errors import Checks, InputError, LoraError, Problem, SettingsError, UsageError
+from glance.core.files import record_place
 from glance.core.phase import Phase
 from glance.dataset.caption import estimate_tokens
 from glance.dataset.sample import measure_picture, name_safely
@@ -29,7 +30,7 @@ from glance.models.families import Family
 from glance.models.lora.examine import LoraFacts, examine_lora
 from glance.models.lora.file import hash_file
 from glance.runs.folder import RUNS, RunFolder
-from glance.runs.locate import locate_lora
+from glance.runs.locate import find_local, locate_lora
 from glance.runs.settings import Layers, Teacher, TrainSettings, resolve_preset
 from glance.sampling.plan import GenerationPlan, plan_generation
 from glance.sampling.prompts import find_faults, judging_prompts, read_prompts, teaching_prompts
@@ -52,6 +53,10 @@ SMALL: Final = 0.1
 """Billions of parameters of a transformer, below which it is small."""
 MOST_PATHS: Final = 100_000
 """Of one training: a plan holds each of them."""
+USUAL: Final[Mapping[str, int]] = MappingProxyType(
+    {"steps": 400, "batch_size": 4, "rank": 16, "noises": 1, "seed": 1}
+)
+"""Where nobody says another: docs/evidence.md."""
 _FIRST_NOISE: Final = 1_000_000  # far from the seeds that people generate and judge with
 _SIZE: Final = re.compile(r"(\d{1,5})x(\d{1,5})")
 _SIDE_STEP: Final = 64  # what SimpleTuner cuts pictures to
@@ -149,6 +154,11 @@ class DistillationPlan:
         }
 
 
+def usual_rate(base: BaseModel) -> float:
+    """Return the learning rate where nobody says another."""
+    return SMALL_RATE if base.weights.transformer < SMALL else LEARNING_RATE
+
+
 def plan_distillation(request: DistillRequest) -> DistillationPlan:
     """Check the request and decide the rest. Loads no model, writes nothing.
 
@@ -156,6 +166,10 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
     together, ModelNotFound, ScheduleError where the model's own schedule is not known, or RunError
     when the run folder holds something else.
     """
+    if request.resume is not None:
+        from glance.training.resume import resume
+
+        request = resume(request)
     base = BaseModel.resolve(request.model, base=request.base, family=request.family)
     family, is_small = base.family, base.is_packaged
     side = _SIDE_STEP if is_small else family.resolution
@@ -181,8 +195,15 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
     if loras is None or teacher is None or settings is None or schedule is None:
         raise checks.refusal()
     checks.require()
+    places = {
+        one.sha256: _record_place(str(name), one.path, run)
+        for name, one in zip(request.teacher_loras, loras, strict=True)
+    }
     if request.reference is not None:
-        teacher = teacher.model_copy(update={"reference": hash_file(request.reference)})
+        sha256 = hash_file(request.reference)
+        places[sha256] = record_place(request.reference, run.path)
+        teacher = teacher.model_copy(update={"reference": sha256})
+    teacher = teacher.model_copy(update={"places": places})
     settings = settings.model_copy(update={"teacher": teacher})
     generation = _plan_recording(request, family, teacher, loras)
     # a reference is shown as large as in training, and as `glance infer` will show it
@@ -190,7 +211,7 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
     training = put_together(
         request,
         run=run,
-        sample=None,
+        samples=(),
         base=base,
         settings=settings,
         schedule=schedule,
@@ -217,6 +238,11 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
         compares=request.compares,
         judging=_choose_judging(request, teacher, is_small=is_small),
     )
+
+
+def _record_place(name: str, path: Path, run: RunFolder) -> str:
+    """Return where a LoRA is found again: relative to the run, or as it is called on the Hub."""
+    return name if find_local(name) is None else record_place(path, run.path)
 
 
 def _lay_out_paths(teacher: Teacher, settings: SampleSettings) -> Iterator[PlannedPath]:
@@ -453,7 +479,7 @@ def _resolve_teacher(
     learnt = guidance if family.embeds_guidance else family.guidance.off
     teacher = Teacher.checked(
         prompts=tuple(dict.fromkeys(prompts)),
-        noises=request.noises,
+        noises=USUAL["noises"] if request.noises is None else request.noises,
         sizes=sizes,
         steps=TEACHER_STEPS if asked is None else asked,
         guidance=guidance,
@@ -479,22 +505,21 @@ def _resolve_settings(
     sizes: tuple[tuple[int, int], ...],
     overrides: Mapping[str, OptionValue],
 ) -> TrainSettings:
-    rate = SMALL_RATE if base.weights.transformer < SMALL else LEARNING_RATE
     area = max(width * height for width, height in sizes)
     return TrainSettings.checked(
         family=base.family.name,
         **record_model(base, run),
         device=resolve_device(request.device),
         preset=resolve_preset(request.vram),
-        steps=request.steps,
-        batch_size=request.batch_size,
-        rank=request.rank,
+        steps=USUAL["steps"] if request.steps is None else request.steps,
+        batch_size=USUAL["batch_size"] if request.batch_size is None else request.batch_size,
+        rank=USUAL["rank"] if request.rank is None else request.rank,
         alpha_per_rank=1,
         layers=Layers.BLOCKS,
-        learning_rate=rate if request.learning_rate is None else request.learning_rate,
+        learning_rate=usual_rate(base) if request.learning_rate is None else request.learning_rate,
         learning_rate_schedule="linear",
         resolution=max(_SIDE_STEP, round(math.sqrt(area) / _SIDE_STEP) * _SIDE_STEP),
-        seed=request.seed,
+        seed=USUAL["seed"] if request.seed is None else request.seed,
         overrides=overrides,
     )
 

@@ -154,7 +154,8 @@ def _is_anything_to_do(plan: TrainingPlan) -> bool:
     if plan.restart or not plan.run.manifest.exists():
         return True
     manifest = load_manifest(plan.run)
-    return not all(_is_done(plan.run, manifest, phase) for phase in plan.phases)
+    is_longer = plan.settings.steps > manifest.settings.steps
+    return is_longer or not all(_is_done(plan.run, manifest, phase) for phase in plan.phases)
 
 
 def _is_done(run: RunFolder, manifest: Manifest, phase: Phase) -> bool:

@@ -3,9 +3,10 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
-from itertools import zip_longest
+from itertools import chain, count, zip_longest
 from pathlib import Path
 from platform import python_version
 from typing import TYPE_CHECKING, Any, Final
@@ -22,13 +23,14 @@ from glance.runs.folder import LORA_FILE, TRAINERS_PAGE, RunFolder, writing
 from glance.runs.manifest import (
     Manifest,
     PhaseRecord,
+    PhaseState,
     SampleRecord,
     load_manifest,
     now,
     record_schedule,
 )
-from glance.runs.settings import TrainSettings
-from glance.training.checkpoints import Sealer, remove_set_aside
+from glance.training.checkpoints import Sealer, checkpoint_names, remove_set_aside
+from glance.training.simpletuner.config import PICTURES_FOLDER, REFERENCE_FOLDER, warm_up_steps
 
 if TYPE_CHECKING:
     from glance.training.plan import TrainingPlan
@@ -45,21 +47,60 @@ _A_PICTURE = re.compile(
 _PACKAGES = ("simpletuner", "torch", "diffusers", "transformers", "peft", "accelerate")
 
 
-def check_run(plan: "TrainingPlan") -> None:
-    """Raise RunError when the run folder holds something that `plan` must not touch.
+def choose_folder(plan: "TrainingPlan") -> "TrainingPlan":
+    """Return the plan in the first folder of its name that holds this very experiment.
 
-    That is a folder which is no run, or a run of another sample, schedule or other settings,
-    unless all its trained phases are to be restarted.
+    Else in one that holds a shorter one of it; where others alone are there, in a new one: `x-2`.
+    Raises RunError where --restart does not say which of several it means.
+    """
+    longer, others = None, list[str]()
+    for number in count(1):
+        name = plan.run.path.name if number == 1 else f"{plan.run.path.name}-{number}"
+        found = replace(plan, run=RunFolder(plan.run.path.with_name(name)))
+        try:
+            manifest = find_manifest(found.run)
+        except RunError as exc:
+            others.append(str(exc))
+            continue
+        if manifest is None:
+            break
+        differences = _find_differences(manifest, found)
+        if not differences and manifest.imported is None:
+            return found
+        if longer is None and _is_longer(manifest, found):
+            longer = found
+        others.append(f"{found.run.path} ({', '.join(differences) or 'imported'})")
+    if longer is not None or not others:
+        return longer or found
+    if plan.restart and len(others) == 1:
+        return plan
+    if plan.restart:
+        raise RunError(
+            f"--restart: no run holds this experiment, not {' nor '.join(others)}",
+            hint="say with --run which one is to be discarded",
+        )
+    note = f"another experiment than {' and '.join(others)}: this one is {found.run.path}"
+    return replace(found, notes=(*found.notes, note))
+
+
+def check_run(plan: "TrainingPlan") -> tuple[str, ...]:
+    """Return what is to be said of a run that is trained on; none of a new one.
+
+    Raises RunError when the run folder holds something that `plan` must not touch. That is a folder
+    which is no run, or a run of another sample, schedule or other settings, unless all its trained
+    phases are to be restarted; more steps continue it, where a checkpoint is left of each phase.
     """
     with writing(plan.run.path):
         manifest = find_manifest(plan.run)
     if manifest is None:
-        return
+        return ()
     if manifest.imported is not None:
         raise RunError(
             f"run {plan.run.path} holds a pair that was imported: there is nothing to train in it",
             hint="give another --run",
         )
+    if _is_longer(manifest, plan):
+        return tuple(_describe_longer(manifest, plan))
     differences = _find_differences(manifest, plan)
     kept = _kept_phases(manifest, plan)
     if differences and (kept or not plan.restart):
@@ -72,6 +113,7 @@ def check_run(plan: "TrainingPlan") -> None:
         raise RunError([*map(Problem, others), Problem(last, hint)])
     if plan.restart and not kept and manifest.settings.teacher is not None:
         _require_lasting(plan)
+    return ()
 
 
 def prepare_run(plan: "TrainingPlan", sealer: Sealer) -> Manifest:
@@ -84,8 +126,10 @@ def prepare_run(plan: "TrainingPlan", sealer: Sealer) -> Manifest:
             path.unlink(missing_ok=True)
         manifest = _open_manifest(plan, sealer)
         manifest.save(plan.run)
-        if plan.sample is not None:
-            stage_sample(plan.sample, plan.stage)
+        for folder in (PICTURES_FOLDER, REFERENCE_FOLDER):  # the trainer takes all that it finds
+            shutil.rmtree(plan.run.path / folder, ignore_errors=True)
+        for sample in plan.samples:
+            stage_sample(sample, plan.stage(sample))
         for name, content in plan.files.items():
             write_json(plan.run.path / name, content)
         _forget_old_place(plan.run)
@@ -126,15 +170,42 @@ def find_manifest(run: RunFolder) -> Manifest | None:
 
 def _require_lasting(plan: "TrainingPlan") -> None:
     """Refuse a pair that lies among the pictures of the base model: a restart removes those."""
-    sample, folder = plan.sample, plan.run.data.resolve()
-    given = (sample.image, sample.caption_file, sample.reference) if sample else ()
-    for path in filter(None, given):
+    folder = plan.run.data.resolve()
+    given = [(one.image, one.caption_file, one.reference) for one in plan.samples]
+    for path in filter(None, chain.from_iterable(given)):
         if path.resolve().is_relative_to(folder):
             raise RunError(
                 f"{path} lies among the recorded pictures of {plan.run.path}, which --restart "
                 "removes",
                 hint="copy it to another place first, or give another --run",
             )
+
+
+def _is_longer(manifest: Manifest, plan: "TrainingPlan") -> bool:
+    """Whether the plan is that of the run, but for more steps, and the run can go on to them."""
+    if plan.settings.steps <= manifest.settings.steps or plan.restart:
+        return False
+    if manifest.imported is not None or _kept_phases(manifest, plan):
+        return False
+    as_it_was = plan.settings.model_copy(update={"steps": manifest.settings.steps})
+    if _find_differences(manifest, replace(plan, settings=as_it_was)):
+        return False
+    done = (one for one in Phase if manifest.phases[one].state is PhaseState.DONE)
+    return all(checkpoint_names(plan.run, phase) for phase in done)
+
+
+def _describe_longer(manifest: Manifest, plan: "TrainingPlan") -> Iterator[str]:
+    before, after = manifest.settings.steps, plan.settings.steps
+    yield f"{plan.run.path} was trained for {before} steps, and goes on to {after}"
+    if manifest.is_finished:
+        yield f"until then there is no pair in it; to keep that of {before} steps, copy the folder"
+    if plan.settings.learning_rate_schedule == "linear":
+        yield (
+            f"its learning rate has fallen to 0 at step {before} and goes on at "
+            f"{1 - before / after:.0%}: {after} steps at once give another pair"
+        )
+    elif warm_up_steps(before) != warm_up_steps(after):
+        yield f"it warmed up for {warm_up_steps(before)} steps: {after} at once give another pair"
 
 
 def _kept_phases(manifest: Manifest, plan: "TrainingPlan") -> list[Phase]:
@@ -145,11 +216,12 @@ def _kept_phases(manifest: Manifest, plan: "TrainingPlan") -> list[Phase]:
 
 
 def _open_manifest(plan: "TrainingPlan", sealer: Sealer) -> Manifest:
-    created = now()
+    created, samples = now(), tuple(map(_record_sample, plan.samples))
     fresh = Manifest(
         created=created,
         origin=sealer.mark(created.isoformat()),
-        sample=_record_sample(plan.sample),
+        sample=next(iter(samples), None),
+        also_samples=samples[1:],
         settings=plan.settings,
         base_model=plan.base.fingerprint,
         schedule=record_schedule(plan.schedule),
@@ -159,8 +231,12 @@ def _open_manifest(plan: "TrainingPlan", sealer: Sealer) -> Manifest:
         return fresh
     found = load_manifest(plan.run)
     if not plan.restart:
-        # the picture may have another name, the model another place
-        return found.model_copy(update={"sample": fresh.sample, "settings": fresh.settings})
+        # the pictures may have other names, the model another place
+        names = ("sample", "also_samples", "settings")
+        changes: dict[str, Any] = {name: getattr(fresh, name) for name in names}
+        if plan.settings.steps > found.settings.steps:  # each phase goes on, from its checkpoint
+            changes |= {"phases": _reopen(found.phases), "pair_id": None, "verdict": None}
+        return found.model_copy(update=changes)
     for phase in plan.phases:
         shutil.rmtree(plan.run.output(phase), ignore_errors=True)
         plan.run.losses(phase).unlink(missing_ok=True)
@@ -176,9 +252,17 @@ def _open_manifest(plan: "TrainingPlan", sealer: Sealer) -> Manifest:
     return fresh
 
 
-def _record_sample(sample: Sample | None) -> SampleRecord | None:
-    if sample is None:
-        return None
+def _reopen(phases: Mapping[Phase, PhaseRecord]) -> dict[Phase, PhaseRecord]:
+    """Return phases of which none is done any more; what is there of them stays recorded."""
+    return {
+        phase: record.model_copy(update={"state": PhaseState.STOPPED})
+        if record.state is PhaseState.DONE
+        else record
+        for phase, record in phases.items()
+    }
+
+
+def _record_sample(sample: Sample) -> SampleRecord:
     return SampleRecord(
         image=f"data/{sample.name}.png",
         caption=f"data/{sample.name}.txt",
@@ -263,9 +347,9 @@ def _find_differences(manifest: Manifest, plan: "TrainingPlan") -> list[str]:
     """Return what of the recorded run is not what is asked now, value by value."""
     there: dict[str, Any] = {
         "schedule": manifest.resolve_schedule().to_json(),
-        **_spread(manifest.settings),
+        **manifest.settings.spread(),
     }
-    asked: dict[str, Any] = {"schedule": plan.schedule.to_json(), **_spread(plan.settings)}
+    asked: dict[str, Any] = {"schedule": plan.schedule.to_json(), **plan.settings.spread()}
     if ("noises" in there) != ("noises" in asked):  # the rest follows from it
         ways = ("one picture", "the base model's own paths")
         return [f"trained on: {ways['noises' in there]} there, {ways['noises' in asked]} asked"]
@@ -278,15 +362,28 @@ def _find_differences(manifest: Manifest, plan: "TrainingPlan") -> list[str]:
     elif there["model"] == asked["model"]:
         there["model"] += " as it was"
     return [
-        *_of_pair(plan.run, manifest.sample, plan.sample),
+        *_of_pairs(plan.run, manifest.samples, plan.samples),
         *(_difference(one, there[one], asked[one]) for one in asked if there[one] != asked[one]),
     ]
 
 
-def _of_pair(run: RunFolder, recorded: SampleRecord | None, sample: Sample | None) -> list[str]:
+def _of_pairs(
+    run: RunFolder, recorded: Sequence[SampleRecord], samples: Sequence[Sample]
+) -> list[str]:
+    """Return what differs of the pairs, whatever their order and their files' names."""
+    there, asked = {one.sha256 for one in recorded}, {one.sha256 for one in samples}
+    gone = [one for one in recorded if one.sha256 not in asked]
+    new = [one for one in samples if one.sha256 not in there]
+    if len(gone) == len(new) == 1:
+        return _of_pair(run, gone[0], new[0])
+    return [
+        *(f"sample: {one.image} there, not asked" for one in gone),
+        *(f"sample: {shown(one.image)} asked, not there" for one in new),
+    ]
+
+
+def _of_pair(run: RunFolder, recorded: SampleRecord, sample: Sample) -> list[str]:
     """Return what differs of the pair; that it does, where its copy in the run says no more."""
-    if recorded is None or sample is None or recorded.sha256 == sample.sha256:
-        return []
     try:
         found = list(_of_copy(run, recorded, sample))
     except DECODER_ERRORS:
@@ -326,15 +423,6 @@ def _where_they_differ(one: str, other: str) -> Iterator[str]:
         end = start + _SHOWN
         part = ("..." if start else "") + text[start:end] + ("..." if text[end:] else "")
         yield shown(repr(part))
-
-
-def _spread(settings: TrainSettings) -> dict[str, Any]:
-    """Return every setting by its name, those of the teacher among the others."""
-    found = settings.model_dump(mode="json")
-    teacher = found.pop("teacher") or {}
-    if teacher:
-        teacher["teacher_steps"] = teacher.pop("steps")
-    return {**found, **teacher}
 
 
 def _difference(name: str, there: Any, asked: Any) -> str:

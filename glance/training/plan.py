@@ -6,16 +6,25 @@ What is trained of an image is decided here too: at which areas, in which shape.
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
 from glance.core.device import AUTO, Device, resolve_device
 from glance.core.errors import Checks, Problem, SampleError, ScheduleError, SettingsError
+from glance.core.files import is_folder
 from glance.core.phase import Phase
-from glance.dataset.sample import Sample, Stage, examine_sample, fitting_area, name_safely
+from glance.dataset.sample import (
+    Sample,
+    Stage,
+    examine_sample,
+    find_images,
+    fitting_area,
+    name_safely,
+)
 from glance.dataset.view import REFUSED, WARNED, Crop, View, fit_reference, fit_view
 from glance.models.base import BaseModel
 from glance.models.checkpoint import read_checkpoint
@@ -48,8 +57,8 @@ class TrainingPlan:
 
     run: RunFolder
     base: BaseModel
-    sample: Sample | None
-    """The pair; None: what the base model teaches itself, recorded before the trainer starts."""
+    samples: tuple[Sample, ...]
+    """The pairs; none: what the base model teaches itself, recorded before the trainer starts."""
     settings: TrainSettings
     schedule: Schedule
     phases: tuple[Phase, ...]
@@ -67,14 +76,14 @@ class TrainingPlan:
 
     @cached_property
     def views(self) -> tuple[View, ...]:
-        """What is trained of the image, a data set each; none without a pair."""
-        return () if self.sample is None else self.settings.views(self.sample.size)
+        """What is trained of the images, one after the other; none without a pair."""
+        return tuple(view for one in self.samples for view in self.settings.views(one.size))
 
     @property
     def told(self) -> tuple[str, ...]:
-        """Say in a line each what is trained of the image, and what is sampled meanwhile."""
-        views = tell_views(self.sample, self.views) if self.sample else ()
-        return (*views, *self.notes, *self.told_samples)
+        """Say in a line each what is trained of the images, and what is sampled meanwhile."""
+        views = [tell_views(one, self.settings.views(one.size)) for one in self.samples]
+        return (*chain.from_iterable(views), *self.notes, *self.told_samples)
 
     @property
     def told_samples(self) -> tuple[str, ...]:
@@ -93,11 +102,10 @@ class TrainingPlan:
         step = self.base.family.training_multiple
         return fit_reference(self.reference, self.settings.resolution, step=step)
 
-    @property
-    def stage(self) -> Stage:
-        """Where the pair goes."""
+    def stage(self, sample: Sample) -> Stage:
+        """Return where a pair goes."""
         shown, run = self.shown_reference, self.run
-        views = {run.path / view_folder(view): view for view in self.views}
+        views = {run.path / view_folder(view): view for view in self.settings.views(sample.size)}
         reference = None if shown is None else (run.path / REFERENCE_FOLDER, shown)
         return Stage(run.data, run.references, views, reference)
 
@@ -132,36 +140,47 @@ class TrainingPlan:
 
 
 def plan_training(request: TrainRequest) -> TrainingPlan:
-    """Check the request and decide the rest. Reads the pair, writes nothing.
+    """Check the request and decide the rest. Reads the pairs, writes nothing.
 
     Raises SettingsError or ModelNotFound for a base model that cannot be had, InputError with all
-    problems of pair, schedule, settings and options together, or RunError when the run folder
+    problems of pairs, schedule, settings and options together, or RunError when the run folder
     holds something else.
     """
-    run = RunFolder(request.run or RUNS / name_safely(request.image.stem))
-    base = BaseModel.resolve(request.model, base=request.base, family=request.family)
+    if request.resume is not None:
+        from glance.training.resume import resume
+
+        request = resume(request)
     checks = Checks()
+    images = checks.make(lambda: find_images(request.image))
+    run = RunFolder(request.run or RUNS / _name_run(request.image))
+    base = BaseModel.resolve(request.model, base=request.base, family=request.family)
     overrides = checks.make(lambda: parse_overrides(request.overrides))
     devices = checks.make(lambda: parse_devices(request.gpu_ids))
-    settings = checks.make(lambda: _resolve_settings(request, base, run, overrides or {}))
+    settings = checks.make(
+        lambda: _resolve_settings(request, base, images or [], run, overrides or {})
+    )
     side = settings.resolution if settings else base.family.resolution
     # by the area of a square SimpleTuner trains
     schedule = checks.make(lambda: base.resolve_schedule(request.schedule, (side, side)))
-    pair = checks.make(lambda: _examine_pair(request, base, settings))
-    if overrides is None or settings is None or schedule is None or pair is None or devices is None:
-        raise checks.refusal()
+    pairs = checks.make(lambda: _examine_pairs(request, images or [], base, settings))
+    checks.require()
+    assert settings is not None
+    assert schedule is not None
+    assert devices is not None
+    assert pairs
+    samples = tuple(pair.sample for pair in pairs)
     if settings.sample_every is not None and settings.sample_prompt is None:
-        settings = settings.model_copy(update={"sample_prompt": pair.sample.caption})
+        settings = settings.model_copy(update={"sample_prompt": samples[0].caption})
     return put_together(
         request,
         run=run,
         base=base,
-        sample=pair.sample,
+        samples=samples,
         settings=settings,
         schedule=schedule,
         devices=devices,
-        reference=pair.sample.reference_size,
-        warnings=pair.warnings,
+        reference=samples[0].reference_size,
+        warnings=tuple(dict.fromkeys(warning for pair in pairs for warning in pair.warnings)),
         notes=_schedule_notes(request.schedule, schedule.schedule, base, side),
     )
 
@@ -171,7 +190,7 @@ def put_together(
     *,
     run: RunFolder,
     base: BaseModel,
-    sample: Sample | None,
+    samples: tuple[Sample, ...],
     settings: TrainSettings,
     schedule: ResolvedSchedule,
     devices: tuple[int, ...],
@@ -186,7 +205,7 @@ def put_together(
     plan = TrainingPlan(
         run=run,
         base=base,
-        sample=sample,
+        samples=samples,
         settings=settings,
         schedule=schedule.schedule,
         phases=request.phases,
@@ -205,17 +224,19 @@ def put_together(
             *_warnings(settings, schedule.schedule),
         ),
     )
-    from glance.training.folder import check_run  # it reads LoRAs: `glance check` does not
+    from glance.training.folder import check_run, choose_folder  # `glance check` needs no LoRAs
 
-    check_run(plan)
-    return plan
+    if request.run is None:
+        plan = choose_folder(plan)
+    return replace(plan, notes=(*plan.notes, *check_run(plan)))
 
 
 def plan_settings(request: TrainRequest) -> tuple[BaseModel, TrainSettings]:
     """Decide what does not depend on the pair; raises what plan_training raises of it."""
     base = BaseModel.resolve(request.model, base=request.base, family=request.family)
     run = RunFolder(request.run or RUNS)
-    return base, _resolve_settings(request, base, run, parse_overrides(request.overrides))
+    overrides = parse_overrides(request.overrides)
+    return base, _resolve_settings(request, base, request.image, run, overrides)
 
 
 def parse_devices(text: str) -> tuple[int, ...]:
@@ -235,8 +256,18 @@ def record_model(base: BaseModel, run: RunFolder) -> dict[str, Any]:
     return {"model": model, "transformer": transformer, "weights": base.weights}
 
 
+def _name_run(given: Sequence[Path]) -> str:
+    """Return what a run of these images is called: after the first, or after their folder."""
+    first = given[0].absolute() if given else Path("pair")
+    return name_safely(first.name if is_folder(first) else first.stem)
+
+
 def _resolve_settings(
-    request: TrainRequest, base: BaseModel, run: RunFolder, overrides: Mapping[str, OptionValue]
+    request: TrainRequest,
+    base: BaseModel,
+    images: Sequence[Path],
+    run: RunFolder,
+    overrides: Mapping[str, OptionValue],
 ) -> TrainSettings:
     settings = resolve_train_settings(
         device=resolve_device(request.device),
@@ -244,7 +275,7 @@ def _resolve_settings(
         steps=request.steps,
         rank=request.rank,
         learning_rate=request.learning_rate,
-        resolution=_parse_resolutions(request, base),
+        resolution=_parse_resolutions(request, images, base),
         crops=_parse_crops(request.crop),
         seed=request.seed,
         preset=resolve_preset(request.vram),
@@ -267,22 +298,22 @@ class Pair:
     warnings: tuple[Problem, ...]
 
 
-def check_pair(request: TrainRequest) -> Pair:
-    """Return the pair, if it is fit to train on; nothing but it and the model is looked at."""
-    base = BaseModel.resolve(request.model, family=request.family)
-    checks = Checks()
+def check_pairs(request: TrainRequest) -> tuple[Pair, ...]:
+    """Return the pairs, if they are fit to train on; only they and the model are looked at."""
+    base, checks = BaseModel.resolve(request.model, family=request.family), Checks()
+    images = find_images(request.image)
     settings = checks.make(
         lambda: resolve_train_settings(
             device=Device.CPU,
             family=base.family.name,
-            resolution=_parse_resolutions(request, base),
+            resolution=_parse_resolutions(request, images, base),
             crops=_parse_crops(request.crop),
         )
     )
-    pair = checks.make(lambda: _examine_pair(request, base, settings))
-    if settings is None or pair is None:
-        raise checks.refusal()
-    return pair
+    pairs = checks.make(lambda: _examine_pairs(request, images, base, settings))
+    checks.require()
+    assert pairs is not None
+    return pairs
 
 
 def tell_views(sample: Sample, views: tuple[View, ...]) -> tuple[str, ...]:
@@ -290,14 +321,47 @@ def tell_views(sample: Sample, views: tuple[View, ...]) -> tuple[str, ...]:
     return tuple(f"{sample.image.name} is trained at {view.describe()}" for view in views)
 
 
-def _examine_pair(request: TrainRequest, base: BaseModel, settings: TrainSettings | None) -> Pair:
-    """Return the pair, if it is fit to train on as the settings say; without them, at any size.
+def _examine_pairs(
+    request: TrainRequest, images: Sequence[Path], base: BaseModel, settings: TrainSettings | None
+) -> tuple[Pair, ...]:
+    """Return the pairs, if they are fit to train on as the settings say; without, at any size.
 
-    Raises SampleError with all problems of image, caption and reference.
+    Raises InputError with all problems of images, captions and reference.
     """
+    if len(images) > 1 and (request.caption is not None or base.family.edits):
+        raise _refuse_several(request, base.family, images)
+    checks = Checks()
+    made = [checks.make(partial(_examine_pair, request, one, base, settings)) for one in images]
+    checks.require()
+    pairs = list[Pair]()
+    for pair in filter(None, made):
+        sample = pair.sample
+        same = next((one.sample.image for one in pairs if one.sample.sha256 == sample.sha256), None)
+        if same is not None:
+            message = f"{sample.image} and {same} are the same image with the same caption"
+            checks.refuse(SampleError(message, hint=f"leave out {sample.image}"))
+        namesakes = sum(name_safely(one.sample.image.stem) == sample.name for one in pairs)
+        pairs.append(replace(pair, sample=replace(sample, number=1 + namesakes)))
+    checks.require()
+    return tuple(pairs)
+
+
+def _refuse_several(request: TrainRequest, family: Family, images: Sequence[Path]) -> SampleError:
+    if request.caption is None:
+        message = f"{family.title} edits: it is trained on one image and its --source-image"
+        return SampleError(f"{message}, not on {len(images)}", hint="give one --image")
+    return SampleError(
+        f"--caption is of one image, and {len(images)} are given",
+        hint=f"write each one's caption beside it, as {images[0].with_suffix('.txt')}",
+    )
+
+
+def _examine_pair(
+    request: TrainRequest, image: Path, base: BaseModel, settings: TrainSettings | None
+) -> Pair:
     family = base.family
     found = examine_sample(
-        request.image,
+        image,
         caption=request.caption,
         resolution=settings.resolution if settings else None,
         text_tokens=family.text.tokens,
@@ -313,14 +377,15 @@ def _examine_pair(request: TrainRequest, base: BaseModel, settings: TrainSetting
     if any(one.cut > REFUSED for one in lost):
         raise SampleError(problems)
     return Pair(
-        sample, views, (*found.warnings, *problems, *_size_warnings(request, settings, base))
+        sample, views, (*found.warnings, *problems, *_size_warnings(request, image, settings, base))
     )
 
 
-def _parse_resolutions(request: TrainRequest, base: BaseModel) -> list[int]:
-    """Return the areas asked for; by default the model's, or what a smaller image has."""
+def _parse_resolutions(request: TrainRequest, images: Sequence[Path], base: BaseModel) -> list[int]:
+    """Return the areas asked for; by default the model's, or what the smallest image has."""
     if request.resolution is None:
-        return [fitting_area(request.image, base.side or base.family.resolution)]
+        usual = base.side or base.family.resolution
+        return [min((fitting_area(one, usual) for one in images), default=usual)]
     try:
         return [int(part) for part in str(request.resolution).split(",")]
     except ValueError:
@@ -330,7 +395,9 @@ def _parse_resolutions(request: TrainRequest, base: BaseModel) -> list[int]:
         ) from None
 
 
-def _parse_crops(text: str) -> list[Crop]:
+def _parse_crops(text: str | None) -> list[Crop]:
+    if text is None:
+        return [Crop.WHOLE]
     parts = [part.strip() for part in text.split(",")]
     if not set(parts) <= set(_CROPS):
         raise SettingsError(
@@ -361,15 +428,15 @@ def _tell_loss(view: View, sample: Sample, family: Family, own: int) -> Problem:
 
 
 def _size_warnings(
-    request: TrainRequest, settings: TrainSettings, base: BaseModel
+    request: TrainRequest, image: Path, settings: TrainSettings, base: BaseModel
 ) -> Iterator[Problem]:
     own, family = base.side, base.family
     what = base.name if own not in (None, family.resolution) else family.title
     if request.resolution is None:
         usual = own or family.resolution
-        if settings.resolution != usual:
+        if settings.resolution == fitting_area(image, usual) != usual:
             yield Problem(
-                f"{request.image} has not the {usual} x {usual} pixels that {what} is made for: it "
+                f"{image} has not the {usual} x {usual} pixels that {what} is made for: it "
                 f"is trained at resolution {settings.resolution}",
                 "use a larger picture if you have one; --resolution says that it is meant",
             )

@@ -71,13 +71,26 @@ class TrainingRequest:
     run: Annotated[
         Path | None, Flag("Run folder. Default: runs/ and the image's name.", Group.OUTPUT)
     ] = None
-    steps: Annotated[int, Flag("Training steps of each LoRA.", Group.TRAINING)] = 60
-    rank: Annotated[int, Flag("LoRA rank; alpha is 4 times it.", Group.TRAINING)] = 32
+    resume: Annotated[
+        Path | None,
+        Flag(
+            "Continue this run with all that it was trained with. --steps may be more than it had.",
+            Group.RUN,
+        ),
+    ] = None
+    steps: Annotated[
+        int | None, Flag("Training steps of each LoRA. Default: 60.", Group.TRAINING)
+    ] = None
+    rank: Annotated[
+        int | None, Flag("LoRA rank; alpha is 4 times it. Default: 32.", Group.TRAINING)
+    ] = None
     learning_rate: Annotated[
         float | None,
         Flag("Default: the method's for the family.", Group.TRAINING, ("--learning-rate", "--lr")),
     ] = None
-    seed: Annotated[int, Flag("Training seed, at least 1.", Group.TRAINING)] = 1
+    seed: Annotated[int | None, Flag("Training seed, at least 1. Default: 1.", Group.TRAINING)] = (
+        None
+    )
     phases: Annotated[
         tuple[Phase, ...],
         Flag(
@@ -150,9 +163,13 @@ class TrainingRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainRequest(TrainingRequest):
-    """What the user typed of a training on one image and its caption, unchecked."""
+    """What the user typed of a training on images and their captions, unchecked."""
 
-    image: Annotated[Path, Flag("The image to train on.", Group.DATA)]
+    image: Annotated[
+        tuple[Path, ...],
+        Flag("The image to train on; repeatable, or a folder of them.", Group.DATA),
+    ] = ()
+    """A plain path is taken too."""
     caption: Caption = None
     reference: SourceImage = None
     resolution: Annotated[
@@ -165,9 +182,13 @@ class TrainRequest(TrainingRequest):
         ),
     ] = None
     crop: Annotated[
-        str,
-        Flag("whole, center (a square of it), or both: whole,center.", Group.DATA, commas=True),
-    ] = "whole"
+        str | None,
+        Flag(
+            "whole, center (a square of it), or both: whole,center. Default: whole.",
+            Group.DATA,
+            commas=True,
+        ),
+    ] = None
     sample_every: Annotated[
         int | None,
         Flag(
@@ -179,6 +200,12 @@ class TrainRequest(TrainingRequest):
     sample_prompt: Annotated[
         str | None, Flag("Prompt of the preview. Default: the caption.", Group.PREVIEW)
     ] = None
+
+    def __post_init__(self) -> None:
+        """Take a plain path for the images."""
+        TrainingRequest.__post_init__(self)  # super() knows no class that was made with slots
+        if isinstance(self.image, str | Path):
+            object.__setattr__(self, "image", (Path(self.image),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +233,9 @@ class DistillRequest(TrainingRequest):
             kind="WxH",
         ),
     ] = ()
-    noises: Annotated[int, Flag("Images of each prompt and size.", Group.PROMPT)] = 1
+    noises: Annotated[
+        int | None, Flag("Images of each prompt and size. Default: 1.", Group.PROMPT)
+    ] = None
     run: Annotated[
         Path | None, Flag("Run folder. Default: runs/ and the model's name.", Group.OUTPUT)
     ] = None
@@ -222,9 +251,13 @@ class DistillRequest(TrainingRequest):
             ("--teacher-lora",),
         ),
     ] = ()
-    steps: Annotated[int, Flag("Training steps of each LoRA.", Group.TRAINING)] = 400
-    batch_size: Annotated[int, Flag("Samples per training step.", Group.TRAINING)] = 4
-    rank: Annotated[int, Flag("LoRA rank, and alpha.", Group.TRAINING)] = 16
+    steps: Annotated[
+        int | None, Flag("Training steps of each LoRA. Default: 400.", Group.TRAINING)
+    ] = None
+    batch_size: Annotated[
+        int | None, Flag("Samples per training step. Default: 4.", Group.TRAINING)
+    ] = None
+    rank: Annotated[int | None, Flag("LoRA rank, and alpha. Default: 16.", Group.TRAINING)] = None
     learning_rate: Annotated[
         float | None,
         Flag("Default: 2e-4; 1e-3 for small models.", Group.TRAINING, ("--learning-rate", "--lr")),

@@ -127,8 +127,14 @@ class PhaseTrainer:
             receipt=self._receipt,
             sink=self.on_event,
         )
-        attempt = Attempt(started=now(), resumed=self._choose_checkpoint(recorded.manifest))
+        before = recorded.manifest.phases[phase]
+        # a finished run that goes on to more steps: its file must not pass for that of all
+        is_shorter = before.state is PhaseState.STOPPED and before.lora is not None
+        resumed = self._choose_checkpoint(recorded.manifest, is_shorter=is_shorter)
+        attempt = Attempt(started=now(), resumed=resumed)
         with writing(run.path):
+            if is_shorter:
+                run.lora(phase).unlink(missing_ok=True)
             recorded.update(
                 phase, state=PhaseState.TRAINING, attempts=(*earlier, attempt), lora=None
             )
@@ -162,10 +168,10 @@ class PhaseTrainer:
         path = run.lora(phase).relative_to(run.path).as_posix()
         self.on_event(PhaseFinished(phase, path, time.monotonic() - began))
 
-    def _choose_checkpoint(self, manifest: Manifest) -> int:
+    def _choose_checkpoint(self, manifest: Manifest, *, is_shorter: bool) -> int:
         """Return the step to go on from; say what is set aside."""
         run, phase, sealer = self.plan.run, self.phase, self.setup.sealer
-        if is_final(run.lora(phase)):
+        if is_final(run.lora(phase)) and not is_shorter:
             return 0
         with writing(run.path):
             found = choose_checkpoint(

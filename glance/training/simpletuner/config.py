@@ -8,6 +8,7 @@ import json
 import math
 import re
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.resources import files
@@ -45,7 +46,7 @@ def targets_file(phase: Phase) -> str:
 
 
 def view_folder(view: View) -> str:
-    """Where one image lies as it is trained, alone: the trainer takes all it finds."""
+    """Where all images of a view's size lie as they are trained: the trainer takes all it finds."""
     return f"{PICTURES_FOLDER}/{view.name}"
 
 
@@ -80,7 +81,7 @@ def render_files(
 ) -> dict[str, Any]:
     """Return every config file of a run: path within the run -> JSON content.
 
-    `views` are what is trained of the image, `reference` is the size at which one is shown.
+    `views` are what is trained of the images, `reference` is the size at which one is shown.
     """
     teacher = settings.teacher
     return {
@@ -146,7 +147,7 @@ def render_trainer_config(
         "learning_rate": settings.learning_rate,  # the method's; SimpleTuner's default is 4e-7
         # the method's: constant; falling to 0 where the base teaches itself
         "lr_scheduler": settings.learning_rate_schedule,
-        "lr_warmup_steps": min(10, settings.steps // 6),  # the method's: 10 of 60
+        "lr_warmup_steps": warm_up_steps(settings.steps),
         # adamw_bf16, SimpleTuner's default, is made for bf16 weights; optimi-adamw keeps the LoRA
         # in float32
         "optimizer": "adamw_bf16" if on_cuda else "optimi-adamw",
@@ -180,6 +181,11 @@ def render_trainer_config(
         **({guidance: teacher.guidance_of(phase)} if teacher and guidance else {}),
         **settings.overrides,
     }
+
+
+def warm_up_steps(steps: int) -> int:
+    """Return in how many of the steps the learning rate rises; the method's: 10 of 60."""
+    return min(10, steps // 6)
 
 
 def render_timesteps(schedule: PhaseSchedule) -> str:
@@ -244,10 +250,14 @@ def _render_backends(
     if teacher is not None:
         images = _render_teachers_images(settings, teacher)
     else:  # the first has the plain name, the others their own latents
+        shares = Counter(map(view_folder, views))
+        sets = {view_folder(view): view for view in views}
         images = [
-            _render_images(f"glance{own}", view_folder(view), view.size, f"cache/vae{own}", steps)
-            for view in views
-            for own in ["" if view is views[0] else f"-{view.name}"]
+            _render_images(f"glance{own}", folder, view.size, f"cache/vae{own}", steps)
+            # as often as it has images: each of them gets the same share of the steps
+            | ({"probability": shares[folder]} if len(set(shares.values())) > 1 else {})
+            for folder, view in sets.items()
+            for own in ["" if view.name == views[0].name else f"-{view.name}"]
         ]
     texts = {  # the cache of the captions' embeddings
         "id": "text",
