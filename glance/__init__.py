@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from glance.sampling.pipeline.glance_pipeline import GlancePipeline
     from glance.sampling.plan import plan_generation
     from glance.sampling.provenance import read_record
-    from glance.sampling.request import InferRequest
+    from glance.sampling.request import ExtraLora, InferRequest
     from glance.schedule.lists import PRESETS, Schedule, resolve_schedule
     from glance.schedule.shift import derive_schedule, read_shift
     from glance.training.execute import run_training
@@ -28,6 +28,7 @@ __version__ = "0.1.0"
 __all__ = [
     "PRESETS",
     "CompareRequest",
+    "ExtraLora",
     "GlanceError",
     "GlancePipeline",
     "InferRequest",
@@ -52,6 +53,7 @@ __all__ = [
 _MODULES = {
     "PRESETS": "schedule.lists",
     "CompareRequest": "evaluation.request",
+    "ExtraLora": "sampling.request",
     "GlanceError": "core.errors",
     "GlancePipeline": "sampling.pipeline.glance_pipeline",
     "InferRequest": "sampling.request",

@@ -158,6 +158,8 @@ def plan_comparison(request: CompareRequest) -> ComparisonPlan:
         )
     weights = sample_weights(generation)
     steps = sum(len(generation.schedule.phase(phase).timesteps) for phase in Phase)
+    styles = [Path(n).stem for n, one in generation.extra_loras.items() if one.asked.with_pair]
+    name = "-".join(("compare", *styles))  # what the pair is worth by itself stays where it is
     return ComparisonPlan(
         generation=generation,
         request=request,
@@ -165,7 +167,7 @@ def plan_comparison(request: CompareRequest) -> ComparisonPlan:
         # a model of the Hub must be in its cache: only then is its commit known
         is_cacheable=not generation.images[0].record.base_revision.startswith("unknown"),
         sample=sample,
-        folder=request.output or (Path() if run is None else run.images / "compare"),
+        folder=request.output or (Path() if run is None else run.images / name),
         finds_worth=request.finds_worth
         and set(JUDGED) <= set(request.variants)
         and len(generation.images) >= FEWEST,

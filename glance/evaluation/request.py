@@ -59,18 +59,6 @@ class CompareRequest:
     """What the user typed, unchecked. None or empty: the newest run, its sample's caption."""
 
     run: FinishedRun = None
-    extra_loras: Annotated[
-        tuple[str | ExtraLora, ...],
-        Flag(
-            "A further LoRA, such as a style's, beneath the base model and the pair alike: does "
-            "the pair still help? As for infer; repeatable.",
-            Group.LORAS,
-            ("--lora",),
-            kind="FILE[:STRENGTH]",
-        ),
-    ] = ()
-    """In every variant. One that does not work with the pair is in TEACHER and BASE alone, as what
-    the pair's teacher was sampled with."""
     prompts: Annotated[
         tuple[str, ...],
         Flag("Prompt; repeatable. Default: the caption.", Group.PROMPT, ("--prompt", "-p")),
@@ -125,6 +113,18 @@ class CompareRequest:
     """Of TEACHER. None: likewise, else the slow phase's."""
     reference: Path | None = None
     """What a family that edits begins with. None: the run's own."""
+    extra_loras: Annotated[
+        tuple[str | ExtraLora, ...],
+        Flag(
+            "A further LoRA, such as a style's, beneath the base model and the pair alike: does "
+            "the pair still help? As for infer; repeatable.",
+            Group.LORAS,
+            ("--lora",),
+            kind="FILE[:STRENGTH]",
+        ),
+    ] = ()
+    """In every variant. One that does not work with the pair is in TEACHER and BASE alone, as what
+    the pair's teacher was sampled with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -395,7 +395,7 @@ def _find_images(source: Source) -> tuple[list[_Row], dict[str, bytes], str | No
         with suppress(InputError, *DECODER_ERRORS):  # it records nothing, or cannot be read
             record, content = read_record(_inside(source, file)), _encode(source, file)
             used = {use.phase.value: use.sha256 for use in record.loras}
-            is_usual = all(use.scale == 1 for use in record.loras)
+            is_usual = all(use.scale == 1 for use in record.loras) and not record.extra_loras
             if used == loras and is_usual and not record.init_latents_sha256:
                 name, label = f"pictures/{len(rows) + 1}.png", Variant.BOTH.label(record.steps)
                 images[name] = content

@@ -28,6 +28,7 @@ from glance.core.phase import Phase
 from glance.models.base import BaseModel
 from glance.models.lora.file import hash_file
 from glance.runs.folder import RunFolder
+from glance.runs.manifest import load_manifest
 from glance.sampling.extra_loras import FoundLora, extra_notes, file_names, find_extras
 from glance.sampling.images import Asked, PlannedImage, lay_out, place_images
 from glance.sampling.lora_pair import LoraPair, find_pair
@@ -138,6 +139,7 @@ def plan_generation(request: InferRequest, *, needs_device: bool = True) -> Gene
     }
     make_record = partial(_make_record, common, pair, extras)
     notes = [*pair.notes, *notes, *extra_notes([*extras.values()], pair.base.family)]
+    notes += _taught_with(pair, extras)
     if recorded is not None:
         notes += _check_loras(recorded, typed, pair.hashes)
         notes += _check_extras(recorded, typed, [one.facts.sha256 for one in extras.values()])
@@ -177,6 +179,14 @@ def _find_loras(request: InferRequest) -> tuple[LoraPair, Mapping[str, FoundLora
         raise checks.refusal()
     names = file_names(found, taken=pair.exported_names().values())
     return pair, dict(zip(names, found, strict=True))
+
+
+def _taught_with(pair: LoraPair, extras: Mapping[str, FoundLora]) -> Iterator[str]:
+    teacher = None if pair.run is None else load_manifest(pair.run).settings.teacher
+    taught = {} if teacher is None or not pair.loras else teacher.loras
+    for one in extras.values():
+        if one.asked.with_pair and one.facts.sha256 in taught.values():
+            yield f"{one.facts.path} is what the pair was taught with: it is in the pair already"
 
 
 # --- the schedule --------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from glance.core.phase import Phase
 from glance.interop.info import describe
 from glance.models.lora.file import hash_data, hash_file, read_header, rewrite_metadata
 from glance.runs.manifest import PhaseState, load_manifest
-from glance.sampling.provenance import LoraUse, write_image
+from glance.sampling.provenance import ExtraUse, LoraUse, write_image
 
 pytest_plugins = ["fakes.plugin"]
 FILE = Path("x.safetensors")
@@ -320,6 +320,12 @@ def test_its_loras_are_looked_for() -> None:
 
     rewrite_metadata(read_header(Path("slow.safetensors")), {}, Path("slow.safetensors"))
     changed = describe(path).document["loras"][0]
+    style = ExtraUse(
+        name="style.safetensors", file="style.safetensors", sha256="c" * 64, strength=0.7
+    )
+    assert "  further: style.safetensors, strength 0.7, missing" in lines(
+        paint(Path("y.png"), extra_loras=(style,))
+    )
     Path("slow.safetensors").unlink()
     gone = describe(path).document["loras"][0]
 

@@ -12,6 +12,9 @@ from safetensors.numpy import save_file
 from glance.core.errors import InputError, LoraError, Problem, SettingsError
 from glance.core.phase import Phase
 from glance.models.families import find_family
+from glance.runs.folder import RunFolder
+from glance.runs.manifest import load_manifest
+from glance.runs.settings import Teacher
 from glance.sampling.extra_loras import extra_notes, file_names, find_extras
 from glance.sampling.generate import describe_workflow
 from glance.sampling.provenance import format_parameters, read_record
@@ -111,6 +114,21 @@ def test_no_two_files_have_one_name_elsewhere() -> None:
     found = file_names(find_extras(names), taken=("ink.safetensors",))
 
     assert found == ("Style.safetensors", "style-2.safetensors", "ink-2.safetensors")
+
+
+def test_what_the_pair_was_taught_with_is_in_it_already() -> None:
+    run = RunFolder(Path("runs/cat"))
+    (style,) = find_extras([STYLE])
+    manifest, loras = load_manifest(run), {"style.safetensors": style.facts.sha256}
+    guided = dict.fromkeys(("guidance", "slow_guidance", "fast_guidance"), 3.5)
+    told = {"prompts": ("x",), "sizes": ((64, 64),), "steps": 9, "noises": 1, "loras": loras}
+    teacher = Teacher(**told, **guided)
+    settings = manifest.settings.model_copy(update={"teacher": teacher})
+    manifest.model_copy(update={"settings": settings}).save(run)
+
+    notes = {loras: plan(extra_loras=(STYLE,), loras=loras).notes for loras in (None, ())}
+
+    assert [any("in the pair already" in one for one in n) for n in notes.values()] == [True, False]
 
 
 # --- what an image keeps of them -----------------------------------------------------------------
