@@ -30,6 +30,7 @@ from glance.evaluation.compare import ComparisonPlan, compare_pair, plan_compari
 from glance.evaluation.comparison import Row, judge
 from glance.evaluation.report import MOST_ROWS, save_sheet, write_report
 from glance.evaluation.request import CompareRequest, Variant
+from glance.sampling.request import ExtraLora
 
 RUN = Path("runs/cat")
 LATENTS = np.arange(8, dtype=np.float16).reshape(1, 4, 2)
@@ -90,6 +91,20 @@ class TestPlan:
         rows = [(row.settings.prompt, row.settings.seed) for row in plan.rows]
         assert rows == [(p, seed) for p in "ab" for seed in (3, 4, 8, 9)]
 
+    def test_a_style_beneath_both_has_a_folder_of_its_own(self) -> None:
+        write_run(RUN)
+        style = write_lora(Path("style.safetensors"), fill=5)
+        asked = {"run": RUN, "prompts": ("a",), "device": "cpu"}
+
+        beneath, teachers = (
+            plan_comparison(CompareRequest(**asked, extra_loras=(one,)))
+            for one in (f"{style}:0.5", ExtraLora(style, 0.5, with_pair=False))
+        )
+
+        assert beneath.folder == RUN / "images/compare-style"
+        assert teachers.folder == RUN / "images/compare"
+        assert not {one.key for one in beneath.cells} & {one.key for one in teachers.cells}
+
 
 class TestKeys:
     def test_pairs_of_one_model_share_what_no_lora_made(self) -> None:
@@ -114,6 +129,7 @@ class TestKeys:
             ({"seeds": (1,)}, set(Variant)),
             ({"prompts": ("b",)}, set(Variant)),
             ({"quantize": Quantize.FP8}, set(Variant)),
+            ({"extra_loras": ("runs/cat/output/glance-slow:0.5",)}, set(Variant)),
             ({"teacher_steps": 20}, {Variant.TEACHER}),
             ({"teacher_guidance": 4.0}, {Variant.TEACHER}),
             ({"base_guidance": (4.0, 4.0)}, {Variant.BASE}),
