@@ -1,6 +1,7 @@
 """Draw the sample pairs: data/glance.png (1024x1024), and the demo's, of the small model's world.
 
-data/by-day.png is what families that edit begin with.
+data/by-day.png is what families that edit begin with. The small model's prompts, which ship with
+glance, are written as well.
 
 `uv run python scripts/draw_sample.py`. Our own work, drawn with numpy and Pillow.
 """
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from glance.demo.draw import draw as draw_scene
-from glance.demo.world import Scene, describe
+from glance.demo.world import Scene, describe, judging_captions, teaching_captions
 
 ROOT = Path(__file__).parents[1]
 CAPTION = (
@@ -31,6 +32,10 @@ def main() -> None:
     scene = Scene("sunset", "large", "low", "right", "sea", "mountains", "boat")
     small = Image.fromarray(draw_scene(scene))
     save(small, describe(scene) + "\n", ROOT / "glance" / "assets" / "sunset.png")
+    for purpose, captions in (("teaching", teaching_captions()), ("judging", judging_captions())):
+        text = "".join(f"{caption}\n" for caption in captions)
+        path = ROOT / "glance" / "assets" / "prompts" / f"small-flux-{purpose}.txt"
+        path.write_text(text, encoding="utf-8")
 
 
 def save(picture: Image.Image, caption: str, path: Path) -> None:
