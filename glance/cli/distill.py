@@ -46,6 +46,7 @@ def distill(
         console.note(line)
     if result.report is not None:
         console.note(f"sheet: {result.report.sheet}")
+        console.show([result.report.sheet])
         console.result(result.report.verdict.sentence)
     console.document(result.to_json())
     if result.training.manifest.is_finished:

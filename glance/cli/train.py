@@ -36,8 +36,9 @@ def train(
 ) -> None:
     """Train the slow and the fast LoRA with SimpleTuner.
 
-    Everything lands in a run folder. The same command again continues where it stopped and skips
-    what is done. Ctrl-C stops at the next checkpoint, a second one at once.
+    Everything lands in a run folder. The same command again, or --resume RUN alone, continues where
+    it stopped and skips what is done; with more --steps a finished run goes on to them. Ctrl-C
+    stops at the next checkpoint, a second one at once.
 
     Examples:
 
@@ -67,6 +68,7 @@ def train(
     console.document({**result.to_json(), **compared})
     if report is not None:
         console.note(f"sheet: {report.sheet}")
+        console.show([report.sheet])
         console.result(report.verdict.sentence)
     if result.manifest.is_finished:
         edited = " --source-image x.png" if plan.reference else ""

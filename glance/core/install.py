@@ -7,8 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from packaging.requirements import Requirement
-
 _CLONE: Final = Path(__file__).parents[2] / "pyproject.toml"
 _EXTRA: Final = "cuda"  # the only one
 
@@ -19,6 +17,8 @@ def how_to_install(package: str) -> str:
     In a clone that is uv's; elsewhere (`uv tool install`, pipx, pip) glance's own environment is
     added to. On no index there is a glance to install anew.
     """
+    from packaging.requirements import Requirement  # takes time, and is seldom needed
+
     declared = [Requirement(text) for text in requires("glance-lora") or ()]
     wanted = next((one for one in declared if one.name == package), Requirement(package))
     if _CLONE.is_file():

@@ -38,7 +38,7 @@ from glance.evaluation.report import SHEET, Report, write_report
 from glance.evaluation.request import JUDGED, CompareRequest, Variant
 from glance.models.base import BaseModel
 from glance.models.families import find_family
-from glance.runs.folder import RunFolder
+from glance.runs.folder import RunFolder, writing
 from glance.runs.manifest import Manifest, find_newest_run, load_manifest, read_caption
 from glance.sampling.generate import fetch_planned, import_sampler, load_planned
 from glance.sampling.images import PlannedImage
@@ -292,7 +292,7 @@ def compare_pair(
 
 
 def try_pair(run: RunFolder, on_event: EventSink, request: CompareRequest | None = None) -> Report:
-    """Compare a finished run's pair with its base model, and write the report into the run.
+    """Compare a finished run's pair with its base model; report and verdict are kept in the run.
 
     Without a `request`, on the caption that it was trained on, and on a prompt that has nothing to
     do with it; a family that edits on the caption alone: another would not be of its reference.
@@ -310,7 +310,7 @@ def try_pair(run: RunFolder, on_event: EventSink, request: CompareRequest | None
                 variants=JUDGED,
                 device=manifest.settings.device,
             )
-        return compare_pair(plan_comparison(request), on_event)
+        report = compare_pair(plan_comparison(request), on_event)
     except GlanceError as exc:
         loras = " and ".join(str(run.lora(phase)) for phase in Phase)
         done = Problem(
@@ -318,6 +318,10 @@ def try_pair(run: RunFolder, on_event: EventSink, request: CompareRequest | None
             f"when what follows is mended: glance compare --run {quote(str(run.path))}",
         )
         raise InferenceFailed((done, *exc.problems)) from exc
+    verdict = {**report.verdict.to_json(), "sentence": report.verdict.sentence}
+    with writing(run.path):
+        load_manifest(run).model_copy(update={"verdict": verdict}).save(run)
+    return report
 
 
 def describe_plan(plan: ComparisonPlan) -> dict[str, Any]:

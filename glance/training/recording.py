@@ -77,11 +77,7 @@ def run_distillation(
     if not plan.compares:
         return DistillationResult(training, None)
     report = _judge(plan, on_event)
-    verdict = {**report.verdict.to_json(), "sentence": report.verdict.sentence}
-    manifest = load_manifest(plan.run).model_copy(update={"verdict": verdict})
-    with writing(plan.run.path):
-        manifest.save(plan.run)
-    return DistillationResult(replace(training, manifest=manifest), report)
+    return DistillationResult(replace(training, manifest=load_manifest(plan.run)), report)
 
 
 def _judge(plan: DistillationPlan, on_event: EventSink) -> Report:
