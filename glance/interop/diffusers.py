@@ -17,6 +17,7 @@ from glance.core.files import find_place
 from glance.core.phase import Phase
 from glance.interop.export import Exported, Source, list_files, whole_folder
 from glance.interop.foreign import layer_names
+from glance.models.base import is_hub_id
 from glance.models.families import Family, Latents, Negative
 from glance.models.lora.file import ADAPTER_METADATA, read_header
 from glance.models.lora.keys import sort_keys
@@ -125,9 +126,8 @@ def render_diffusers(
 def _hub_model(source: Source) -> str | None:
     """Return the Hub id of the run's base model; None when it is a folder, wherever that is now."""
     model = source.manifest.settings.model
-    # a folder in the run moves with it; one outside begins with ".."
-    is_folder = find_place(model, source.run.path).is_dir() or model.startswith(".")
-    return None if is_folder or "/" not in model else model
+    is_folder = find_place(model, source.run.path).is_dir()
+    return None if is_folder or not is_hub_id(model) else model
 
 
 def _render_readme(
