@@ -80,7 +80,7 @@ def test_further_loras_lie_beside_the_pair_and_stand_before_both_phases() -> Non
     halves = {f"{stem}.{half}.weight": np.ones((2, 2), "f4") for half in ("lora_down", "lora_up")}
     save_file(halves, kohya, {"ss_network_alpha": "1"})
 
-    done = export(run, extra_loras=(f"{ours}:0.5", "kohya.safetensors"))
+    export(run, extra_loras=(f"{ours}:0.5", "kohya.safetensors"))
 
     name = f"{Path(pair[0]).stem}-2.safetensors"
     loaders = {one["lora_name"]: one for one in nodes("LoraLoaderModelOnly")}
