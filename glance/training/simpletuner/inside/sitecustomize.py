@@ -1,11 +1,12 @@
-"""Runs at the start of every Python process of the trainer, and changes three things in it.
+"""Runs at the start of every Python process of the trainer, and changes four things in it.
 
 Python imports a `sitecustomize` by itself. glance puts this folder on PYTHONPATH of the trainer
 alone, and says by environment variables what is wanted:
 
 - GLANCE_WITHOUT_PINNING: SimpleTuner 4.10 cannot train without an accelerator, because there
   `Tensor.pin_memory` raises. Where torch finds an accelerator after all, nothing is changed.
-- GLANCE_SEED: that seed decides what is drawn (glance_seed.py).
+- GLANCE_SEED: that seed decides what is drawn (glance_seed.py). And what SimpleTuner 4.10 learns of
+  the images reaches it: see _keep_metadata.
 - GLANCE_TARGETS: the LoRA learns recorded velocities (glance_targets.py).
 """
 
@@ -56,6 +57,23 @@ def _hold_training(trainer):
     hold_training(trainer, int(os.environ["GLANCE_SEED"]))
 
 
+def _keep_metadata(base):
+    """Let SimpleTuner's threads hand over what they learn of the images without a pipe in between.
+
+    It takes multiprocessing's queues, of which another thread fills the pipe: what it has not yet
+    filled in when the last worker ends is lost, on a busy machine nearly all of it.
+    """
+    import queue
+
+    between_processes = base.Queue
+
+    def make_queue():
+        is_of_processes = base.StateTracker.get_args().enable_multiprocessing
+        return between_processes() if is_of_processes else queue.Queue()
+
+    base.Queue = make_queue
+
+
 def _teach(common):
     from glance_targets import teach
 
@@ -79,6 +97,7 @@ if os.environ.get("GLANCE_WITHOUT_PINNING"):
 if os.environ.get("GLANCE_SEED"):
     sys.meta_path.insert(0, _Finder("simpletuner.helpers.caching.vae", _hold_encoding))
     sys.meta_path.insert(0, _Finder("simpletuner.helpers.training.trainer", _hold_training))
+    sys.meta_path.insert(0, _Finder("simpletuner.helpers.metadata.backends.base", _keep_metadata))
 if os.environ.get("GLANCE_TARGETS"):
     sys.meta_path.insert(0, _Finder("simpletuner.helpers.models.common", _teach))
 _run_hidden_sitecustomize()

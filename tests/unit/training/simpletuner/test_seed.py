@@ -1,6 +1,7 @@
 """The module that holds the seed in the trainer's process, on what stands for SimpleTuner's."""
 
 import importlib.util
+import queue
 import random
 import sys
 from pathlib import Path
@@ -99,3 +100,19 @@ def test_another_simpletuner_trains_on_and_that_is_said(
             "random_dataloader_iterator",
         )
     ]
+
+
+@pytest.mark.parametrize("of_processes", [False, True])
+def test_what_a_thread_has_handed_over_is_there_when_it_ends(of_processes: bool) -> None:
+    spec = importlib.util.spec_from_file_location("of_the_trainer", INSIDE / "sitecustomize.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    asked = SimpleNamespace(enable_multiprocessing=of_processes)
+    theirs = SimpleNamespace(get_args=lambda: asked)
+    base = SimpleNamespace(Queue=lambda: "multiprocessing's", StateTracker=theirs)
+
+    module._keep_metadata(base)
+
+    assert isinstance(base.Queue(), str if of_processes else queue.Queue)
