@@ -1,6 +1,5 @@
 """`glance train`: from one image and its caption to two LoRAs."""
 
-from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
@@ -61,8 +60,6 @@ def train(
         console.result(str(result.run.path))
         for line in result.summarise():
             console.note(line)
-        for samples in filter(Path.is_dir, map(result.run.samples, plan.phases)):
-            console.note(f"the trainer's previews: {samples}")
         report = _try_pair(result, on_event) if compare else None
     compared = {} if report is None else {"comparison": report.to_json()}
     console.document({**result.to_json(), **compared})

@@ -63,10 +63,6 @@ class RunFolder:
         """The loss of each step of one phase."""
         return self.path / "logs" / f"{environment(phase)}-losses.csv"
 
-    def samples(self, phase: Phase) -> Path:
-        """Where SimpleTuner generates images while it trains, if it is asked to."""
-        return self.output(phase) / "validation_images"
-
 
 def environment(phase: Phase) -> str:
     """SimpleTuner's name for one phase: its config folder, its output folder, its log."""

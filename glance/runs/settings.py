@@ -185,13 +185,8 @@ class TrainSettings(Settings):
         examples=[1],
         description="SimpleTuner takes 0 for 'no seed', so it starts at 1.",
     )
-    sample_every: int | None = Field(
-        default=None,
-        ge=1,
-        examples=[20],
-        description="Generate an image every so many steps; None: never.",
-    )
-    sample_prompt: str | None = Field(default=None, description="What those pictures show.")
+    sample_every: int | None = Field(default=None, description="Of an older run; without effect.")
+    sample_prompt: str | None = Field(default=None, description="Likewise.")
     overrides: Mapping[str, bool | int | float | str] = Field(
         default_factory=dict, description="Further SimpleTuner options, from --set."
     )
@@ -210,7 +205,7 @@ class TrainSettings(Settings):
 
     def spread(self) -> dict[str, Any]:
         """Return every setting by its name, as JSON, those of the teacher among the others."""
-        found = self.model_dump(mode="json")
+        found = self.model_dump(mode="json", exclude={"sample_every", "sample_prompt"})
         teacher = found.pop("teacher") or {}
         if teacher:
             teacher["teacher_steps"] = teacher.pop("steps")
@@ -259,8 +254,6 @@ def resolve_train_settings(
     crops: Sequence[Crop] = (Crop.WHOLE,),
     seed: int | None = None,
     preset: Preset = Preset.GB24,
-    sample_every: int | None = None,
-    sample_prompt: str | None = None,
     overrides: Mapping[str, bool | int | float | str] | None = None,
 ) -> TrainSettings:
     """Fill what was not given, much of it from the family's row; raise SettingsError."""
@@ -286,8 +279,6 @@ def resolve_train_settings(
         seed=USUAL["seed"] if seed is None else seed,
         preset=preset,
         weights=Weights(transformer=row.size.transformer, text_encoders=row.size.text_encoders),
-        sample_every=sample_every,
-        sample_prompt=sample_prompt,
         overrides=dict(overrides or {}),
     )
 

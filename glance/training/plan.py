@@ -81,18 +81,9 @@ class TrainingPlan:
 
     @property
     def told(self) -> tuple[str, ...]:
-        """Say in a line each what is trained of the images, and what is sampled meanwhile."""
+        """Say in a line each what is trained of the images."""
         views = [tell_views(one, self.settings.views(one.size)) for one in self.samples]
-        return (*chain.from_iterable(views), *self.notes, *self.told_samples)
-
-    @property
-    def told_samples(self) -> tuple[str, ...]:
-        """Say in a line a phase what SimpleTuner samples while it trains, and where."""
-        every = self.settings.sample_every
-        return tuple(
-            f"{phase}: every {every} steps SimpleTuner samples into {self.run.samples(phase)}"
-            for phase in (() if every is None else self.phases)
-        )
+        return (*chain.from_iterable(views), *self.notes)
 
     @property
     def shown_reference(self) -> tuple[int, int] | None:
@@ -169,8 +160,6 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
     assert devices is not None
     assert pairs
     samples = tuple(pair.sample for pair in pairs)
-    if settings.sample_every is not None and settings.sample_prompt is None:
-        settings = settings.model_copy(update={"sample_prompt": samples[0].caption})
     return put_together(
         request,
         run=run,
@@ -279,8 +268,6 @@ def _resolve_settings(
         crops=_parse_crops(request.crop),
         seed=request.seed,
         preset=resolve_preset(request.vram),
-        sample_every=request.sample_every,
-        sample_prompt=request.sample_prompt,
         overrides=overrides,
     )
     return settings.model_copy(update=record_model(base, run))
@@ -510,8 +497,6 @@ def _warnings(settings: TrainSettings, schedule: Schedule) -> Iterator[Problem]:
     for name, value in settings.overrides.items():
         if name in ours and ours[name] != value:
             yield Problem(f"--set {name}={value}: replaces glance's {ours[name]}")
-    if settings.sample_prompt is not None and settings.sample_every is None:
-        yield Problem("--sample-prompt: nothing is sampled while training", "add --sample-every 20")
     for phase in Phase:
         count = len(schedule.phase(phase).timesteps)
         if settings.steps * settings.batch_size < count:

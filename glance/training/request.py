@@ -189,17 +189,6 @@ class TrainRequest(TrainingRequest):
             commas=True,
         ),
     ] = None
-    sample_every: Annotated[
-        int | None,
-        Flag(
-            "Let SimpleTuner generate a preview every N steps, with one LoRA. Takes time.",
-            Group.PREVIEW,
-            kind="N",
-        ),
-    ] = None
-    sample_prompt: Annotated[
-        str | None, Flag("Prompt of the preview. Default: the caption.", Group.PREVIEW)
-    ] = None
 
     def __post_init__(self) -> None:
         """Take a plain path for the images."""

@@ -1,16 +1,21 @@
 """What a run was made with, as a request again: `--resume`, and the commands that `info` prints."""
 
 import os
+import shlex
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Final, cast
+from types import MappingProxyType
+from typing import Any, cast
 
-from glance.core.device import Device
-from glance.core.errors import RunError, UsageError, as_typed, quoted
+from glance.core.device import Device, Quantize
+from glance.core.errors import ModelNotFound, Problem, RunError, UsageError, as_typed, quoted, shown
 from glance.core.files import find_place
-from glance.core.options import command_line
+from glance.core.hub import is_hub_file
+from glance.core.options import command_line, show_size
 from glance.core.phase import Phase
-from glance.models.base import BaseModel
+from glance.models.base import PACKAGED, BaseModel, packaged_fingerprint
+from glance.models.checkpoint import is_checkpoint
 from glance.models.families import find_family
 from glance.runs.folder import RunFolder
 from glance.runs.manifest import Manifest, load_manifest
@@ -22,9 +27,6 @@ from glance.schedule.shift import TEACHER_STEPS
 from glance.training import distillation
 from glance.training.request import DistillRequest, TrainingRequest, TrainRequest, Vram
 from glance.training.simpletuner.config import render_timesteps
-
-_PRINTED: Final = 4
-"""So many prompts stand in a command; more are in a file."""
 
 
 def resume[R: TrainingRequest](request: R) -> R:
@@ -48,26 +50,28 @@ def resume[R: TrainingRequest](request: R) -> R:
     said = {
         field.name: value
         for field in fields(request)
-        if field.name not in ("run", "resume")
-        and (value := getattr(request, field.name))
-        # a schedule's default is made anew for each request
-        not in (field.default, ScheduleOptions())
+        if field.name not in ("run", "resume", "schedule")
+        and (value := getattr(request, field.name)) != field.default
     }
-    return cast("R", replace(recall(run, manifest, model=request.model), **said))
+    return cast("R", recall(run, manifest, said, schedule=request.schedule))
 
 
 def recall(
-    run: RunFolder, manifest: Manifest, *, model: str | None = None
+    run: RunFolder,
+    manifest: Manifest,
+    said: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    schedule: ScheduleOptions | None = None,
 ) -> TrainRequest | DistillRequest:
     """Return the request that makes such a run in its folder, of what it holds.
 
-    `model` stands in for the base model where that has been moved. Raises ModelNotFound where it
-    is not there.
+    What is `said` stands in for what the run holds, by the fields' names. Raises RunError where a
+    file that it needs is gone, ModelNotFound where its base model is not where it was.
     """
     settings, teacher = manifest.settings, manifest.settings.teacher
     common = {
         "family": settings.family,
-        **_recall_model(settings, run, model),
+        **_recall_model(manifest, run, said),
         "run": run.path,
         "steps": settings.steps,
         "rank": settings.rank,
@@ -77,42 +81,34 @@ def recall(
             f"{name}={str(value).lower() if isinstance(value, bool) else as_typed(value)}"
             for name, value in settings.overrides.items()
         ),
-        "schedule": _recall_schedule(manifest, teacher),
+        "schedule": _recall_schedule(manifest, teacher, schedule or ScheduleOptions()),
         "device": settings.device.value,
         "vram": settings.preset.removesuffix("gb"),
     }
-    if teacher is not None:
-        return DistillRequest(
-            **common,
-            prompts=teacher.prompts,
-            sizes=tuple(f"{width}x{height}" for width, height in teacher.sizes),
-            noises=teacher.noises,
-            batch_size=settings.batch_size,
-            guidance=teacher.guidance,
-            teacher_loras=tuple(
-                _find(teacher.places.get(one), run) for one in teacher.loras.values()
-            ),
-            reference=Path(_find(teacher.places.get(teacher.reference), run))
-            if teacher.reference
-            else None,
-        )
-    reference = manifest.samples[0].reference if manifest.samples else None
-    return TrainRequest(
-        **common,
-        image=tuple(run.path / one.image for one in manifest.samples),
-        reference=None if reference is None else run.path / reference,
-        resolution=",".join(map(str, (settings.resolution, *settings.also_resolutions))),
-        crop=",".join(settings.crops),
-        sample_every=settings.sample_every,
-        sample_prompt=settings.sample_prompt,
-    )
+    if teacher is None:
+        own = {
+            **_recall_pairs(manifest, run, said),
+            "resolution": ",".join(map(str, (settings.resolution, *settings.also_resolutions))),
+            "crop": ",".join(settings.crops),
+        }
+        return TrainRequest(**{**common, **own, **said})
+    own = {
+        "prompts": () if "prompt_file" in said else teacher.prompts,
+        "sizes": tuple(map(show_size, teacher.sizes)),
+        "noises": teacher.noises,
+        "batch_size": settings.batch_size,
+        "guidance": teacher.guidance,
+        "quantize": teacher.quantize or Quantize.NONE,
+        **_recall_files(teacher, run, said),
+    }
+    return DistillRequest(**{**common, **own, **said})
 
 
 def made_by(run: RunFolder, manifest: Manifest) -> list[str]:
     """Return the command that makes such a run, without flags that change nothing.
 
-    Of a distillation on many prompts a file stands in for them: they are in glance.json. Raises
-    ModelNotFound where the base model is not where it was.
+    Raises RunError where a file that it needs is gone, ModelNotFound where its base model is not
+    where it was.
     """
     request, settings = recall(run, manifest), manifest.settings
     family = find_family(settings.family)
@@ -126,40 +122,109 @@ def made_by(run: RunFolder, manifest: Manifest) -> list[str]:
         usual["learning_rate"] = distillation.usual_rate(base)
         if request.prompts == teaching_prompts(distillation.PROMPTS, world=base.is_packaged):
             same["prompts"] = ()
-        elif len(request.prompts) > _PRINTED:
-            same |= {"prompts": (), "prompt_file": Path("prompts.txt")}
         if request.schedule.teacher_steps == TEACHER_STEPS:
             same["schedule"] = replace(request.schedule, teacher_steps=None)
     same |= {name: None for name, value in usual.items() if getattr(request, name) == value}
     return [*manifest.command.split(), *command_line(replace(request, **same))]
 
 
-def _recall_model(settings: TrainSettings, run: RunFolder, moved: str | None) -> dict[str, Any]:
-    if moved is not None:
-        return {"model": moved}
-    base = BaseModel.recorded(
-        settings.model, settings.transformer, family=settings.family, start=run.path
-    )
+def _recall_model(manifest: Manifest, run: RunFolder, said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where its base model is; of what is said, that the rest of a single file is as was."""
+    settings = manifest.settings
+    try:
+        base = BaseModel.recorded(
+            settings.model, settings.transformer, family=settings.family, start=run.path
+        )
+    except ModelNotFound:
+        if manifest.base_model == packaged_fingerprint():  # of another installation
+            return {"model": PACKAGED}
+        if "model" in said:
+            return {}
+        raise
+    if base.is_packaged:
+        return {"model": PACKAGED}
     whole = base.location if base.folder is None else os.path.relpath(base.folder)
     if base.transformer is None:
         return {"model": whole}
+    if "model" in said and not is_checkpoint(said["model"]):
+        return {}
     return {"model": os.path.relpath(base.transformer), "base": whole}
 
 
-def _recall_schedule(manifest: Manifest, teacher: Teacher | None) -> ScheduleOptions:
-    """Return its lists, whatever their name stands for by now."""
+def _recall_schedule(
+    manifest: Manifest, teacher: Teacher | None, said: ScheduleOptions
+) -> ScheduleOptions:
+    """Return its lists, whatever their name stands for by now; what is said in place of them."""
     schedule = manifest.resolve_schedule()
     preset = PRESETS.get(schedule.name)
     steps = None if teacher is None else teacher.steps
+    if said.teacher_steps is not None:
+        steps = said.teacher_steps
+    if (said.name, said.slow_steps, said.fast_steps) != (None, None, None):
+        return replace(said, teacher_steps=steps)
     if preset is not None and preset.schedule == schedule:
-        return ScheduleOptions(name=schedule.name, teacher_steps=steps)
-    slow, fast = (render_timesteps(schedule.phase(phase)) for phase in Phase)
-    return ScheduleOptions(slow_timesteps=slow, fast_timesteps=fast, teacher_steps=steps)
+        own = ScheduleOptions(name=schedule.name)
+    else:
+        slow, fast = (render_timesteps(schedule.phase(phase)) for phase in Phase)
+        own = ScheduleOptions(slow_timesteps=slow, fast_timesteps=fast)
+    return replace(
+        own,
+        slow_timesteps=said.slow_timesteps or own.slow_timesteps,
+        fast_timesteps=said.fast_timesteps or own.fast_timesteps,
+        teacher_steps=steps,
+    )
 
 
-def _find(place: str | None, run: RunFolder) -> str:
-    """Return where a file of the teacher's is by now, as it is given to a command."""
-    found = None if place is None else find_place(place, run.path)
-    if found is not None and found.exists():
+def _recall_pairs(manifest: Manifest, run: RunFolder, said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the run's own copies of its images; raises RunError where one is gone."""
+    if "image" in said:
+        return {}
+    names = [name for one in manifest.samples for name in (one.image, one.caption)]
+    gone = [name for name in names if not (run.path / name).is_file()]
+    if gone:
+        raise RunError(
+            f"{shown(run.path)} holds {', '.join(gone)} no longer",
+            hint="give the images again, their captions beside them: --image x.png",
+        )
+    pairs = {"image": tuple(run.path / one.image for one in manifest.samples)}
+    reference = manifest.samples[0].reference
+    if reference is None or "reference" in said:
+        return pairs
+    if not (run.path / reference).is_file():
+        raise RunError(
+            f"{shown(run.path)} holds {reference} no longer",
+            hint="give the source image again: --source-image x.png",
+        )
+    return {**pairs, "reference": run.path / reference}
+
+
+def _recall_files(teacher: Teacher, run: RunFolder, said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the files that a teacher samples with; raises RunError for all that are gone."""
+    found, problems = dict[str, Any](), list[Problem]()
+    if "teacher_loras" not in said:
+        places = {name: _find(teacher.places.get(one), run) for name, one in teacher.loras.items()}
+        found["teacher_loras"] = tuple(filter(None, places.values()))
+        if gone := [name for name, place in places.items() if place is None]:
+            all_of_them = " ".join(f"--teacher-lora {shlex.quote(name)}" for name in places)
+            message = f"{', '.join(map(shown, gone))}, with which the base model of {shown(run.path)} "
+            message += "was sampled, is not where it was"
+            problems.append(Problem(message, f"say where: {all_of_them}"))
+    if teacher.reference is not None and "reference" not in said:
+        place = _find(teacher.places.get(teacher.reference), run)
+        found["reference"] = None if place is None else Path(place)
+        if place is None:
+            message = f"the source image of {shown(run.path)} is not where it was"
+            problems.append(Problem(message, "say where: --source-image x.png"))
+    if problems:
+        raise RunError(problems)
+    return found
+
+
+def _find(place: str | None, run: RunFolder) -> str | None:
+    """Return where a recorded file is by now, as it is given to a command; None: it is gone."""
+    if place is None:
+        return None
+    found = find_place(place, run.path)
+    if found.exists():
         return os.path.relpath(found)
-    return place or "?"
+    return place if is_hub_file(place) and not place.startswith("..") else None

@@ -170,7 +170,7 @@ def render_trainer_config(
         "checkpointing_use_tempdir": True,  # a checkpoint gets its name only once it is whole
         "checkpoints_total_limit": 2,  # the newest, and one in reserve
         "resume_from_checkpoint": "latest",  # if there is one
-        **_render_sampling(settings),
+        "validation_disable": True,  # one phase's LoRA, at all steps; `glance infer` shows the pair
         "disable_benchmark": True,  # no image of the base before training
         "report_to": "none",  # no tracker, no account, no upload
         "push_to_hub": False,
@@ -209,22 +209,6 @@ def _render_transformer(settings: TrainSettings) -> dict[str, Any]:
     return {
         "pretrained_transformer_model_name_or_path": "transformer",
         "pretrained_transformer_subfolder": "none",  # that folder holds nothing else
-    }
-
-
-def _render_sampling(settings: TrainSettings) -> dict[str, Any]:
-    if settings.sample_every is None:
-        return {"validation_disable": True}  # `glance infer` shows the result
-    side = settings.resolution
-    return {
-        "validation_disable": False,
-        "validation_step_interval": settings.sample_every,
-        "validation_prompt": settings.sample_prompt,
-        "validation_resolution": f"{side}x{side}",
-        "validation_seed": settings.seed,
-        # the family's own: one phase's LoRA, all steps
-        "validation_guidance": find_family(settings.family).guidance.slow,
-        "validation_disable_unconditional": True,  # no further image of the empty prompt
     }
 
 

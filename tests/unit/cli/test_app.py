@@ -126,7 +126,6 @@ NUMBERS_ARE_NONE = [
     *each(("check", "doctor"), "--resolution 100", "--resolution big"),
     *each(("schedule", "optimize"), "--size big", "--size 0x64", "--size 64"),
     *each(("schedule",), f"--size {'9' * 5000}x64", "--size 64x64x64"),
-    *each(("train",), "--sample-every 0"),
     *each(("distill",), "--noises 0", "--guidance -1"),
     *each(("optimize",), "--steps 100000000", "--steps 1", "--steps 12 --teacher-steps 20"),
     *each(("demo",), "--steps 0"),

@@ -104,16 +104,11 @@ def test_a_reader_that_leaves_ends_it_quietly(
 def test_the_same_command_again_starts_nothing(
     invoke: Glance, simpletuner: FakeSimpleTuner
 ) -> None:
-    previews = Path("runs/cat/output/glance-slow/validation_images")
-    previews.mkdir()
-
     done = invoke(*TRAIN, "--json")
 
     assert (done.code, simpletuner.starts) == (0, [])
     assert [phase["state"] for phase in done.document["phases"].values()] == ["done", "done"]
     assert done.err.startswith("slow: already done\nfast: already done\n")
-    assert f"the trainer's previews: {previews}\n" in done.err
-    assert "glance-fast/validation_images" not in done.err
 
 
 def test_names_may_hold_anything(glance: Glance, pair: Path) -> None:
@@ -169,7 +164,7 @@ def test_a_dry_run_leaves_an_existing_run_alone(invoke: Glance, tmp_path: Path) 
 
 
 def test_a_dry_run_is_a_table_for_people(invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
-    done = invoke(*TRAIN, "--sample-every", "2", "--set", "lora_dropout=0.1", "--dry-run")
+    done = invoke(*TRAIN, "--set", "lora_dropout=0.1", "--dry-run")
 
     rows = dict(re.findall(r"^(\S[\w ]*?)  +(.*)$", done.out, re.MULTILINE))
     assert done.code == 0
@@ -182,7 +177,6 @@ def test_a_dry_run_is_a_table_for_people(invoke: Glance, simpletuner: FakeSimple
     assert rows["model"] == "acme/tiny (flux)"
     assert rows["training"].startswith("slow and fast: 5 steps, rank 4, alpha 16, rate 0.0005")
     assert rows["further options"] == "lora_dropout=0.1"
-    assert "into runs/cat/output/glance-slow/validation_images" in rows["previews"]
     assert re.match(r"[\d.]+ GB of system memory, [\d.]+ GB on the disk", rows["takes"])
     assert "how long a step takes is not known" in done.out
     assert "config/glance-fast/config.json\n" in done.out

@@ -186,13 +186,11 @@ def test_a_family_that_edits_is_trained_with_its_reference(
 
 def test_what_was_asked_for_reaches_the_trainer(train: Train, simpletuner: FakeSimpleTuner) -> None:
     set_ = ("lora_dropout=0.1", "lora_alpha=4")
-    events = train(overrides=set_, sample_every=2, phases=(SLOW,))
+    events = train(overrides=set_, phases=(SLOW,))
 
     said = [event.message for event in events if isinstance(event, Warned)]
     assert "--set lora_dropout=0.1: replaces glance's 0.0" in said
-    config = simpletuner.starts[0]["config"]
-    assert (config["lora_dropout"], config["validation_step_interval"]) == (0.1, 2)
-    assert config["validation_prompt"] == "a grey circle"
+    assert simpletuner.starts[0]["config"]["lora_dropout"] == 0.1
     assert read_lora(RUN.lora(SLOW)).metadata["glance.folded_scale"] == "1.0"
 
 

@@ -31,7 +31,6 @@ def refused(train: Train, **changes: Any) -> list[Problem]:
         ({"model": "acme/other"}, "model: acme/tiny there, acme/other asked"),
         ({"overrides": ["lora_dropout=0.1"]}, "--set: none there, lora_dropout=0.1 asked"),
         ({"crop": "whole,center"}, "--crop: whole there, whole,center asked"),
-        ({"sample_every": 2, "sample_prompt": "x"}, "sample_every: none there, 2 asked"),
         ({"schedule": "paper"}, "1000.0,986.9786,973.2042,958.6094,943.1188 | 926.6473,825.7017"),
         ({"caption": "a black circle"}, "caption: 'a grey circle' there, 'a black circle' asked"),
     ],

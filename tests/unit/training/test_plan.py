@@ -110,20 +110,14 @@ def test_a_model_that_is_distilled_already_is_warned_of(model: str) -> None:
 
 @pytest.mark.usefixtures("pair")
 def test_what_an_override_replaces_and_what_has_no_effect_is_said() -> None:
-    plan = make_plan(
-        overrides=("lora_dropout=0.1", "lora_alpha=4"), steps=4, sample_prompt="a fox", device="cpu"
-    )
+    plan = make_plan(overrides=("lora_dropout=0.1", "lora_alpha=4"), steps=4, device="cpu")
 
     assert warnings(plan) == [
         "--set lora_dropout=0.1: replaces glance's 0.0",
         "--set lora_alpha=4.0: replaces glance's 16.0",
-        "--sample-prompt: nothing is sampled while training",
         "4 steps cannot visit the slow phase's 5 timesteps",
         "4 steps cannot visit the fast phase's 5 timesteps",
     ]
-    assert plan.warnings[2].hint == "add --sample-every 20"
-    assert make_plan(sample_every=2).settings.sample_prompt == "a grey circle"
-    assert make_plan(sample_every=2, sample_prompt="a fox").settings.sample_prompt == "a fox"
 
 
 @pytest.mark.usefixtures("pair")

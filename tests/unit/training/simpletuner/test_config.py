@@ -92,21 +92,6 @@ def test_a_single_files_transformer_stands_in_for_the_models() -> None:
     }
 
 
-def test_pictures_while_training_are_off_unless_asked_for() -> None:
-    usual, asked = render()[SLOW_FILE], render(sample_every=20, sample_prompt="a fox")[SLOW_FILE]
-
-    assert usual["validation_disable"] is True
-    assert {key: asked[key] for key in asked if usual.get(key) != asked[key]} == {
-        "validation_disable": False,
-        "validation_step_interval": 20,
-        "validation_prompt": "a fox",
-        "validation_resolution": "1024x1024",
-        "validation_seed": 1,
-        "validation_guidance": 3.5,
-        "validation_disable_unconditional": True,
-    }
-
-
 @pytest.mark.parametrize("device", [Device.CPU, Device.MPS])
 def test_without_cuda_everything_is_float32(device: Device) -> None:
     on_cuda, here = render()[SLOW_FILE], render(device)[SLOW_FILE]
