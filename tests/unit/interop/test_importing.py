@@ -119,31 +119,11 @@ def test_what_peft_wrote_beside_the_files_is_multiplied_in() -> None:
     assert [lora.reason for lora in plan.loras.values()] == ["--alpha 2"] * 2
 
 
-def test_a_run_is_imported_by_its_folder() -> None:
-    run = write_run(Path("runs/demo"))
-    write_lora(run.lora(Phase.SLOW), glance_header(Phase.SLOW), fill=3.0)
-
-    run_import(import_pair(slow_lora="runs/demo", fast_lora="runs/demo", run=Path("r")))
-
-    copied = RunFolder(Path("r")).lora(Phase.SLOW)
-    assert copied.read_bytes() == run.lora(Phase.SLOW).read_bytes()
-
-
-def write_with_text(name: str, text: str, *, fill: float) -> None:
-    tensors = {
-        f"{stem}.{half}.weight": np.full(shape, fill, np.float32)
-        for stem in (LAYER, text)
-        for half, shape in (("lora_A", (2, 8)), ("lora_B", (8, 2)))
-    }
-    save_file(tensors, name, {"lora_alpha": "4"})
-
-
 def test_a_text_encoders_keys_are_left_out_when_that_is_asked() -> None:
-    write_with_text(SLOW, "text_encoder.x", fill=1.0)
-    write_with_text(FAST, "text_encoder_2.x", fill=2.0)
+    write_pairs(LAYER, "text_encoder.x")
 
-    told = refusal(slow_lora=SLOW, fast_lora=FAST)
-    plan = import_pair(drops_text=True, run=Path("r"))
+    told = refusal(slow_lora=SLOW, fast_lora=FAST, alpha=4)
+    plan = import_pair(alpha=4, drops_text=True, run=Path("r"))
     run_import(plan)
 
     assert "2 of its keys are a text encoder's, first text_encoder.x.lora_A.weight" in told
@@ -153,7 +133,7 @@ def test_a_text_encoders_keys_are_left_out_when_that_is_asked() -> None:
         f"{LAYER}.lora_A.weight",
         f"{LAYER}.lora_B.weight",
     }
-    assert up(run.lora(Phase.FAST)) == 4.0
+    assert up(run.lora(Phase.FAST)) == 2.0
     imported = load_manifest(run).imported
     assert imported is not None
     assert imported.folded[Phase.SLOW].endswith("; 2 keys of a text encoder left out")
@@ -184,14 +164,16 @@ def test_alpha_tensors_may_differ_from_layer_to_layer() -> None:
     assert scales == {f"{first}.lora_B.weight": 2.0, f"{second}.lora_B.weight": 1.0}
 
 
-def test_a_pair_that_glance_finished_is_taken_byte_by_byte() -> None:
-    for phase, name in ((Phase.SLOW, SLOW), (Phase.FAST, FAST)):
-        write_lora(Path(name), glance_header(phase), fill=1.0 + len(name))
+@pytest.mark.parametrize("as_run", [False, True], ids=["files", "a run's folder"])
+def test_a_pair_that_glance_finished_is_taken_byte_by_byte(as_run: bool) -> None:
+    made = write_run(Path("runs/demo"))
+    write_lora(made.lora(Phase.SLOW), glance_header(Phase.SLOW), fill=3.0)
+    given = {f"{phase}_lora": str(made.path if as_run else made.lora(phase)) for phase in Phase}
 
-    run_import(import_pair(schedule=None, run=Path("r")))
+    run_import(import_pair(**given, schedule=None, run=Path("r")))
 
     run = RunFolder(Path("r"))
-    assert run.lora(Phase.SLOW).read_bytes() == Path(SLOW).read_bytes()
+    assert run.lora(Phase.SLOW).read_bytes() == made.lora(Phase.SLOW).read_bytes()
     assert load_manifest(run).schedule.name == "guide"
 
 
@@ -245,7 +227,7 @@ def test_a_recorded_list_that_is_none_is_refused(value: object) -> None:
     assert "flow_custom_timesteps of project/output/slow" in refusal(**given)
 
 
-def test_swapped_loras_are_refused() -> None:
+def test_swapped_loras_and_the_same_one_twice_are_refused() -> None:
     given = write_trained()
     swapped = {"slow_lora": given["fast_lora"], "fast_lora": given["slow_lora"]}
     assert "was trained on less noise" in refusal(LoraError, **swapped)
@@ -255,6 +237,8 @@ def test_swapped_loras_are_refused() -> None:
     told = refusal(LoraError, slow_lora=SLOW, fast_lora=FAST)
 
     assert "slow.safetensors is the fast LoRA of its pair / swap" in told
+    twice = {**given, "fast_lora": given["slow_lora"]}
+    assert "are the same file" in refusal(LoraError, **twice)
 
 
 def test_nothing_is_overwritten_and_nothing_is_left_of_a_failure() -> None:
@@ -301,16 +285,6 @@ def test_a_picture_and_its_caption_can_be_given(pair: Path) -> None:
     run_import(import_pair(alpha=2, image=Path(pair.name)))
 
     assert Path("runs/cat/data/cat.txt").read_text() == "a grey circle\n"
-
-
-def test_two_pairs_have_two_names() -> None:
-    write_both()
-    run_import(import_pair(alpha=2, run=Path("a")))
-    write_lora(Path(SLOW), fill=3.0)
-    run_import(import_pair(alpha=2, run=Path("b")))
-
-    first, second = (load_manifest(RunFolder(Path(name))).pair_id for name in "ab")
-    assert first != second
 
 
 def write_model(layers: tuple[str, ...]) -> Path:
@@ -360,12 +334,6 @@ def test_layers_that_cannot_be_placed_are_named_with_a_way_to_use_them() -> None
     write_pairs(f"{LAYER[:-1]}q", f"{LAYER[:-1]}k", ranks=(2, 4))
     with pytest.raises(InputError, match="ranks 2, 4"):
         import_pair(alpha=2)
-
-
-def test_the_same_file_twice_is_no_pair() -> None:
-    write_both()
-
-    assert "are the same file" in refusal(LoraError, slow_lora=SLOW, fast_lora=SLOW, alpha=2)
 
 
 @pytest.mark.parametrize(

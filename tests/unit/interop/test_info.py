@@ -20,7 +20,6 @@ from glance.models.lora.file import hash_data, hash_file, read_header, rewrite_m
 from glance.runs.manifest import PhaseState, load_manifest
 from glance.sampling.provenance import LoraUse, write_image
 
-pytest_plugins = ["fakes.plugin"]
 FILE = Path("x.safetensors")
 SLOW, FAST = Phase
 
@@ -42,9 +41,6 @@ def write(tensors: Tensors, metadata: dict[str, str] | None = None) -> dict[str,
 
 def lines(path: Path) -> str:
     return "\n".join(describe(path).lines)
-
-
-# --- a LoRA --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -190,15 +186,6 @@ def test_what_cannot_be_read_at_all_is_refused(content: bytes) -> None:
         describe(FILE)
 
 
-@pytest.mark.parametrize("path", ["none", "none/x.png", "a\0b"])
-def test_what_is_not_there_is_refused(path: str) -> None:
-    with pytest.raises(InputError):
-        describe(Path(path))
-
-
-# --- a run ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.usefixtures("fully_trained")
 def test_a_finished_run_is_one_pair_as_recorded() -> None:
     document = describe(RUN.path).document
@@ -288,9 +275,6 @@ def test_a_folder_of_none_or_several_is_refused() -> None:
     assert problem.hint == "give a .safetensors file, a folder that holds one LoRA, or a run"
     with pytest.raises(RunError, match=r"loras holds 2 LoRAs: a\.safetensors, b\.safetensors"):
         describe(Path("loras"))
-
-
-# --- a picture -----------------------------------------------------------------------------------
 
 
 def paint(path: Path, prompt: str = "a cat", **changes: Any) -> Path:
