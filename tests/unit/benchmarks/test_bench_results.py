@@ -125,16 +125,6 @@ class TestPage:
         assert "| b | 2 x, 0.50 |  |" in shown
         assert "| a / b | 0.400 | 0.400 | 0.400 | at least 0.5: **missed** |" in shown
 
-    def test_a_benchmark_that_was_not_run_again_stays(self) -> None:
-        older = record(result(), result("memory"), date="2026-11-25")
-        newer = record(result(seconds=0.22), date="2026-11-26")
-
-        shown = page.render([newer, older])
-
-        assert shown.index("2026-11-26") < shown.index("0.22") < shown.index("2026-11-25")
-        assert shown.index("2026-11-25") < shown.index("### memory")
-        assert shown.count("### startup") == 1
-
     def test_kinds_of_machines_stand_apart(self) -> None:
         shown = page.render([record(result(), machine=GPU), record(result())])
 

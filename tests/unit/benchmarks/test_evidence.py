@@ -153,12 +153,6 @@ class TestPages:
         assert "0.11 (0.10 to 0.12)" in page
         assert "0.11 (0.10 to 0.12)" in other
 
-    def test_what_was_not_measured_is_left_out(self) -> None:
-        none = {**tables.load(), "pairs": {}}
-
-        for make in (*tables.TABLES.values(), *tables.FIGURES.values()):
-            assert make(none).splitlines()[2:] == [] or make is tables.TABLES["base"]
-
     def test_every_figure_lies_in_its_interval(self) -> None:
         found = list(intervals(tables.load()["pairs"]))
 

@@ -93,9 +93,6 @@ def test_a_reference_is_shown_as_diffusers_shows_it() -> None:
     assert fit_reference((64, 64), 64, step=32) == (64, 64)
 
 
-# What is said of it, and what is refused
-
-
 def noise(path: Path, size: tuple[int, int]) -> None:
     Image.effect_noise(size, 90).convert("RGB").save(path)
 

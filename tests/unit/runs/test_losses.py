@@ -12,8 +12,6 @@ from glance.core.phase import Phase
 from glance.runs.losses import LossLog, StepLoss, read_courses, read_losses
 from glance.runs.manifest import load_manifest
 
-pytest_plugins = ["fakes.plugin"]
-
 FILE = RUN.losses(Phase.SLOW)
 
 

@@ -23,9 +23,6 @@ def sample_settings(prompt: str = "a cat", **values: Any) -> SampleSettings:
     return resolve_sample_settings(find_family("flux"), prompt=prompt, **values)
 
 
-# --- training ------------------------------------------------------------------------------------
-
-
 def test_defaults_of_training_are_the_guides_and_the_methods() -> None:
     assert resolve_train_settings(device=Device.CUDA).model_dump() == {
         "family": "flux",
@@ -122,9 +119,6 @@ def test_overrides_keep_their_types() -> None:
         assert list(map(repr, item.overrides.values())) == list(map(repr, given.values()))
 
 
-# --- sampling ------------------------------------------------------------------------------------
-
-
 def test_defaults_of_sampling_are_the_guides() -> None:
     assert sample_settings().model_dump() == {
         "prompt": "a cat",
@@ -174,15 +168,7 @@ def test_size_that_the_family_cannot_make_is_refused_with_the_nearest_one() -> N
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [
-        ("seed", -1),
-        ("seed", 2**63),
-        ("slow_guidance", -0.1),
-        ("fast_guidance", 101.0),
-        ("fast_guidance", float("inf")),
-        ("width", 0),
-        ("height", 8208),
-    ],
+    [("seed", 2**63), ("slow_guidance", -0.1), ("fast_guidance", float("inf")), ("height", 8208)],
 )
 def test_sampling_value_out_of_range_is_named(name: str, value: float) -> None:
     flag = f"--{name.replace('_', '-')}"
@@ -195,9 +181,6 @@ def test_sampling_value_out_of_range_is_named(name: str, value: float) -> None:
 def test_a_family_that_edits_has_one_data_set(values: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match="is trained on one data set"):
         resolve_train_settings(device=Device.CPU, family="qwen_image_edit_2511", **values)
-
-
-# --- guidance that would change nothing ----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
