@@ -241,9 +241,6 @@ def without(command: list[str], flags: list[str]) -> list[str]:
     return kept
 
 
-# --- every flag of every command -----------------------------------------------------------------
-
-
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     for name, command in group.commands.items():
         yield (*path, name), command
@@ -320,9 +317,6 @@ def test_the_table_has_every_code(invoke: Glance) -> None:
         return {error.exit_code}.union(*map(codes, error.__subclasses__()))
 
     assert documented == {0, 129, 130, 143} | codes(GlanceError)
-
-
-# --- as a process --------------------------------------------------------------------------------
 
 
 def test_version_is_one_line_on_stdout(glance: Glance) -> None:

@@ -32,8 +32,7 @@ class Request:
     metadata: Annotated[bool, Flag("None.", Group.OUTPUT, off="--no-metadata")] = True
     fast: Annotated[bool, Flag("Fast.", Group.ADVANCED)] = False
     size: Annotated[
-        tuple[int, int] | None,
-        Flag("Size.", Group.OUTPUT, kind="WxH", parse=lambda text: text.split("x")),
+        tuple[int, int] | None, Flag("Size.", Group.OUTPUT, parse=lambda text: text.split("x"))
     ] = None
     inner: Inner = field(default_factory=Inner)
     not_said: int = 7
@@ -57,11 +56,8 @@ def run() -> Any:
     return invoke
 
 
-def test_nothing_said_is_the_requests_own_defaults(run: Any) -> None:
+def test_everything_arrives_where_it_belongs_and_else_the_requests_own_defaults(run: Any) -> None:
     assert run("--image", "x.png") == Request(image=Path("x.png"))
-
-
-def test_everything_arrives_where_it_belongs(run: Any) -> None:
     words = "-i x --prompt a --prompt b --colour blue --no-metadata --fast --steps 3 --size 2x3"
 
     request = run(*words.split())
@@ -69,20 +65,6 @@ def test_everything_arrives_where_it_belongs(run: Any) -> None:
     assert request.prompts == ("a", "b")
     assert (request.colour, request.metadata, request.fast) == (Colour.BLUE, False, True)
     assert (request.inner, request.size, request.not_said) == (Inner(steps=3), ["2", "3"], 7)
-
-
-@pytest.mark.parametrize("words", ["", "--image x --steps 0", "--image x --colour green"])
-def test_what_the_declaration_forbids_is_a_usage_error(run: Any, words: str) -> None:
-    assert run(*words.split()).exit_code == 2
-
-
-def test_help_has_headings_in_their_order(run: Any) -> None:
-    text = run("--help").output
-
-    places = [text.index(f"{name}:\n") for name in ("Prompt", "Data", "Output", "Schedule")]
-    assert places == sorted(places)
-    assert "WxH" in text
-    assert "[default: red]" in text
 
 
 def test_advanced_options_are_named_in_the_help_and_told_in_help_all(run: Any) -> None:

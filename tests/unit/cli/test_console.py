@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from glance.cli.console import Console, format_table
-from glance.core.errors import TrainingFailed
 from glance.core.events import (
     CheckpointSaved,
     Noted,
@@ -99,27 +98,6 @@ def test_events_are_appended_line_by_line(tmp_path: Path) -> None:
         "event": "StepDone", "phase": "fast", "step": 1, "steps": 2, "loss": None,
         "eta_seconds": None,
     }  # fmt: skip
-
-
-def test_a_failed_training_shows_its_last_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    tail = ("so", "it went")
-
-    Console(as_json=True).error(
-        TrainingFailed("it failed", hint="do this", returncode=1, log=Path("x.log"), tail=tail)
-    )
-
-    out, err = capsys.readouterr()
-    assert err == (
-        "error: it failed\n  hint: do this\n"
-        "the trainer's last lines:\n  | so\n  | it went\nits whole log: x.log\n"
-    )
-    assert json.loads(out)["error"] == {
-        "exit_code": 5,
-        "problems": [{"message": "it failed", "hint": "do this"}],
-        "log": "x.log",
-        "returncode": 1,
-        "tail": ["so", "it went"],
-    }
 
 
 def test_a_table_is_aligned_to_the_right() -> None:

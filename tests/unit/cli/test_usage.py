@@ -26,11 +26,8 @@ def refusals(line: str, *more: str) -> list[Problem]:
 @pytest.mark.parametrize(
     ("line", "names"),
     [
-        ("train --image '' --model ' ' --run= --rank ''", "--image --model --run --rank"),
+        ("train --image '' --model ' ' --run=", "--image --model --run"),
         ("check '' --caption ''", "'an argument' --caption"),
-        ("runs show ''", "'an argument'"),
-        ("schedule --schedule '' --plot ''", "--schedule --plot"),
-        ("import '' --alpha ''", "'an argument' --alpha"),
         ("check -- ''", "'an argument'"),
     ],
 )
@@ -42,14 +39,11 @@ def test_an_empty_value_is_refused_wherever_it_stands(line: str, names: str) -> 
 
 
 def test_it_is_said_before_anything_else_is(invoke: Glance) -> None:
-    words = ("train", "--image", "", "--model", "", "--steps", "", "--json")
-
-    done = invoke(*words)
+    done = invoke("train", "--image", "", "--steps", "", "--json")
 
     assert done.code == 4
     assert done.document["error"]["problems"] == [
         {"message": f"--image is empty: {UNSET}", "hint": "give a value"},
-        {"message": f"--model is empty: {UNSET}", "hint": "give a value, or leave --model out"},
         {"message": f"--steps is empty: {UNSET}", "hint": "give a value, or leave --steps out"},
     ]
 
@@ -95,12 +89,11 @@ def test_windows_line_ends_of_a_script_are_named(words: tuple[str, ...]) -> None
 @pytest.mark.parametrize(
     ("line", "hint"),
     [
-        ("check cat.png --caption", """--caption "$(cat 'my cap.txt')\""""),
+        ("check cat.png --caption", "--caption \"$(cat 'my cap.txt')\""),
         ("train --image cat.png --sample-prompt", "--sample-prompt \"$(cat 'my cap.txt')\""),
         ("infer --negative-prompt", "--negative-prompt \"$(cat 'my cap.txt')\""),
         ("infer --prompt", "--prompt-file 'my cap.txt'"),
         ("distill --prompt", "--prompt-file 'my cap.txt'"),
-        ("schedule optimize --prompt", "--prompt-file 'my cap.txt'"),
         ("export comfyui --prompt", "--prompt \"$(cat 'my cap.txt')\""),
     ],
 )
