@@ -156,6 +156,7 @@ FILES = ("nowhere.txt", "folder", "text.txt")
 FILES_ARE_NONE = [
     *each(("infer", "compare"), *(f"--prompt-file {file}" for file in FILES[:2])),
     *each(LOOKS, *FILES, "x" * 300),
+    *each(("info",), "cat.png"),
     *each(WITH_LISTS, *(f"--schedule {file}.json" for file in ("nowhere", "folder", "text"))),
     *each(("infer",), *(f"--init-latents {file}" for file in FILES)),
     *each(("infer",), *(f"--from-image {file}" for file in FILES)),

@@ -1,11 +1,10 @@
 """What the terminal is told where nothing can move: plain lines, and as few as will do."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from glance.cli.console import Console, format_table
+from glance.cli.console import Console
 from glance.core.events import (
     CheckpointSaved,
     Noted,
@@ -80,25 +79,3 @@ def test_a_full_disk_ends_the_events_and_not_the_work(capsys: pytest.CaptureFixt
     told = capsys.readouterr().err
     reason = "No space left on device; no more is written there"
     assert told.count(f"warning: --events /dev/full: {reason}\n") == 1
-
-
-def test_events_are_appended_line_by_line(tmp_path: Path) -> None:
-    log = tmp_path / "events.jsonl"
-    log.write_text("before\n")
-    console = Console(quiet=True)
-
-    with console.progress(log) as sink:
-        sink(StepDone(Phase.FAST, 1, 2, None, None))
-
-    first, line = log.read_text().splitlines()
-    event = json.loads(line)
-    assert first == "before"
-    assert event.pop("time") > 0
-    assert event == {
-        "event": "StepDone", "phase": "fast", "step": 1, "steps": 2, "loss": None,
-        "eta_seconds": None,
-    }  # fmt: skip
-
-
-def test_a_table_is_aligned_to_the_right() -> None:
-    assert format_table(("a", "bb"), [("1", "2"), ("100", "3")]) == "  a  bb\n  1   2\n100   3"

@@ -93,14 +93,6 @@ def test_what_is_there_is_refused_before_any_work(force: bool) -> None:
     assert beside() == {"held", "out"}
 
 
-def test_force_replaces_an_export_with_one_that_holds_as_much() -> None:
-    write(ONE)
-
-    write(TWO, force=True)
-
-    assert (content(), beside()) == (TWO, {"out"})
-
-
 @pytest.mark.parametrize(
     ("there", "named"),
     [

@@ -9,7 +9,7 @@ import pytest
 from fakes.pairs import LAYER, glance_header, write_lora, write_run
 from safetensors.numpy import save_file
 
-from glance.core.errors import GlanceError, InputError, LoraError, RunError, UsageError
+from glance.core.errors import GlanceError, InputError, LoraError, RunError
 from glance.core.files import find_place
 from glance.core.phase import Phase
 from glance.interop.importing import ImportPlan, plan_import, run_import
@@ -257,28 +257,6 @@ def test_nothing_is_overwritten_and_nothing_is_left_of_a_failure() -> None:
     assert {path.name for path in Path().iterdir()} == {SLOW, FAST, "r", "mine"}
 
 
-def test_model_and_lists_that_nobody_says_are_asked_for() -> None:
-    write_both()
-
-    told = refusal(slow_lora=SLOW, fast_lora=FAST, alpha=2)
-
-    assert "neither file says which model" in told
-    assert "do not say which timesteps" in told
-    assert "--schedule paper (the official code's for FLUX.1)" in told
-
-
-def test_a_pair_without_a_picture_says_what_is_not_known() -> None:
-    write_both()
-
-    run_import(import_pair(alpha=2))
-
-    manifest = load_manifest(RunFolder(Path("runs/imported")))
-    assert manifest.sample is None
-    assert manifest.imported is not None
-    assert {"steps", "learning_rate", "seed", "device"} <= set(manifest.imported.unknown)
-    assert manifest.imported.sources == {Phase.SLOW: SLOW, Phase.FAST: FAST}
-
-
 def test_a_picture_and_its_caption_can_be_given(pair: Path) -> None:
     write_both()
 
@@ -334,26 +312,6 @@ def test_layers_that_cannot_be_placed_are_named_with_a_way_to_use_them() -> None
     write_pairs(f"{LAYER[:-1]}q", f"{LAYER[:-1]}k", ranks=(2, 4))
     with pytest.raises(InputError, match="ranks 2, 4"):
         import_pair(alpha=2)
-
-
-@pytest.mark.parametrize(
-    ("request_", "kind"),
-    [
-        ({}, UsageError),
-        ({"slow_lora": "a"}, UsageError),
-        ({"slow_lora": "a", "fast_lora": "b", "caption": "x"}, UsageError),
-        *(
-            ({"slow_lora": "a", "fast_lora": "b", "alpha": alpha}, InputError)
-            for alpha in (0.0, -1.0, float("nan"), float("inf"))
-        ),
-    ],
-)
-def test_flags_that_say_nothing_are_refused(
-    request_: dict[str, Any], kind: type[GlanceError]
-) -> None:
-    told = refusal(kind, **request_)
-
-    assert ("it must be above 0" in told) == (kind is InputError)
 
 
 def test_a_model_that_lies_above_the_loras_is_no_name_on_the_hub() -> None:

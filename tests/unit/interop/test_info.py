@@ -13,11 +13,11 @@ from fakes.runs import RUN
 from PIL import Image
 from safetensors.numpy import save_file
 
-from glance.core.errors import InputError, LoraError, RunError
+from glance.core.errors import LoraError, RunError
 from glance.core.phase import Phase
 from glance.interop.info import describe
 from glance.models.lora.file import hash_data, hash_file, read_header, rewrite_metadata
-from glance.runs.manifest import PhaseState, load_manifest
+from glance.runs.manifest import load_manifest
 from glance.sampling.provenance import LoraUse, write_image
 
 FILE = Path("x.safetensors")
@@ -239,19 +239,6 @@ def test_an_older_runs_loras_carry_no_pair_id() -> None:
     assert "not in the headers of both LoRAs" in lines(run.path)
 
 
-def test_a_lora_that_is_gone_is_a_problem_of_a_finished_phase() -> None:
-    run = write_run(Path("x"))
-    run.lora(SLOW).unlink()
-    manifest = load_manifest(run)
-    manifest.with_phase(FAST, state=PhaseState.FAILED).save(run)
-    run.lora(FAST).unlink()
-
-    phases = describe(run.path).document["phases"]
-
-    assert phases["slow"]["problems"][0]["message"].startswith("LoRA not found: x/output")
-    assert phases["fast"]["problems"] == []
-
-
 def test_a_folder_that_holds_one_lora_is_that_lora() -> None:
     write_lora(Path("lora/peft_slow/adapter_model.safetensors"))
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 8}
@@ -319,13 +306,6 @@ def test_a_picture_of_saved_latents_needs_them_again_and_moves_no_terminal() -> 
     command = "glance infer --from-image 'x y.png' --init-latents FILE"
     assert found.document["command"] == command
     assert all(character.isprintable() for line in found.lines for character in line)
-
-
-def test_a_picture_without_a_record_is_refused() -> None:
-    Image.new("RGB", (8, 8)).save("plain.png")
-
-    with pytest.raises(InputError, match="carries no record"):
-        describe(Path("plain.png"))
 
 
 def test_saved_latents_are_known() -> None:

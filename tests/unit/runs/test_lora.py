@@ -101,24 +101,6 @@ def test_larger_models_are_told_apart(family: str, model: str, architecture: str
     assert spec(family=find_family(family), model=model)["architecture"] == architecture
 
 
-def test_what_is_not_known_is_not_said() -> None:
-    found = spec(resolution=None, is_imported=True)
-
-    assert "resolution" not in found
-    assert "trained by glance" not in found["description"]
-
-
-def test_a_run_tells_where_its_loras_come_from() -> None:
-    run = write_run(Path("x"), model="acme/tiny")
-    manifest = record(run, base_model="acme/tiny")
-
-    origin = find_origin(manifest, FAST)
-
-    assert (origin.phase, origin.family.name, origin.model) == (FAST, "flux", "acme/tiny")
-    assert (origin.pair_id, origin.pair) == (manifest.pair_id, f"x-{manifest.pair_id[:8]}")
-    assert origin.resolution == 64
-
-
 @pytest.mark.parametrize(
     ("settings", "name"),
     [
@@ -141,9 +123,11 @@ def test_an_imported_pair_is_not_said_to_be_glances() -> None:
     imported = ImportRecord(sources=named, sha256=named, folded=named, unknown=("resolution",))
 
     origin = find_origin(record(run, imported=imported, sample=None), SLOW)
+    found = describe_origin(origin, rank=2, data_sha256="")
 
-    assert (origin.is_imported, origin.resolution) == (True, None)
     assert origin.pair == f"flux-{origin.pair_id[:8]}"
+    assert "modelspec.resolution" not in found
+    assert "trained by glance" not in found["modelspec.description"]
 
 
 @pytest.mark.usefixtures("fully_trained")

@@ -199,20 +199,3 @@ def test_guidance_that_would_change_nothing_is_refused(
         resolve_sample_settings(find_family(family), prompt="a cat", **values)
     (problem,) = caught.value.problems
     assert remedy in (problem.hint or "")
-
-
-@pytest.mark.parametrize(
-    ("family", "values", "needed"),
-    [
-        ("flux", {}, False),
-        ("flux", {"true_cfg": 2.0, "negative_prompt": "blur"}, True),
-        ("qwen_image", {}, True),
-        ("z_image", {"slow_guidance": 0.0}, False),
-    ],
-)
-def test_a_negative_prompt_is_encoded_where_it_is_used(
-    family: str, values: dict[str, Any], needed: bool
-) -> None:
-    row = find_family(family)
-    settings = resolve_sample_settings(row, prompt="a cat", **values)
-    assert settings.needs_negative(row) is needed
