@@ -82,14 +82,6 @@ class TestPlan:
 
         assert refused.value.problems[0].hint == 'say what to generate: --prompt "..."'
 
-    def test_prompts_seeds_and_counts_make_the_rows(self) -> None:
-        write_run(RUN)
-
-        plan = plan_comparison(CompareRequest(RUN, ("a", "b"), seeds=(3, 8), count=2, device="cpu"))
-
-        rows = [(row.settings.prompt, row.settings.seed) for row in plan.rows]
-        assert rows == [(p, seed) for p in "ab" for seed in (3, 4, 8, 9)]
-
 
 class TestKeys:
     def test_pairs_of_one_model_share_what_no_lora_made(self) -> None:

@@ -133,11 +133,6 @@ def test_recorded_folder_is_found_again_through_a_link(tmp_path: Path) -> None:
     assert recorded(written, run).hub_models == ()
 
 
-def test_recorded_hub_id_stays_one(tmp_path: Path) -> None:
-    assert recorded(FLUX.default_model, tmp_path).location == FLUX.default_model
-    assert recorded(FLUX.default_model, tmp_path).hub_models == (FLUX.default_model,)
-
-
 def test_what_a_family_borrows_comes_from_the_hub_too() -> None:
     hidream, auraflow = find_family("hidream"), find_family("auraflow")
     assert hidream.borrowed is not None
@@ -278,6 +273,7 @@ def test_the_default_is_the_familys() -> None:
     assert (model.name, model.side) == ("stable-diffusion-3.5-medium", 1024)
     assert model.hub_models == (model.location,)
     assert model.record(Path("runs/cat")) == (model.location, None)
+    assert BaseModel.recorded(model.location, None, family="sd3", start=Path()) == model
 
 
 def write(path: str, millions: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from glance.core.device import Device
 from glance.core.errors import SettingsError
-from glance.models.families import FAMILIES, Family, Negative, families_of_pipeline, find_family
+from glance.models.families import FAMILIES, Family, families_of_pipeline, find_family
 from glance.models.families.refused import REFUSED
 from glance.runs.settings import resolve_train_settings
 from glance.sampling.settings import resolve_sample_settings
@@ -71,17 +71,6 @@ def test_defaults_of_the_family_are_valid_settings(family: Family) -> None:
 def test_training_options_of_the_family_are_simpletuners(family: Family) -> None:
     pairs = [f"{key}={value}" for key, value in family.training_options.items()]
     assert parse_overrides(pairs) == family.training_options
-
-
-@every_family
-def test_each_prompt_embedding_has_a_negative_beside_it_where_there_are_negatives(
-    family: Family,
-) -> None:
-    outputs = {name for name in family.text.outputs if name}
-    negatives = {name.removeprefix("negative_") for name in outputs if "negative" in name}
-    prompts = {name for name in outputs if "negative" not in name}
-    assert prompts
-    assert negatives == (prompts if family.text.negative is Negative.TOGETHER else set())
 
 
 @every_family

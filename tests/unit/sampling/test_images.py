@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.pairs import glance_header, write_lora, write_run
+from fakes.pairs import write_run
 from fakes.plans import plan, pretend
 
 from glance.core.errors import InputError, Problem, SettingsError, SetupError, UsageError
-from glance.core.phase import Phase
 from glance.models.base import BaseModel
 from glance.models.families import find_family
 from glance.sampling.images import lay_out
@@ -230,14 +229,6 @@ def test_prompts_that_begin_alike_are_not_looked_for_one_by_one(
 
     assert len(set(planned)) == len(prompts)
     assert len(looks) < 20 * len(prompts)  # not their square
-
-
-def test_another_lora_is_another_picture() -> None:
-    pretend(plan(seeds=(1, 2)).images[0])
-    lora = Path("runs/cat/output/glance-slow/pytorch_lora_weights.safetensors")
-    write_lora(lora, glance_header(Phase.SLOW), fill=2.0)
-
-    assert [one.is_done for one in plan(seeds=(1, 2)).images] == [False, False]
 
 
 def test_a_moved_run_goes_on_where_it_was() -> None:

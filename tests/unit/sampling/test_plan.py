@@ -1,6 +1,5 @@
 """What is decided before anything is loaded: the schedule; an image again, from its record."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -214,18 +213,6 @@ def test_another_lora_that_is_asked_for_is_taken_and_mentioned() -> None:
     found = again(source, **files, model="acme/tiny")
 
     assert f"the slow LoRA is not that of {source}" in found.notes
-
-
-def test_a_image_of_files_finds_them_from_where_it_lies() -> None:
-    files = write_pair(Path("loras"))
-    source = pretend(plan(**files, model="acme/tiny", output=Path("out/x.png")).images[0])
-    shutil.rmtree("runs")
-
-    found, record = again(source), read_record(source)
-
-    assert {path.name for path in found.loras.values()} == {"slow.safetensors", "fast.safetensors"}
-    assert str(Path.cwd()) not in record.model_dump_json()
-    assert record.loras[0].file.startswith("../")
 
 
 def test_other_versions_are_mentioned() -> None:

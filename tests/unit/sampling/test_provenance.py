@@ -416,12 +416,3 @@ def test_key_is_indifferent_to_places_and_names() -> None:
 )
 def test_key_tells_apart_what_differs(changes: dict[str, Any]) -> None:
     assert make_record(**changes).key() != make_record().key()
-
-
-def test_key_is_a_sha256_that_stays() -> None:
-    record = make_record(glance="0.1.0", settings=make_settings(prompt="猫"))
-    reread = Record.model_validate_json(record.model_dump_json())
-
-    assert record.key() == reread.key()
-    assert len(bytes.fromhex(record.key())) == 32
-    assert reread.schedule.resolve() == PRESETS["guide"].schedule

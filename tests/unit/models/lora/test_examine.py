@@ -1,6 +1,5 @@
 """Anybody's LoRA file: every spelling of a pair is understood, every reason to refuse is named."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -92,30 +91,6 @@ def test_facts_of_a_foreign_file_and_of_glances_own() -> None:
 
     assert (own.phase, own.family) == (Phase.FAST, "flux")
     assert (own.timesteps, own.scale_is_known) == ((886.7, 562.95), True)
-
-
-# --- scale ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("more", "factor"),
-    [
-        ({}, 2.0),
-        ({"use_rslora": True}, 4.0),
-        ({"alpha_pattern": {"to_q": 2}}, 0.5),
-        ({"alpha_pattern": {"o_q": 2}}, 2.0),
-        ({"alpha_pattern": {r"^blocks\.\d+\.to_q": 1}}, 0.25),
-        ({"alpha_pattern": {"^to_q": 1}}, 2.0),
-    ],
-    ids=["plain", "rsLoRA", "suffix", "part of a name", "regular expression", "from the start"],
-)
-def test_factor_is_pefts(more: dict[str, Any], factor: float) -> None:
-    config = {f"transformer.{key}": value for key, value in {"lora_alpha": 8, **more}.items()}
-    header = {"lora_adapter_metadata": json.dumps(config)}
-
-    facts = examine_lora(write(pair("blocks.0.to_q"), header))
-
-    assert facts.strength.factors == {"blocks.0.to_q": factor}
 
 
 def test_config_has_a_pattern_for_every_rarer_rank() -> None:
@@ -244,10 +219,3 @@ def test_all_problems_come_at_once() -> None:
 
     assert [message.split()[-1] for message in found] == ["transformer's", "pairs", "2",
                                                            "a.lora_B.weight", "exist"]  # fmt: skip
-
-
-def test_long_lists_are_cut_and_counted() -> None:
-    (found,) = problems({f"key{number:02}": np.ones(1) for number in range(25)})
-
-    assert found.startswith("25 of its keys are no half of a LoRA pair: key00, key01")
-    assert found.endswith("key19 and 5 more")

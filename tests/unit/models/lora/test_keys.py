@@ -71,6 +71,8 @@ def strength(**given: Any) -> Strength:
         ({}, 4.0),
         ({"use_rslora": True}, 8.0),
         ({"alpha_pattern": {"to_q": 2}}, 0.5),
+        ({"alpha_pattern": {"o_q": 2}}, 4.0),  # part of a name
+        ({"alpha_pattern": {"^to_q": 2}}, 4.0),  # from the start
         ({"alpha_pattern": {r"transformer_blocks\.\d+\.attn\.to_q": 8}}, 2.0),
         ({"r": 8, "rank_pattern": {"to_q": 4}}, 4.0),
         ({"r": 8, "rank_pattern": {"to_q": 4}, "alpha_pattern": {"attn.to_q": 4}}, 1.0),
