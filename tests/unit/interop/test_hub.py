@@ -50,6 +50,11 @@ def make_run(path: Path = RUN, *, model: str = FLUX, **settings: Any) -> RunFold
     return run
 
 
+@pytest.fixture
+def run() -> RunFolder:
+    return make_run()
+
+
 def compare(run: RunFolder, *rows: Any) -> None:
     """Leave a comparison in the run, of plain colours."""
     plan = plan_comparison(CompareRequest(run=run.path, prompts=("a hill",), device="cpu"))
@@ -95,9 +100,8 @@ def contents(plan: HubPlan) -> dict[str, bytes]:
 EDIT = {"model": "Qwen/Qwen-Image-Edit-2509", "family": "qwen_image_edit_2509"}
 
 
+@pytest.mark.usefixtures("run")
 def test_the_card_links_the_base_model_as_an_adapter() -> None:
-    make_run()
-
     said = metadata(make_plan())
 
     assert (said["base_model"], said["base_model_relation"]) == (FLUX, "adapter")
@@ -148,26 +152,16 @@ def test_the_license_of_the_loras(base: str, given: str | None, expected: tuple[
     assert linked == (expected[1] is not None)
 
 
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        *(
-            ({flag: "My Own"}, r"--(sample-)?license 'My Own' is no license")
-            for flag in ("license", "sample_license")
-        ),
-        *(({"repo": repo}, "--repo") for repo in ("", "a/b/c", "a b", "-x", "x.git", "../x")),
-    ],
-)
-def test_what_the_hub_cannot_have_is_refused(asked: dict[str, str], message: str) -> None:
-    make_run()
-
-    with pytest.raises(InputError, match=message):
-        make_plan(**asked)
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize("repo", ["", "a/b/c", "a b", "-x", "x.git", "../x"])
+def test_what_the_hub_cannot_have_is_refused(repo: str) -> None:
+    with pytest.raises(InputError, match="--repo"):
+        make_plan(repo=repo)
 
 
+@pytest.mark.usefixtures("run")
 class TestSample:
-    def test_neither_the_picture_nor_the_caption_is_sent_unasked(self) -> None:
-        run = make_run()
+    def test_neither_the_picture_nor_the_caption_is_sent_unasked(self, run: RunFolder) -> None:
         compare(run, make_row(prompt=CAPTION), make_row(prompt=f"{CAPTION.upper()}, at night"))
 
         plan = make_plan()
@@ -180,8 +174,6 @@ class TestSample:
         assert "Neither is part of this repository" in body(plan)
 
     def test_its_license_sends_both(self) -> None:
-        make_run()
-
         plan = make_plan(sample_license="cc0-1.0")
 
         assert contents(plan)["sample/sample.txt"] == f"{CAPTION}\n".encode()
@@ -189,15 +181,13 @@ class TestSample:
         assert "license `cc0-1.0`" in body(plan)
         assert CAPTION in body(plan)
 
-    def test_without_the_caption_no_prompt_can_be_told_from_it(self) -> None:
-        run = make_run()
+    def test_without_the_caption_no_prompt_can_be_told_from_it(self, run: RunFolder) -> None:
         compare(run, make_row(prompt="a hill"))
         (run.path / "data/x.txt").unlink()
 
         assert "a hill" not in make_plan().card
 
-    def test_one_that_is_gone_or_outside_of_the_run_is_not_sent(self) -> None:
-        run = make_run()
+    def test_one_that_is_gone_or_outside_of_the_run_is_not_sent(self, run: RunFolder) -> None:
         Image.new("RGB", (8, 8)).save("private.png")
         manifest = load_manifest(run)
         stolen = manifest.sample.model_copy(update={"image": "../../private.png"})
@@ -211,9 +201,9 @@ class TestSample:
             make_plan(sample_license="cc0-1.0")
 
 
+@pytest.mark.usefixtures("run")
 class TestPictures:
-    def test_those_of_the_comparison_are_shown_beside_the_base(self) -> None:
-        run = make_run()
+    def test_those_of_the_comparison_are_shown_beside_the_base(self, run: RunFolder) -> None:
         compare(run, make_row(prompt="a hill"), make_row(prompt="a mill", seed=3))
 
         plan = make_plan()
@@ -232,15 +222,15 @@ class TestPictures:
         ]
         assert colours == [(40 * number, 90, 160) for number in range(5)], "not the sample's red"
 
-    def test_no_more_than_a_card_can_show(self) -> None:
-        run = make_run()
+    def test_no_more_than_a_card_can_show(self, run: RunFolder) -> None:
         compare(run, *(make_row(seed=seed) for seed in range(MOST_ROWS + 2)))
 
         assert len(shown(make_plan())) == MOST_ROWS
 
     @pytest.mark.parametrize("name", ["another pair", "compare.json", "pictures/1-both.png"])
-    def test_a_comparison_of_another_pair_or_damaged_is_none(self, name: str) -> None:
-        run = make_run()
+    def test_a_comparison_of_another_pair_or_damaged_is_none(
+        self, name: str, run: RunFolder
+    ) -> None:
         compare(run, make_row())
         if name == "another pair":
             path = run.images / "compare/compare.json"
@@ -255,8 +245,9 @@ class TestPictures:
         assert shown(plan) == []
         assert any("glance compare --run runs/cat" in note for note in plan.notes)
 
-    def test_without_a_comparison_the_pairs_own_pictures_are_taken_as_pixels_alone(self) -> None:
-        run = make_run()
+    def test_without_a_comparison_the_pairs_own_pictures_are_taken_as_pixels_alone(
+        self, run: RunFolder
+    ) -> None:
         assert any("there are no images of this pair" in note for note in make_plan().notes)
         for name, prompt in (("b.png", "a mill"), ("a.jpg", "a harbour"), ("outside.png", "x")):
             paint(run, name, prompt)
@@ -274,8 +265,7 @@ class TestPictures:
 class TestText:
     HOSTILE = '"\n---\nlicense: mit\n- [x](http://evil) <script> | `$$a$$` :smile: \x1b[31m'
 
-    def test_a_prompt_can_be_no_markup_and_no_metadata(self) -> None:
-        run = make_run()
+    def test_a_prompt_can_be_no_markup_and_no_metadata(self, run: RunFolder) -> None:
         compare(run, make_row(prompt=self.HOSTILE))
 
         plan = make_plan()
@@ -287,8 +277,7 @@ class TestText:
         assert not set("<>`$*\\\x1b") & set(table)
         assert "](http" not in table
 
-    def test_nor_can_the_manifest_of_a_stranger(self) -> None:
-        run = make_run()
+    def test_nor_can_the_manifest_of_a_stranger(self, run: RunFolder) -> None:
         document = json.loads(run.manifest.read_text())
         document["schedule"]["name"] = document["glance"] = "<b>|x"
         document["settings"]["overrides"] = {"tracker`": "/home/anna/x"}
@@ -327,8 +316,7 @@ class TestText:
         assert len(flags) == 6
         assert [flag for flag in flags if f"{flag} " not in reference] == []
 
-    def test_of_an_imported_pair_only_what_is_known_is_said(self) -> None:
-        run = make_run()
+    def test_of_an_imported_pair_only_what_is_known_is_said(self, run: RunFolder) -> None:
         digests = dict.fromkeys(Phase, "0" * 64)
         unknown = ("steps", "learning_rate", "seed", "device")
         record = ImportRecord(sources=digests, sha256=digests, folded=digests, unknown=unknown)
@@ -345,8 +333,7 @@ class TestText:
         assert shown(plan) == [CAPTION]
 
 
-def test_a_plan_lists_every_file_with_size_and_hash_and_touches_no_disk() -> None:
-    run = make_run()
+def test_a_plan_lists_every_file_with_size_and_hash_and_touches_no_disk(run: RunFolder) -> None:
     before = sorted(Path().rglob("*"))
 
     document = make_plan().to_json()
@@ -395,11 +382,11 @@ def ignore(_: Event) -> None:
     pass
 
 
+@pytest.mark.usefixtures("run")
 class TestSending:
     def test_everything_arrives_in_one_commit_in_a_private_repository(
-        self, hub: RepoHub, capfd: pytest.CaptureFixture[str]
+        self, hub: RepoHub, capfd: pytest.CaptureFixture[str], run: RunFolder
     ) -> None:
-        run = make_run()
         compare(run, make_row())
         plan = make_plan()
 
@@ -414,7 +401,6 @@ class TestSending:
         assert capfd.readouterr() == ("", "")
 
     def test_a_name_alone_goes_to_the_tokens_owner(self, hub: RepoHub) -> None:
-        make_run()
         plan = make_plan(repo="cat")
 
         result = send_hub(plan, ignore)
@@ -425,8 +411,6 @@ class TestSending:
         assert b"OWNER" not in hub.repos["anna/cat"].files["README.md"]
 
     def test_public_is_what_is_whole(self, hub: RepoHub) -> None:
-        make_run()
-
         send_hub(make_plan(public=True), ignore)
 
         assert not hub.repos["anna/cat"].private
@@ -437,7 +421,6 @@ class TestSending:
         assert commit < settings
 
     def test_what_fails_leaves_nothing_but_an_empty_repository(self, hub: RepoHub) -> None:
-        make_run()
         hub.fails = {"/commit/": 403}
 
         with pytest.raises(SetupError, match="no right to write to anna/cat"):
@@ -449,8 +432,9 @@ class TestSending:
         send_hub(make_plan(), ignore)  # the same command goes on from there
         assert "slow.safetensors" in hub.repos["anna/cat"].files
 
-    def test_an_export_that_is_there_is_replaced_by_force_alone(self, hub: RepoHub) -> None:
-        run = make_run()
+    def test_an_export_that_is_there_is_replaced_by_force_alone(
+        self, hub: RepoHub, run: RunFolder
+    ) -> None:
         compare(run, make_row())
         send_hub(make_plan(sample_license="cc0-1.0"), ignore)
         shutil.rmtree(run.images)
@@ -467,7 +451,6 @@ class TestSending:
         assert len(there.commits) == 2
 
     def test_what_is_public_already_is_not_filled_unasked(self, hub: RepoHub) -> None:
-        make_run()
         hub.repos["anna/cat"] = Repo(private=False)
 
         with pytest.raises(InputError, match="anna/cat is public"):
@@ -488,7 +471,6 @@ class TestSending:
     def test_every_refusal_of_the_hub_is_explained(
         self, hub: RepoHub, fails: dict[str, int], message: str
     ) -> None:
-        make_run()
         hub.fails = fails
 
         with pytest.raises(SetupError, match=message) as refused:
@@ -498,7 +480,6 @@ class TestSending:
         assert TOKEN not in str(refused.value)
 
     def test_what_the_hub_thinks_of_the_card_is_told(self, hub: RepoHub) -> None:
-        make_run()
         hub.warns = ["no such tag"]
         events: list[Event] = []
 
@@ -509,7 +490,6 @@ class TestSending:
     def test_without_a_token_a_connection_or_an_answer_nothing_is_tried(
         self, hub: RepoHub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        make_run()
         plan = make_plan()
         with monkeypatch.context() as patch:
             patch.delenv("HF_TOKEN")
