@@ -16,6 +16,7 @@ from fakes.comparisons import (
     make_row,
     write_caption,
 )
+from fakes.models import make_model
 from fakes.pairs import write_lora, write_run
 from PIL import Image
 from safetensors.numpy import save_file
@@ -137,29 +138,17 @@ class TestKeys:
         assert found[Variant.BOTH] == (1.0, 1.0)
         assert asked[Variant.BASE] == (2.0, 3.0)
 
-    def test_weights_that_changed_in_place_are_another_model(self, tiny_weights: Path) -> None:
-        write_run(RUN, model=os.path.relpath(tiny_weights.parents[1], RUN))
-        before = keys()
-        status = tiny_weights.stat()
-        content = bytearray(tiny_weights.read_bytes())
+    def test_weights_that_changed_in_place_are_another_model(self) -> None:
+        write_run(RUN, model=os.path.relpath(make_model(Path("model")), RUN))
+        weights = Path("model/transformer/diffusion_pytorch_model.safetensors")
+        save_file({"weight": np.zeros(75_000, np.float32)}, weights)
+        before, status = keys(), weights.stat()
+        content = bytearray(weights.read_bytes())
         content[-1] ^= 1
-        tiny_weights.write_bytes(content)
-        os.utime(tiny_weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+        weights.write_bytes(content)
+        os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
 
         assert differing(before, keys()) == set(Variant)
-
-
-@pytest.fixture
-def tiny_weights() -> Path:
-    """The transformer's file of a model that is nothing but files."""
-    model = Path("model")
-    for name in ("transformer", "vae", "scheduler"):
-        (model / name).mkdir(parents=True)
-    parts = '"transformer": ["diffusers", "FluxTransformer2DModel"], "vae": ["diffusers", "V"]'
-    (model / "model_index.json").write_text(f'{{"_class_name": "FluxPipeline", {parts}}}')
-    weights = model / "transformer/diffusion_pytorch_model.safetensors"
-    save_file({"weight": np.zeros(75_000, np.float32)}, weights)
-    return weights
 
 
 class TestCache:

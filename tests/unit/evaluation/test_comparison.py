@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 from fakes.comparisons import make_cell, make_comparison, make_row
 
-from glance.core.errors import UsageError
 from glance.evaluation.comparison import Comparison, Row, judge
 from glance.evaluation.request import Variant
 
@@ -122,17 +121,6 @@ def test_json_has_every_figure_to_four_decimals() -> None:
         "worth_steps": 7,
         "images": 8,
     }
-
-
-def test_there_is_none_without_the_base() -> None:
-    row = make_row()
-    alone = {v: cell for v, cell in row.cells.items() if v is not Variant.BASE}
-
-    with pytest.raises(UsageError, match="there is no verdict without base"):
-        judge(make_comparison(replace(row, cells=alone)))
-
-
-# --- means and the table -------------------------------------------------------------------------
 
 
 def test_the_teacher_is_not_compared_with_itself() -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from fakes.comfyui import RECORDING, WIDGETS, every_way, make_job, ports, recorded_nodes
+from fakes.comfyui import WIDGETS, every_way, make_job, ports, recorded_nodes
 
 from glance.core.phase import Phase
 from glance.models.families import FAMILIES, find_family
@@ -66,18 +66,6 @@ def conditioning(api: Api, link: list[Any]) -> tuple[float | None, str]:
     return told, given["text" if kind == "CLIPTextEncode" else "prompt"]
 
 
-# --- nodes ---------------------------------------------------------------------------------------
-
-
-def test_the_recording_lacks_one_node_alone() -> None:
-    """It is of 0.3.64, from before FLUX.2; fakes.comfyui lends that node a description."""
-    recorded = json.loads(RECORDING.read_text())
-
-    assert recorded["comfyui"] == "0.3.64"
-    assert set(NODES) - set(recorded["nodes"]) == {"EmptyFlux2LatentImage"}
-    assert set(recorded["nodes"]) <= set(NODES)
-
-
 @pytest.mark.parametrize("name", NODES)
 def test_a_nodes_ports_are_comfyuis_in_its_order(name: str) -> None:
     recorded = recorded_nodes()[name]
@@ -87,9 +75,6 @@ def test_a_nodes_ports_are_comfyuis_in_its_order(name: str) -> None:
     assert set(recorded["input"]["required"].items()) <= set(ours)
     assert [port.type for port in NODES[name].outputs] == recorded["output"]
     assert [port.name for port in NODES[name].outputs] == recorded["output_name"]
-
-
-# --- what ComfyUI validates -------------------------------------------------------------------
 
 
 def faults(api: Api, nodes: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -137,9 +122,6 @@ def test_a_workflow_is_valid_and_no_node_idle_or_before_what_it_takes_from(
     (end,) = find(api, "SaveImage")  # ComfyUI refuses a workflow that gives nothing out
     assert set(map(int, api)) - {source for _, source in links} == {int(end)}
     assert all(source < target for target, source in links)
-
-
-# --- noise and sigmas -------------------------------------------------------------------------
 
 
 def parse_sigmas(text: str) -> list[float]:
@@ -200,8 +182,6 @@ def test_the_second_sampler_goes_on_with_the_firsts_noisy_latents(name: str) -> 
     assert [follow(api, one["sampler"]) for one in (start, goes_on)] == [euler] * 2
 
 
-# --- guidance ---------------------------------------------------------------------------------
-
 BOTH = {"slow_guidance": 3.0, "fast_guidance": 1.5}
 
 
@@ -239,9 +219,6 @@ def test_each_phase_is_guided_as_in_its_pipeline(
             negative = asked.get("negative_prompt", "")
             assert conditioning(api, given["negative"]) == (embedded, negative)
     assert len(find(api, "CLIPTextEncode")) == 1 + any(scales)
-
-
-# --- LoRAs, text, references ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -334,9 +311,6 @@ def test_what_is_edited_is_read_with_both_prompts(name: str) -> None:
     ]
 
 
-# --- the base model's file --------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("name", "model", "file"),
     [
@@ -378,8 +352,6 @@ def test_a_single_file_keeps_its_name() -> None:
 
     assert found == ComfyFile("sd35-mine.safetensors", "diffusion_models")
 
-
-# --- the page's JSON: the same workflow, laid out so that nothing hides anything -----------------
 
 TITLE_BAR = 30  # LiteGraph draws it above a node's position
 SOCKET, WIDGET, PREVIEW = 20, 24, 220  # pixels high, at least; setSizeForImage's minimum

@@ -122,9 +122,6 @@ def names(planned: GenerationPlan) -> list[str]:
     return [str(one.output) for one in planned.images]
 
 
-# --- places --------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("output", "seeds", "places"),
     [
@@ -171,9 +168,6 @@ def test_a_place_that_cannot_be_written_is_refused() -> None:
 
     with pytest.raises(SetupError, match=r"--output file/x\.png: nothing can be written there"):
         plan(output=Path("file/x.png"))
-
-
-# --- going on ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("output", [None, Path("x.png")])

@@ -134,9 +134,6 @@ def _run() -> None:
     write_run(Path("runs/cat"))
 
 
-# --- again, from an image -----------------------------------------------------------------------
-
-
 def again(source: Path, **request: Any) -> GenerationPlan:
     return plan(prompts=(), from_image=source, **request)
 
@@ -223,9 +220,6 @@ def test_other_versions_are_mentioned() -> None:
     assert any("was made with torch 1.0, here is" in note for note in again(source).notes)
 
 
-# --- saved latents -------------------------------------------------------------------------------
-
-
 def write_latents(**request: Any) -> Path:
     record = plan(**request).images[0].record
     path = Path("runs/cat/images/x.latents.safetensors")
@@ -282,9 +276,6 @@ def test_what_holds_no_latents_or_others_than_an_image_began_from_is_refused() -
         again(source)
     with pytest.raises(InputError, match="holds other latents than"):
         again(source, init_latents=other)
-
-
-# --- an image that was made of another one ------------------------------------------------------
 
 
 def test_a_image_finds_what_it_was_made_of_and_a_changed_one_is_another_picture() -> None:

@@ -1,6 +1,7 @@
 """What pictures say of their making: written, read back, and refused when it is not to be read."""
 
 import json
+import re
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from PIL import Image, PngImagePlugin
 
 from glance import __version__
 from glance.core.device import Device, Precision
-from glance.core.errors import GlanceError, InputError, SetupError
+from glance.core.errors import InputError, SetupError
 from glance.core.phase import Phase
 from glance.sampling.provenance import (
     LoraUse,
@@ -79,9 +80,6 @@ def refusal(path: Path) -> str:
     return problem.message
 
 
-# --- there and back ------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("prompt", ["a cat", "füchsin", UNICODE], ids=["ascii", "latin", "other"])
 def test_what_is_written_is_read_back(name: str, prompt: str) -> None:
@@ -137,9 +135,6 @@ def test_without_a_record_there_is_no_metadata(name: str) -> None:
         assert not set(picture.info) & {"parameters", "prompt"}
         assert not picture.getexif()
     assert image.info["comment"] == b"mine"
-
-
-# --- what others read ----------------------------------------------------------------------------
 
 
 def test_parameters_are_the_web_uis_infotext() -> None:
@@ -201,16 +196,12 @@ def test_a_prompt_too_long_for_both_leaves_the_record_in_jpeg_or_is_refused() ->
     assert read_record(Path("x.jpg")) == record
     with Image.open("x.jpg") as picture:
         assert not picture.getexif().get_ifd(EXIF)
-
-
-@pytest.mark.parametrize("name", ["x.png", "x.webp"])
-def test_the_longest_prompts_fit_elsewhere(name: str) -> None:
-    longest = "🐈" * 65_536
-    record = make_record(settings=make_settings(prompt=longest, negative_prompt=longest))
-
-    write_image(gradient(), Path(name), record)
-
-    assert (read_record(Path(name)) == record) is True
+    longest = make_record(
+        settings=make_settings(prompt="🐈" * 65_536, negative_prompt="🐈" * 65_536)
+    )
+    for path in (Path("x.png"), Path("x.webp")):
+        write_image(gradient(), path, longest)
+        assert (read_record(path) == longest) is True
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -221,9 +212,6 @@ def test_a_prompt_that_is_no_text_does_not_cost_the_picture(name: str) -> None:
 
     assert format_parameters(record).startswith("caf?\n")
     assert "surrogates not allowed" in refusal(Path(name))
-
-
-# --- writing that fails --------------------------------------------------------------------------
 
 
 @contextmanager
@@ -237,43 +225,14 @@ def full_disk(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def failure(path: Path) -> GlanceError:
-    with pytest.raises(GlanceError) as caught:
-        write_image(gradient(), path, make_record())
-    return caught.value
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_full_disk_leaves_the_old_picture_alone(name: str) -> None:
     Path(name).write_bytes(b"old")
 
-    with full_disk(100):
-        error = failure(Path(name))
+    with full_disk(100), pytest.raises(SetupError, match=f"^cannot write {re.escape(name)}: "):
+        write_image(gradient(), Path(name), make_record())
 
-    assert isinstance(error, SetupError)
-    assert error.problems[0].message.startswith(f"cannot write {name}: ")
     assert [(path.name, path.read_bytes()) for path in Path().iterdir()] == [(name, b"old")]
-
-
-@pytest.mark.parametrize(
-    ("path", "kind", "told"),
-    [
-        ("out/x.png", SetupError, "cannot write out/x.png: File exists"),
-        ("x.gif", InputError, "x.gif: .gif is not a picture format"),
-    ],
-)
-def test_a_path_that_no_picture_can_have_is_named(
-    path: str, kind: type[GlanceError], told: str
-) -> None:
-    Path("out").write_text("a file")
-
-    error = failure(Path(path))
-
-    assert (type(error), str(error)) == (kind, told)
-    assert [path.name for path in Path().iterdir()] == ["out"]
-
-
-# --- reading what is not there -------------------------------------------------------------------
 
 
 def test_what_is_no_picture_is_refused() -> None:
@@ -310,9 +269,6 @@ def test_a_picture_cut_short_is_read_or_refused(name: str) -> None:
             outcomes.add(False)
 
     assert False in outcomes
-
-
-# --- reading what is damaged ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -361,9 +317,6 @@ def test_a_record_of_a_newer_glance_or_one_that_unfolds_into_a_huge_one_is_refus
 
     assert Path("bomb.png").stat().st_size < 2**15
     assert refusal(Path("bomb.png")).startswith("picture bomb.png cannot be read")
-
-
-# --- which pictures are the same -----------------------------------------------------------------
 
 
 def test_key_is_indifferent_to_places_and_names() -> None:

@@ -44,9 +44,6 @@ def problems(tensors: Tensors, metadata: dict[str, str] | None = None) -> list[s
     return [item.message.removeprefix("x.safetensors: ") for item in caught.value.problems]
 
 
-# --- what is understood --------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "tensors",
     [
@@ -100,9 +97,6 @@ def test_config_has_a_pattern_for_every_rarer_rank() -> None:
     assert (config["transformer.r"], config["transformer.lora_alpha"]) == (4, 4)
     assert config["transformer.rank_pattern"] == {"^(?:e)": 2, r"^(?:c\.0|d)": 8}
     assert config["transformer.alpha_pattern"] == config["transformer.rank_pattern"]
-
-
-# --- what is refused -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

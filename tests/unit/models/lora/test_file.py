@@ -102,9 +102,6 @@ def header_of(path: Path) -> dict[str, Any]:
     return dict(json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]))
 
 
-# --- folding -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
 def test_folding_by_four_is_exact_and_leaves_lora_a(file: Path, dtype: str) -> None:
     tensors = pair(dtype=dtype)
@@ -133,9 +130,6 @@ def test_f16_times_three_is_rounded_as_the_exact_product() -> None:
     expected = (values.astype(np.float32) * np.float32(3)).astype(np.float16)
     scaled = Tensor("F16", values.shape, values.tobytes()).scaled(3.0)
     assert (scaled.to_float() == expected).all()
-
-
-# --- the final file ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("phase", "end_sigma"), [(Phase.SLOW, 886.7053 / 1000), (Phase.FAST, 0.0)])
@@ -200,9 +194,6 @@ def test_tensors_of_mixed_types_stay_aligned(file: Path) -> None:
     assert int.from_bytes(file.read_bytes()[:8], "little") % 8 == 0
     assert entries["transformer.a.lora_A.weight"]["data_offsets"] == [12, 18]
     assert entries["transformer.a.lora_B.weight"]["data_offsets"] == [0, 12]
-
-
-# --- files that are refused ----------------------------------------------------------------------
 
 
 def by_hand(header: object, data: bytes = b"") -> bytes:
@@ -299,9 +290,6 @@ def test_what_is_no_lora_of_the_transformer_is_refused(
     file: Path, tensors: Tensors, message: str
 ) -> None:
     assert refusal(write(file, tensors)) == f"x.safetensors: {message}"
-
-
-# --- headers, and files with other metadata ------------------------------------------------------
 
 
 def test_tensors_and_their_places_stay_and_others_read_the_file() -> None:

@@ -62,9 +62,6 @@ def strength(**given: Any) -> Strength:
     return found
 
 
-# --- beside the file ------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("more", "factor"),
     [
@@ -156,9 +153,6 @@ def test_simpletuners_options_beside_the_file_are_read() -> None:
     checkpoint = FILE.parent / "checkpoint-5" / FILE.name  # the folder above has them
     checkpoint.parent.mkdir()
     assert read_file_strength(FILE.rename(checkpoint)).factors == {Q: 2.0}
-
-
-# --- in the file ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
