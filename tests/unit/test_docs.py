@@ -20,18 +20,25 @@ from glance.sampling.request import InferRequest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^uv run (glance (?:check|schedule|train)\b[^#\n]*)", README, re.M)
-EXPORTS = re.findall(r"^uv run (glance (?:export|info)\b[^#\n]*)", README, re.M)
-SAMPLING_PAGE, DISTILL_PAGE = (
-    (ROOT / f"docs/{name}.md").read_text(encoding="utf-8") for name in ("sampling", "distill")
-)
+COMMANDS = re.findall(r"^uv run (glance (?:check|schedule|train)\b[^#\n]*)", README, re.MULTILINE)
+
+EXPORTS = re.findall(r"^uv run (glance (?:export|info)\b[^#\n]*)", README, re.MULTILINE)
+
+SAMPLING_PAGE = (ROOT / "docs/sampling.md").read_text(encoding="utf-8")
 # what is fetched from the Hub cannot be planned offline
 SAMPLING = [
     command
-    for command in re.findall(r"^(?:uv run )?(glance infer\b.*)$", README + SAMPLING_PAGE, re.M)
+    for command in re.findall(
+        r"^(?:uv run )?(glance infer\b.*)$", README + SAMPLING_PAGE, re.MULTILINE
+    )
     if "owner/" not in command and "CSU-JPG" not in command
 ]
-DISTILLING = re.findall(r"^(?:uv run )?(glance distill\b[^#\n]*)", README + DISTILL_PAGE, re.M)
+
+DISTILLING = re.findall(
+    r"^(?:uv run )?(glance distill\b[^#\n]*)",
+    README + (ROOT / "docs/distill.md").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)
 
 
 def script(name: str) -> ModuleType:
@@ -43,13 +50,14 @@ def script(name: str) -> ModuleType:
     return module
 
 
-def test_configs_are_what_dry_run_renders() -> None:
-    configs = ROOT / "configs"
-    found = {
-        path.relative_to(configs): json.loads(path.read_text()) for path in configs.rglob("*.json")
-    }
+def test_configs_are_what_dry_run_renders(monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered = dict(script("render_configs").render())
 
-    assert found == dict(script("render_configs").render())
+    found = {
+        path.relative_to(ROOT / "configs"): json.loads(path.read_text())
+        for path in (ROOT / "configs").rglob("*.json")
+    }
+    assert found == rendered
 
 
 def test_the_generated_pages_are_what_they_are_generated_from() -> None:
@@ -74,23 +82,24 @@ def test_every_familys_proof_is_recorded(kind: str) -> None:
     )
 
 
-@pytest.mark.parametrize("command", [*SAMPLING, *DISTILLING])
-def test_the_commands_that_sample_or_distil_can_be_planned(glance: Callable, command: str) -> None:
+@pytest.mark.parametrize("command", SAMPLING)
+def test_the_commands_that_sample_can_be_planned(
+    glance: Callable, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_what_the_pages_speak_of()
-    words = shlex.split(re.sub(r" #.*| --device (cpu|cuda)", "", command))[1:]
-    device = "cuda" if words[0] == "distill" else "cpu"
 
-    done = glance(*words, "--device", device, "--dry-run", "--json")
+    done = glance(
+        *shlex.split(command.partition(" #")[0])[1:], "--device", "cpu", "--dry-run", "--json"
+    )
 
-    assert done.code == 0, done.err
-    assert done.document.keys() & {"pictures", "recording"}
+    assert (done.code, done.err) == (0, done.err)
+    assert json.loads(done.out)["pictures"]
 
 
 def make_what_the_pages_speak_of() -> None:
     """The files that the commands name."""
     write_run(Path("runs/glance"))
-    Path("prompts.txt").write_text("".join(f"a hill, number {number}\n" for number in range(16)))
-    for name in ("slow", "fast", "style"):
+    for name in ("slow", "fast"):
         write_lora(Path(f"{name}.safetensors"))
     picture = Path("harbour.png")
     plan = plan_generation(InferRequest(prompts=("x",), device="cpu", output=picture))
@@ -111,6 +120,18 @@ def test_the_readmes_commands_work(
     assert glance(*arguments, *dry).code == 0
 
 
+@pytest.mark.parametrize("command", DISTILLING)
+def test_the_commands_that_distil_can_be_planned(glance: Callable, command: str) -> None:
+    Path("prompts.txt").write_text("".join(f"a hill, number {number}\n" for number in range(16)))
+    write_lora(Path("style.safetensors"))
+
+    words = command.replace("--device cpu", "").replace("--device cuda", "")
+    done = glance(*shlex.split(words)[1:], "--device", "cuda", "--dry-run", "--json")
+
+    assert (done.code, done.err) == (0, done.err)
+    assert json.loads(done.out)["recording"]["paths"]
+
+
 @pytest.mark.parametrize("command", EXPORTS)
 def test_the_readmes_commands_that_export_work(glance: Callable, command: str) -> None:
     run = write_run(Path("runs/glance"))
@@ -124,6 +145,15 @@ def test_the_readme_has_commands_to_try() -> None:
     assert len(COMMANDS) >= 3
     assert len(EXPORTS) == 4
     assert DISTILLING
+
+
+def test_the_readmes_tree_names_every_room() -> None:
+    tree = README.split("## Where things are")[1]
+    rooms = {path.name for path in (ROOT / "glance").iterdir()} - {
+        "__init__.py", "__main__.py", "__pycache__", "py.typed", "assets",
+    }  # fmt: skip
+
+    assert [room for room in sorted(rooms) if not re.search(rf"^  {room}[/ ]", tree, re.M)] == []
 
 
 def test_the_readme_is_short_enough_to_read() -> None:

@@ -91,10 +91,3 @@ def test_a_quick_run_shows_its_tables_and_keeps_nothing() -> None:
         assert f"\n| `{command}` | " in done.stdout
     assert "nothing was kept" in done.stderr
     assert kept() == before
-
-
-def test_the_list_names_all_and_how_long_they_take() -> None:
-    lines = {line.split()[0]: line for line in run("--list").stdout.splitlines()}
-
-    assert set(lines) == {*BENCHMARKS, *LONG}
-    assert "5 hours" in lines["evidence"]

@@ -81,17 +81,6 @@ class TestRecords:
 
         assert names == [f"2026-11-25-cpu.{number}.json" for number in (2, 3, 2)]
 
-    def test_the_newest_come_first_as_they_were_kept(self, tmp_path: Path) -> None:
-        for day in (days := ("2026-11-25", "2027-01-02", "2026-12-01")):
-            path = keep(record(result(), date=day, machine=GPU), tmp_path)
-
-        assert path.name == "2026-12-01-nvidia-h100-80gb-hbm3.json"
-        expected = [record(result(), date=day, machine=GPU) for day in sorted(days, reverse=True)]
-        assert load_records(tmp_path) == expected
-        (tmp_path / "mine.json").write_text("{}")
-        with pytest.raises(ValueError, match=r"mine\.json"):
-            load_records(tmp_path)
-
 
 class TestMachine:
     def test_it_says_what_it_is_and_not_whose(self, tmp_path: Path) -> None:

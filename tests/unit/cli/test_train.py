@@ -14,7 +14,6 @@ from PIL import Image
 pytestmark = pytest.mark.usefixtures("pair", "simpletuner")
 
 ROOT = Path(__file__).parents[3]
-needs_half = pytest.mark.usefixtures("half_trained")
 needs_whole = pytest.mark.usefixtures("fully_trained")
 
 

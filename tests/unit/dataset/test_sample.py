@@ -412,13 +412,12 @@ def test_the_reference_is_staged_upright_under_the_images_name(
     assert measure_picture(before) == (32, 64)
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["image", "reference"])
-def test_a_triple_of_which_one_changed_meanwhile_is_not_staged(
-    which: int, triple: tuple[Path, Path], tmp_path: Path
+def test_a_reference_that_changed_meanwhile_is_not_staged(
+    triple: tuple[Path, Path], tmp_path: Path
 ) -> None:
     image, before = triple
     sample = sample_of(image, reference=before, edits=True)
-    Image.new("RGB", (8, 8)).save(triple[which])
+    Image.new("RGB", (8, 8)).save(before)
     words = re.escape(f"{image} or {before} has changed since it was examined")
     with pytest.raises(SampleError, match=words):
         stage_sample(sample, Stage(tmp_path / "data", tmp_path / "references"))

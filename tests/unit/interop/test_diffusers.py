@@ -27,10 +27,6 @@ def source() -> Source:
     return open_source(write_run(Path("runs/cat")).path)
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def options(script: str) -> dict[str, dict[str, Any]]:
     """Return what each add_argument call says in plain values, by its flag."""
     calls = [node for node in ast.walk(ast.parse(script)) if isinstance(node, ast.Call)]
@@ -54,7 +50,8 @@ def render(name: str) -> str:
 def test_the_folder_holds_both_loras_the_schedule_and_the_script(source: Source) -> None:
     done = export_diffusers(source, OUT)
 
-    assert {path.as_posix() for path in done.files} == FILES == set(content(OUT))
+    assert {path.as_posix() for path in done.files} == FILES
+    assert {path.name for path in OUT.iterdir()} == FILES
     for phase in Phase:
         exported = read_lora(OUT / f"{phase}.safetensors")
         assert exported.tensors == read_lora(source.run.lora(phase)).tensors

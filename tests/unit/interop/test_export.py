@@ -23,12 +23,6 @@ def write_half(failure: BaseException, *, force: bool = False) -> None:
         raise failure
 
 
-def write_while_another_does() -> None:
-    with whole_folder(OUT, force=False) as made:
-        fill(made, ONE)
-        fill(OUT, {"late.txt": "mine"})
-
-
 def fill(folder: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -118,8 +112,10 @@ def test_force_takes_nobodys_files_away(there: dict[str, str], named: str) -> No
 
 
 def test_what_comes_in_meanwhile_is_kept() -> None:
-    with pytest.raises(InputError, match=r"would not write: late\.txt"):
-        write_while_another_does()
+    late = pytest.raises(InputError, match=r"would not write: late\.txt")
+    with late, whole_folder(OUT, force=False) as made:
+        fill(made, ONE)
+        fill(OUT, {"late.txt": "mine"})
 
     assert (content(), beside()) == ({"late.txt": "mine"}, {"out"})
 

@@ -400,27 +400,24 @@ class TestSending:
         assert (result["commit"], result["private"]) == (there.sha, True)
         assert capfd.readouterr() == ("", "")
 
-    def test_a_name_alone_goes_to_the_tokens_owner(self, hub: RepoHub) -> None:
+    def test_a_name_alone_goes_to_the_tokens_owner_and_what_the_hub_warns_of_is_told(
+        self, hub: RepoHub
+    ) -> None:
+        hub.warns = ["no such tag"]
+        events: list[Event] = []
         plan = make_plan(repo="cat")
 
-        result = send_hub(plan, ignore)
+        result = send_hub(plan, events.append)
 
+        assert "no such tag" in next(e.message for e in events if isinstance(e, Warned))
         assert "OWNER/cat:slow" in plan.card
         assert result["repo"] == "anna/cat"
         assert b"anna/cat:slow" in hub.repos["anna/cat"].files["README.md"]
         assert b"OWNER" not in hub.repos["anna/cat"].files["README.md"]
 
-    def test_public_is_what_is_whole(self, hub: RepoHub) -> None:
-        send_hub(make_plan(public=True), ignore)
-
-        assert not hub.repos["anna/cat"].private
-        settings, commit = (
-            next(n for n, line in enumerate(hub.requests) if what in line)
-            for what in ("/settings", "/commit/")
-        )
-        assert commit < settings
-
-    def test_what_fails_leaves_nothing_but_an_empty_repository(self, hub: RepoHub) -> None:
+    def test_what_fails_leaves_an_empty_repository_and_public_is_what_is_whole(
+        self, hub: RepoHub
+    ) -> None:
         hub.fails = {"/commit/": 403}
 
         with pytest.raises(SetupError, match="no right to write to anna/cat"):
@@ -429,8 +426,12 @@ class TestSending:
         assert set(hub.repos["anna/cat"].files) == {".gitattributes"}
         assert hub.repos["anna/cat"].private
         hub.fails = {}
-        send_hub(make_plan(), ignore)  # the same command goes on from there
+        hub.requests.clear()
+        send_hub(make_plan(public=True), ignore)  # the same command goes on from there
         assert "slow.safetensors" in hub.repos["anna/cat"].files
+        steps = [line.split("/")[-2:] for line in hub.requests if "POST" in line or "PUT" in line]
+        assert steps.index(["commit", "main"]) < steps.index(["cat", "settings"])
+        assert not hub.repos["anna/cat"].private
 
     def test_an_export_that_is_there_is_replaced_by_force_alone(
         self, hub: RepoHub, run: RunFolder
@@ -478,14 +479,6 @@ class TestSending:
 
         assert refused.value.exit_code == 3
         assert TOKEN not in str(refused.value)
-
-    def test_what_the_hub_thinks_of_the_card_is_told(self, hub: RepoHub) -> None:
-        hub.warns = ["no such tag"]
-        events: list[Event] = []
-
-        send_hub(make_plan(), events.append)
-
-        assert "no such tag" in next(e.message for e in events if isinstance(e, Warned))
 
     def test_without_a_token_a_connection_or_an_answer_nothing_is_tried(
         self, hub: RepoHub, monkeypatch: pytest.MonkeyPatch

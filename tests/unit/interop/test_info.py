@@ -1,19 +1,18 @@
 """What `glance info` finds: in anybody's LoRA, in a run at any stage, in a picture of glance's."""
 
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes.pairs import LAYER, glance_header, write_lora, write_run
+from fakes.pairs import LAYER, glance_header, write_lora
 from fakes.records import make_record
 from fakes.runs import RUN
 from PIL import Image
 from safetensors.numpy import save_file
 
-from glance.core.errors import LoraError, RunError
+from glance.core.errors import RunError
 from glance.core.phase import Phase
 from glance.interop.info import describe
 from glance.models.lora.file import hash_data, hash_file, read_header, rewrite_metadata
@@ -147,11 +146,7 @@ def test_nothing_in_it_moves_the_terminal() -> None:
         ({**pair("a"), "a.lora_B.weight": np.zeros((5, 2), np.float32)}, {}, "every lora_B"),
         ({**pair("a"), "a.lora_A.weight": np.full((2, 6), np.nan, np.float32)}, {}, "NaN"),
         ({**pair("a"), "a.lora_A.weight": np.ones((3, 6), np.float32)}, {}, "has rank 3"),
-        ({**pair("a"), "a.lora_A.weight": np.ones((), np.float32)}, {}, "has shapes"),
-        ({**pair("a"), "a.alpha": np.ones(2, np.float32)}, {}, "no number"),
-        ({"b.lora_A.weight": np.ones((3, 6), np.float32)}, {}, "no lora_B"),
         ({"a.hada_w1_a": np.ones((3, 6), np.float32)}, {}, "LoHa"),
-        ({"a.weight": np.ones((3, 6), np.float32)}, {}, "no half of a LoRA pair"),
         (pair("a"), {"lora_adapter_metadata": "]"}, "cannot be read"),
         (pair("a"), {"glance.timesteps": "soon", "glance.phase": "later"}, "says phase later"),
     ],
@@ -176,14 +171,6 @@ def test_a_file_that_is_no_lora_is_said_to_be_none() -> None:
     assert empty["problems"][0]["message"] == "it holds no LoRA pair"
     assert (document["kind"], document["layers"], document["ranks"]) == ("safetensors", 0, {})
     assert "x.safetensors: safetensors, no LoRA: 1 tensor, F32, 18 parameters" in lines(FILE)
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\3\4 a pickle", struct.pack("<Q", 99) + b"{}"])
-def test_what_cannot_be_read_at_all_is_refused(content: bytes) -> None:
-    FILE.write_bytes(content)
-
-    with pytest.raises(LoraError, match="not a whole safetensors file"):
-        describe(FILE)
 
 
 @pytest.mark.usefixtures("fully_trained")
@@ -230,13 +217,6 @@ def test_another_file_in_its_place_is_noticed() -> None:
         "not the file that the run recorded" in document["phases"]["fast"]["problems"][0]["message"]
     )
     assert "but its LoRAs are of another pair" in lines(RUN.path)
-
-
-def test_an_older_runs_loras_carry_no_pair_id() -> None:
-    run = write_run(Path("runs/old"))
-
-    assert describe(run.path).document["is_pair"] is None
-    assert "not in the headers of both LoRAs" in lines(run.path)
 
 
 def test_a_folder_that_holds_one_lora_is_that_lora() -> None:

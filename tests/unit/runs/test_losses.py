@@ -92,16 +92,6 @@ def test_a_training_that_is_continued_goes_on_with_the_file(
     assert [row.step for row in course.resumptions] == [4]
 
 
-@pytest.mark.usefixtures("half_trained")
-def test_a_restart_begins_the_file_anew(pair: Path, simpletuner: FakeSimpleTuner) -> None:
-    simpletuner.behave(slow="mute failure")
-
-    with pytest.raises(TrainingFailed):
-        plan_and_train(restart=True)
-
-    assert not FILE.exists()
-
-
 @pytest.mark.usefixtures("fully_trained")
 def test_a_restart_of_one_phase_leaves_the_others_file(
     pair: Path, simpletuner: FakeSimpleTuner

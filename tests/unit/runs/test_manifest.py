@@ -116,12 +116,6 @@ def test_the_same_tensors_for_other_steps_are_another_pair_and_trained_further_n
     assert trained.with_phase(Phase.FAST, state=PhaseState.TRAINING).pair_id is None
 
 
-def test_missing_manifest_is_no_run() -> None:
-    message, hint = refusal(RunFolder(Path("runs/dog")))
-    assert message == "not a run folder: runs/dog (No such file or directory at glance.json)"
-    assert hint == "give the folder that `glance train` named"
-
-
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 10_000])
 def test_manifest_that_is_no_json_is_damaged(content: bytes) -> None:
     run = save(make_manifest())
