@@ -44,11 +44,7 @@ def zipped(name: str) -> bytes:
 
 
 KINDS: dict[str, tuple[bytes, str, str]] = {
-    "pointer": (
-        POINTER,
-        "it is a Git LFS pointer, which stands for a file of 306.4 MB",
-        "git lfs pull",
-    ),
+    "pointer": (POINTER, "a Git LFS pointer, which stands for a file of 306.4 MB", "git lfs pull"),
     "empty": (b"", "it is empty", "download or copy it again"),
     "web page": (
         b"\n<!DOCTYPE html>\n<html><head><title>Log in\n | Civitai</title>",
@@ -56,11 +52,7 @@ KINDS: dict[str, tuple[bytes, str, str]] = {
         "`resolve` in place of `blob`",
     ),
     "latin-1 page": (b"<HTML><body>Acc\xe8s", "it is a web page which a server", "token"),
-    "error": (
-        b'{"error":"Invalid username or password."}',
-        'it is JSON, no tensors: "{"error":"Invalid username or password."}"',
-        "download the file itself",
-    ),
+    "error": (b'{"error":"Gone."}', 'is JSON, no tensors: "{"error":"Gone."}"', "download the"),
     "text": (b"not found", 'it is text, no tensors: "not found"', "download the"),
     "XML": (b"<?xml version='1.0'?><Error>", "it is XML, no tensors", "download"),
     "torch.save": (zipped("archive/data.pkl"), "may run code when it is", "convert it"),
