@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from glance.demo.check import check_picture
-from glance.demo.draw import draw
-from glance.demo.world import describe, held_out_scenes, read_caption
+from glance.demo.check import check_picture, read_picture
+from glance.demo.world import describe, held_out_scenes
 
 CAPTIONS = [describe(scene) for scene in held_out_scenes(20, seed=3)]
 
@@ -33,8 +33,6 @@ def pipeline(folder: Path) -> Any:
 
 
 def sample(pipeline: Any, captions: list[str], *, steps: int) -> np.ndarray:
-    import torch
-
     pictures = pipeline(
         captions,
         width=64,
@@ -56,38 +54,11 @@ def test_it_draws_what_captions_it_never_saw_say(pipeline: Any) -> None:
 
 
 def test_a_loose_caption_has_many_pictures(pipeline: Any) -> None:
-    from glance.demo.check import read_picture
-
     pictures = sample(pipeline, ["a landscape at night"] * 8, steps=10)
 
     shown = [read_picture(picture) for picture in pictures]
     assert {facts["time"] for facts in shown} == {"night"}
     assert len({tuple(facts.items()) for facts in shown}) >= 3
-
-
-def test_its_codec_keeps_what_the_checker_reads(pipeline: Any) -> None:
-    import torch
-
-    scenes = held_out_scenes(40, seed=4)
-    drawn = torch.from_numpy(np.stack([draw(scene) for scene in scenes])).permute(0, 3, 1, 2)
-    with torch.no_grad():
-        latents = pipeline.vae.encode(drawn.float() / 127.5 - 1).latent_dist.mean
-        rebuilt = pipeline.vae.decode(latents).sample
-    pictures = ((rebuilt / 2 + 0.5).clamp(0, 1) * 255).byte().permute(0, 2, 3, 1).numpy()
-
-    met = [
-        all(check_picture(picture, describe(scene)).values())
-        for picture, scene in zip(pictures, scenes, strict=True)
-    ]
-    assert sum(met) >= 39
-
-
-def test_every_word_of_the_world_is_one_token(pipeline: Any) -> None:
-    caption = CAPTIONS[0]
-
-    assert len(pipeline.tokenizer(caption).input_ids) == len(caption.split()) + 2
-    assert len(pipeline.tokenizer_2(caption).input_ids) == len(caption.split()) + 1
-    assert len(read_caption(caption)) == 8
 
 
 def test_it_is_small_enough_to_ship(folder: Path) -> None:

@@ -113,9 +113,7 @@ class TestKeys:
         ],
         ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
     )
-    def test_what_decides_pixels_changes_them(
-        self, change: dict[str, object], changed: set[Variant]
-    ) -> None:
+    def test_each_counts_for_pixels(self, change: dict[str, object], changed: set[Variant]) -> None:
         write_run(RUN)
 
         assert differing(keys(), keys(**change)) == changed

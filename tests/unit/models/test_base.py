@@ -153,75 +153,75 @@ def test_a_fingerprint_moves_with_the_folder_and_changes_with_it(tmp_path: Path)
     assert BaseModel(FLUX, str(moved)).fingerprint != before
 
 
-class TestDetection:
-    def test_a_folder_and_a_cached_hub_model_say_their_own(self, tmp_path: Path) -> None:
-        for name, pipeline in (("sd3", "StableDiffusion3Pipeline"), ("flux", "FluxPipeline")):
-            folder = make_model(tmp_path / name, _class_name=pipeline)
-            assert detect_family(str(folder)) is find_family(name)
-        assert detect_family("acme/tiny") is FLUX  # in the tests' own cache
-        assert detect_family(str(make_model(tmp_path / "odd", _class_name=3))) is None
-        assert detect_family("acme/unseen") is None  # nobody can say offline
-
-    @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
-    def test_the_default_models_are_known_without_looking(self, family: Family) -> None:
-        assert detect_family(family.default_model) is family
-
-    @pytest.mark.parametrize(
-        ("transformer", "name"),
-        [
-            ({"zero_cond_t": True}, "qwen_image_edit_2511"),
-            ({"zero_cond_t": False}, "qwen_image_edit_2509"),
-            ({"num_layers": 60}, "qwen_image_edit_2509"),
-        ],
-    )
-    def test_families_of_one_pipeline_are_told_by_the_transformer(
-        self, transformer: dict[str, Any], name: str, tmp_path: Path
-    ) -> None:
-        folder = make_model(tmp_path / "edit", _class_name="QwenImageEditPlusPipeline")
-        (folder / "transformer/config.json").write_text(json.dumps(transformer))
-
+def test_a_folder_and_a_cached_hub_model_say_their_own(tmp_path: Path) -> None:
+    for name, pipeline in (("sd3", "StableDiffusion3Pipeline"), ("flux", "FluxPipeline")):
+        folder = make_model(tmp_path / name, _class_name=pipeline)
         assert detect_family(str(folder)) is find_family(name)
-        check_folder(folder, find_family(name))
-        (other,) = {"qwen_image_edit_2509", "qwen_image_edit_2511"} - {name}
-        with pytest.raises(SettingsError) as caught:
-            check_folder(folder, find_family(other))
-        (problem,) = caught.value.problems
-        titles = find_family(name).title, find_family(other).title
-        assert problem.message == f"model {folder} is {titles[0]}, not {titles[1]}"
-        assert problem.hint == f"leave out --family, or say --family {name}"
+    assert detect_family("acme/tiny") is FLUX  # in the tests' own cache
+    assert detect_family(str(make_model(tmp_path / "odd", _class_name=3))) is None
+    assert detect_family("acme/unseen") is None  # nobody can say offline
 
-    @pytest.mark.parametrize("config", [None, "[]", '{"zero_cond_t": 7}'])
-    def test_without_its_config_the_word_of_the_user_is_taken(
-        self, config: str | None, tmp_path: Path
-    ) -> None:
-        folder = make_model(tmp_path / "edit", _class_name="QwenImageEditPlusPipeline")
-        if config is not None:
-            (folder / "transformer/config.json").write_text(config)
 
-        assert detect_family(str(folder)) is None
-        check_folder(folder, find_family("qwen_image_edit_2509"))
-        check_folder(folder, find_family("qwen_image_edit_2511"))
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_the_default_models_are_known_without_looking(family: Family) -> None:
+    assert detect_family(family.default_model) is family
 
-    @pytest.mark.parametrize(
-        ("pipeline", "words"),
-        [
-            ("StableDiffusionXLPipeline", "SDXL .* is no flow model: it predicts noise"),
-            ("StableDiffusionPipeline", "Stable Diffusion 1.5 and 2 .* is no flow model"),
-            ("WanPipeline", "family .WanPipeline. is not supported"),
-        ],
-    )
-    def test_what_cannot_work_is_refused_with_the_reason(
-        self, pipeline: str, words: str, tmp_path: Path
-    ) -> None:
-        folder = make_model(tmp_path / "model", _class_name=pipeline)
 
-        with pytest.raises(SettingsError, match=words):
-            detect_family(str(folder))
+@pytest.mark.parametrize(
+    ("transformer", "name"),
+    [
+        ({"zero_cond_t": True}, "qwen_image_edit_2511"),
+        ({"zero_cond_t": False}, "qwen_image_edit_2509"),
+        ({"num_layers": 60}, "qwen_image_edit_2509"),
+    ],
+)
+def test_families_of_one_pipeline_are_told_by_the_transformer(
+    transformer: dict[str, Any], name: str, tmp_path: Path
+) -> None:
+    folder = make_model(tmp_path / "edit", _class_name="QwenImageEditPlusPipeline")
+    (folder / "transformer/config.json").write_text(json.dumps(transformer))
 
-    def test_a_name_goes_before_the_model(self) -> None:
-        assert BaseModel.resolve("acme/unseen", family="sd3").family.name == "sd3"
-        assert BaseModel.resolve("acme/tiny").family is FLUX
-        assert BaseModel.resolve(None).family is FLUX
+    assert detect_family(str(folder)) is find_family(name)
+    check_folder(folder, find_family(name))
+    (other,) = {"qwen_image_edit_2509", "qwen_image_edit_2511"} - {name}
+    with pytest.raises(SettingsError) as caught:
+        check_folder(folder, find_family(other))
+    (problem,) = caught.value.problems
+    titles = find_family(name).title, find_family(other).title
+    assert problem.message == f"model {folder} is {titles[0]}, not {titles[1]}"
+    assert problem.hint == f"leave out --family, or say --family {name}"
+
+
+@pytest.mark.parametrize("config", [None, "[]", '{"zero_cond_t": 7}'])
+def test_without_config_the_user_is_believed(config: str | None, tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "edit", _class_name="QwenImageEditPlusPipeline")
+    if config is not None:
+        (folder / "transformer/config.json").write_text(config)
+
+    assert detect_family(str(folder)) is None
+    check_folder(folder, find_family("qwen_image_edit_2509"))
+    check_folder(folder, find_family("qwen_image_edit_2511"))
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "words"),
+    [
+        ("StableDiffusionXLPipeline", "SDXL .* is no flow model: it predicts noise"),
+        ("StableDiffusionPipeline", "Stable Diffusion 1.5 and 2 .* is no flow model"),
+        ("WanPipeline", "family .WanPipeline. is not supported"),
+    ],
+)
+def test_what_cannot_work_says_why(pipeline: str, words: str, tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model", _class_name=pipeline)
+
+    with pytest.raises(SettingsError, match=words):
+        detect_family(str(folder))
+
+
+def test_a_name_goes_before_the_model() -> None:
+    assert BaseModel.resolve("acme/unseen", family="sd3").family.name == "sd3"
+    assert BaseModel.resolve("acme/tiny").family is FLUX
+    assert BaseModel.resolve(None).family is FLUX
 
 
 def test_the_small_model_is_known_by_what_is_in_it() -> None:

@@ -32,9 +32,7 @@ def test_a_file_is_told_by_its_ending() -> None:
 
 @pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "diffusion_model."])
 @pytest.mark.parametrize(("family", "marks"), LAYOUTS)
-def test_every_family_is_recognised_in_every_layout(
-    family: Family, marks: tuple[str, ...], prefix: str
-) -> None:
+def test_every_layout_is_recognised(family: Family, marks: tuple[str, ...], prefix: str) -> None:
     found = read_checkpoint(write(*marks, "and.more.weight", prefix=prefix))
 
     assert family in found.families

@@ -36,17 +36,11 @@ def test_unknown_family_is_refused_with_the_known_ones(name: str) -> None:
 def test_every_family_of_simpletuner_is_supported_or_refused_with_a_reason() -> None:
     supported = {family.simpletuner_name for family in FAMILIES.values()}
     refused = {name for row in REFUSED for name in row.names}
+    known = simpletuners_families()
 
     assert not supported & refused
-    assert supported | refused == {*simpletuners_families(), "sd2x"}
-
-
-def test_no_noise_predictor_is_supported() -> None:
-    kinds = {
-        family.name: simpletuners_families()[family.simpletuner_name]["prediction_type"]
-        for family in FAMILIES.values()
-    }
-    assert set(kinds.values()) == {"flow_matching"}
+    assert supported | refused == {*known, "sd2x"}
+    assert {known[name]["prediction_type"] for name in supported} == {"flow_matching"}
 
 
 @pytest.mark.parametrize("row", REFUSED, ids=lambda row: row.title)

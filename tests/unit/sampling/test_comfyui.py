@@ -137,9 +137,7 @@ def parse_sigmas(text: str) -> list[float]:
         ((999.9999999999999,), (1e-7,)),
     ],
 )
-def test_comfyui_reads_exactly_the_schedules_sigmas(
-    slow: tuple[float, ...], fast: tuple[float, ...]
-) -> None:
+def test_comfyui_reads_the_exact_sigmas(slow: tuple[float, ...], fast: tuple[float, ...]) -> None:
     sigmas = parse_sigmas(format_sigmas(Schedule("own", slow, fast)))
 
     expected = [*(step / 1000 for step in (*slow, *fast)), 0.0]
@@ -337,14 +335,6 @@ def test_the_models_file_is_found_by_its_name(name: str, model: str, file: str) 
 
     assert found.name == file
     assert (found.url is None) == (file == f"{model.split('/')[-1]}.safetensors" or ".." in model)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_every_familys_default_model_is_known(name: str) -> None:
-    family = find_family(name)
-
-    assert guess_model(family, family.default_model) == family.comfyui.model
-    assert family.comfyui.model.url is not None
 
 
 def test_a_single_file_keeps_its_name() -> None:

@@ -92,9 +92,7 @@ def test_reshift_moves_the_teachers_steps_to_those_of_another_size(
         ({"schedule": "own"}, "--schedule own gives one schedule"),
     ],
 )
-def test_a_schedule_that_is_for_one_size_is_refused_for_several(
-    asked: dict[str, Any], message: str
-) -> None:
+def test_a_schedule_of_one_size_is_refused_for_more(asked: dict[str, Any], message: str) -> None:
     sizes = [(512, 512), (256, 512)][: 1 if "family" in asked else 2]
 
     with pytest.raises(ScheduleError, match=message):
