@@ -7,17 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
+from plain_loops import FAST, SLOW
 
 from glance.core.device import Precision
 from glance.sampling.generate import run_generation
 from glance.sampling.plan import plan_generation
 from glance.sampling.request import InferRequest
 from glance.schedule.options import ScheduleOptions
-
-SEED_SIGMAS = {
-    "slow": [1.0, 0.9791915, 0.9575157, 0.9349171, 0.9113354],
-    "fast": [0.8867053, 0.7450728, 0.5629505, 0.3200802, 0.02],
-}
 
 
 def test_the_newest_finished_run_is_used_and_named(glance: Callable, run_folder: Path) -> None:
@@ -28,7 +24,10 @@ def test_the_newest_finished_run_is_used_and_named(glance: Callable, run_folder:
     assert image == "runs/made/images/a-lighthouse-twice-0.png"
     assert Image.open(image).size == (64, 64)
     assert "using the newest finished run, runs/made" in done.err
-    assert done.document["sigmas"] == SEED_SIGMAS
+    guide = zip(("slow", "fast"), (SLOW, FAST), strict=True)
+    assert done.document["sigmas"] == {
+        phase: [round(step / 1000, 7) for step in steps] for phase, steps in guide
+    }
     assert list(done.document["seconds"]) == ["load", "encode", "slow", "fast", "decode"]
 
 

@@ -228,6 +228,13 @@ def test_nan_is_no_path(flux: Ready) -> None:
         flux.record(flux.pictures[:1], (0.0,))
 
 
+@pytest.mark.parametrize("asked", [{"sigmas": [1.0, 0.9]}, {"num_inference_steps": 10}], ids=str)
+def test_sigmas_that_do_not_fall_to_the_end_or_are_not_given_are_refused(asked: Any) -> None:
+    scheduler = VerbatimEulerScheduler.ending_at(0.95, like=VerbatimEulerScheduler())
+    with pytest.raises(ValueError, match=r"fall strictly|explicit sigmas"):
+        scheduler.set_timesteps(**asked)
+
+
 def test_in_half_precision_the_path_itself_is_not_rounded() -> None:
     told: list[None] = []
     recorder = PathRecorder.ending_at(0.0, like=VerbatimEulerScheduler())

@@ -224,13 +224,3 @@ def test_prompts_that_begin_alike_are_not_tried_one_by_one(monkeypatch: pytest.M
 
     assert len(set(planned)) == len(prompts)
     assert len(looks) < 20 * len(prompts)  # not their square
-
-
-def test_a_moved_run_goes_on_where_it_was() -> None:
-    pretend(plan(seeds=(1, 2)).images[0])
-    Path("elsewhere").mkdir()
-    moved = Path("runs/cat").rename("elsewhere/dog")
-
-    first, second = plan(seeds=(1, 2), run=moved).images
-
-    assert (first.is_done, second.is_done) == (True, False)
