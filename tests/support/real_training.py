@@ -2,37 +2,28 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 from PIL import Image
 from plain_loops import FAST, SLOW
+from safetensors.numpy import load_file
 
-from glance.models.families import find_family
+from glance.models.families import FAMILIES, find_family
 from glance.models.lora.file import read_lora
 
 STEPS = 10
 _PROBE = Path(__file__).parents[1] / "train" / "probe"
 TIMESTEPS: Mapping[str, Callable[[float], float]] = {
-    **dict.fromkeys(
-        (
-            "flux",
-            "qwen_image",
-            "qwen_image_edit_2509",
-            "qwen_image_edit_2511",
-            "flux2",
-            "flux2_klein",
-            "auraflow",
-            "chroma",
-            "krea2",
-        ),
-        lambda told: 1000 * told,
-    ),
+    **dict.fromkeys(FAMILIES, lambda told: 1000 * told),
     **dict.fromkeys(("sd3", "hidream"), lambda told: told),
     **dict.fromkeys(("z_image", "lumina2"), lambda told: 1000 * (1 - told)),
 }
@@ -41,25 +32,11 @@ CLEAN_REFERENCE = ("qwen_image_edit_2511",)
 """Families whose transformer is told two: the picture's own, and 0 for the reference."""
 
 
-def arguments(family: str, model: Path) -> list[str]:
-    """Return the command line but for the picture."""
-    given = ["--family", family, "--model", str(model), "--steps", str(STEPS), "--rank", "4"]
-    return [*given, "--resolution", "64", "--device", "cpu"]
-
-
-def train(family: str, model: Path, folder: Path, *flags: str, **environment: str) -> Path:
-    """Train a tiny model on a picture in `folder` and return the run."""
-    picture = Image.linear_gradient("L").resize((96, 64)).convert("RGB")
-    picture.save(folder / "two lines.png")
-    (folder / "two lines.txt").write_text("a grey slope\nfrom dark to light\n")
+def run_glance(folder: Path, *command: str, **environment: str) -> Path:
+    """Train with a command in `folder`, the probe in the trainer's process; return the run."""
     path = os.pathsep.join(filter(None, (str(_PROBE), os.environ.get("PYTHONPATH"))))
-    more = []
-    if find_family(family).edits:
-        Image.radial_gradient("L").resize((128, 64)).convert("RGB").save(folder / "before.png")
-        more = ["--source-image", "before.png"]
-    command = [*arguments(family, model), *more, *flags, "--json", "--events", "events.jsonl"]
     done = subprocess.run(
-        [sys.executable, "-m", "glance", "train", "--image", "two lines.png", *command],
+        [sys.executable, "-m", "glance", *command, "--json", "--events", "events.jsonl"],
         cwd=folder,
         env={**os.environ, **environment, "PYTHONPATH": path},
         stdout=subprocess.PIPE,
@@ -72,18 +49,28 @@ def train(family: str, model: Path, folder: Path, *flags: str, **environment: st
     return folder / document["run"]
 
 
+def train(family: str, model: Path, folder: Path, *flags: str, **environment: str) -> Path:
+    """Train a tiny model on a picture in `folder` and return the run."""
+    picture = Image.linear_gradient("L").resize((96, 64)).convert("RGB")
+    picture.save(folder / "two lines.png")
+    (folder / "two lines.txt").write_text("a grey slope\nfrom dark to light\n")
+    command = ["train", "--image", "two lines.png", "--family", family, "--model", str(model)]
+    command += ["--steps", str(STEPS), "--rank", "4", "--resolution", "64", "--device", "cpu"]
+    if find_family(family).edits:
+        Image.radial_gradient("L").resize((128, 64)).convert("RGB").save(folder / "before.png")
+        command += ["--source-image", "before.png"]
+    return run_glance(folder, *command, *flags, **environment)
+
+
 def check_noise_levels(family: str, run: Path) -> None:
     """Exactly the phase's noise levels reached the transformer, each as often as the others."""
-    timestep = TIMESTEPS[family]
-    told = [float(line) for line in (run / "probe.txt").read_text().split()]
-    if family in CLEAN_REFERENCE:
-        assert set(told[1::2]) == {0}
-        told = told[::2]
-    levels = [round(timestep(number), 3) for number in told]
-    # gradient checkpointing may run a forward pass twice; a phase's steps stand together
-    half = len(levels) // 2
-    for expected, seen in ((SLOW, levels[:half]), (FAST, levels[half:])):
-        counted = Counter(seen)
+    for phase, expected in (("slow", SLOW), ("fast", FAST)):
+        steps = map(load_file, sorted((run / "probe").glob(f"glance-{phase}-*")))
+        told = [number for step in steps for number in step["given.timestep"].flatten().tolist()]
+        if family in CLEAN_REFERENCE:
+            assert set(told[1::2]) == {0}
+            told = told[::2]
+        counted = Counter(round(TIMESTEPS[family](number), 3) for number in told)
         assert sorted(counted, reverse=True) == pytest.approx(expected, abs=0.01)
         assert len(set(counted.values())) == 1, "each value has the same share of the steps"
 
@@ -109,8 +96,18 @@ def check_strength(run: Path, phase: str) -> None:
         assert (tensor.to_float() == last.tensors[key].to_float() * factor).all()
 
 
-def check_sampling(family: str, run: Path, *, guidance: Sequence[float]) -> None:
-    """`glance infer` generates what a plain loop with the same two files generates, to the bit."""
+def check_sampling(
+    family: str,
+    run: Path,
+    *,
+    guidance: tuple[float, float],
+    timesteps: Sequence[Sequence[float]] = (SLOW, FAST),
+    is_asked_for: bool = True,
+) -> None:
+    """`glance infer` generates what a plain loop with the same two files generates, to the bit.
+
+    Where the guidance is not asked for the run itself is to say it.
+    """
     from diffusers import DiffusionPipeline
     from plain_loops import generate
 
@@ -119,28 +116,68 @@ def check_sampling(family: str, run: Path, *, guidance: Sequence[float]) -> None
     from glance.sampling.plan import plan_generation
     from glance.sampling.request import InferRequest
 
-    slow, fast = guidance
     reference = run.parents[1] / "before.png" if find_family(family).edits else None
+    asked = {"width": 64, "height": 64, "device": Device.CPU, "seeds": (3,)}
+    if is_asked_for:
+        asked |= dict(zip(("slow_guidance", "fast_guidance"), guidance, strict=True))
     plan = plan_generation(
-        InferRequest(
-            prompts=("a slope",),
-            reference=reference,
-            width=64,
-            height=64,
-            run=run,
-            device=Device.CPU,
-            seeds=(3,),
-            slow_guidance=slow,
-            fast_guidance=fast,
-        )
+        InferRequest(prompts=("a slope",), reference=reference, run=run, **asked)
     )
+    assert (plan.settings.slow_guidance, plan.settings.fast_guidance) == guidance
     image = Image.open(run_generation(plan, lambda _: None).images[0])
     pipeline = DiffusionPipeline.from_pretrained(plan.base.location)
     for phase in ("slow", "fast"):
         pipeline.load_lora_weights(run / f"output/glance-{phase}", adapter_name=phase)
     before = None if reference is None else Image.open(reference)
-    plain = generate(family, pipeline, "a slope", seed=3, guidance=(slow, fast), reference=before)
+    settings = {"guidance": guidance, "timesteps": timesteps, "reference": before}
+    plain = generate(family, pipeline, "a slope", seed=3, **settings)
     assert image.tobytes() == plain.tobytes()
+
+
+class Started:
+    """A command that trains in a folder of its own, and is started more than once."""
+
+    def __init__(self, folder: Path, run: Path, *command: str) -> None:
+        self.folder = folder
+        self.run = run
+        self._events = folder / "events.jsonl"
+        self._command = [sys.executable, "-m", "glance", *command, "--device", "cpu", "--rank", "4"]
+
+    def start(self, *flags: str) -> "subprocess.Popen[bytes]":
+        self._events.unlink(missing_ok=True)
+        own = ["--run", str(self.run), "--events", str(self._events), "--quiet", *flags]
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # else a child ignores it
+        try:
+            command = [*self._command, *own]
+            return subprocess.Popen(command, cwd=self.folder, stdout=subprocess.DEVNULL)
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def finish(self, *flags: str) -> None:
+        assert self.start(*flags).wait(timeout=300) == 0
+
+    def told(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """The events since the last start, all or those of a kind."""
+        text = self._events.read_text() if self._events.exists() else ""
+        whole = [json.loads(line) for line in text.splitlines(keepends=True) if "\n" in line]
+        return [event for event in whole if kind in (None, event["event"])]
+
+    def steps(self) -> list[int]:
+        return [event["step"] for event in self.told("StepDone")]
+
+    def slow(self) -> Any:
+        return json.loads((self.run / "glance.json").read_text())["phases"]["slow"]
+
+
+def kill(process: "subprocess.Popen[bytes]", number: int = signal.SIGKILL) -> int:
+    """End it by a signal; nothing of it goes on. Return its exit code."""
+    tree = psutil.Process(process.pid).children(recursive=True)
+    assert tree
+    process.send_signal(number)
+    code = process.wait(timeout=60)
+    _, alive = psutil.wait_procs(tree, timeout=30)
+    assert alive == [], "somebody outlived glance"
+    return code
 
 
 def wait_until(condition: Callable[[], object], process: "subprocess.Popen[bytes]") -> None:

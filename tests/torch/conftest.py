@@ -1,11 +1,35 @@
-"""The tiny model's pipelines and a run that looks trained, for several files of tests."""
+"""Tiny models, their pipelines and a run that looks trained, for several files of tests."""
 
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Each family's tiny model, built once; what it borrows is in the tests' Hub."""
+    from tiny_models import build_tiny, lend_parts
+
+    @cache
+    def build(family: str) -> Path:
+        model = build_tiny(family, tmp_path_factory.mktemp(family) / "model", seed=1)
+        lend_parts(family, model)
+        return model
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What families that edit are shown."""
+    path = tmp_path_factory.mktemp("reference") / "before.png"
+    Image.radial_gradient("L").resize((128, 64)).convert("RGB").save(path)
+    return path
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from fakes.trainer import FakeSimpleTuner
 from PIL import Image
+from tiny_models.adapters import make_loras
 
 import glance
 
@@ -38,19 +39,12 @@ def demo_run(run_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     simpletuner = FakeSimpleTuner(tmp_path / "trainer")
     monkeypatch.setenv("PATH", str(simpletuner.folder), prepend=os.pathsep)
     shutil.copytree(ROOT / "data", "data")
-    _fit_small_flux(run_folder)
-    run_folder.rename("runs/demo")
-
-
-def _fit_small_flux(run: Path) -> None:
-    """Give the made run the model that the examples use, and LoRAs that fit it."""
-    from tiny_models.adapters import make_loras
-
     model = ROOT / "glance/assets/small-flux"
-    shutil.rmtree(run / "model")
-    shutil.copytree(model, run / "model")
-    for phase, path in make_loras(model, run / "made").items():
-        shutil.copy(path, run / f"output/glance-{phase}")
+    shutil.rmtree(run_folder / "model")
+    shutil.copytree(model, run_folder / "model")
+    for phase, path in make_loras(model, run_folder / "made").items():
+        shutil.copy(path, run_folder / f"output/glance-{phase}")
+    run_folder.rename("runs/demo")
 
 
 @pytest.mark.usefixtures("demo_run")

@@ -23,9 +23,7 @@ def cover(transformer: Any, ends: tuple[str, ...]) -> set[str]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_they_are_every_linear_layer_of_the_blocks_and_diffusers_loads_a_lora_of_them(
-    family: str,
-) -> None:
+def test_they_are_all_linear_layers_of_the_blocks_and_diffusers_loads_them(family: str) -> None:
     row, make = find_family(family), import_module(f"tiny_models.{family}").make
     pipe, transformer = make(), make().transformer
     layers = dict(pipe.transformer.named_modules())
@@ -46,7 +44,6 @@ def test_they_are_every_linear_layer_of_the_blocks_and_diffusers_loads_a_lora_of
     for name in covered:
         tensors[f"transformer.{name}.lora_A.weight"] = torch.ones(2, layers[name].in_features)
         tensors[f"transformer.{name}.lora_B.weight"] = torch.ones(layers[name].out_features, 2)
-
     pipe.load_lora_weights(tensors, adapter_name="slow")
     loaded = {name for name, m in pipe.transformer.named_modules() if hasattr(m, "lora_A")}
     assert loaded == covered

@@ -36,9 +36,7 @@ def pipeline(plan: GenerationPlan) -> Any:
 
 
 @pytest.mark.parametrize("phases", [tuple(Phase), ()], ids=["adapted", "base"])
-def test_a_batch_holds_the_picture_that_infer_makes(
-    plan: GenerationPlan, phases: tuple[Phase, ...]
-) -> None:
+def test_a_batch_holds_what_infer_makes(plan: GenerationPlan, phases: tuple[Phase, ...]) -> None:
     settings = plan.settings.model_copy(update={"loras": phases})
     loaded = load_planned(plan)
     alone = loaded.sample_one(settings).images[0].image

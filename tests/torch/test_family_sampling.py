@@ -1,18 +1,16 @@
 """Every family: two-phase sampling against a plain Euler loop that shares no code with glance."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import plain_loops
 import pytest
 import torch
-from diffusers import DiffusionPipeline
 from PIL import Image
-from plain_loops import FAMILIES as LOOPS
-from plain_loops import generate
-from tiny_models import build_tiny, lend_parts
+from plain_loops import furthest
 from tiny_models.adapters import make_loras
 
 from glance.core.device import Device, Precision
@@ -42,43 +40,37 @@ class Ready:
     loras: dict[str, Path]
     reference: Path | None
     sampler: TwoPhase
-    plain: Any
-    whole: Any
-    """The picture of `settings()`, generated alone."""
 
     def settings(self, **changes: Any) -> Any:
-        return make_settings(self.family, reference=self.reference, **changes)
+        usual = {"prompt": PROMPT, "seed": 3, "width": 64, "height": 64, "resolution": 64}
+        usual["reference"] = self.reference
+        return resolve_sample_settings(self.family, **{**usual, **changes})
 
     def guided(self, slow: float, fast: float) -> Any:
         return self.settings(slow_guidance=slow, fast_guidance=fast)
 
-    def generate_plainly(self, slow: float, fast: float) -> Image.Image:
-        reference = None if self.reference is None else Image.open(self.reference)
-        asked = {"seed": 3, "guidance": (slow, fast), "reference": reference}
-        return generate(self.family.name, self.plain, PROMPT, **asked)
+    @cached_property
+    def whole(self) -> Any:
+        """The image of `settings()`, generated alone."""
+        return self.sampler.sample_one(self.settings()).images[0]
+
+    @cached_property
+    def plain(self) -> Any:
+        return plain_loops.load(self.model, self.loras)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def ready(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Ready]:
+    request: pytest.FixtureRequest,
+    tiny: Callable[[str], Path],
+    reference: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Ready:
     family = find_family(request.param)
-    folder = tmp_path_factory.mktemp(family.name)
-    model = build_tiny(family.name, folder / "model", seed=1)
-    lend_parts(family.name, model)
-    loras = make_loras(model, folder)
-    reference = None
-    if family.edits:
-        reference = folder / "before.png"
-        Image.radial_gradient("L").resize((128, 64)).convert("RGB").save(reference)
+    model = tiny(family.name)
+    loras = make_loras(model, tmp_path_factory.mktemp(family.name))
     sampler = TwoPhase(load(family, model, loras), family, PRESETS["guide"].schedule)
-    (whole,) = sampler.sample_one(make_settings(family, reference=reference)).images
-    return Ready(family, model, loras, reference, sampler, load_plainly(model, loras), whole)
-
-
-def make_settings(family: Family, **changes: Any) -> Any:
-    usual = {"prompt": PROMPT, "seed": 3, "width": 64, "height": 64, "resolution": 64}
-    return resolve_sample_settings(family, **{**usual, **changes})
+    return Ready(family, model, loras, reference if family.edits else None, sampler)
 
 
 def load(family: Family, model: Path, loras: dict[str, Path], dtype: str = "fp32") -> Any:
@@ -86,26 +78,20 @@ def load(family: Family, model: Path, loras: dict[str, Path], dtype: str = "fp32
     return load_pipeline(BaseModel(family, str(model)), files, fit).pipeline
 
 
-def load_plainly(model: Path, loras: dict[str, Path]) -> Any:
-    pipeline = DiffusionPipeline.from_pretrained(model)
-    for name, path in loras.items():
-        pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name)
-    return pipeline
-
-
-def test_every_family_has_a_loop() -> None:
-    assert set(LOOPS) == set(FAMILIES)
-
-
 @pytest.mark.parametrize("is_guided", [True, False])
 def test_two_phases_equal_a_plain_euler_loop(ready: Ready, *, is_guided: bool) -> None:
     off = ready.family.guidance.off
     guidance = (3.0, 2.0) if is_guided else (off, off)
+    own = ready.sampler.pipeline.scheduler
 
     picture = ready.sampler.sample_one(ready.guided(*guidance)).images[0].image
 
+    before = None if ready.reference is None else Image.open(ready.reference)
+    asked = {"seed": 3, "guidance": guidance, "reference": before}
+    plain = plain_loops.generate(ready.family.name, ready.plain, PROMPT, **asked)
     # which kernels multiply depends on the processor: with a reference two pixels may round apart
-    assert furthest(picture, ready.generate_plainly(*guidance)) <= (1 if ready.family.edits else 0)
+    assert furthest(picture, plain) <= (1 if ready.family.edits else 0)
+    assert ready.sampler.pipeline.scheduler is own
 
 
 def test_a_batch_with_previews_holds_the_picture_that_is_generated_alone(ready: Ready) -> None:
@@ -123,7 +109,7 @@ def test_a_batch_with_previews_holds_the_picture_that_is_generated_alone(ready: 
 def test_the_fast_phase_goes_on_from_latents_that_were_handed_over(ready: Ready) -> None:
     (done,) = ready.sampler.sample_each([ready.settings()], start=ready.whole.latents)
 
-    assert same(done.images[0].image, ready.whole.image)
+    assert furthest(done.images[0].image, ready.whole.image) == 0
     assert done.sigmas[Phase.SLOW] == ()
 
 
@@ -153,7 +139,7 @@ def test_two_phases_in_bf16_equal_one_uninterrupted_run_in_bf16(ready: Ready) ->
     (generated,) = in_bf16.sample_one(settings).images
 
     assert pipeline.transformer.dtype is torch.bfloat16
-    assert same(generated.image, generate_uninterrupted(in_bf16, settings))
+    assert furthest(generated.image, generate_uninterrupted(in_bf16, settings)) == 0
 
 
 class SlowLoraAlways(ResidentLoras):
@@ -177,16 +163,6 @@ def generate_uninterrupted(sampler: Any, settings: Any) -> Image.Image:
             **{"sigmas": sigmas, "num_inference_steps": len(sigmas)},
             generator=torch.Generator("cpu").manual_seed(settings.seed),
         ).images[0]
-
-
-def same(one: Image.Image, other: Image.Image) -> bool:
-    """To the bit."""
-    return one.size == other.size and one.tobytes() == other.tobytes()
-
-
-def furthest(one: Image.Image, other: Image.Image) -> int:
-    """Return the largest difference of two pictures, in grey levels of 255."""
-    return int(np.abs(np.asarray(one).astype(int) - np.asarray(other)).max())
 
 
 def equal(one: Any, other: Any) -> bool:

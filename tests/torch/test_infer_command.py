@@ -5,24 +5,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
+from plain_loops import FAST, SLOW
 
 from glance.core.device import Precision
-from glance.core.errors import LoraError
 from glance.sampling.generate import run_generation
 from glance.sampling.plan import plan_generation
 from glance.sampling.request import InferRequest
 from glance.schedule.options import ScheduleOptions
-
-SEED_SIGMAS = {
-    "slow": [1.0, 0.9791915, 0.9575157, 0.9349171, 0.9113354],
-    "fast": [0.8867053, 0.7450728, 0.5629505, 0.3200802, 0.02],
-}
 
 
 def test_the_newest_finished_run_is_used_and_named(glance: Callable, run_folder: Path) -> None:
@@ -33,59 +24,23 @@ def test_the_newest_finished_run_is_used_and_named(glance: Callable, run_folder:
     assert image == "runs/made/images/a-lighthouse-twice-0.png"
     assert Image.open(image).size == (64, 64)
     assert "using the newest finished run, runs/made" in done.err
-    assert done.document["sigmas"] == SEED_SIGMAS
+    guide = zip(("slow", "fast"), (SLOW, FAST), strict=True)
+    assert done.document["sigmas"] == {
+        phase: [round(step / 1000, 7) for step in steps] for phase, steps in guide
+    }
     assert list(done.document["seconds"]) == ["load", "encode", "slow", "fast", "decode"]
-
-
-def test_lora_files_and_a_model_do_without_a_run(
-    glance: Callable, tiny_flux: Path, loras: dict[str, Path]
-) -> None:
-    by_hand = ("--slow-lora", loras["slow"].parent, "--fast-lora", loras["fast"])
-    size = ("--model", tiny_flux, "--width", 64, "--height", 128)
-
-    done = glance("infer", "--prompt", "x", *by_hand, *size, "--output", "y.png", "--quiet")
-
-    assert (done.code, done.out) == (0, "y.png\n"), done.err
-    assert Image.open("y.png").size == (64, 128)
-
-
-def in_process(**changes: Any) -> Any:
-    """Plan and run in this process: starting a new one costs ten seconds of imports."""
-    request = InferRequest(**{"prompts": ("a hill",), **changes})
-    return run_generation(plan_generation(request), lambda _: None)
-
-
-def test_the_same_seed_is_the_same_picture(run_folder: Path) -> None:
-    first, other = (in_process(seeds=(seed,)).images[0] for seed in (5, 6))
-    kept = first.rename("first.png")
-    again = in_process(seeds=(5,))
-    there = in_process(seeds=(5,))
-
-    assert again.images[0].read_bytes() == kept.read_bytes() != other.read_bytes()
-    assert (there.images, there.planned[0].is_done) == (again.images, True)
 
 
 def test_the_users_own_lists_are_run_in_bf16_too_and_from_a_moved_run(run_folder: Path) -> None:
     moved = run_folder.rename(run_folder.parents[1] / "elsewhere")
     lists = ScheduleOptions(slow_timesteps="1,0.9", fast_timesteps="500")
 
-    result = in_process(run=moved, schedule=lists, dtype=Precision.BF16)
+    asked = {"prompts": ("a hill",), "schedule": lists, "dtype": Precision.BF16}
+    result = run_generation(plan_generation(InferRequest(run=moved, **asked)), lambda _: None)
 
     assert [list(values) for values in result.sigmas.values()] == [[1.0, 0.9], [0.5]]
     assert result.images[0].is_relative_to(moved)
     assert result.images[0].exists()
-
-
-def test_a_lora_of_another_base_is_refused_by_name(run_folder: Path) -> None:
-    key = "transformer.transformer_blocks.99.attn.to_q"
-    stranger = {
-        f"{key}.lora_A.weight": torch.ones(4, 32),
-        f"{key}.lora_B.weight": torch.ones(32, 4),
-    }
-    save_file(stranger, run_folder / "output/glance-fast/pytorch_lora_weights.safetensors")
-
-    with pytest.raises(LoraError, match=r"no layer transformer_blocks\.99"):
-        in_process()
 
 
 def test_ctrl_c_keeps_what_is_generated_and_the_same_command_goes_on(run_folder: Path) -> None:

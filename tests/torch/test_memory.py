@@ -5,7 +5,7 @@ Placing is tried on a CPU that pretends to have a GPU beside it.
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ import diffusers
 import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
-from diffusers.hooks import group_offloading
-from diffusers.hooks.group_offloading import GroupOffloadingHook, ModuleGroup
+from diffusers.hooks.group_offloading import ModuleGroup
 from safetensors.torch import load_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchao.quantization import Int8Tensor
@@ -24,7 +23,6 @@ from glance.models.families import FAMILIES, find_family
 from glance.sampling.pipeline.memory import (
     apply_fp8,
     large_parts,
-    part_config,
     part_sizes,
     place,
     quantization_config,
@@ -48,7 +46,8 @@ def load(tiny_flux: Path, loras: dict[str, Path]) -> Load:
             tiny_flux, torch_dtype=dtype, quantization_config=config, **parts
         )
         pipeline.set_progress_bar_config(disable=True)
-        add_loras(pipeline, loras)
+        for name, path in loras.items():
+            pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name)
         if quantize is Quantize.FP8:
             apply_fp8(pipeline, dtype)
         return pipeline
@@ -59,11 +58,6 @@ def load(tiny_flux: Path, loras: dict[str, Path]) -> Load:
 @pytest.fixture
 def pipeline(load: Load) -> Any:
     return load(Quantize.NONE, dtype=torch.float32)
-
-
-def add_loras(pipeline: Any, loras: dict[str, Path]) -> None:
-    for name, path in loras.items():
-        pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name)
 
 
 def generate(pipeline: Any, adapter: str | None) -> torch.Tensor:
@@ -79,16 +73,8 @@ def generate(pipeline: Any, adapter: str | None) -> torch.Tensor:
     ).images.float()
 
 
-# --- quantising ----------------------------------------------------------------------------------
-
-
 def distance(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).abs().mean() / other.abs().mean())
-
-
-def lora_dtypes(pipeline: Any) -> set[torch.dtype]:
-    named = pipeline.transformer.named_parameters()
-    return {tensor.dtype for name, tensor in named if "lora_" in name}
 
 
 @pytest.mark.parametrize("quantize", [Quantize.BIT8, Quantize.FP8])
@@ -114,16 +100,8 @@ def test_both_loras_change_the_picture_on_quantized_weights(quantize: Quantize, 
         assert layer.weight.qdata.dtype is torch.int8
         assert any(isinstance(tensor, Int8Tensor) for tensor in encoder)
     assert {tensor.dtype for tensor in quantized.vae.parameters()} == {BF16}
-    assert lora_dtypes(quantized) == lora_dtypes(plain) == {BF16}
-
-
-def test_a_lora_that_comes_after_fp8_would_be_fp8(tiny_flux: Path, loras: dict[str, Path]) -> None:
-    pipeline = FluxPipeline.from_pretrained(tiny_flux, torch_dtype=BF16)
-    apply_fp8(pipeline, BF16)
-
-    add_loras(pipeline, loras)
-
-    assert lora_dtypes(pipeline) == {torch.float8_e4m3fn}  # the reason for the order
+    named = quantized.transformer.named_parameters()
+    assert {tensor.dtype for name, tensor in named if "lora_" in name} == {BF16}
 
 
 def test_sizes_are_those_in_memory(load: Load) -> None:
@@ -138,34 +116,13 @@ def test_sizes_are_those_in_memory(load: Load) -> None:
 
 
 def test_a_single_file_is_quantized_as_a_model_is(load: Load, tiny_flux: Path) -> None:
-    def of_single_file(**options: Any) -> FluxTransformer2DModel:  # as `load_transformer` does it
-        tensors = load_file(tiny_flux / "transformer/diffusion_pytorch_model.safetensors")
-        usual = {"config": str(tiny_flux), "subfolder": "transformer", "torch_dtype": BF16}
-        return FluxTransformer2DModel.from_single_file(tensors, **usual, **options)
-
-    config = part_config("transformer", Quantize.BIT8, BF16)
-    left = of_single_file(quantization_config=config).transformer_blocks[0].attn.to_q
-    transformer = of_single_file()
+    tensors = load_file(tiny_flux / "transformer/diffusion_pytorch_model.safetensors")
+    usual = {"config": str(tiny_flux), "subfolder": "transformer", "torch_dtype": BF16}
+    transformer = FluxTransformer2DModel.from_single_file(tensors, **usual)
     quantize_loaded(transformer, Quantize.BIT8)
     pipeline = load(Quantize.BIT8, transformer=transformer)
 
     assert torch.equal(generate(pipeline, "fast"), generate(load(Quantize.BIT8), "fast"))
-    assert not isinstance(left.weight, Int8Tensor)  # diffusers' own, the reason for quantize_loaded
-
-
-@pytest.mark.parametrize("quantize", [Quantize.NONE, Quantize.FP8])
-def test_what_is_not_quantized_while_loading_has_no_config(quantize: Quantize) -> None:
-    assert quantization_config(quantize, BF16, ("transformer",)) is None
-    assert part_config("transformer", quantize, BF16) is None
-
-
-def test_four_bits_are_nf4_and_compute_in_the_models_precision() -> None:
-    pytest.importorskip("bitsandbytes")
-
-    config = part_config("text_encoder_2", Quantize.BIT4, BF16)
-
-    assert config is not None
-    assert (config.bnb_4bit_quant_type, config.bnb_4bit_compute_dtype) == ("nf4", BF16)
 
 
 LARGE = {
@@ -187,19 +144,15 @@ def test_only_large_parts_are_quantized_by_the_pipelines_names(name: str) -> Non
     assert parts == LARGE.get(name, parts)
 
 
-# --- placing -------------------------------------------------------------------------------------
-
-
-def count_offloads(pipeline: Any) -> list[None]:
-    """Return a list that grows each time all parts are sent back to system memory."""
+@pytest.fixture
+def offloads(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """A list that grows each time all parts of the placed pipeline are sent back."""
     calls: list[None] = []
-    original = pipeline.enable_model_cpu_offload
-
-    def counting(*args: Any, **kwargs: Any) -> None:
-        calls.append(None)
-        original(*args, **kwargs)
-
-    pipeline.enable_model_cpu_offload = counting
+    place(pipeline, Device.CPU, Memory.OFFLOAD, pixels=64 * 64)
+    send = pipeline.enable_model_cpu_offload
+    monkeypatch.setattr(
+        pipeline, "enable_model_cpu_offload", lambda **how: (calls.append(None), send(**how))
+    )
     return calls
 
 
@@ -216,9 +169,7 @@ def test_offloading_changes_no_picture(memory: Memory, pipeline: Any) -> None:
 
 
 @pytest.mark.parametrize("device", [Device.CPU, Device.MPS])
-def test_one_memory_means_full(
-    device: Device, pipeline: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_memory_is_full(device: Device, pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     moved: list[str] = []
     monkeypatch.setattr(pipeline, "to", moved.append)
 
@@ -229,28 +180,16 @@ def test_one_memory_means_full(
 @pytest.mark.parametrize(
     ("context", "inside", "afterwards"), [(nullcontext, 2, 2), (staying_placed, 0, 1)]
 )
-def test_staying_placed_sends_the_parts_back_once(
-    context: Any, inside: int, afterwards: int, pipeline: Any
+def test_staying_placed_sends_the_parts_back_once_after_a_failure_too(
+    context: Any, inside: int, afterwards: int, pipeline: Any, offloads: list[None]
 ) -> None:
-    place(pipeline, Device.CPU, Memory.OFFLOAD, pixels=64 * 64)
-    offloads = count_offloads(pipeline)
-
-    with context(pipeline):
+    with suppress(ZeroDivisionError), context(pipeline):
         for adapter in ("slow", "fast"):
             generate(pipeline, adapter)
         counted = len(offloads)
-
-    assert (counted, len(offloads)) == (inside, afterwards)
-
-
-def test_parts_are_sent_back_after_a_failure_too(pipeline: Any) -> None:
-    place(pipeline, Device.CPU, Memory.OFFLOAD, pixels=64 * 64)
-    offloads = count_offloads(pipeline)
-
-    with pytest.raises(ZeroDivisionError), staying_placed(pipeline):
         raise ZeroDivisionError
 
-    assert len(offloads) == 1
+    assert (counted, len(offloads)) == (inside, afterwards)
     assert pipeline.maybe_free_model_hooks.__func__ is FluxPipeline.maybe_free_model_hooks
 
 
@@ -322,24 +261,6 @@ def decode(pipeline: Any) -> torch.Tensor:
     return pipeline.vae.decode(torch.zeros(1, 16, 8, 8, device=CUDA)).sample
 
 
-def test_offloaded_parts_take_turns(pretended: Any) -> None:
-    place(pretended, Device.CUDA, Memory.OFFLOAD, pixels=64 * 64)
-
-    stages = [on_gpu(pretended)]
-    with staying_placed(pretended):
-        text = read(pretended)
-        stages.append(on_gpu(pretended))
-        denoise(pretended, text, "slow")
-        pretended.maybe_free_model_hooks()  # as the pipeline's first call ends
-        stages.append(on_gpu(pretended))
-        denoise(pretended, text, "fast")
-        decode(pretended)
-        stages.append(on_gpu(pretended))
-
-    assert stages == [set(), {"text_encoder_2"}, {"transformer"}, {"vae"}]
-    assert on_gpu(pretended) == set()
-
-
 def test_in_groups_every_layer_is_where_it_computes_and_leaves(pretended: Any) -> None:
     place(pretended, Device.CUDA, Memory.GROUP, pixels=64 * 64)
 
@@ -350,85 +271,38 @@ def test_in_groups_every_layer_is_where_it_computes_and_leaves(pretended: Any) -
     assert {tensor.device for tensor in made} == {CUDA}
     assert on_gpu(pretended) == {"vae"}
     assert pretended._execution_device == torch.device("cuda")
-
-
-class PretendedStream:
-    def synchronize(self) -> None: ...
-
-
-class PretendedStreams:
-    """In place of a GPU's: what is asked of them is done at once."""
-
-    Stream = current_stream = PretendedStream
-
-    def __init__(self, device: torch.device) -> None: ...
-
-    def stream(self, _: PretendedStream) -> nullcontext[None]:
-        return nullcontext()
-
-
-def count_late(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Return a list that says of each group, when it is run, whether it must still be fetched."""
-    late: list[bool] = []
-    original = GroupOffloadingHook.pre_forward
-
-    def counting(hook: Any, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if hook.group.stream is not None:
-            weights = [tensor for part in hook.group.modules for tensor in part.parameters()]
-            late.append(CPU in {tensor.device for tensor in weights})
-        return original(hook, module, *args, **kwargs)
-
-    monkeypatch.setattr(GroupOffloadingHook, "pre_forward", counting)
-    return late
-
-
-def test_blocks_are_fetched_ahead_in_both_phases(
-    pretended: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(group_offloading, "TorchDeviceBackend", PretendedStreams)
-    monkeypatch.setattr(ModuleGroup, "_init_cpu_param_dict", lambda _: {})
-    late = count_late(monkeypatch)
-    place(pretended, Device.CUDA, Memory.GROUP, pixels=64 * 64)
-    text = read(pretended)
-    denoise(pretended, text, "slow")  # the first pass learns the order
-    first = len(late)
-
-    for adapter in ("slow", "fast", "fast"):
-        denoise(pretended, text, adapter)
-
-    # with single layers, a third of them would come late in the fast phase
-    assert late == [True] * first + [False] * 3 * first
-    assert first == 2  # the tiny model's blocks
+    # single layers would be fetched in the slow phase's order, a third of them late in the fast one
+    hooks = [module._diffusers_hook for module in pretended.transformer.transformer_blocks]
+    hooks += [module._diffusers_hook for module in pretended.transformer.single_transformer_blocks]
+    assert all(hook.get_hook("group_offloading") for hook in hooks)
 
 
 @pytest.mark.parametrize(
-    ("free", "expected"),
-    [(10**9, Memory.FULL), (400_000, Memory.OFFLOAD), (200_000, Memory.GROUP)],
+    ("free", "there", "expected"),
+    [
+        (10**9, "cpu", Memory.FULL),
+        (500_000, "cpu", Memory.OFFLOAD),
+        (500_000, "cuda", Memory.FULL),  # as bitsandbytes leaves it
+        (200_000, "cpu", Memory.GROUP),
+    ],
 )
-def test_auto_takes_what_fits_into_free_memory(
-    free: int, expected: Memory, pretended: Any, monkeypatch: pytest.MonkeyPatch
+def test_auto_takes_what_fits_into_free_memory_beside_what_is_there(
+    free: int, there: str, expected: Memory, pretended: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 10**9))
+    pretended.transformer.to(there)
 
     assert place(pretended, Device.CUDA, Memory.AUTO, pixels=1) is expected
     assert (on_gpu(pretended) == set(PARTS)) == (expected is Memory.FULL)
 
 
-def test_auto_counts_what_is_there_already(pretended: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (500_000, 10**9))
-    assert place(pretended, Device.CUDA, Memory.AUTO, pixels=1) is Memory.OFFLOAD
-    pretended.remove_all_hooks()
-
-    pretended.transformer.to("cuda")  # as bitsandbytes leaves it
-
-    assert place(pretended, Device.CUDA, Memory.AUTO, pixels=1) is Memory.FULL
-
-
-def test_auto_does_not_move_four_bits_in_pieces(
-    pretended: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("is_4bit", "swaps_loras"), [(True, False), (False, True)])
+def test_auto_does_not_move_four_bits_nor_what_is_swapped_in_pieces(
+    is_4bit: bool, swaps_loras: bool, pretended: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 10**9))
-    pretended.transformer.is_loaded_in_4bit = True
+    pretended.transformer.is_loaded_in_4bit = is_4bit
 
-    assert place(pretended, Device.CUDA, Memory.AUTO, pixels=1) is Memory.OFFLOAD
+    used = place(pretended, Device.CUDA, Memory.AUTO, pixels=1, swaps_loras=swaps_loras)
+
+    assert used is Memory.OFFLOAD

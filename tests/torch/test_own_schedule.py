@@ -1,43 +1,39 @@
 """The schedule `own` is what each family's diffusers pipeline steps, given a number of steps."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 from PIL import Image
-from tiny_models import build_tiny
 
 from glance.models.base import BaseModel
 from glance.models.families import FAMILIES, find_family
+from glance.sampling.pipeline.sample import Reference, shown_at_its_area
 from glance.schedule.options import ScheduleOptions
 
 SIZE = (96, 64)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def generated(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, Path, Any]:
-    """A family's name, a tiny model of it, and diffusers' pipeline of that."""
-    import diffusers
-
-    model = build_tiny(request.param, tmp_path_factory.mktemp(request.param) / "model", seed=1)
-    pipeline = getattr(diffusers, find_family(request.param).pipeline).from_pretrained(model)
-    if find_family(request.param).has_fixed_area:
+def generated(request: pytest.FixtureRequest, tiny: Callable[[str], Path]) -> tuple[BaseModel, Any]:
+    """A family's tiny model, and diffusers' pipeline of it."""
+    base = BaseModel(find_family(request.param), str(tiny(request.param)))
+    pipeline = getattr(diffusers, base.family.pipeline).from_pretrained(base.location)
+    if base.family.has_fixed_area:
         pipeline.default_sample_size = 8  # latent pixels; it is a megapixel otherwise
-    return request.param, model, pipeline
+    pipeline.set_progress_bar_config(disable=True)
+    return base, pipeline
 
 
 @pytest.mark.parametrize("phases", [(1, 1), (2, 2), (5, 5)], ids=lambda phases: str(sum(phases)))
-def test_it_is_what_the_pipeline_steps(
-    generated: tuple[str, Path, Any], phases: tuple[int, int]
-) -> None:
-    name, model, pipeline = generated
+def test_the_pipeline_steps_it(generated: tuple[BaseModel, Any], phases: tuple[int, int]) -> None:
+    base, pipeline = generated
     slow, fast = phases
 
-    stepped = step(pipeline, slow + fast, edits=find_family(name).edits)
+    stepped = step(pipeline, slow + fast, edits=base.family.edits)
 
-    base = BaseModel(find_family(name), str(model))
     options = ScheduleOptions(name="own", slow_steps=slow, fast_steps=fast)
     own = base.resolve_schedule(options, SIZE).schedule
     assert len(own.slow_timesteps) == slow
@@ -46,11 +42,8 @@ def test_it_is_what_the_pipeline_steps(
 
 def step(pipeline: Any, steps: int, *, edits: bool) -> list[float]:
     """Return the timesteps (0-1000) that a call with nothing but a number of steps goes along."""
-    from glance.sampling.pipeline.sample import Reference, shown_at_its_area
-
     width, height = SIZE
     reference = Reference(Image.new("RGB", SIZE), area=width * height) if edits else None
-    pipeline.set_progress_bar_config(disable=True)
     with shown_at_its_area(pipeline, reference):
         pipeline(
             prompt="a lighthouse",

@@ -1,18 +1,17 @@
 """The base model's recorded paths, against plain Euler loops that share no code with glance."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
-from plain_loops import SIDE, decode, follow
+from plain_loops import SIDE, decode, follow, furthest
 from safetensors.torch import load_file
-from tiny_models import build_tiny, lend_parts
 
 from glance.core.errors import InferenceFailed
 from glance.core.events import Event, SamplingStep
@@ -85,35 +84,37 @@ class Ready:
         return grid[:, :, 0] if grid.ndim == 5 else grid  # one frame
 
 
-def make_ready(name: str, folder: Path) -> Ready:
-    family = find_family(name)
-    model = build_tiny(name, folder / "model", seed=1)
-    lend_parts(name, model)
-    reference = None
-    if family.edits:
-        reference = folder / "before.png"
-        Image.radial_gradient("L").resize((128, 64)).convert("RGB").save(reference)
-    plan = plan_distillation(
-        DistillRequest(
-            model=str(model),
-            family=name,
-            run=folder / "run",
-            prompts=PROMPTS,
-            noises=2,
-            sizes=(f"{SIDE}x{SIDE}",),
-            schedule=ScheduleOptions(teacher_steps=STEPS),
-            reference=reference,
-            device="cpu",
+@pytest.fixture(scope="module")
+def make_ready(
+    tiny: Callable[[str], Path], reference: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Ready]:
+    @cache
+    def make(name: str) -> Ready:
+        edits = find_family(name).edits
+        plan = plan_distillation(
+            DistillRequest(
+                model=str(tiny(name)),
+                family=name,
+                run=tmp_path_factory.mktemp(name) / "run",
+                prompts=PROMPTS,
+                noises=2,
+                sizes=(f"{SIDE}x{SIDE}",),
+                schedule=ScheduleOptions(teacher_steps=STEPS),
+                reference=reference if edits else None,
+                device="cpu",
+            )
         )
-    )
-    plain = DiffusionPipeline.from_pretrained(model)
-    opened = None if reference is None else Image.open(reference)
-    return Ready(plan, load_planned(plan.generation), plain, opened)
+        plain = DiffusionPipeline.from_pretrained(tiny(name))
+        return Ready(
+            plan, load_planned(plan.generation), plain, Image.open(reference) if edits else None
+        )
+
+    return make
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def ready(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ready:
-    return make_ready(request.param, tmp_path_factory.mktemp(request.param))
+@pytest.fixture(params=FAMILIES)
+def ready(request: pytest.FixtureRequest, make_ready: Callable[[str], Ready]) -> Ready:
+    return make_ready(request.param)
 
 
 def test_the_states_of_every_step_are_those_of_a_plain_loop(ready: Ready) -> None:
@@ -145,9 +146,7 @@ def test_a_state_between_two_steps_lies_on_the_line(ready: Ready) -> None:
     assert not set(kept[1:-1]) <= set(ready.teacher), "none of them lies between two steps"
 
 
-def on_the_line(
-    passed: Sequence[torch.Tensor], sigmas: Sequence[float], sigma: float
-) -> torch.Tensor:
+def on_the_line(passed: list[torch.Tensor], sigmas: Sequence[float], sigma: float) -> torch.Tensor:
     """Where the straight line between two of the states `passed` at `sigmas` is at `sigma`."""
     after = next(number for number, one in enumerate(sigmas) if one <= sigma)
     if sigmas[after] == sigma:
@@ -186,28 +185,9 @@ def test_the_grid_is_what_the_pipeline_unpacks_for_its_vae(ready: Ready) -> None
     assert torch.equal(grid, own)
 
 
-@pytest.fixture(scope="module")
-def flux(tmp_path_factory: pytest.TempPathFactory) -> Ready:
-    return make_ready("flux", tmp_path_factory.mktemp("flux"))
-
-
-def test_a_batch_that_memory_does_not_suffice_for_is_halved(flux: Ready) -> None:
-    sizes: list[int] = []
-
-    def refuse_more_than_one(_: Any, __: Any, named: dict[str, Any]) -> None:
-        sizes.append(len(named["hidden_states"]))
-        if sizes[-1] > 1:
-            raise torch.OutOfMemoryError("made up")
-
-    pictures, kept = flux.pictures, flux.plan.kept_sigmas
-    alone = [flux.record([one], kept)[0] for one in pictures]
-    transformer = flux.sampler.pipeline.transformer
-    with transformer.register_forward_pre_hook(refuse_more_than_one, with_kwargs=True):
-        recorded = flux.record(pictures, kept, batch_size=4)
-
-    assert sizes == [3, 2] + [1] * len(pictures) * STEPS
-    assert [one.settings for one in recorded] == pictures
-    assert all(torch.equal(a.states, b.states) for a, b in zip(alone, recorded, strict=True))
+@pytest.fixture
+def flux(make_ready: Callable[[str], Ready]) -> Ready:
+    return make_ready("flux")
 
 
 def test_an_interrupted_recording_is_continued_path_by_path(flux: Ready) -> None:
@@ -248,6 +228,13 @@ def test_nan_is_no_path(flux: Ready) -> None:
         flux.record(flux.pictures[:1], (0.0,))
 
 
+@pytest.mark.parametrize("asked", [{"sigmas": [1.0, 0.9]}, {"num_inference_steps": 10}], ids=str)
+def test_sigmas_that_do_not_fall_to_the_end_or_are_not_given_are_refused(asked: Any) -> None:
+    scheduler = VerbatimEulerScheduler.ending_at(0.95, like=VerbatimEulerScheduler())
+    with pytest.raises(ValueError, match=r"fall strictly|explicit sigmas"):
+        scheduler.set_timesteps(**asked)
+
+
 def test_in_half_precision_the_path_itself_is_not_rounded() -> None:
     told: list[None] = []
     recorder = PathRecorder.ending_at(0.0, like=VerbatimEulerScheduler())
@@ -265,8 +252,3 @@ def test_in_half_precision_the_path_itself_is_not_rounded() -> None:
     torch.testing.assert_close(end, noise.float() - velocity.float(), rtol=0, atol=1e-5)
     assert torch.equal(sample, end.bfloat16()), "the model is shown the state, rounded"
     assert len(told) == len(sigmas)
-
-
-def furthest(one: Image.Image, other: Image.Image) -> int:
-    """Return the largest difference of two pictures, in grey levels of 255."""
-    return int(np.abs(np.asarray(one).astype(int) - np.asarray(other)).max())

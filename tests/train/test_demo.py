@@ -10,7 +10,8 @@ from glance.core.files import find_place
 
 
 def test_the_demo_trains_and_samples_offline(glance: Callable, tmp_path: Path) -> None:
-    own = {"PATH": minimal_path(), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    # as `.venv/bin/glance` is run without activating anything: no scripts on PATH
+    own = {"PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(tmp_path / "cache")}
 
     done = glance("demo", "--steps", 5, "--json", **own)
 
@@ -30,8 +31,3 @@ def test_the_demo_trains_and_samples_offline(glance: Callable, tmp_path: Path) -
     model = find_place(manifest["settings"]["model"], Path("runs/demo-distilled"))
     assert model == Path("runs/demo/model").resolve()
     assert not Path("runs/demo-distilled/cache/teacher").exists()
-
-
-def minimal_path() -> str:
-    """As `.venv/bin/glance` is run without activating anything: no scripts on PATH."""
-    return "/usr/bin:/bin"

@@ -4,9 +4,6 @@ The first one runs with every `pytest`. A probe in the trainer's process notes w
 """
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,18 +17,15 @@ import torch
 from diffusers import DiffusionPipeline
 from peft import LoraConfig
 from PIL import Image
-from plain_loops import begin, generate
-from real_training import CLEAN_REFERENCE, TIMESTEPS
+from plain_loops import begin
+from real_training import CLEAN_REFERENCE, TIMESTEPS, check_sampling, run_glance
 from safetensors import safe_open
+from safetensors.torch import load_file
 from tiny_models import build_tiny, lend_parts
 from torch import Tensor
 
-from glance.core.device import Device
 from glance.models.families import FAMILIES, Family, Latents, find_family
 from glance.models.lora.file import read_lora
-from glance.sampling.generate import load_planned
-from glance.sampling.plan import plan_generation
-from glance.sampling.request import InferRequest
 
 pytestmark = pytest.mark.families
 FIRST = ("flux",)
@@ -41,7 +35,6 @@ ALL = [
 STEPS = 6
 BATCH = 2
 PROMPTS = ("a lighthouse", "a harbour at night", "two boats")
-_PROBE = Path(__file__).parent / "batch_probe"
 
 
 @dataclass(frozen=True)
@@ -50,9 +43,7 @@ class Batch:
 
     phase: str
     pictures: tuple[Path, ...]
-    given: Mapping[str, Tensor]
-    """What the transformer was given, by the argument's name."""
-    loss: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -106,7 +97,7 @@ class Distilled:
 
     def expected(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the recorded states and velocities that a batch must be made of."""
-        sigmas = batch.loss["sigmas"].tolist()
+        sigmas = batch.tensors["loss.sigmas"].tolist()
         items = zip(batch.pictures, sigmas, strict=True)
         states, velocities = zip(*(self.recorded(*item) for item in items), strict=True)
         return torch.stack(states), torch.stack(velocities)
@@ -116,7 +107,17 @@ def distil(family: str, folder: Path, *, sizes: Sequence[str] = ("64x64",)) -> D
     """Distil a tiny model in `folder`: three prompts, four steps of its own, two phases of six."""
     row, model = find_family(family), build_tiny(family, folder / "model", seed=1)
     lend_parts(family, model)
-    command = ["--family", family, "--model", str(model), "--noises", "1", "--teacher-steps", "8"]
+    command = [
+        "distill",
+        "--family",
+        family,
+        "--model",
+        str(model),
+        "--noises",
+        "1",
+        "--teacher-steps",
+        "8",
+    ]
     command += ["--steps", str(STEPS), "--batch-size", str(BATCH), "--rank", "4"]
     command += ["--device", "cpu", "--launcher", "direct", "--no-compare", "--keep-recording"]
     command += [part for prompt in PROMPTS for part in ("--prompt", prompt)]
@@ -125,32 +126,14 @@ def distil(family: str, folder: Path, *, sizes: Sequence[str] = ("64x64",)) -> D
         # of the very size that it is shown at: diffusers and SimpleTuner resize in their own ways
         Image.radial_gradient("L").resize((96, 32)).convert("RGB").save(folder / "before.png")
         command += ["--source-image", "before.png"]
-    path = os.pathsep.join(filter(None, (str(_PROBE), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        [sys.executable, "-m", "glance", "distill", *command, "--json", "--events", "events.jsonl"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0
-    document = json.loads(done.stdout)
-    assert [phase["state"] for phase in document["phases"].values()] == ["done", "done"]
-    return Distilled(row, folder / document["run"])
+    return Distilled(row, run_glance(folder, *command))
 
 
 def _read_probe(folder: Path) -> Iterator[Batch]:
     for path in sorted(folder.iterdir()):
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             pictures = json.loads(file.metadata()["pictures"])
-        sides: dict[str, dict[str, Tensor]] = {"given": {}, "loss": {}}
-        for name, tensor in tensors.items():
-            side, _, short = name.partition(".")
-            sides[side][short] = tensor
-        phase = path.stem.split("-")[1]
-        yield Batch(phase, tuple(map(Path, pictures)), sides["given"], sides["loss"])
+        yield Batch(path.stem.split("-")[1], tuple(map(Path, pictures)), load_file(path))
 
 
 def pack(grid: Tensor, family: Family) -> Tensor:
@@ -175,7 +158,9 @@ def test_each_step_learns_recorded_paths_at_the_phases_sigmas(run: Distilled) ->
     for phase in ("slow", "fast"):
         batches = [batch for batch in run.batches if batch.phase == phase]
         counted = Counter(
-            round(1000 * sigma, 3) for batch in batches for sigma in batch.loss["sigmas"].tolist()
+            round(1000 * sigma, 3)
+            for batch in batches
+            for sigma in batch.tensors["loss.sigmas"].tolist()
         )
         listed = run.timesteps(phase)
         assert len(listed) == 2
@@ -189,22 +174,22 @@ def test_the_recorded_state_and_its_sigma_reached_the_transformer(run: Distilled
     for batch in run.batches:
         states, _ = run.expected(batch)
         wanted = pack(states, run.family)
-        given = batch.given["hidden_states"]
+        given = batch.tensors["given.hidden_states"]
         if run.family.edits:  # the reference's tokens follow
             given = given[:, : wanted.shape[1]]
         _close(given.reshape(wanted.shape), wanted)
-        told = batch.given["timestep"].flatten().tolist()
+        told = batch.tensors["given.timestep"].flatten().tolist()
         if run.family.name in CLEAN_REFERENCE:
             told, clean = told[: len(told) // 2], told[len(told) // 2 :]
             assert set(clean) == {0}
-        sigmas = batch.loss["sigmas"].tolist()
+        sigmas = batch.tensors["loss.sigmas"].tolist()
         assert [timestep(one) / 1000 for one in told] == pytest.approx(sigmas, abs=1e-6)
 
 
 def test_the_transformer_was_told_the_recorded_guidance(run: Distilled) -> None:
     for batch in run.batches:
         if run.family.embeds_guidance:
-            told = batch.given["guidance"].tolist()
+            told = batch.tensors["given.guidance"].tolist()
             assert told == [run.teacher[f"{batch.phase}_guidance"]] * BATCH
         else:
             assert run.teacher[f"{batch.phase}_guidance"] == run.family.guidance.off
@@ -214,9 +199,9 @@ def test_the_transformer_was_told_the_recorded_guidance(run: Distilled) -> None:
 def test_the_losss_target_is_the_velocity_to_the_next_state(run: Distilled) -> None:
     for batch in run.batches:
         states, velocities = run.expected(batch)
-        _close(batch.loss["target"], velocities)
-        _close(batch.loss["noisy_latents"], states)
-        assert batch.loss["prediction"].shape == velocities.shape
+        _close(batch.tensors["loss.target"], velocities)
+        _close(batch.tensors["loss.noisy_latents"], states)
+        assert batch.tensors["loss.prediction"].shape == velocities.shape
 
 
 def test_the_untrained_model_predicts_what_it_is_sampled_with(run: Distilled) -> None:
@@ -225,11 +210,11 @@ def test_the_untrained_model_predicts_what_it_is_sampled_with(run: Distilled) ->
     reference = None if run.reference is None else Image.open(run.reference)
     states, _ = run.expected(batch)
     packed = pack(states, family)
-    predicted = pack(batch.loss["prediction"], family)
+    predicted = pack(batch.tensors["loss.prediction"], family)
     for number, picture in enumerate(batch.pictures):
         prompt = picture.with_suffix(".txt").read_text().strip()
         _, velocity = begin(family.name, pipeline, prompt, seed=0, reference=reference)
-        sigma = batch.loss["sigmas"][number : number + 1]
+        sigma = batch.tensors["loss.sigmas"][number : number + 1]
         with torch.inference_mode():
             own = velocity(packed[number : number + 1], sigma, run.teacher["slow_guidance"])
         torch.testing.assert_close(predicted[number], own[0], rtol=0, atol=1e-5)
@@ -245,45 +230,13 @@ def test_every_linear_layer_of_the_blocks_was_trained_and_nothing_else(run: Dist
 
 
 def test_the_pair_is_sampled_with_the_guidance_that_it_was_trained_for(run: Distilled) -> None:
-    """`glance infer` takes the trained guidance by itself: one forward pass a step.
-
-    Its picture is what a plain loop with the same two files generates, to the bit.
-    """
-    plan = plan_generation(
-        InferRequest(
-            prompts=("a slope",),
-            reference=run.reference,
-            width=64,
-            height=64,
-            run=run.run,
-            device=Device.CPU,
-            seeds=(3,),
-        )
-    )
-    guidance = (run.teacher["slow_guidance"], run.teacher["fast_guidance"])
-    assert (plan.settings.slow_guidance, plan.settings.fast_guidance) == guidance
-    sampler = load_planned(plan)
-    sizes: list[int] = []
-    with sampler.pipeline.transformer.register_forward_pre_hook(
-        lambda _, given, named: sizes.append(len(named.get("hidden_states", given and given[0]))),
-        with_kwargs=True,
-    ):
-        (generated,) = sampler.sample_one(plan.settings).images
-    assert sizes == [1] * (len(run.sigmas) - 1)
-    pipeline = DiffusionPipeline.from_pretrained(plan.base.location)
-    for phase in ("slow", "fast"):
-        folder = run.run / f"output/glance-{phase}"
-        pipeline.load_lora_weights(folder, adapter_name=phase)
-    plain = generate(
+    check_sampling(
         run.family.name,
-        pipeline,
-        "a slope",
-        seed=3,
-        guidance=guidance,
+        run.run,
+        guidance=(run.teacher["slow_guidance"], run.teacher["fast_guidance"]),
         timesteps=(run.timesteps("slow"), run.timesteps("fast")),
-        reference=None if run.reference is None else Image.open(run.reference),
+        is_asked_for=False,
     )
-    assert generated.image.tobytes() == plain.tobytes()
 
 
 @pytest.mark.extended
@@ -292,7 +245,7 @@ def test_each_size_is_learnt_from_its_own_recordings(tmp_path: Path) -> None:
 
     test_the_recorded_state_and_its_sigma_reached_the_transformer(run)
     test_the_losss_target_is_the_velocity_to_the_next_state(run)
-    shapes = {tuple(batch.loss["target"].shape[1:]) for batch in run.batches}
+    shapes = {tuple(batch.tensors["loss.target"].shape[1:]) for batch in run.batches}
     assert shapes == {(16, 8, 8), (16, 8, 16)}
     assert run.teacher["sizes"] == [[64, 64], [128, 64]]
 

@@ -39,9 +39,7 @@ def test_the_layers_of_the_familys_row_were_trained(trained: tuple[str, Path]) -
 
 
 @pytest.mark.parametrize("phase", ["slow", "fast"])
-def test_the_finished_lora_has_the_last_checkpoints_effect(
-    trained: tuple[str, Path], phase: str
-) -> None:
+def test_the_lora_has_the_last_checkpoints_effect(trained: tuple[str, Path], phase: str) -> None:
     check_strength(trained[1], phase)
 
 

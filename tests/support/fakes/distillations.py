@@ -19,27 +19,17 @@ from glance.training.request import DistillRequest
 MODEL = Path("model")
 RUN = RunFolder(Path("runs/model-distilled"))
 PROMPTS = ("a grey circle", "a red square")
-SCHEDULERS = {
-    "flux": {
-        "use_dynamic_shifting": True,
-        "base_shift": 0.5,
-        "max_shift": 1.15,
-        "base_image_seq_len": 256,
-        "max_image_seq_len": 4096,
-    },
-    "sd3": {"shift": 3.0},
-    "qwen_image_edit_2511": {"shift": 3.0},
-}
 
 
 def make_model(family: str = "flux", folder: Path = MODEL) -> Path:
     """Write as much of a model as a plan reads; return its folder."""
     row = find_family(family)
+    shift = {"use_dynamic_shifting": True} if family == "flux" else {"shift": 3.0}
     files = {
         "model_index.json": {"_class_name": row.pipeline},
         "scheduler/scheduler_config.json": {
             "_class_name": "FlowMatchEulerDiscreteScheduler",
-            **SCHEDULERS[family],
+            **shift,
         },
         "transformer/config.json": dict(row.transformer_config),
     }

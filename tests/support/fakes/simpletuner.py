@@ -8,7 +8,6 @@ library only: it starts for nearly every test.
 
 import array
 import json
-import math
 import os
 import signal
 import socket
@@ -26,15 +25,12 @@ LORA_B = 0.25
 
 FAILURES = {
     "out of memory": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 72.00 MiB.",
-    "gated": "huggingface_hub.errors.GatedRepoError: 403 Client Error. Access is restricted",
     "disk full": "OSError: [Errno 28] No space left on device: 'output/pytorch_lora_weights'",
     "unknown": "Traceback (most recent call last):\nRuntimeError: the flux capacitor is missing",
 }
 
 
 class Trainer:
-    """One start."""
-
     def __init__(self, environment: str) -> None:
         self.environment = environment
         self.phase = environment.removeprefix("glance-")
@@ -58,13 +54,12 @@ class Trainer:
             file.write(json.dumps(start) + "\n")
 
     def folders(self, kind: str) -> list[Path]:
-        """The folders of a kind of data set."""
         backends = json.loads(Path(self.config["data_backend_config"]).read_bytes())
         chosen = [one for one in backends if one["dataset_type"] == kind]
         return [Path(one["instance_data_dir"].replace("{env:PWD}", ".")) for one in chosen]
 
     def find(self, kind: str) -> list[str]:
-        """The names of all files that are found to train on: at any depth."""
+        """All files that are found to train on: at any depth."""
         found = (path for folder in self.folders(kind) for path in folder.rglob("*"))
         return sorted(path.name for path in found if path.is_file())
 
@@ -73,7 +68,6 @@ class Trainer:
         return max((int(name.split("-")[1]) for name in names if name[-3:] != "tmp"), default=0)
 
     def post(self, kind: str, **content: Any) -> None:
-        """Post one event as SimpleTuner does; a receiver that is gone stops nothing."""
         _, _, address, path = self.webhook["callback_url"].split("/")
         host, port = address.split(":")
         body = json.dumps({"type": kind, **content}).encode()
@@ -87,7 +81,6 @@ class Trainer:
             print("webhook: nobody there")
 
     def train(self, after_a_step: Callable[[], None] = lambda: None) -> None:
-        """What a sound run does: stages, steps, a checkpoint, bookkeeping, the LoRA."""
         print(f"Using environment: {self.environment}")
         self.post("lifecycle.stage", stage={"key": "init", "label": "Loading the model"})
         self.keep_books()
@@ -99,8 +92,8 @@ class Trainer:
             after_a_step()
         self.save(self.output)
         (self.output / "README.md").write_text("base_model: flux/unknown-model\n")
-        name = self.config["pretrained_model_name_or_path"]
-        name = name.replace("{env:GLANCE_MODEL}", os.environ.get("GLANCE_MODEL", ""))
+        model = os.environ.get("GLANCE_MODEL", "")
+        name = self.config["pretrained_model_name_or_path"].replace("{env:GLANCE_MODEL}", model)
         options = {"pretrained_model_name_or_path": name, "vae_path": name}
         (self.output / "simpletuner_config.json").write_text(json.dumps(options))
         print("Training complete")
@@ -122,8 +115,8 @@ class Trainer:
     def checkpoint(self, step: int) -> None:
         folder = self.output / f"checkpoint-{step}"
         self.save(folder)
-        names = ("cache/pictures/64/cat.png", "data/cat.png")
-        seen = {f"{Path.cwd()}/{name}": step for name in names}
+        pictures = ("cache/pictures/64/cat.png", "data/cat.png")
+        seen = {f"{Path.cwd()}/{name}": step for name in pictures}
         (folder / "training_state-glance.json").write_text(json.dumps({"seen_images": seen}))
         self.post("training.checkpoint", checkpoint={"path": f"{self.output}/{folder.name}"})
 
@@ -183,19 +176,14 @@ def fail_after_checkpoints(trainer: Trainer) -> None:
     sys.exit(1)
 
 
-def then(spoil: Callable[[Trainer], object]) -> Callable[[Trainer], None]:
-    """All goes well, but for what is left in the end."""
+def leave(**changes: Any) -> Callable[[Trainer], None]:
+    """All goes well, but the LoRA is another in the end."""
 
     def behave(trainer: Trainer) -> None:
         trainer.train()
-        spoil(trainer)
+        trainer.save(trainer.output, **changes)
 
     return behave
-
-
-def truncate(trainer: Trainer) -> None:
-    path = trainer.output / LORA
-    path.write_bytes(path.read_bytes()[:-100])
 
 
 def ignore_targets(trainer: Trainer) -> None:
@@ -321,14 +309,9 @@ BEHAVIOURS: dict[str, Callable[[Trainer], None]] = {
     "unknown after checkpoints": fail_after_checkpoints,
     "mute": lambda _: sys.exit(0),
     "mute failure": lambda _: sys.exit(3),
-    "other tensors": then(lambda trainer: trainer.save(trainer.output, lora_b=LORA_B / 2)),
-    "no file": then(lambda trainer: (trainer.output / LORA).unlink()),
-    "truncated": then(truncate),
-    "nan": then(lambda trainer: trainer.save(trainer.output, lora_b=math.nan)),
-    "zero": then(lambda trainer: trainer.save(trainer.output, lora_b=0.0)),
-    "wrong rank": then(
-        lambda trainer: trainer.save(trainer.output, rank=trainer.config["lora_rank"] + 1)
-    ),
+    "other tensors": leave(lora_b=LORA_B / 2),
+    "zero": leave(lora_b=0.0),
+    "wrong rank": leave(rank=5),
     "ignores the targets": ignore_targets,
     "killed": die_killed,
     "secret": tell_secret,

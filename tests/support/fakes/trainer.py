@@ -102,8 +102,5 @@ class RunningGlance:
         return self._process.returncode, err
 
     def discard(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                pipe.close()
+        with self._process:  # it is waited for, and its pipes are closed
+            self._process.kill()

@@ -9,16 +9,17 @@ latents as the VAE takes them.
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from itertools import pairwise
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from plain_loops.parts import SIDE, Velocity
-
-__all__ = ["FAMILIES", "FAST", "SIDE", "SLOW", "begin", "decode", "follow", "generate", "sample"]
+from plain_loops.parts import SIDE as SIDE
+from plain_loops.parts import Velocity
 
 SLOW = (1000.0, 979.1915, 957.5157, 934.9171, 911.3354)
 FAST = (886.7053, 745.0728, 562.9505, 320.0802, 20.0)
@@ -27,10 +28,7 @@ FAMILIES = tuple(module.name for module in iter_modules(__path__) if module.name
 
 @torch.inference_mode()
 def generate(family: str, pipeline: Any, prompt: str, **options: Any) -> Any:
-    """Return the picture of `prompt` that plain Euler steps make of the seed's noise.
-
-    Options are those of `sample`.
-    """
+    """Return the image that plain Euler steps make of the seed's noise; options as for `sample`."""
     return decode(family, pipeline, sample(family, pipeline, prompt, **options))
 
 
@@ -100,6 +98,22 @@ def begin(
     more = () if reference is None else (reference,)
     noise, velocity = _loop(family).begin(pipeline, prompt, generator, *more)
     return noise, velocity
+
+
+def load(model: Path, loras: dict[str, Path]) -> Any:
+    """Return the pipeline as diffusers loads it, with a LoRA a phase."""
+    from diffusers import DiffusionPipeline
+
+    pipeline = DiffusionPipeline.from_pretrained(model)
+    for name, path in loras.items():
+        pipeline.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name)
+    return pipeline
+
+
+def furthest(one: Image.Image, other: Image.Image) -> int:
+    """Return the largest difference of two images, in grey levels of 255."""
+    assert one.size == other.size
+    return int(np.abs(np.asarray(one).astype(int) - np.asarray(other)).max())
 
 
 def _loop(family: str) -> Any:

@@ -25,13 +25,9 @@ def make_loras(model: Path, folder: Path) -> dict[str, Path]:
         generator = torch.Generator().manual_seed(seed)
         tensors: dict[str, Any] = {}
         for name, module in targets.items():
-            key = f"transformer.{name}"
-            tensors[f"{key}.lora_A.weight"] = torch.randn(
-                4, module.in_features, generator=generator
-            )
-            tensors[f"{key}.lora_B.weight"] = 0.3 * torch.randn(
-                module.out_features, 4, generator=generator
-            )
+            key, shapes = f"transformer.{name}", ((4, module.in_features), (module.out_features, 4))
+            down, up = (torch.randn(shape, generator=generator) for shape in shapes)
+            tensors |= {f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": 0.3 * up}
         paths[phase] = folder / phase / "pytorch_lora_weights.safetensors"
         paths[phase].parent.mkdir(parents=True)
         save_file(tensors, paths[phase], metadata={"format": "pt"})

@@ -81,17 +81,6 @@ class TestRecords:
 
         assert names == [f"2026-11-25-cpu.{number}.json" for number in (2, 3, 2)]
 
-    def test_the_newest_come_first_as_they_were_kept(self, tmp_path: Path) -> None:
-        for day in (days := ("2026-11-25", "2027-01-02", "2026-12-01")):
-            path = keep(record(result(), date=day, machine=GPU), tmp_path)
-
-        assert path.name == "2026-12-01-nvidia-h100-80gb-hbm3.json"
-        expected = [record(result(), date=day, machine=GPU) for day in sorted(days, reverse=True)]
-        assert load_records(tmp_path) == expected
-        (tmp_path / "mine.json").write_text("{}")
-        with pytest.raises(ValueError, match=r"mine\.json"):
-            load_records(tmp_path)
-
 
 class TestMachine:
     def test_it_says_what_it_is_and_not_whose(self, tmp_path: Path) -> None:
@@ -124,16 +113,6 @@ class TestPage:
         assert "| a | 0.20 (0.10 to 9.00) | at most 0.25: met |" in shown
         assert "| b | 2 x, 0.50 |  |" in shown
         assert "| a / b | 0.400 | 0.400 | 0.400 | at least 0.5: **missed** |" in shown
-
-    def test_a_benchmark_that_was_not_run_again_stays(self) -> None:
-        older = record(result(), result("memory"), date="2026-11-25")
-        newer = record(result(seconds=0.22), date="2026-11-26")
-
-        shown = page.render([newer, older])
-
-        assert shown.index("2026-11-26") < shown.index("0.22") < shown.index("2026-11-25")
-        assert shown.index("2026-11-25") < shown.index("### memory")
-        assert shown.count("### startup") == 1
 
     def test_kinds_of_machines_stand_apart(self) -> None:
         shown = page.render([record(result(), machine=GPU), record(result())])

@@ -1,12 +1,10 @@
 """What the terminal is told where nothing can move: plain lines, and as few as will do."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from glance.cli.console import Console, format_table
-from glance.core.errors import TrainingFailed
+from glance.cli.console import Console
 from glance.core.events import (
     CheckpointSaved,
     Noted,
@@ -81,46 +79,3 @@ def test_a_full_disk_ends_the_events_and_not_the_work(capsys: pytest.CaptureFixt
     told = capsys.readouterr().err
     reason = "No space left on device; no more is written there"
     assert told.count(f"warning: --events /dev/full: {reason}\n") == 1
-
-
-def test_events_are_appended_line_by_line(tmp_path: Path) -> None:
-    log = tmp_path / "events.jsonl"
-    log.write_text("before\n")
-    console = Console(quiet=True)
-
-    with console.progress(log) as sink:
-        sink(StepDone(Phase.FAST, 1, 2, None, None))
-
-    first, line = log.read_text().splitlines()
-    event = json.loads(line)
-    assert first == "before"
-    assert event.pop("time") > 0
-    assert event == {
-        "event": "StepDone", "phase": "fast", "step": 1, "steps": 2, "loss": None,
-        "eta_seconds": None,
-    }  # fmt: skip
-
-
-def test_a_failed_training_shows_its_last_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    tail = ("so", "it went")
-
-    Console(as_json=True).error(
-        TrainingFailed("it failed", hint="do this", returncode=1, log=Path("x.log"), tail=tail)
-    )
-
-    out, err = capsys.readouterr()
-    assert err == (
-        "error: it failed\n  hint: do this\n"
-        "the trainer's last lines:\n  | so\n  | it went\nits whole log: x.log\n"
-    )
-    assert json.loads(out)["error"] == {
-        "exit_code": 5,
-        "problems": [{"message": "it failed", "hint": "do this"}],
-        "log": "x.log",
-        "returncode": 1,
-        "tail": ["so", "it went"],
-    }
-
-
-def test_a_table_is_aligned_to_the_right() -> None:
-    assert format_table(("a", "bb"), [("1", "2"), ("100", "3")]) == "  a  bb\n  1   2\n100   3"

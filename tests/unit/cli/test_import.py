@@ -47,7 +47,11 @@ def test_json_says_what_was_decided(invoke: Glance) -> None:
 def test_all_problems_are_told_at_once(invoke: Glance) -> None:
     done = invoke("import", *PAIR, "--json")
 
-    assert (done.code, len(done.document["error"]["problems"])) == (4, 2)
+    model, lists = (problem["message"] for problem in done.document["error"]["problems"])
+    assert done.code == 4
+    assert "neither file says which model" in model
+    assert "do not say which timesteps" in lists
+    assert "--schedule paper (the official code's for FLUX.1)" in done.err
     assert not Path("runs").exists()
 
 

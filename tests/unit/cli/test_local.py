@@ -108,6 +108,9 @@ def test_nor_of_what_cannot_be_used(online: Online, hub: FakeHub) -> None:
     Path("my/none").mkdir()
     Path("my/broken").symlink_to("nowhere")
     Path("my/file").touch()
+    loras = {"slow_lora": "lora/peft_slow", "fast_lora": "lora/peft_fast"}
+    picture = pretend(plan(**loras, model="models/small", output=Path("x.png")).images[0])
+    shutil.rmtree("models")
     told = {
         ("--slow-lora", "lora/peft_slo", "--fast-lora", "my/fast"): "there is lora/peft_slow",
         ("--slow-lora", "my/broken", "--fast-lora", "my/fast"): "is a link to nowhere",
@@ -116,6 +119,7 @@ def test_nor_of_what_cannot_be_used(online: Online, hub: FakeHub) -> None:
         (*FOLDERS, "--model", "my/broken"): "is a link to nowhere, which is not there",
         (*FOLDERS, "--model", "my/file"): "is a file, not a folder in diffusers layout",
         (*FOLDERS, "--model", ""): "--model is empty",
+        ("--from-image", str(picture)): "not found",  # of a folder that was here
     }
 
     done = online(hub, [(*INFER, *more) for more in told])
@@ -123,19 +127,6 @@ def test_nor_of_what_cannot_be_used(online: Online, hub: FakeHub) -> None:
     for (code, err), message in zip(done, told.values(), strict=True):
         assert code in (3, 4)
         assert message in err
-    assert hub.requests == []
-
-
-def test_a_picture_that_was_made_here_stays_here(online: Online, hub: FakeHub) -> None:
-    """The folders are gone that it was made with: their names are still no names on the Hub."""
-    loras = {"slow_lora": "lora/peft_slow", "fast_lora": "lora/peft_fast"}
-    picture = pretend(plan(**loras, model="models/small", output=Path("x.png")).images[0])
-    shutil.rmtree("models")
-
-    [(code, err)] = online(hub, [("infer", "--from-image", picture, "--dry-run")])
-
-    assert code == 3
-    assert "not found" in err
     assert hub.requests == []
 
 

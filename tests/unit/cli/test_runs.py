@@ -81,6 +81,11 @@ def test_the_losses_are_drawn_to_a_file_or_in_the_terminal(invoke: Glance) -> No
         assert (done.code, done.err) == (0, "")
         assert len(done.out.splitlines()) == len(usual) + 9
     assert not Path("-").exists()
+    for phase in Phase:
+        RUN.losses(phase).unlink()
+    none = invoke("runs", "show", "runs/cat", "--plot", "x.png")
+    assert (none.code, Path("x.png").exists()) == (4, False)
+    assert "run runs/cat has no losses to draw" in none.err
 
 
 @needs_whole
@@ -92,18 +97,6 @@ def test_a_terminal_that_knows_ascii_only_gets_that(glance: Glance) -> None:
 
     assert done.code == 0
     assert "+-----" in done.out
-
-
-@needs_whole
-def test_losses_that_are_not_there_cannot_be_drawn(invoke: Glance) -> None:
-    for phase in Phase:
-        RUN.losses(phase).unlink()
-
-    done = invoke("runs", "show", "runs/cat", "--plot", "x.png")
-
-    assert done.code == 4
-    assert "run runs/cat has no losses to draw" in done.err
-    assert not Path("x.png").exists()
 
 
 @needs_whole

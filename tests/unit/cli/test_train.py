@@ -14,11 +14,7 @@ from PIL import Image
 pytestmark = pytest.mark.usefixtures("pair", "simpletuner")
 
 ROOT = Path(__file__).parents[3]
-needs_half = pytest.mark.usefixtures("half_trained")
 needs_whole = pytest.mark.usefixtures("fully_trained")
-
-
-# The good way
 
 
 def test_it_prints_the_run_and_talks_on_stderr(glance: Glance) -> None:
@@ -63,6 +59,8 @@ fewer steps, with a gain that can be measured: glance distill --help
 
 
 def test_json_is_one_document_and_events_go_to_a_file(invoke: Glance) -> None:
+    Path("events.jsonl").write_text('{"event": "before", "time": 1}\n')
+
     done = invoke(*TRAIN, "--phase", "slow", "--json", "--quiet", "--events", "events.jsonl")
 
     assert (done.code, done.err, done.document["run"]) == (0, "", "runs/cat")
@@ -70,21 +68,14 @@ def test_json_is_one_document_and_events_go_to_a_file(invoke: Glance) -> None:
     assert (fast["state"], fast["lora"], fast["measured"]["steps"]) == ("pending", None, 0)
     assert (slow["state"], slow["steps"], slow["measured"]["steps"]) == ("done", 5, 5)
     assert slow["lora"]["path"] == "output/glance-slow/pytorch_lora_weights.safetensors"
-    events = [json.loads(line)["event"] for line in Path("events.jsonl").read_text().splitlines()]
-    assert events == [
-        *("Noted", "Noted", "PhaseStarted", "StageEntered", "StageEntered"),
+    events = [json.loads(line) for line in Path("events.jsonl").read_text().splitlines()]
+    assert all(event["time"] > 0 for event in events)
+    assert events[-2].items() >= {("event", "CheckpointSaved"), ("phase", "slow")}
+    assert [event["event"] for event in events] == [
+        *("before", "Noted", "Noted", "PhaseStarted", "StageEntered", "StageEntered"),
         *["StepDone", "CheckpointSaved"] * 5,
         "PhaseFinished",
     ]
-
-
-def test_events_can_go_to_stdout_with_what_the_trainer_says(invoke: Glance) -> None:
-    done = invoke(*TRAIN, "--phase", "slow", "--quiet", "--verbose", "--events", "-")
-
-    *events, result = done.out.splitlines()
-    assert (done.code, result) == (0, "runs/cat")
-    assert json.loads(events[0])["message"] == "cat.png is trained at 64x64"
-    assert "TrainerSaid" in {json.loads(event)["event"] for event in events}
 
 
 def test_a_reader_that_leaves_ends_it_quietly(
@@ -121,9 +112,6 @@ def test_names_may_hold_anything(glance: Glance, pair: Path) -> None:
 
     assert (done.code, done.out, done.err) == (0, f"{name} run\n", "")
     assert states(Path(f"{name} run/glance.json")) == ["done", "pending"]
-
-
-# Dry run
 
 
 def test_a_dry_run_prints_the_plan_and_touches_nothing(
@@ -170,17 +158,19 @@ def test_a_dry_run_is_a_table_for_people(invoke: Glance, simpletuner: FakeSimple
     assert done.code == 0
     assert done.err.startswith("warning: --set lora_dropout=0.1: replaces glance's 0.0\n")
     assert "{" not in done.out
-    assert rows["run"] == "runs/cat, new"
-    assert rows["image"] == "cat.png, 64x64"
-    assert rows["trained at"] == "64x64"
-    assert rows["caption"] == "a grey circle"
-    assert rows["model"] == "acme/tiny (flux)"
+    assert rows.items() >= {
+        ("run", "runs/cat, new"),
+        ("image", "cat.png, 64x64"),
+        ("trained at", "64x64"),
+        ("caption", "a grey circle"),
+        ("model", "acme/tiny (flux)"),
+        ("further options", "lora_dropout=0.1"),
+        ("commands", "simpletuner train --env glance-slow"),
+    }
     assert rows["training"].startswith("slow and fast: 5 steps, rank 4, alpha 16, rate 0.0005")
-    assert rows["further options"] == "lora_dropout=0.1"
     assert re.match(r"[\d.]+ GB of system memory, [\d.]+ GB on the disk", rows["takes"])
     assert "how long a step takes is not known" in done.out
     assert "config/glance-fast/config.json\n" in done.out
-    assert rows["commands"] == "simpletuner train --env glance-slow"
 
 
 def test_the_examples_of_the_help_work(invoke: Glance, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,9 +178,6 @@ def test_the_examples_of_the_help_work(invoke: Glance, monkeypatch: pytest.Monke
     monkeypatch.chdir(ROOT)
 
     assert [invoke(*example.split(), "--dry-run").code for example in examples] == [0, 0]
-
-
-# Refusals
 
 
 def test_without_simpletuner_it_ends_with_3(
@@ -209,17 +196,17 @@ def test_without_simpletuner_it_ends_with_3(
     assert not Path("runs").exists()
 
 
-# Failures
-
-
 def test_a_failure_ends_with_5_and_the_next_run_goes_on(
     invoke: Glance, simpletuner: FakeSimpleTuner
 ) -> None:
     simpletuner.behave(fast="out of memory")
 
-    done = invoke(*TRAIN, "--quiet")
+    done = invoke(*TRAIN, "--quiet", "--json")
 
-    assert (done.code, done.out) == (5, "")
+    error = done.document["error"]
+    assert (done.code, error["exit_code"], error["returncode"]) == (5, 5, 1)
+    assert error["problems"][0]["message"].endswith("the accelerator ran out of memory")
+    assert (error["log"], len(error["tail"])) == ("runs/cat/logs/glance-fast.log", 3)
     assert (
         done.err
         == """\
@@ -256,11 +243,10 @@ def test_what_comes_next_for_a_family_that_edits(invoke: Glance) -> None:
     Path("edit/transformer").mkdir(parents=True)
     Path("edit/model_index.json").write_text('{"_class_name": "QwenImageEditPlusPipeline"}')
     Image.new("RGB", (64, 64)).save("before.png")
-    train = ("train", "--image", "cat.png", "--resolution", "64", "--steps", "5", "--rank", "4")
-    family = ("--family", "qwen_image_edit_2509", "--model", "edit", "--device", "cpu")
+    train = (*replaced(TRAIN, model="edit"), "--family", "qwen_image_edit_2509")
 
-    refused = invoke(*train, *family)
-    done = invoke(*train, *family, "--source-image", "before.png")
+    refused = invoke(*train)
+    done = invoke(*train, "--source-image", "before.png")
 
     assert refused.code == 4
     assert "pass it with --source-image" in refused.err

@@ -43,9 +43,6 @@ def with_curves(gamma: float) -> bytes:
     return bytes(icc)
 
 
-# --- colours -------------------------------------------------------------------------------------
-
-
 def test_a_profile_called_srgb_is_judged_by_its_curves(tmp_path: Path) -> None:
     linear = saved(NOISE, tmp_path / "x.png", icc_profile=with_curves(1.0))
 
@@ -92,9 +89,6 @@ def test_adobe_rgb_without_a_profile_is_said(tmp_path: Path) -> None:
     assert doubts == ["it says Adobe RGB and brings no profile, so its colours are taken as sRGB"]
 
 
-# --- phones' files -------------------------------------------------------------------------------
-
-
 def corners(pixels: Image.Image) -> list[str]:
     """Name the colours of the corners: upper left, upper right, lower left."""
     names = {(1, 0, 0): "red", (0, 0, 1): "blue", (1, 1, 1): "white", (0, 1, 0): "green"}
@@ -129,33 +123,6 @@ def test_a_picture_is_shown_upright_once(tmp_path: Path, ending: str, orientatio
     assert doubts == []
 
 
-def adobe_jpeg(picture: Image.Image, *, transform: int) -> bytes:
-    """A JPEG of four inverted inks as Photoshop writes it; 2: the first three as YCbCr."""
-    red, green, blue = picture.split()
-    if transform == 2:
-        inverted = Image.merge("RGB", [one.point(lambda v: 255 - v) for one in (red, green, blue)])
-        inks = [one.point(lambda v: 255 - v) for one in inverted.convert("YCbCr").split()]
-    else:
-        inks = [one.point(lambda v: 255 - v) for one in (red, green, blue)]
-    data = BytesIO()
-    Image.merge("CMYK", [*inks, Image.new("L", picture.size, 0)]).save(data, "JPEG", quality=100)
-    whole = bytearray(data.getvalue())
-    whole[whole.index(b"Adobe") + 11] = transform
-    return bytes(whole)
-
-
-@pytest.mark.parametrize("transform", [0, 2])
-def test_adobes_inverted_inks_are_shown_as_photoshop_shows_them(
-    tmp_path: Path, transform: int
-) -> None:
-    (tmp_path / "x.jpg").write_bytes(adobe_jpeg(CORNER, transform=transform))
-
-    assert corners(seen(tmp_path / "x.jpg")[0]) == ORIENTATIONS[1]
-
-
-# --- modes, depths, transparency, profiles -------------------------------------------------------
-
-
 def pixels_of(path: Path) -> list[Any]:
     return list(seen(path)[0].get_flattened_data())
 
@@ -164,14 +131,11 @@ def is_close(picture: Image.Image, colour: tuple[int, int, int]) -> bool:
     return bool(np.abs(np.asarray(picture).astype(int) - colour).max() <= 6)
 
 
-def test_orientation_is_applied_beside_a_tag_that_is_damaged(tmp_path: Path) -> None:
+def test_a_damaged_tag_hides_no_orientation_and_damaged_exif_is_doubted(tmp_path: Path) -> None:
     turned = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
     damaged = struct.pack("<HHII", 0x010E, 2, 1000, 0xFFFFFFF)
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + turned + damaged + bytes(4)
     assert seen(saved(CORNER, tmp_path / "x.jpg", exif=exif))[0].size == (64, 96)
-
-
-def test_damaged_exif_is_doubted(tmp_path: Path) -> None:
     path = saved(CORNER, tmp_path / "x.png", exif=b"Exif\0\0no TIFF header at all")
     assert seen(path)[1] == ["its EXIF data is damaged, so it is taken as upright"]
 
@@ -181,6 +145,8 @@ def test_alpha_is_laid_over_white(tmp_path: Path) -> None:
     picture.putpixel((1, 0), (*RED, 0))
     picture.putpixel((2, 0), (*RED, 51))
     assert pixels_of(saved(picture, tmp_path / "x.png")) == [RED, WHITE, (255, 204, 204)]
+    path = saved(picture, tmp_path / "y.png", icc_profile=swapped_profile())
+    assert is_close(seen(path)[0].crop((1, 0, 2, 1)), WHITE)
 
 
 @pytest.mark.parametrize("transparency", [1, b"\xff\x00"])
@@ -190,12 +156,6 @@ def test_palette_transparency_is_laid_over_white(tmp_path: Path, transparency: i
     picture.putpixel((1, 0), 1)
     path = saved(picture, tmp_path / "x.png", transparency=transparency)
     assert pixels_of(path) == [BLUE, WHITE]
-
-
-def test_greyscale_keeps_its_values(tmp_path: Path) -> None:
-    ramp = Image.linear_gradient("L")
-    result, _ = seen(saved(ramp, tmp_path / "x.png"))
-    assert [band.tobytes() for band in result.split()] == [ramp.tobytes()] * 3
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.tiff", "x.pgm"])
@@ -234,12 +194,6 @@ def test_floats_are_scaled(values: list[float], expected: list[int]) -> None:
     picture = Image.fromarray(np.array([values], dtype=np.float32))
     result, _ = to_rgb(picture)
     assert list(result.getchannel("R").get_flattened_data()) == expected
-
-
-@pytest.mark.parametrize("mode", ["I", "I;16", "I;16L", "I;16B"])
-def test_every_deep_mode_is_scaled(mode: str) -> None:
-    result, _ = to_rgb(Image.new(mode, (2, 2), 32896))
-    assert result.getpixel((0, 0)) == (128, 128, 128)
 
 
 WHITE_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa")
@@ -290,11 +244,6 @@ def test_colour_profile_is_converted_to_srgb(tmp_path: Path, mode: str) -> None:
     assert is_close(seen(path)[0], (0, 255, 0))
 
 
-def test_alpha_survives_the_colour_profile(tmp_path: Path) -> None:
-    picture = Image.new("RGBA", (1, 1), (*RED, 0))
-    assert pixels_of(saved(picture, tmp_path / "x.png", icc_profile=swapped_profile())) == [WHITE]
-
-
 @pytest.mark.parametrize(("mode", "grey"), [("L", 128), ("LA", (128, 255)), ("I;16", 128 * 257)])
 def test_grey_profile_is_converted_to_srgb(tmp_path: Path, mode: str, grey: Any) -> None:
     icc = profile(b"GRAY", b"XYZ ", {b"kTRC": b"curv" + bytes(8)})  # a gamma of one
@@ -327,9 +276,6 @@ def test_damaged_colour_profile_is_ignored_with_a_doubt(tmp_path: Path, icc: byt
 def test_profile_for_other_colours_is_ignored_with_a_doubt(tmp_path: Path) -> None:
     _, doubts = seen(saved(INKS, tmp_path / "x.jpg", icc_profile=swapped_profile()))
     assert doubts[0] == "its colour profile is not one for its pixels (CMYK)"
-
-
-# --- what is doubtful: one thing each ------------------------------------------------------------
 
 
 def half_clear(alpha: int) -> Image.Image:

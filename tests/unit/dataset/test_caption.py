@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from glance.core.encoding import ForeignText, decode_text, guess, misread
+from glance.core.encoding import ForeignText, decode_text, guess
 from glance.core.errors import Problem
 from glance.dataset.sample import examine_sample
 
@@ -72,9 +72,6 @@ def paste(command: str) -> subprocess.CompletedProcess[str]:
         text=True,
         env={**os.environ, "PATH": path},
     )
-
-
-# --- other encodings -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -192,22 +189,9 @@ def test_a_text_that_was_read_wrongly_before_is_warned_of(
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["café", "œuvre d\u2019été", "ÉTÉ À L\u2019ÎLE", "Žluťoučký", "黄昏的风景", "Ångström, naïve"],
-)
-def test_good_texts_are_not_suspected(image: Path, text: str) -> None:
-    assert misread(text) is None
-    assert warned(image, text) == []
-
-
-# --- what is no caption --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
     ("caption", "told"),
     [
         ("<!DOCTYPE html>\n<html><title>404</title></html>", "is a page of HTML"),
-        ("  <HTML><body>Not found</body>", "is a page of HTML"),
         ('<?xml version="1.0"?><svg/>', "is a vector drawing (SVG)"),
         ('<?xml version="1.0"?><Error/>', "is an XML document"),
         (r"{\rtf1\ansi a fox}", "is a rich text document"),
@@ -216,15 +200,11 @@ def test_good_texts_are_not_suspected(image: Path, text: str) -> None:
         (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3", "is a PDF document"),
         (b"\x89PNG\r\n\x1a\n\0\0", "is a PNG picture"),
         (b"\xff\xd8\xff\xe0\0\x10JFIF", "is a JPEG picture"),
-        ('{"caption": "a red fox"}', "is JSON"),
-        ('[{"text": "a red fox"}]', "is JSON"),
         ('{"file_name": "fox.png", "text": "a red fox"}\n{"file_name": "b.png"}', "is JSON"),
         ('{"caption": "a red fox",}', "is JSON"),
         ("[]", "is JSON"),
         (",,, , ,", "holds no word: ',,, , ,'"),
-        ("...", "holds no word: '...'"),
         ("\u2014", "holds no word"),
-        ("?!", "holds no word"),
         ("fox.txt", "holds only a file's name: 'fox.txt'"),
         ("/data/captions/fox", "holds only a file's name"),
         ("https://example.com/fox.png", "holds only a file's name"),
@@ -257,8 +237,6 @@ def test_of_json_it_is_said_what_was_probably_meant(image: Path, caption: str, m
         ("IMG_1234", "describes nothing"),
         ("None", "describes nothing"),
         ("[caption]", "describes nothing"),
-        ("TODO", "describes nothing"),
-        ("3.14", "describes nothing: '3.14'"),
         ("I'm sorry, but I can't describe this image.", "begins like another program's message"),
         ("404: Not Found", "begins like another program's message"),
         ("fox.png, a red fox", "begins with a picture's name"),
@@ -288,7 +266,7 @@ def test_what_is_hardly_a_description_is_warned_of(image: Path, caption: str, to
         "fox",
         "a fox, 1girl, (masterpiece:1.2), best quality",
         "a 'quoted' fox and \"another\"",
-        "狐",
+        *("狐", "café", "œuvre d\u2019été", "ÉTÉ À L\u2019ÎLE", "Žluťoučký", "Ångström, naïve"),
         "[a fox] in {snow}",
         "1950s diner, f/2.8, 50mm",
         "the word sorry on a sign",
@@ -299,9 +277,6 @@ def test_what_is_hardly_a_description_is_warned_of(image: Path, caption: str, to
 )
 def test_ordinary_captions_pass_without_a_word(image: Path, caption: str) -> None:
     assert warned(image, caption) == []
-
-
-# --- files beside the picture --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -338,9 +313,6 @@ def test_the_likeliest_of_several_near_misses_comes_first(image: Path) -> None:
 
     stem = image.stem
     assert problem.message.endswith(f"; is {stem}.TXT and {stem}.png.txt and {stem}.tags meant?")
-
-
-# --- pictures that cannot be read ----------------------------------------------------------------
 
 
 def brand(four: bytes) -> bytes:

@@ -4,8 +4,6 @@ import os
 import random
 import re
 import struct
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from io import BytesIO
@@ -29,6 +27,8 @@ from glance.dataset.sample import (
 GREEN, BLUE = (0, 255, 0), (0, 0, 255)
 LEFT_RED = Image.new("RGB", (64, 32), BLUE)
 LEFT_RED.paste("red", (0, 0, 32, 32))
+SIDEWAYS = Image.Exif()
+SIDEWAYS[0x0112] = 6
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -72,9 +72,6 @@ def staged(image: Path, folder: Path) -> Image.Image:
     return picture
 
 
-# --- a good pair ---------------------------------------------------------------------------------
-
-
 def test_a_good_pair_becomes_a_sample(tmp_path: Path) -> None:
     image = write_pair(tmp_path, caption="  a red fox \r\n\r\n in  snow\t\n\n")
     examination = examine_sample(image, resolution=32, text_tokens=512)
@@ -113,16 +110,6 @@ def test_examining_and_staging_leave_the_originals_alone(tmp_path: Path) -> None
     assert names == ["fox.png", "fox.txt", "staged"]
 
 
-def test_importing_the_module_loads_neither_numpy_nor_torch() -> None:
-    heavy = "{'numpy', 'torch', 'pydantic'}"
-    code = f"import sys, glance.dataset.sample; print({heavy} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
-
-
-# --- what can be wrong with the image ------------------------------------------------------------
-
-
 def test_missing_image_is_named_and_its_caption_still_examined(tmp_path: Path) -> None:
     (tmp_path / "fox.txt").write_bytes(b"")
     problems = examine_sample(tmp_path / "fox.png").problems
@@ -137,14 +124,6 @@ def test_missing_image_is_named_and_its_caption_still_examined(tmp_path: Path) -
 def test_directory_is_no_image(path: str) -> None:
     message, _ = only_problem(examine_sample(Path(path)))
     assert message == f"image {Path(path)} is a directory"
-
-
-def test_pipe_is_refused_without_waiting_for_a_writer(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "fox.png")
-    os.mkfifo(tmp_path / "fox.txt")
-    messages = [problem.message for problem in examine_sample(tmp_path / "fox.png").problems]
-    assert len(messages) == 2
-    assert all("it is a named pipe, not a file" in message for message in messages)
 
 
 def test_unreadable_image_and_caption_are_told_with_chmod(
@@ -177,12 +156,7 @@ def test_paths_that_the_system_refuses_are_problems(tmp_path: Path) -> None:
     ("data", "said", "remedy"),
     [
         (b"", "is empty (0 bytes)", "copy or export it again"),
-        (b"hello", "is no picture that can be read", "save it as PNG or JPEG"),
-        (
-            b"%!PS-Adobe-3.0 EPSF-3.0\n\n",
-            "is no picture that can be read",
-            "save it as PNG or JPEG",
-        ),
+        (b"%!PS-Adobe-3.0\n\n", "is no picture that can be read", "save it as PNG or JPEG"),
     ],
 )
 def test_what_is_no_picture_should_be_saved_as_one(
@@ -248,9 +222,6 @@ def test_animation_is_refused(tmp_path: Path, name: str) -> None:
     assert only_problem(examine_sample(image)) == said
 
 
-# --- what can be wrong with the caption ----------------------------------------------------------
-
-
 def test_where_a_caption_is_looked_for(tmp_path: Path) -> None:
     image, text, caption = (write_pair(tmp_path), tmp_path / "fox.txt", tmp_path / "fox.caption")
     caption.write_text("a dog")
@@ -262,6 +233,9 @@ def test_where_a_caption_is_looked_for(tmp_path: Path) -> None:
     assert sample_of(image).caption_file == caption
 
     caption.unlink()
+    text.mkdir()
+    assert only_problem(examine_sample(image))[0] == f"caption file {text} is a directory"
+    text.rmdir()
     message, hint = only_problem(examine_sample(image))
     assert message == f"no caption for {image}: neither {text} nor {caption} exists"
     assert hint == f'write one line of text to {text}, or pass --caption "..."'
@@ -290,25 +264,12 @@ def test_huge_caption_is_not_read_whole(tmp_path: Path) -> None:
     assert "is larger than 64 KiB" in only_problem(examine_sample(image))[0]
 
 
-def test_caption_directory_is_a_problem(tmp_path: Path) -> None:
-    image = write_pair(tmp_path)
-    (tmp_path / "fox.txt").unlink()
-    (tmp_path / "fox.txt").mkdir()
-    message, _ = only_problem(examine_sample(image))
-    assert message == f"caption file {tmp_path}/fox.txt is a directory"
-
-
-@pytest.mark.parametrize("character", ["\0", "\x1b", "\x0b", "\x7f", "\x85"])
+@pytest.mark.parametrize("character", ["\0", "\x1b", "\x0b", "\x7f", "\x85", "\udce9"])
 def test_control_character_is_named_with_its_line(tmp_path: Path, character: str) -> None:
-    image = write_pair(tmp_path, caption=f"a fox\nin{character} snow")
-    message, _ = only_problem(examine_sample(image))
-    assert message.endswith(f"holds a character that is no text (U+{ord(character):04X}, line 2)")
-
-
-def test_caption_argument_of_broken_bytes_is_a_problem(tmp_path: Path) -> None:
-    caption = os.fsdecode(b"caf\xe9")
+    caption = f"a fox\nin{character} snow"
     message, _ = only_problem(examine_sample(write_pair(tmp_path), caption=caption))
-    assert message == "--caption holds a character that is no text (U+DCE9, line 1)"
+    code = f"U+{ord(character):04X}"
+    assert message == f"--caption holds a character that is no text ({code}, line 2)"
 
 
 @pytest.mark.parametrize(
@@ -319,25 +280,9 @@ def test_caption_beyond_the_text_encoder_is_a_warning(
     tmp_path: Path, caption: str, tokens: int, about: str | None
 ) -> None:
     warnings = examine_sample(write_pair(tmp_path, caption=caption), text_tokens=tokens).warnings
-    expected = [f"the caption has about {about} tokens, but the model reads {tokens}: "] * bool(
-        about
-    )
-    assert [one.message.removesuffix("what lies beyond is cut") for one in warnings] == expected
-
-
-def test_all_problems_are_raised_together(tmp_path: Path) -> None:
-    noise = Image.effect_noise((64, 64), 90).convert("RGB")
-    image = write_pair(tmp_path, noise, caption=b"\xff")
-    image.write_bytes(image.read_bytes()[:2000])
-    with pytest.raises(SampleError) as caught:
-        sample_of(image, resolution=1024)
-    small, cut, not_utf8 = (problem.message for problem in caught.value.problems)
-    assert "is 64x64 pixels, too small for resolution 1024" in small
-    assert "damaged or cut short" in cut
-    assert "is not UTF-8" in not_utf8
-
-
-# --- names ---------------------------------------------------------------------------------------
+    said = f"the caption has about {about} tokens, but the model reads {tokens}: "
+    expected = [said + "what lies beyond is cut"] if about else []
+    assert [one.message for one in warnings] == expected
 
 
 @pytest.mark.parametrize(
@@ -375,9 +320,6 @@ def test_picture_named_like_a_caption_is_not_its_own_caption(tmp_path: Path) -> 
     assert only_problem(examine_sample(image))[0].startswith("no caption for ")
 
 
-# --- staging -------------------------------------------------------------------------------------
-
-
 def test_staging_again_gives_the_same_bytes_and_leaves_nothing_else(tmp_path: Path) -> None:
     image = write_pair(tmp_path, caption="\n a füchsin \n in snow \n\n")
     staged(image, tmp_path)
@@ -404,29 +346,11 @@ def test_image_that_changed_meanwhile_is_not_staged(
         stage_sample(sample, Stage(tmp_path, tmp_path / "references"))
 
 
-def test_failed_staging_leaves_no_temporary_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    sample, out = sample_of(write_pair(tmp_path)), tmp_path / "staged"
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(OSError, match="No space left"):
-        stage_sample(sample, Stage(out, tmp_path / "references"))
-    assert list(out.iterdir()) == []
-
-
-# --- a reference ---------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def triple(tmp_path: Path) -> tuple[Path, Path]:
     """A pair to edit into, and the picture before the edit, on its side by EXIF."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
     before = tmp_path / "before.jpg"
-    Image.new("RGB", (64, 32), GREEN).save(before, quality=95, exif=exif)
+    Image.new("RGB", (64, 32), GREEN).save(before, quality=95, exif=SIDEWAYS)
     return write_pair(tmp_path, caption="make it red"), before
 
 
@@ -488,59 +412,37 @@ def test_the_reference_is_staged_upright_under_the_images_name(
     assert measure_picture(before) == (32, 64)
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["image", "reference"])
-def test_a_triple_of_which_one_changed_meanwhile_is_not_staged(
-    which: int, triple: tuple[Path, Path], tmp_path: Path
+def test_a_reference_that_changed_meanwhile_is_not_staged(
+    triple: tuple[Path, Path], tmp_path: Path
 ) -> None:
     image, before = triple
     sample = sample_of(image, reference=before, edits=True)
-    Image.new("RGB", (8, 8)).save(triple[which])
+    Image.new("RGB", (8, 8)).save(before)
     words = re.escape(f"{image} or {before} has changed since it was examined")
     with pytest.raises(SampleError, match=words):
         stage_sample(sample, Stage(tmp_path / "data", tmp_path / "references"))
     assert not (tmp_path / "data").exists()
 
 
-# --- hostile bytes -------------------------------------------------------------------------------
-
-
 def mutated(data: bytes, rng: random.Random) -> bytes:
-    result = bytearray(data)
     for _ in range(rng.choice((1, 2, 8))):
         # Half of the damage goes to the start, where the headers are.
-        place = rng.randrange(len(result) if rng.random() < 0.5 else min(len(result), 100))
-        match rng.choice(("flip", "flip", "insert", "truncate", "extreme")):
-            case "flip":
-                result[place] ^= 1 << rng.randrange(8)
-            case "insert":
-                result[place:place] = rng.randbytes(rng.randrange(1, 9))
-            case "truncate":
-                del result[place + 1 :]
-            case "extreme":
-                result[place : place + 4] = rng.choice((b"\xff" * 4, b"\0" * 4))
-    return bytes(result)
-
-
-def picture_seeds() -> list[bytes]:
-    ramp = Image.linear_gradient("L").resize((40, 24)).convert("RGB")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    seeds = []
-    for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"):
-        for mode in ("RGB", "L"):
-            buffer = BytesIO()
-            picture = ramp.convert(mode)
-            picture.save(buffer, kind, exif=exif, icc_profile=ICC)
-            seeds.append(buffer.getvalue())
-    return seeds
+        place = rng.randrange(len(data) if rng.random() < 0.5 else min(len(data), 100))
+        flipped = bytes([data[place] ^ 1 << rng.randrange(8)])
+        put = rng.choice((flipped, flipped, rng.randbytes(9), b"\xff" * 4, b"\0" * 4))
+        data = data[:place] + put + data[place + rng.choice((0, len(put), len(data))) :]
+    return data
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_mutated_pairs_end_in_an_examination(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
-    seeds = picture_seeds()
+    ramp = Image.linear_gradient("L").resize((40, 24)).convert("RGB")
     for _ in range(100):
-        data = mutated(rng.choice(seeds), rng)
+        buffer = BytesIO()
+        kind = rng.choice(("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"))
+        ramp.convert(rng.choice(("RGB", "L"))).save(buffer, kind, exif=SIDEWAYS, icc_profile=ICC)
+        data = mutated(buffer.getvalue(), rng)
         caption = mutated("\ufeffa füchsin\r\nim Schnee".encode(), rng)
         image = write_pair(tmp_path, data, caption)
         examination = examine_sample(image, resolution=16, text_tokens=4)

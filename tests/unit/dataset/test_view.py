@@ -93,9 +93,6 @@ def test_a_reference_is_shown_as_diffusers_shows_it() -> None:
     assert fit_reference((64, 64), 64, step=32) == (64, 64)
 
 
-# What is said of it, and what is refused
-
-
 def noise(path: Path, size: tuple[int, int]) -> None:
     Image.effect_noise(size, 90).convert("RGB").save(path)
 
@@ -126,18 +123,6 @@ def test_more_than_half_is_refused_unless_crop_says_so(pair: Path) -> None:
     assert make_plan(resolution=512).told[0] == "cat.png is trained at 4096x64"
     told, *_ = make_plan(crop="center").told
     assert told == "cat.png is trained at 64x64 of 4096x64, 98 % cut at the sides"
-
-
-def test_what_is_said_is_in_the_plan_for_programs(pair: Path) -> None:
-    noise(pair, (256, 128))
-
-    plan = make_plan(resolution="128,64", crop="whole,center")
-
-    assert plan.to_json()["pictures"] == [
-        {"crop": "whole", "width": 128, "height": 64, "cut": 0.0},
-        {"crop": "center", "width": 128, "height": 128, "cut": 0.5},
-        {"crop": "center", "width": 64, "height": 64, "cut": 0.5},
-    ]
 
 
 def test_a_pair_is_sampled_in_the_shape_that_it_was_trained_in() -> None:

@@ -16,6 +16,7 @@ from fakes.comparisons import (
     make_row,
     write_caption,
 )
+from fakes.models import make_model
 from fakes.pairs import write_lora, write_run
 from PIL import Image
 from safetensors.numpy import save_file
@@ -83,14 +84,6 @@ class TestPlan:
 
         assert refused.value.problems[0].hint == 'say what to generate: --prompt "..."'
 
-    def test_prompts_seeds_and_counts_make_the_rows(self) -> None:
-        write_run(RUN)
-
-        plan = plan_comparison(CompareRequest(RUN, ("a", "b"), seeds=(3, 8), count=2, device="cpu"))
-
-        rows = [(row.settings.prompt, row.settings.seed) for row in plan.rows]
-        assert rows == [(p, seed) for p in "ab" for seed in (3, 4, 8, 9)]
-
     def test_a_style_beneath_both_has_a_folder_of_its_own(self) -> None:
         write_run(RUN)
         style = write_lora(Path("style.safetensors"), fill=5)
@@ -136,9 +129,7 @@ class TestKeys:
         ],
         ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
     )
-    def test_what_decides_pixels_changes_them(
-        self, change: dict[str, object], changed: set[Variant]
-    ) -> None:
+    def test_each_counts_for_pixels(self, change: dict[str, object], changed: set[Variant]) -> None:
         write_run(RUN)
 
         assert differing(keys(), keys(**change)) == changed
@@ -161,29 +152,17 @@ class TestKeys:
         assert found[Variant.BOTH] == (1.0, 1.0)
         assert asked[Variant.BASE] == (2.0, 3.0)
 
-    def test_weights_that_changed_in_place_are_another_model(self, tiny_weights: Path) -> None:
-        write_run(RUN, model=os.path.relpath(tiny_weights.parents[1], RUN))
-        before = keys()
-        status = tiny_weights.stat()
-        content = bytearray(tiny_weights.read_bytes())
+    def test_weights_that_changed_in_place_are_another_model(self) -> None:
+        write_run(RUN, model=os.path.relpath(make_model(Path("model")), RUN))
+        weights = Path("model/transformer/diffusion_pytorch_model.safetensors")
+        save_file({"weight": np.zeros(75_000, np.float32)}, weights)
+        before, status = keys(), weights.stat()
+        content = bytearray(weights.read_bytes())
         content[-1] ^= 1
-        tiny_weights.write_bytes(content)
-        os.utime(tiny_weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+        weights.write_bytes(content)
+        os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
 
         assert differing(before, keys()) == set(Variant)
-
-
-@pytest.fixture
-def tiny_weights() -> Path:
-    """The transformer's file of a model that is nothing but files."""
-    model = Path("model")
-    for name in ("transformer", "vae", "scheduler"):
-        (model / name).mkdir(parents=True)
-    parts = '"transformer": ["diffusers", "FluxTransformer2DModel"], "vae": ["diffusers", "V"]'
-    (model / "model_index.json").write_text(f'{{"_class_name": "FluxPipeline", {parts}}}')
-    weights = model / "transformer/diffusion_pytorch_model.safetensors"
-    save_file({"weight": np.zeros(75_000, np.float32)}, weights)
-    return weights
 
 
 class TestCache:

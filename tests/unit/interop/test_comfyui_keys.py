@@ -85,9 +85,6 @@ def alpha(lora: Lora, name: str) -> float:
     return float(found.to_float())
 
 
-# --- families whose layers ComfyUI maps by diffusers' names ---------------------------------------
-
-
 @pytest.mark.parametrize("name", UNFUSED)
 @pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
 def test_every_byte_stays_and_alpha_is_each_pairs_rank(name: str, dtype: str) -> None:
@@ -104,32 +101,24 @@ def test_every_byte_stays_and_alpha_is_each_pairs_rank(name: str, dtype: str) ->
 
 
 @pytest.mark.parametrize("name", ["flux", "lumina2"])
-def test_diffusers_own_alpha_goes_and_what_is_given_stays_as_it_was(name: str) -> None:
-    metadata = {ADAPTER_METADATA: json.dumps({"transformer.r": 2}), "glance.pair_id": "ab"}
+def test_the_header_is_that_of_the_file_and_what_is_given_stays_as_it_was(name: str) -> None:
+    own = {ADAPTER_METADATA: json.dumps({"transformer.r": 2}), "glance.pair_id": "ab"}
+    metadata = {**own, "modelspec.hash_sha256": "0xold"}
     pairs = {"a.to_q": make_pair(6, 2, seed=0)} if name == "flux" else make_block(name)
     lora = as_lora(pairs, dict(metadata))
     keys = set(lora.tensors)
 
     exported = to_comfyui(lora, find_family(name))
 
-    assert exported.metadata == {"glance.pair_id": "ab"}  # both at once diffusers refuses
     assert (set(lora.tensors), lora.metadata) == (keys, metadata)
-
-
-@pytest.mark.parametrize("name", ["flux", "lumina2"])
-def test_the_hash_is_that_of_the_file_that_is_written(name: str) -> None:
-    pairs = {"a.to_q": make_pair(6, 2, seed=0)} if name == "flux" else make_block(name)
     path = Path("exported.safetensors")
-
-    exported = to_comfyui(as_lora(pairs, {"modelspec.hash_sha256": "0xold"}), find_family(name))
-
     write_lora(exported, path)
     written = read_lora(path)
     assert written.tensors == dict(sorted(exported.tensors.items()))
-    assert written.metadata["modelspec.hash_sha256"] == f"0x{hash_data(read_header(path))}"
-
-
-# --- families whose q, k and v are one layer in ComfyUI ----------------------------------------
+    assert written.metadata == {  # without diffusers' own alpha: it refuses both at once
+        "glance.pair_id": "ab",
+        "modelspec.hash_sha256": f"0x{hash_data(read_header(path))}",
+    }
 
 
 @pytest.mark.parametrize("ranks", [(2, 2, 2), (1, 3, 2)])
@@ -227,9 +216,6 @@ def test_the_header_says_what_the_fused_file_is(name: str) -> None:
         "ss_network_dim": "6",
         "ss_network_alpha": "6",
     }
-
-
-# --- what ComfyUI itself maps --------------------------------------------------------------------
 
 
 RECORDED = json.loads(RECORDING.read_text())["loras"]

@@ -2,14 +2,13 @@
 
 import ast
 import importlib.metadata
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes.pairs import write_run
 
-from glance.core.errors import GlanceError, InputError, SettingsError
+from glance.core.errors import InputError
 from glance.core.phase import Phase
 from glance.interop.diffusers import DIFFUSERS, export_diffusers, render_script
 from glance.interop.export import Source, open_source
@@ -26,10 +25,6 @@ FILES = {"README.md", "fast.safetensors", "generate.py", "schedule.json", "slow.
 def source() -> Source:
     """A finished run that was trained on acme/tiny."""
     return open_source(write_run(Path("runs/cat")).path)
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def options(script: str) -> dict[str, dict[str, Any]]:
@@ -55,54 +50,20 @@ def render(name: str) -> str:
 def test_the_folder_holds_both_loras_the_schedule_and_the_script(source: Source) -> None:
     done = export_diffusers(source, OUT)
 
-    assert {path.as_posix() for path in done.files} == FILES == set(content(OUT))
+    assert {path.as_posix() for path in done.files} == FILES
+    assert {path.name for path in OUT.iterdir()} == FILES
     for phase in Phase:
         exported = read_lora(OUT / f"{phase}.safetensors")
         assert exported.tensors == read_lora(source.run.lora(phase)).tensors
     assert read_schedule_file(OUT / "schedule.json").resolve() == source.schedule
     readme = (OUT / "README.md").read_text()
+    assert str(Path.cwd()) not in readme
     assert readme.startswith(f"# {source.name}: FLUX.1 in 10 steps\n")
     assert "[acme/tiny](https://huggingface.co/acme/tiny)" in readme
     found = options((OUT / "generate.py").read_text())
     assert found["--model"] == {"default": "acme/tiny"}
     assert (found["--width"]["default"], found["--height"]["default"]) == (64, 64)  # the trained
     assert done.notes == ()
-
-
-def test_a_moved_run_gives_the_same_bytes(source: Source, tmp_path: Path) -> None:
-    export_diffusers(source, OUT, prompt="a hill")
-    moved = Path(shutil.move(source.run.path, tmp_path / "elsewhere"))
-
-    export_diffusers(open_source(moved), Path("again"), prompt="a hill")
-
-    assert content(Path("again")) == content(OUT)
-
-
-@pytest.mark.parametrize("model", ["model", "../../bases/flux", "acme/tiny"])
-def test_nothing_says_where_the_run_lay(model: str) -> None:
-    run = write_run(Path("runs/cat").resolve(), model=model)
-
-    export_diffusers(open_source(run.path), OUT)
-
-    written = b"".join(content(OUT).values())
-    assert str(run.path).encode() not in written
-    assert b"bases" not in written
-
-
-def test_force_replaces_an_export_and_a_failure_leaves_it(source: Source) -> None:
-    export_diffusers(source, OUT)
-    with pytest.raises(InputError, match="out holds files already"):
-        export_diffusers(source, OUT, prompt="a hill")
-
-    export_diffusers(source, OUT, prompt="a hill", force=True)
-
-    assert options((OUT / "generate.py").read_text())["--prompt"] == {"default": "a hill"}
-    before = content(OUT)
-    source.run.lora(Phase.FAST).unlink()
-    with pytest.raises(GlanceError):
-        export_diffusers(source, OUT, force=True)
-    assert content(OUT) == before
-    assert {path.name for path in Path.cwd().iterdir()} == {"runs", "out"}
 
 
 @pytest.mark.parametrize("model", ["model", "../../bases/flux", "parts/base"])
@@ -113,7 +74,9 @@ def test_a_base_model_in_a_folder_has_to_be_named(model: str) -> None:
     done = export_diffusers(open_source(run.path), OUT)
 
     assert options((OUT / "generate.py").read_text())["--model"] == {"required": True}
-    assert "--model path/to/the/base" in (OUT / "README.md").read_text()
+    readme = (OUT / "README.md").read_text()
+    assert "--model path/to/the/base" in readme
+    assert "bases" not in readme
     assert done.notes == (
         "the base model is a folder and no part of the export: generate.py needs --model",
     )
@@ -138,13 +101,6 @@ def test_any_prompt_becomes_the_default(source: Source, prompt: str) -> None:
 
     script = (OUT / "generate.py").read_text(encoding="utf-8")
     assert options(script)["--prompt"] == {"default": prompt}
-
-
-def test_an_empty_prompt_is_refused(source: Source) -> None:
-    with pytest.raises(SettingsError, match="prompt: it is empty"):
-        export_diffusers(source, OUT, prompt=" ")
-
-    assert not OUT.exists()
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -40,13 +40,19 @@ def make_run(path: Path = RUN, *, model: str = FLUX, **settings: Any) -> RunFold
     """A finished run with a sample, as `glance train` leaves it."""
     run = write_run(path, model=model, **settings)
     write_caption(path, CAPTION)
-    manifest = load_manifest(run).model_copy(update={"base_model": model})
+    base = "ab" * 32 if model.startswith(".") else model
+    manifest = load_manifest(run).model_copy(update={"base_model": base})
     for phase in Phase:
         file = run.lora(phase)
         record = LoraRecord(path=str(file), sha256=hash_file(file), bytes=1, rank=2)
         manifest = manifest.with_phase(phase, lora=record)
     manifest.save(run)
     return run
+
+
+@pytest.fixture
+def run() -> RunFolder:
+    return make_run()
 
 
 def compare(run: RunFolder, *rows: Any) -> None:
@@ -94,9 +100,8 @@ def contents(plan: HubPlan) -> dict[str, bytes]:
 EDIT = {"model": "Qwen/Qwen-Image-Edit-2509", "family": "qwen_image_edit_2509"}
 
 
+@pytest.mark.usefixtures("run")
 def test_the_card_links_the_base_model_as_an_adapter() -> None:
-    make_run()
-
     said = metadata(make_plan())
 
     assert (said["base_model"], said["base_model_relation"]) == (FLUX, "adapter")
@@ -106,20 +111,17 @@ def test_the_card_links_the_base_model_as_an_adapter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "settings", "base_model"),
-    [
-        ("../../home/anna/flux", {}, "ab" * 32),
-        (FLUX, {"transformer": "../x.safetensors"}, FLUX),
-    ],
+    ("model", "settings"),
+    [("../../home/anna/flux", {}), (FLUX, {"transformer": "../x.safetensors"})],
     ids=["a folder", "a single file"],
 )
 def test_a_base_model_that_is_not_the_hubs_is_not_named(
-    model: str, settings: dict[str, str], base_model: str
+    model: str, settings: dict[str, str]
 ) -> None:
     run = make_run(model=model)
     manifest = load_manifest(run)
     own = manifest.settings.model_copy(update=settings)
-    manifest.model_copy(update={"settings": own, "base_model": base_model}).save(run)
+    manifest.model_copy(update={"settings": own}).save(run)
 
     plan = make_plan()
 
@@ -150,26 +152,16 @@ def test_the_license_of_the_loras(base: str, given: str | None, expected: tuple[
     assert linked == (expected[1] is not None)
 
 
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        *(
-            ({flag: "My Own"}, r"--(sample-)?license 'My Own' is no license")
-            for flag in ("license", "sample_license")
-        ),
-        *(({"repo": repo}, "--repo") for repo in ("", "a/b/c", "a b", "-x", "x.git", "../x")),
-    ],
-)
-def test_what_the_hub_cannot_have_is_refused(asked: dict[str, str], message: str) -> None:
-    make_run()
-
-    with pytest.raises(InputError, match=message):
-        make_plan(**asked)
+@pytest.mark.usefixtures("run")
+@pytest.mark.parametrize("repo", ["", "a/b/c", "a b", "-x", "x.git", "../x"])
+def test_what_the_hub_cannot_have_is_refused(repo: str) -> None:
+    with pytest.raises(InputError, match="--repo"):
+        make_plan(repo=repo)
 
 
+@pytest.mark.usefixtures("run")
 class TestSample:
-    def test_neither_the_picture_nor_the_caption_is_sent_unasked(self) -> None:
-        run = make_run()
+    def test_neither_the_picture_nor_the_caption_is_sent_unasked(self, run: RunFolder) -> None:
         compare(run, make_row(prompt=CAPTION), make_row(prompt=f"{CAPTION.upper()}, at night"))
 
         plan = make_plan()
@@ -182,8 +174,6 @@ class TestSample:
         assert "Neither is part of this repository" in body(plan)
 
     def test_its_license_sends_both(self) -> None:
-        make_run()
-
         plan = make_plan(sample_license="cc0-1.0")
 
         assert contents(plan)["sample/sample.txt"] == f"{CAPTION}\n".encode()
@@ -191,15 +181,13 @@ class TestSample:
         assert "license `cc0-1.0`" in body(plan)
         assert CAPTION in body(plan)
 
-    def test_without_the_caption_no_prompt_can_be_told_from_it(self) -> None:
-        run = make_run()
+    def test_without_the_caption_no_prompt_can_be_told_from_it(self, run: RunFolder) -> None:
         compare(run, make_row(prompt="a hill"))
         (run.path / "data/x.txt").unlink()
 
         assert "a hill" not in make_plan().card
 
-    def test_one_that_is_gone_or_outside_of_the_run_is_not_sent(self) -> None:
-        run = make_run()
+    def test_one_that_is_gone_or_outside_of_the_run_is_not_sent(self, run: RunFolder) -> None:
         Image.new("RGB", (8, 8)).save("private.png")
         manifest = load_manifest(run)
         stolen = manifest.sample.model_copy(update={"image": "../../private.png"})
@@ -213,9 +201,9 @@ class TestSample:
             make_plan(sample_license="cc0-1.0")
 
 
+@pytest.mark.usefixtures("run")
 class TestPictures:
-    def test_those_of_the_comparison_are_shown_beside_the_base(self) -> None:
-        run = make_run()
+    def test_those_of_the_comparison_are_shown_beside_the_base(self, run: RunFolder) -> None:
         compare(run, make_row(prompt="a hill"), make_row(prompt="a mill", seed=3))
 
         plan = make_plan()
@@ -234,15 +222,15 @@ class TestPictures:
         ]
         assert colours == [(40 * number, 90, 160) for number in range(5)], "not the sample's red"
 
-    def test_no_more_than_a_card_can_show(self) -> None:
-        run = make_run()
+    def test_no_more_than_a_card_can_show(self, run: RunFolder) -> None:
         compare(run, *(make_row(seed=seed) for seed in range(MOST_ROWS + 2)))
 
         assert len(shown(make_plan())) == MOST_ROWS
 
     @pytest.mark.parametrize("name", ["another pair", "compare.json", "pictures/1-both.png"])
-    def test_a_comparison_of_another_pair_or_damaged_is_none(self, name: str) -> None:
-        run = make_run()
+    def test_a_comparison_of_another_pair_or_damaged_is_none(
+        self, name: str, run: RunFolder
+    ) -> None:
         compare(run, make_row())
         if name == "another pair":
             path = run.images / "compare/compare.json"
@@ -257,8 +245,9 @@ class TestPictures:
         assert shown(plan) == []
         assert any("glance compare --run runs/cat" in note for note in plan.notes)
 
-    def test_without_a_comparison_the_pairs_own_pictures_are_taken_as_pixels_alone(self) -> None:
-        run = make_run()
+    def test_without_a_comparison_the_pairs_own_pictures_are_taken_as_pixels_alone(
+        self, run: RunFolder
+    ) -> None:
         assert any("there are no images of this pair" in note for note in make_plan().notes)
         for name, prompt in (("b.png", "a mill"), ("a.jpg", "a harbour"), ("outside.png", "x")):
             paint(run, name, prompt)
@@ -276,8 +265,7 @@ class TestPictures:
 class TestText:
     HOSTILE = '"\n---\nlicense: mit\n- [x](http://evil) <script> | `$$a$$` :smile: \x1b[31m'
 
-    def test_a_prompt_can_be_no_markup_and_no_metadata(self) -> None:
-        run = make_run()
+    def test_a_prompt_can_be_no_markup_and_no_metadata(self, run: RunFolder) -> None:
         compare(run, make_row(prompt=self.HOSTILE))
 
         plan = make_plan()
@@ -289,8 +277,7 @@ class TestText:
         assert not set("<>`$*\\\x1b") & set(table)
         assert "](http" not in table
 
-    def test_nor_can_the_manifest_of_a_stranger(self) -> None:
-        run = make_run()
+    def test_nor_can_the_manifest_of_a_stranger(self, run: RunFolder) -> None:
         document = json.loads(run.manifest.read_text())
         document["schedule"]["name"] = document["glance"] = "<b>|x"
         document["settings"]["overrides"] = {"tracker`": "/home/anna/x"}
@@ -329,8 +316,7 @@ class TestText:
         assert len(flags) == 6
         assert [flag for flag in flags if f"{flag} " not in reference] == []
 
-    def test_of_an_imported_pair_only_what_is_known_is_said(self) -> None:
-        run = make_run()
+    def test_of_an_imported_pair_only_what_is_known_is_said(self, run: RunFolder) -> None:
         digests = dict.fromkeys(Phase, "0" * 64)
         unknown = ("steps", "learning_rate", "seed", "device")
         record = ImportRecord(sources=digests, sha256=digests, folded=digests, unknown=unknown)
@@ -347,8 +333,7 @@ class TestText:
         assert shown(plan) == [CAPTION]
 
 
-def test_a_plan_lists_every_file_with_size_and_hash_and_touches_no_disk() -> None:
-    run = make_run()
+def test_a_plan_lists_every_file_with_size_and_hash_and_touches_no_disk(run: RunFolder) -> None:
     before = sorted(Path().rglob("*"))
 
     document = make_plan().to_json()
@@ -363,14 +348,20 @@ def test_a_plan_lists_every_file_with_size_and_hash_and_touches_no_disk() -> Non
     assert document["private"] is True
 
 
-def test_a_run_that_was_moved_gives_the_same_bytes() -> None:
-    run = make_run()
-    compare(run, make_row())
-    before = contents(make_plan(sample_license="cc0-1.0"))
-    shutil.copytree(RUN, "elsewhere/x")
-    shutil.rmtree(RUN)
+@pytest.mark.parametrize("model", [FLUX, "../../bases/mine"])
+def test_no_byte_says_where_the_run_or_its_model_lies(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(Path("runs/secret").resolve(), model=model)
+    paint(run, "x.png")
+    before = contents(make_plan(run.path, sample_license="cc0-1.0"))
+    moved = Path(shutil.move(run.path, tmp_path / "elsewhere"))
+    monkeypatch.chdir(tmp_path)
 
-    assert contents(make_plan(Path("elsewhere/x"), sample_license="cc0-1.0")) == before
+    assert contents(make_plan(moved, sample_license="cc0-1.0")) == before
+    written = b"".join(before.values())
+    for told in (str(tmp_path), "secret", "bases"):
+        assert told.encode() not in written
 
 
 @pytest.fixture
@@ -391,11 +382,11 @@ def ignore(_: Event) -> None:
     pass
 
 
+@pytest.mark.usefixtures("run")
 class TestSending:
     def test_everything_arrives_in_one_commit_in_a_private_repository(
-        self, hub: RepoHub, capfd: pytest.CaptureFixture[str]
+        self, hub: RepoHub, capfd: pytest.CaptureFixture[str], run: RunFolder
     ) -> None:
-        run = make_run()
         compare(run, make_row())
         plan = make_plan()
 
@@ -409,31 +400,24 @@ class TestSending:
         assert (result["commit"], result["private"]) == (there.sha, True)
         assert capfd.readouterr() == ("", "")
 
-    def test_a_name_alone_goes_to_the_tokens_owner(self, hub: RepoHub) -> None:
-        make_run()
+    def test_a_name_alone_goes_to_the_tokens_owner_and_what_the_hub_warns_of_is_told(
+        self, hub: RepoHub
+    ) -> None:
+        hub.warns = ["no such tag"]
+        events: list[Event] = []
         plan = make_plan(repo="cat")
 
-        result = send_hub(plan, ignore)
+        result = send_hub(plan, events.append)
 
+        assert "no such tag" in next(e.message for e in events if isinstance(e, Warned))
         assert "OWNER/cat:slow" in plan.card
         assert result["repo"] == "anna/cat"
         assert b"anna/cat:slow" in hub.repos["anna/cat"].files["README.md"]
         assert b"OWNER" not in hub.repos["anna/cat"].files["README.md"]
 
-    def test_public_is_what_is_whole(self, hub: RepoHub) -> None:
-        make_run()
-
-        send_hub(make_plan(public=True), ignore)
-
-        assert not hub.repos["anna/cat"].private
-        settings, commit = (
-            next(n for n, line in enumerate(hub.requests) if what in line)
-            for what in ("/settings", "/commit/")
-        )
-        assert commit < settings
-
-    def test_what_fails_leaves_nothing_but_an_empty_repository(self, hub: RepoHub) -> None:
-        make_run()
+    def test_what_fails_leaves_an_empty_repository_and_public_is_what_is_whole(
+        self, hub: RepoHub
+    ) -> None:
         hub.fails = {"/commit/": 403}
 
         with pytest.raises(SetupError, match="no right to write to anna/cat"):
@@ -442,11 +426,16 @@ class TestSending:
         assert set(hub.repos["anna/cat"].files) == {".gitattributes"}
         assert hub.repos["anna/cat"].private
         hub.fails = {}
-        send_hub(make_plan(), ignore)  # the same command goes on from there
+        hub.requests.clear()
+        send_hub(make_plan(public=True), ignore)  # the same command goes on from there
         assert "slow.safetensors" in hub.repos["anna/cat"].files
+        steps = [line.split("/")[-2:] for line in hub.requests if "POST" in line or "PUT" in line]
+        assert steps.index(["commit", "main"]) < steps.index(["cat", "settings"])
+        assert not hub.repos["anna/cat"].private
 
-    def test_an_export_that_is_there_is_replaced_by_force_alone(self, hub: RepoHub) -> None:
-        run = make_run()
+    def test_an_export_that_is_there_is_replaced_by_force_alone(
+        self, hub: RepoHub, run: RunFolder
+    ) -> None:
         compare(run, make_row())
         send_hub(make_plan(sample_license="cc0-1.0"), ignore)
         shutil.rmtree(run.images)
@@ -463,7 +452,6 @@ class TestSending:
         assert len(there.commits) == 2
 
     def test_what_is_public_already_is_not_filled_unasked(self, hub: RepoHub) -> None:
-        make_run()
         hub.repos["anna/cat"] = Repo(private=False)
 
         with pytest.raises(InputError, match="anna/cat is public"):
@@ -475,17 +463,15 @@ class TestSending:
         ("fails", "message"),
         [
             ({"repos/create": 401}, "the Hub does not know the token"),
-            ({"repos/create": 403}, "no right to write to anna/cat"),
             ({"repos/create": 429}, "fewer requests"),
             ({"/commit/": 412}, "changed in the meantime"),
             ({"validate-yaml": 400}, "the Hub did not take anna/cat"),
         ],
-        ids=["unknown", "forbidden", "too often", "changed", "card"],
+        ids=["unknown", "too often", "changed", "card"],
     )
     def test_every_refusal_of_the_hub_is_explained(
         self, hub: RepoHub, fails: dict[str, int], message: str
     ) -> None:
-        make_run()
         hub.fails = fails
 
         with pytest.raises(SetupError, match=message) as refused:
@@ -494,19 +480,9 @@ class TestSending:
         assert refused.value.exit_code == 3
         assert TOKEN not in str(refused.value)
 
-    def test_what_the_hub_thinks_of_the_card_is_told(self, hub: RepoHub) -> None:
-        make_run()
-        hub.warns = ["no such tag"]
-        events: list[Event] = []
-
-        send_hub(make_plan(), events.append)
-
-        assert "no such tag" in next(e.message for e in events if isinstance(e, Warned))
-
     def test_without_a_token_a_connection_or_an_answer_nothing_is_tried(
         self, hub: RepoHub, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        make_run()
         plan = make_plan()
         with monkeypatch.context() as patch:
             patch.delenv("HF_TOKEN")

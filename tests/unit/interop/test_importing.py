@@ -9,14 +9,14 @@ import pytest
 from fakes.pairs import LAYER, glance_header, write_lora, write_run
 from safetensors.numpy import save_file
 
-from glance.core.errors import GlanceError, InputError, LoraError, RunError, UsageError
+from glance.core.errors import GlanceError, InputError, LoraError, RunError
 from glance.core.files import find_place
 from glance.core.phase import Phase
 from glance.interop.importing import ImportPlan, plan_import, run_import
 from glance.interop.request import ImportRequest
 from glance.models.lora.file import read_lora
 from glance.runs.folder import RunFolder
-from glance.runs.manifest import load_manifest
+from glance.runs.manifest import Manifest, load_manifest
 
 SLOW, FAST = "slow.safetensors", "fast.safetensors"
 LISTS = {
@@ -25,9 +25,25 @@ LISTS = {
 }
 
 
-def import_pair(**request: Any) -> ImportPlan:
-    usual = {"slow_lora": SLOW, "fast_lora": FAST, "model": "acme/tiny", "schedule": "seed"}
+RUN = RunFolder(Path("r"))
+BOTH = {"slow_lora": SLOW, "fast_lora": FAST}
+HALVES = {f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"}
+
+
+def plan_pair(**request: Any) -> ImportPlan:
+    usual = {**BOTH, "model": "acme/tiny", "schedule": "seed", "run": RUN.path}
     return plan_import(ImportRequest(**{**usual, **request}))
+
+
+def import_pair(**request: Any) -> Manifest:
+    """Import into RUN; return its manifest."""
+    run_import(plan_pair(**request))
+    return load_manifest(RUN)
+
+
+@pytest.fixture(autouse=True)
+def _both() -> None:
+    write_both()
 
 
 def write_both(metadata: dict[str, str] | None = None) -> None:
@@ -37,7 +53,7 @@ def write_both(metadata: dict[str, str] | None = None) -> None:
 
 def refusal(kind: type[GlanceError] = InputError, **request: Any) -> str:
     with pytest.raises(kind) as caught:
-        plan_import(ImportRequest(**request))
+        plan_import(ImportRequest(**{**BOTH, **request}))
     return "\n".join(f"{one.message} / {one.hint}" for one in caught.value.problems)
 
 
@@ -57,45 +73,36 @@ def write_pairs(
         save_file(tensors, name)
 
 
-def up(path: Path) -> float:
-    return float(read_lora(path).tensors[f"{LAYER}.lora_B.weight"].to_float()[0, 0])
+def up(phase: Phase = Phase.SLOW) -> float:
+    return float(read_lora(RUN.lora(phase)).tensors[f"{LAYER}.lora_B.weight"].to_float()[0, 0])
 
 
 def test_an_unknown_alpha_is_asked_for() -> None:
-    write_both()
-
-    told = refusal(slow_lora=SLOW, fast_lora=FAST)
+    told = refusal()
 
     assert "slow.safetensors says nothing of alpha" in told
     assert "fast.safetensors says nothing of alpha" in told
     assert "4 x rank, 8, which its own inference loses. --alpha 2 takes the file as it is" in told
-
-
-def test_the_official_codes_spelling_is_told_and_not_gone_by() -> None:
     write_pairs(LAYER, down="lora.down", up="lora.up")
-
-    assert "as the method's official code spells it" in refusal(slow_lora=SLOW, fast_lora=FAST)
+    assert "as the method's official code spells it" in refusal()
 
 
 @pytest.mark.parametrize(("alpha", "expected"), [(8, 4.0), (2, 1.0), (1, 0.5)])
 def test_the_users_alpha_is_multiplied_in(alpha: float, expected: float) -> None:
-    write_both()
+    manifest = import_pair(alpha=alpha)
 
-    run_import(import_pair(alpha=alpha, run=Path("r")))
-
-    path = RunFolder(Path("r")).lora(Phase.SLOW)
-    assert up(path) == expected
-    assert read_lora(path).metadata["glance.folded_scale"] == str(alpha / 2)
-    assert load_manifest(RunFolder(Path("r"))).settings.overrides == {"lora_alpha": alpha}
+    assert up() == expected
+    assert read_lora(RUN.lora(Phase.SLOW)).metadata["glance.folded_scale"] == str(alpha / 2)
+    assert manifest.settings.overrides == {"lora_alpha": alpha}
 
 
 def test_the_files_own_alpha_is_taken_and_another_is_refused() -> None:
     write_both({"lora_adapter_metadata": '{"transformer.lora_alpha": 8}'})
 
-    run_import(import_pair(run=Path("r")))
+    import_pair()
 
-    assert up(RunFolder(Path("r")).lora(Phase.SLOW)) == 4.0
-    assert "says alpha 8 itself / drop --alpha" in refusal(slow_lora=SLOW, fast_lora=FAST, alpha=2)
+    assert up() == 4.0
+    assert "says alpha 8 itself / drop --alpha" in refusal(alpha=2)
 
 
 def test_what_peft_wrote_beside_the_files_is_multiplied_in() -> None:
@@ -106,55 +113,29 @@ def test_what_peft_wrote_beside_the_files_is_multiplied_in() -> None:
         (folder / "adapter_config.json").write_text(json.dumps(config))
     given = {"slow_lora": "lora/peft_slow", "fast_lora": "lora/peft_fast"}
 
-    run_import(import_pair(**given, run=Path("r")))
+    manifest = import_pair(**given)
 
-    run = RunFolder(Path("r"))
-    assert up(run.lora(Phase.SLOW)) == 4.0
-    assert up(run.lora(Phase.FAST)) == pytest.approx(2 * 8 / 2**0.5)
-    assert load_manifest(run).settings.overrides == {}, "the two have no alpha in common"
-    imported = load_manifest(run).imported
-    assert imported is not None
-    assert "lora_B times 4: alpha is in adapter_config.json beside it" in imported.folded.values()
-    plan = import_pair(**given, alpha=2, run=Path("s"))
+    assert (up(), up(Phase.FAST)) == (4.0, pytest.approx(2 * 8 / 2**0.5))
+    assert manifest.settings.overrides == {}, "the two have no alpha in common"
+    folded = "lora_B times 4: alpha is in adapter_config.json beside it"
+    assert manifest.imported is not None
+    assert folded in manifest.imported.folded.values()
+    plan = plan_pair(**given, alpha=2, run=Path("s"))
     assert [lora.reason for lora in plan.loras.values()] == ["--alpha 2"] * 2
 
 
-def test_a_run_is_imported_by_its_folder() -> None:
-    run = write_run(Path("runs/demo"))
-    write_lora(run.lora(Phase.SLOW), glance_header(Phase.SLOW), fill=3.0)
-
-    run_import(import_pair(slow_lora="runs/demo", fast_lora="runs/demo", run=Path("r")))
-
-    copied = RunFolder(Path("r")).lora(Phase.SLOW)
-    assert copied.read_bytes() == run.lora(Phase.SLOW).read_bytes()
-
-
-def write_with_text(name: str, text: str, *, fill: float) -> None:
-    tensors = {
-        f"{stem}.{half}.weight": np.full(shape, fill, np.float32)
-        for stem in (LAYER, text)
-        for half, shape in (("lora_A", (2, 8)), ("lora_B", (8, 2)))
-    }
-    save_file(tensors, name, {"lora_alpha": "4"})
-
-
 def test_a_text_encoders_keys_are_left_out_when_that_is_asked() -> None:
-    write_with_text(SLOW, "text_encoder.x", fill=1.0)
-    write_with_text(FAST, "text_encoder_2.x", fill=2.0)
+    write_pairs(LAYER, "text_encoder.x")
 
-    told = refusal(slow_lora=SLOW, fast_lora=FAST)
-    plan = import_pair(drops_text=True, run=Path("r"))
+    told = refusal(alpha=4)
+    plan = plan_pair(alpha=4, drops_text=True)
     run_import(plan)
 
     assert "2 of its keys are a text encoder's, first text_encoder.x.lora_A.weight" in told
     assert "glance import --slow-lora A --fast-lora B --drop-text-encoder" in told
-    run = RunFolder(Path("r"))
-    assert set(read_lora(run.lora(Phase.SLOW)).tensors) == {
-        f"{LAYER}.lora_A.weight",
-        f"{LAYER}.lora_B.weight",
-    }
-    assert up(run.lora(Phase.FAST)) == 4.0
-    imported = load_manifest(run).imported
+    assert set(read_lora(RUN.lora(Phase.SLOW)).tensors) == HALVES
+    assert up(Phase.FAST) == 2.0
+    imported = load_manifest(RUN).imported
     assert imported is not None
     assert imported.folded[Phase.SLOW].endswith("; 2 keys of a text encoder left out")
     assert [one["dropped"] for one in plan.to_json()["loras"].values()] == [2, 2]
@@ -164,11 +145,11 @@ def test_a_text_encoders_keys_are_left_out_when_that_is_asked() -> None:
 def test_there_may_be_nothing_to_leave_out_or_nothing_else() -> None:
     write_both({"lora_alpha": "4"})
 
-    plan = import_pair(drops_text=True)
+    plan = plan_pair(drops_text=True)
 
     assert "--drop-text-encoder: the LoRAs have no keys of one" in plan.warnings[-1].message
     write_pairs(more={"lora_te1_x.lora_down.weight": np.ones((2, 8), np.float32)})
-    assert "it holds no LoRA pair" in refusal(slow_lora=SLOW, fast_lora=FAST, drops_text=True)
+    assert "it holds no LoRA pair" in refusal(drops_text=True)
 
 
 def test_alpha_tensors_may_differ_from_layer_to_layer() -> None:
@@ -177,41 +158,41 @@ def test_alpha_tensors_may_differ_from_layer_to_layer() -> None:
     tensors = {f"{layer}.alpha": np.array(own, np.float32) for layer, own in alphas.items()}
     write_pairs(first, second, more=tensors)
 
-    run_import(import_pair(run=Path("r")))
+    import_pair()
 
-    lora = read_lora(RunFolder(Path("r")).lora(Phase.SLOW))
+    lora = read_lora(RUN.lora(Phase.SLOW))
     scales = {key: value.to_float()[0, 0] for key, value in lora.tensors.items() if "_B" in key}
     assert scales == {f"{first}.lora_B.weight": 2.0, f"{second}.lora_B.weight": 1.0}
 
 
-def test_a_pair_that_glance_finished_is_taken_byte_by_byte() -> None:
-    for phase, name in ((Phase.SLOW, SLOW), (Phase.FAST, FAST)):
-        write_lora(Path(name), glance_header(phase), fill=1.0 + len(name))
+@pytest.mark.parametrize("as_run", [False, True], ids=["files", "a run's folder"])
+def test_a_pair_that_glance_finished_is_taken_byte_by_byte(as_run: bool) -> None:
+    made = write_run(Path("runs/demo"))
+    write_lora(made.lora(Phase.SLOW), glance_header(Phase.SLOW), fill=3.0)
+    given = {f"{phase}_lora": str(made.path if as_run else made.lora(phase)) for phase in Phase}
 
-    run_import(import_pair(schedule=None, run=Path("r")))
+    manifest = import_pair(**given, schedule=None)
 
-    run = RunFolder(Path("r"))
-    assert run.lora(Phase.SLOW).read_bytes() == Path(SLOW).read_bytes()
-    assert load_manifest(run).schedule.name == "guide"
+    assert RUN.lora(Phase.SLOW).read_bytes() == made.lora(Phase.SLOW).read_bytes()
+    assert manifest.schedule.name == "guide"
 
 
-def write_trained(folder: Path = Path("project"), **options: Any) -> dict[str, str]:
+def write_trained(**options: Any) -> dict[str, str]:
     """Leave both LoRAs where SimpleTuner does, and what it writes beside; return the flags."""
     for number, phase in enumerate(Phase, 1):
-        output = folder / f"output/{phase}"
+        output = Path(f"project/output/{phase}")
         write_lora(output / "pytorch_lora_weights.safetensors", fill=float(number))
         content = {"lora_alpha": 2, "flow_custom_timesteps": LISTS[phase], **options}
         (output / "simpletuner_config.json").write_text(json.dumps(content))
-    return {f"{phase}_lora": str(folder / f"output/{phase}") for phase in Phase}
+    return {f"{phase}_lora": f"project/output/{phase}" for phase in Phase}
 
 
 def test_what_simpletuner_recorded_beside_the_loras_is_taken() -> None:
     given = write_trained(lora_alpha=8, learning_rate=1e-5, max_train_steps=7, seed=0)
 
-    run_import(import_pair(**given, schedule=None, run=Path("r")))
+    manifest = import_pair(**given, schedule=None)
 
-    manifest = load_manifest(RunFolder(Path("r")))
-    assert up(RunFolder(Path("r")).lora(Phase.SLOW)) == 4.0
+    assert up() == 4.0
     assert (manifest.settings.learning_rate, manifest.settings.steps) == (1e-5, 7)
     assert manifest.schedule.name == "guide"
     assert manifest.imported is not None
@@ -231,11 +212,7 @@ def test_what_simpletuner_recorded_beside_the_loras_is_taken() -> None:
     ],
 )
 def test_recorded_values_of_every_kind_are_taken_or_left_out(option: str, value: object) -> None:
-    given = write_trained(**{option: value})
-
-    run_import(import_pair(**given, run=Path("r")))
-
-    assert load_manifest(RunFolder(Path("r"))).is_finished
+    assert import_pair(**write_trained(**{option: value})).is_finished
 
 
 @pytest.mark.parametrize("value", [{"a": 1}, "soon", [0.5, "x"]])
@@ -245,27 +222,28 @@ def test_a_recorded_list_that_is_none_is_refused(value: object) -> None:
     assert "flow_custom_timesteps of project/output/slow" in refusal(**given)
 
 
-def test_swapped_loras_are_refused() -> None:
+def test_swapped_loras_and_the_same_one_twice_are_refused() -> None:
     given = write_trained()
     swapped = {"slow_lora": given["fast_lora"], "fast_lora": given["slow_lora"]}
     assert "was trained on less noise" in refusal(LoraError, **swapped)
     write_lora(Path(SLOW), glance_header(Phase.FAST), fill=1.0)
     write_lora(Path(FAST), glance_header(Phase.SLOW), fill=2.0)
 
-    told = refusal(LoraError, slow_lora=SLOW, fast_lora=FAST)
+    told = refusal(LoraError)
 
     assert "slow.safetensors is the fast LoRA of its pair / swap" in told
+    twice = {**given, "fast_lora": given["slow_lora"]}
+    assert "are the same file" in refusal(LoraError, **twice)
 
 
 def test_nothing_is_overwritten_and_nothing_is_left_of_a_failure() -> None:
-    write_both()
-    plan = import_pair(alpha=2, run=Path("r"))
+    plan = plan_pair(alpha=2)
     run_import(plan)
     Path("mine").mkdir()
     Path("mine/file").touch()
 
     with pytest.raises(RunError, match="r is a run already: nothing is overwritten"):
-        import_pair(alpha=2, run=Path("r"))
+        import_pair(alpha=2)
     with pytest.raises(RunError, match="mine is there already"):
         import_pair(alpha=2, run=Path("mine"))
     with pytest.raises(RunError, match="is there by now"):
@@ -273,44 +251,10 @@ def test_nothing_is_overwritten_and_nothing_is_left_of_a_failure() -> None:
     assert {path.name for path in Path().iterdir()} == {SLOW, FAST, "r", "mine"}
 
 
-def test_model_and_lists_that_nobody_says_are_asked_for() -> None:
-    write_both()
-
-    told = refusal(slow_lora=SLOW, fast_lora=FAST, alpha=2)
-
-    assert "neither file says which model" in told
-    assert "do not say which timesteps" in told
-    assert "--schedule paper (the official code's for FLUX.1)" in told
-
-
-def test_a_pair_without_a_picture_says_what_is_not_known() -> None:
-    write_both()
-
-    run_import(import_pair(alpha=2))
-
-    manifest = load_manifest(RunFolder(Path("runs/imported")))
-    assert manifest.sample is None
-    assert manifest.imported is not None
-    assert {"steps", "learning_rate", "seed", "device"} <= set(manifest.imported.unknown)
-    assert manifest.imported.sources == {Phase.SLOW: SLOW, Phase.FAST: FAST}
-
-
 def test_a_picture_and_its_caption_can_be_given(pair: Path) -> None:
-    write_both()
+    import_pair(alpha=2, image=Path(pair.name))
 
-    run_import(import_pair(alpha=2, image=Path(pair.name)))
-
-    assert Path("runs/cat/data/cat.txt").read_text() == "a grey circle\n"
-
-
-def test_two_pairs_have_two_names() -> None:
-    write_both()
-    run_import(import_pair(alpha=2, run=Path("a")))
-    write_lora(Path(SLOW), fill=3.0)
-    run_import(import_pair(alpha=2, run=Path("b")))
-
-    first, second = (load_manifest(RunFolder(Path(name))).pair_id for name in "ab")
-    assert first != second
+    assert (RUN.data / "cat.txt").read_text() == "a grey circle\n"
 
 
 def write_model(layers: tuple[str, ...]) -> Path:
@@ -338,17 +282,13 @@ def test_foreign_keys_become_diffusers(down: str, up_: str, stem: str) -> None:
     model = write_model((LAYER.removeprefix("transformer."),))
     write_pairs(stem, down=down, up=up_)
 
-    run_import(import_pair(alpha=2, model=str(model), run=Path("r")))
+    import_pair(alpha=2, model=str(model))
 
-    assert set(read_lora(RunFolder(Path("r")).lora(Phase.SLOW)).tensors) == {
-        f"{LAYER}.lora_A.weight",
-        f"{LAYER}.lora_B.weight",
-    }
+    assert set(read_lora(RUN.lora(Phase.SLOW)).tensors) == HALVES
 
 
 def test_layers_that_cannot_be_placed_are_named_with_a_way_to_use_them() -> None:
     model = write_model(("transformer_blocks.0.attn.to_k",))
-    write_both()
     with pytest.raises(InputError, match=r"has no layer transformer_blocks\.0\.attn\.to_q"):
         import_pair(alpha=2, model=str(model))
 
@@ -362,46 +302,18 @@ def test_layers_that_cannot_be_placed_are_named_with_a_way_to_use_them() -> None
         import_pair(alpha=2)
 
 
-def test_the_same_file_twice_is_no_pair() -> None:
-    write_both()
-
-    assert "are the same file" in refusal(LoraError, slow_lora=SLOW, fast_lora=SLOW, alpha=2)
-
-
-@pytest.mark.parametrize(
-    ("request_", "kind"),
-    [
-        ({}, UsageError),
-        ({"slow_lora": "a"}, UsageError),
-        ({"slow_lora": "a", "fast_lora": "b", "caption": "x"}, UsageError),
-        *(
-            ({"slow_lora": "a", "fast_lora": "b", "alpha": alpha}, InputError)
-            for alpha in (0.0, -1.0, float("nan"), float("inf"))
-        ),
-    ],
-)
-def test_flags_that_say_nothing_are_refused(
-    request_: dict[str, Any], kind: type[GlanceError]
-) -> None:
-    told = refusal(kind, **request_)
-
-    assert ("it must be above 0" in told) == (kind is InputError)
-
-
 def test_a_model_that_lies_above_the_loras_is_no_name_on_the_hub() -> None:
     folder = write_model((LAYER.removeprefix("transformer."),))
     Path("project/models").mkdir(parents=True)
     folder.rename("project/models/flux")
     given = write_trained(pretrained_model_name_or_path="models/flux")
 
-    plan = import_pair(**given, model=None, run=Path("r"))
+    plan = plan_pair(**given, model=None)
 
-    assert find_place(plan.settings.model, Path("r")) == Path("project/models/flux").resolve()
+    assert find_place(plan.settings.model, RUN.path) == Path("project/models/flux").resolve()
 
 
 def test_a_model_that_no_file_names_is_warned_of() -> None:
-    write_both()
-
-    plan = import_pair(alpha=2, model=None, family="flux")
+    plan = plan_pair(alpha=2, model=None, family="flux")
 
     assert "FLUX.1-dev is taken" in plan.warnings[0].message

@@ -19,6 +19,7 @@ FLUX = find_family("flux")
 HINT = (
     f"give --model a folder that holds model_index.json, or a Hub id such as {FLUX.default_model}"
 )
+BROKEN = (b"", b"\xff", b"{}", b"[]", b'"flux"', b"[" * 10_000)
 NAMES = ("flux", "flux dev", "me/", "-me/x", "a\0b")  # neither folders nor on the Hub
 
 
@@ -28,9 +29,6 @@ def locate(model: str, run: Path = Path("runs/cat")) -> str:
 
 def recorded(model: str, run: Path) -> BaseModel:
     return BaseModel.recorded(model, None, family="flux", start=run)
-
-
-# --- what the user gives -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -91,9 +89,6 @@ def test_an_empty_name_is_neither_the_default_nor_the_folder_that_one_is_in(mode
         locate(model)
 
 
-# --- what is in the folder -----------------------------------------------------------------------
-
-
 def test_all_missing_parts_are_named(tmp_path: Path) -> None:
     check_folder(make_model(tmp_path / "whole"), FLUX)
     folder = make_model(tmp_path / "flux", text_encoder=["transformers", "CLIPTextModel"])
@@ -108,7 +103,7 @@ def test_model_of_another_family_is_refused(tmp_path: Path) -> None:
         check_folder(folder, FLUX)
 
 
-@pytest.mark.parametrize("index", [None, b"", b"\xff", b"{}", b"[]", b'"flux"', b"[" * 10_000])
+@pytest.mark.parametrize("index", [None, *BROKEN])
 def test_folder_without_readable_index_is_refused(tmp_path: Path, index: bytes | None) -> None:
     if index is not None:
         (tmp_path / "model_index.json").write_bytes(index)
@@ -117,9 +112,7 @@ def test_folder_without_readable_index_is_refused(tmp_path: Path, index: bytes |
     with pytest.raises(ModelNotFound, match=r"there is no readable model_index\.json") as caught:
         check_folder(tmp_path, FLUX)
     assert caught.value.problems[0].hint == f"of a single file: --model {file}"
-
-
-# --- what a run recorded -------------------------------------------------------------------------
+    assert detect_family(str(tmp_path)) is None
 
 
 def test_recorded_folder_is_found_again_through_a_link(tmp_path: Path) -> None:
@@ -131,11 +124,6 @@ def test_recorded_folder_is_found_again_through_a_link(tmp_path: Path) -> None:
     run.mkdir()
     assert Path(recorded(written, run).location).samefile("flux")
     assert recorded(written, run).hub_models == ()
-
-
-def test_recorded_hub_id_stays_one(tmp_path: Path) -> None:
-    assert recorded(FLUX.default_model, tmp_path).location == FLUX.default_model
-    assert recorded(FLUX.default_model, tmp_path).hub_models == (FLUX.default_model,)
 
 
 def test_what_a_family_borrows_comes_from_the_hub_too() -> None:
@@ -165,84 +153,75 @@ def test_a_fingerprint_moves_with_the_folder_and_changes_with_it(tmp_path: Path)
     assert BaseModel(FLUX, str(moved)).fingerprint != before
 
 
-class TestDetection:
-    def test_a_folder_and_a_cached_hub_model_say_their_own(self, tmp_path: Path) -> None:
-        for name, pipeline in (("sd3", "StableDiffusion3Pipeline"), ("flux", "FluxPipeline")):
-            folder = tmp_path / name
-            folder.mkdir()
-            (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
-
-            assert detect_family(str(folder)) is find_family(name)
-        assert detect_family("acme/tiny") is FLUX  # in the tests' own cache
-        assert detect_family("acme/unseen") is None  # nobody can say offline
-
-    @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
-    def test_the_default_models_are_known_without_looking(self, family: Family) -> None:
-        assert detect_family(family.default_model) is family
-
-    @pytest.mark.parametrize(
-        ("transformer", "name"),
-        [
-            ({"zero_cond_t": True}, "qwen_image_edit_2511"),
-            ({"zero_cond_t": False}, "qwen_image_edit_2509"),
-            ({"num_layers": 60}, "qwen_image_edit_2509"),
-        ],
-    )
-    def test_families_of_one_pipeline_are_told_by_the_transformer(
-        self, transformer: dict[str, Any], name: str, tmp_path: Path
-    ) -> None:
-        folder = make_model(tmp_path / "edit", _class_name="QwenImageEditPlusPipeline")
-        (folder / "transformer/config.json").write_text(json.dumps(transformer))
-
+def test_a_folder_and_a_cached_hub_model_say_their_own(tmp_path: Path) -> None:
+    for name, pipeline in (("sd3", "StableDiffusion3Pipeline"), ("flux", "FluxPipeline")):
+        folder = make_model(tmp_path / name, _class_name=pipeline)
         assert detect_family(str(folder)) is find_family(name)
-        check_folder(folder, find_family(name))
-        (other,) = {"qwen_image_edit_2509", "qwen_image_edit_2511"} - {name}
-        with pytest.raises(SettingsError) as caught:
-            check_folder(folder, find_family(other))
-        (problem,) = caught.value.problems
-        titles = find_family(name).title, find_family(other).title
-        assert problem.message == f"model {folder} is {titles[0]}, not {titles[1]}"
-        assert problem.hint == f"leave out --family, or say --family {name}"
+    assert detect_family("acme/tiny") is FLUX  # in the tests' own cache
+    assert detect_family(str(make_model(tmp_path / "odd", _class_name=3))) is None
+    assert detect_family("acme/unseen") is None  # nobody can say offline
 
-    @pytest.mark.parametrize("config", [None, "[]", '{"zero_cond_t": 7}'])
-    def test_without_its_config_the_word_of_the_user_is_taken(
-        self, config: str | None, tmp_path: Path
-    ) -> None:
-        folder = make_model(tmp_path / "edit", _class_name="QwenImageEditPlusPipeline")
-        if config is not None:
-            (folder / "transformer/config.json").write_text(config)
 
-        assert detect_family(str(folder)) is None
-        check_folder(folder, find_family("qwen_image_edit_2509"))
-        check_folder(folder, find_family("qwen_image_edit_2511"))
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_the_default_models_are_known_without_looking(family: Family) -> None:
+    assert detect_family(family.default_model) is family
 
-    @pytest.mark.parametrize(
-        ("pipeline", "words"),
-        [
-            ("StableDiffusionXLPipeline", "SDXL .* is no flow model: it predicts noise"),
-            ("StableDiffusionPipeline", "Stable Diffusion 1.5 and 2 .* is no flow model"),
-            ("WanPipeline", "family .WanPipeline. is not supported"),
-        ],
-    )
-    def test_what_cannot_work_is_refused_with_the_reason(
-        self, pipeline: str, words: str, tmp_path: Path
-    ) -> None:
-        (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
 
-        with pytest.raises(SettingsError, match=words):
-            detect_family(str(tmp_path))
+@pytest.mark.parametrize(
+    ("transformer", "name"),
+    [
+        ({"zero_cond_t": True}, "qwen_image_edit_2511"),
+        ({"zero_cond_t": False}, "qwen_image_edit_2509"),
+        ({"num_layers": 60}, "qwen_image_edit_2509"),
+    ],
+)
+def test_families_of_one_pipeline_are_told_by_the_transformer(
+    transformer: dict[str, Any], name: str, tmp_path: Path
+) -> None:
+    folder = make_model(tmp_path / "edit", _class_name="QwenImageEditPlusPipeline")
+    (folder / "transformer/config.json").write_text(json.dumps(transformer))
 
-    @pytest.mark.parametrize("text", ["", "[]", '{"_class_name": 3}', "\x00"])
-    def test_a_broken_index_is_no_answer(self, text: str, tmp_path: Path) -> None:
-        (tmp_path / "model_index.json").write_text(text)
+    assert detect_family(str(folder)) is find_family(name)
+    check_folder(folder, find_family(name))
+    (other,) = {"qwen_image_edit_2509", "qwen_image_edit_2511"} - {name}
+    with pytest.raises(SettingsError) as caught:
+        check_folder(folder, find_family(other))
+    (problem,) = caught.value.problems
+    titles = find_family(name).title, find_family(other).title
+    assert problem.message == f"model {folder} is {titles[0]}, not {titles[1]}"
+    assert problem.hint == f"leave out --family, or say --family {name}"
 
-        assert detect_family(str(tmp_path)) is None
-        assert BaseModel.resolve(None).family is FLUX
 
-    def test_a_name_goes_before_the_model(self) -> None:
-        assert BaseModel.resolve("acme/unseen", family="sd3").family.name == "sd3"
-        assert BaseModel.resolve("acme/tiny").family is FLUX
-        assert BaseModel.resolve(None).family is FLUX
+@pytest.mark.parametrize("config", [None, "[]", '{"zero_cond_t": 7}'])
+def test_without_config_the_user_is_believed(config: str | None, tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "edit", _class_name="QwenImageEditPlusPipeline")
+    if config is not None:
+        (folder / "transformer/config.json").write_text(config)
+
+    assert detect_family(str(folder)) is None
+    check_folder(folder, find_family("qwen_image_edit_2509"))
+    check_folder(folder, find_family("qwen_image_edit_2511"))
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "words"),
+    [
+        ("StableDiffusionXLPipeline", "SDXL .* is no flow model: it predicts noise"),
+        ("StableDiffusionPipeline", "Stable Diffusion 1.5 and 2 .* is no flow model"),
+        ("WanPipeline", "family .WanPipeline. is not supported"),
+    ],
+)
+def test_what_cannot_work_says_why(pipeline: str, words: str, tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model", _class_name=pipeline)
+
+    with pytest.raises(SettingsError, match=words):
+        detect_family(str(folder))
+
+
+def test_a_name_goes_before_the_model() -> None:
+    assert BaseModel.resolve("acme/unseen", family="sd3").family.name == "sd3"
+    assert BaseModel.resolve("acme/tiny").family is FLUX
+    assert BaseModel.resolve(None).family is FLUX
 
 
 def test_the_small_model_is_known_by_what_is_in_it() -> None:
@@ -278,6 +257,7 @@ def test_the_default_is_the_familys() -> None:
     assert (model.name, model.side) == ("stable-diffusion-3.5-medium", 1024)
     assert model.hub_models == (model.location,)
     assert model.record(Path("runs/cat")) == (model.location, None)
+    assert BaseModel.recorded(model.location, None, family="sd3", start=Path()) == model
 
 
 def write(path: str, millions: int) -> None:
@@ -292,30 +272,21 @@ def test_a_folder_is_counted_part_by_part() -> None:
     write("model/text_encoder_2/model.safetensors", 4)
     write("model/vae/model.safetensors", 9)
 
-    found = BaseModel(find_family("flux"), "model").weights
+    found = BaseModel(FLUX, "model").weights
 
     assert (found.transformer, found.text_encoders) == (0.005, (0.001, 0.004))
 
+    for number, content in enumerate((b"", b"\xff" * 40, b"\x02" + bytes(7) + b"[]")):
+        Path(f"model/transformer/{number}.safetensors").write_bytes(content)  # damaged
+    assert BaseModel(FLUX, "model").weights == found
 
-def test_a_single_file_takes_the_transformers_place() -> None:
+
+def test_a_hub_model_is_known_by_its_name_and_a_single_file_takes_the_transformers_place() -> None:
     write("mine.safetensors", 2)
+    sd3, large = find_family("sd3"), "stabilityai/stable-diffusion-3.5-large"
 
-    found = BaseModel(find_family("flux"), "acme/x", Path("mine.safetensors")).weights
+    found = BaseModel(FLUX, "acme/x", Path("mine.safetensors")).weights
 
     assert (found.transformer, found.text_encoders) == (0.002, (0.12, 4.76))
-
-
-def test_a_hub_model_is_known_by_its_name() -> None:
-    sd3 = find_family("sd3")
-
     assert BaseModel(sd3, sd3.default_model).weights.transformer == 2.24
-    large = "stabilityai/stable-diffusion-3.5-large"
     assert BaseModel(sd3, large).weights.transformer == 8.06
-
-
-def test_a_damaged_file_counts_nothing() -> None:
-    Path("model/transformer").mkdir(parents=True)
-    for number, content in enumerate((b"", b"\xff" * 40, b"\x02" + bytes(7) + b"[]")):
-        Path(f"model/transformer/{number}.safetensors").write_bytes(content)
-
-    assert BaseModel(find_family("flux"), "model").weights.transformer == 0

@@ -9,7 +9,7 @@ import pytest
 
 from glance.core.device import Device
 from glance.core.errors import SettingsError
-from glance.models.families import FAMILIES, Family, Negative, families_of_pipeline, find_family
+from glance.models.families import FAMILIES, Family, families_of_pipeline, find_family
 from glance.models.families.refused import REFUSED
 from glance.runs.settings import resolve_train_settings
 from glance.sampling.settings import resolve_sample_settings
@@ -36,17 +36,11 @@ def test_unknown_family_is_refused_with_the_known_ones(name: str) -> None:
 def test_every_family_of_simpletuner_is_supported_or_refused_with_a_reason() -> None:
     supported = {family.simpletuner_name for family in FAMILIES.values()}
     refused = {name for row in REFUSED for name in row.names}
+    known = simpletuners_families()
 
     assert not supported & refused
-    assert supported | refused == {*simpletuners_families(), "sd2x"}
-
-
-def test_no_noise_predictor_is_supported() -> None:
-    kinds = {
-        family.name: simpletuners_families()[family.simpletuner_name]["prediction_type"]
-        for family in FAMILIES.values()
-    }
-    assert set(kinds.values()) == {"flow_matching"}
+    assert supported | refused == {*known, "sd2x"}
+    assert {known[name]["prediction_type"] for name in supported} == {"flow_matching"}
 
 
 @pytest.mark.parametrize("row", REFUSED, ids=lambda row: row.title)
@@ -71,17 +65,6 @@ def test_defaults_of_the_family_are_valid_settings(family: Family) -> None:
 def test_training_options_of_the_family_are_simpletuners(family: Family) -> None:
     pairs = [f"{key}={value}" for key, value in family.training_options.items()]
     assert parse_overrides(pairs) == family.training_options
-
-
-@every_family
-def test_each_prompt_embedding_has_a_negative_beside_it_where_there_are_negatives(
-    family: Family,
-) -> None:
-    outputs = {name for name in family.text.outputs if name}
-    negatives = {name.removeprefix("negative_") for name in outputs if "negative" in name}
-    prompts = {name for name in outputs if "negative" not in name}
-    assert prompts
-    assert negatives == (prompts if family.text.negative is Negative.TOGETHER else set())
 
 
 @every_family

@@ -8,7 +8,7 @@ from fakes.pairs import glance_header, write_lora, write_run
 
 from glance.core.errors import GlanceError, LoraError, RunError
 from glance.core.phase import Phase
-from glance.runs.locate import find_local, locate_lora
+from glance.runs.locate import locate_lora
 from glance.runs.manifest import PhaseState, load_manifest
 
 SLOW, FAST = Phase
@@ -29,9 +29,6 @@ def refusal(name: str, phase: Phase | None = SLOW) -> tuple[type[GlanceError], s
         locate_lora(name, phase)
     (problem,) = caught.value.problems
     return type(caught.value), f"{problem.message} / {problem.hint}"
-
-
-# --- folders --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -94,9 +91,6 @@ def test_a_folder_without_one_says_what_it_is(file: str | None, told: str) -> No
     assert told in refusal("my/lora")[1]
 
 
-# --- runs -----------------------------------------------------------------------------------------
-
-
 def test_of_a_run_it_is_the_phases_that_is_finished() -> None:
     run = write_run(Path("runs/demo"))
     assert [locate_lora("runs/demo", phase) for phase in Phase] == [run.lora(p) for p in Phase]
@@ -109,9 +103,6 @@ def test_of_a_run_it_is_the_phases_that_is_finished() -> None:
     assert kind is RunError
     assert "run runs/demo is not finished: slow is stopped" in told
     assert locate_lora("runs/demo", FAST) == run.lora(FAST)
-
-
-# --- what is here in another way ------------------------------------------------------------------
 
 
 def test_a_link_to_nothing_is_no_name_on_the_hub() -> None:
@@ -152,15 +143,6 @@ def test_an_address_is_no_file(address: str, remedy: str) -> None:
     assert f"{address} is an address, no file / {remedy}" in refusal(address)[1]
 
 
-def test_names_that_are_none_are_refused() -> None:
-    write_lora(Path("x.safetensors"))
-
-    for name in ("", "  "):
-        assert "is empty / is a variable not set?" in refusal(name)[1]
-    for name in ("x" * 300, "~nobody-here/x"):
-        assert "cannot be read: " in refusal(name)[1]
-
-
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_folder_that_may_not_be_read_is_no_name_on_the_hub() -> None:
     write_lora(Path("lora/x/a.safetensors"))
@@ -169,8 +151,3 @@ def test_a_folder_that_may_not_be_read_is_no_name_on_the_hub() -> None:
         assert "lora/x cannot be read: Permission denied" in refusal("lora/x")[1]
     finally:
         Path("lora").chmod(0o755)
-
-
-def test_what_is_not_here_is_nothing_here() -> None:
-    assert find_local("acme/pair") is None
-    assert find_local("acme/pair:x.safetensors") is None

@@ -39,16 +39,6 @@ def leave(**content: Any) -> None:
     RUN.lock.write_text(json.dumps({"started": "2026-11-29T05:00:00+00:00", **content}))
 
 
-def test_the_second_is_refused_and_told_who_is_there() -> None:
-    with locked(RUN, print) as handle:
-        assert handle is not None
-        told = refused()
-
-    assert told.startswith(f"run runs/cat is being trained by process {os.getpid()}, since 20")
-    assert told.endswith(" / wait for it, end it, or give another --run")
-    assert not RUN.lock.exists()
-
-
 @pytest.mark.usefixtures("no_locks")
 def test_without_locks_the_second_is_refused_all_the_same() -> None:
     with locked(RUN, print) as handle:

@@ -12,8 +12,6 @@ from glance.core.phase import Phase
 from glance.runs.losses import LossLog, StepLoss, read_courses, read_losses
 from glance.runs.manifest import load_manifest
 
-pytest_plugins = ["fakes.plugin"]
-
 FILE = RUN.losses(Phase.SLOW)
 
 
@@ -94,16 +92,6 @@ def test_a_training_that_is_continued_goes_on_with_the_file(
     assert [row.step for row in course.resumptions] == [4]
 
 
-@pytest.mark.usefixtures("half_trained")
-def test_a_restart_begins_the_file_anew(pair: Path, simpletuner: FakeSimpleTuner) -> None:
-    simpletuner.behave(slow="mute failure")
-
-    with pytest.raises(TrainingFailed):
-        plan_and_train(restart=True)
-
-    assert not FILE.exists()
-
-
 @pytest.mark.usefixtures("fully_trained")
 def test_a_restart_of_one_phase_leaves_the_others_file(
     pair: Path, simpletuner: FakeSimpleTuner
@@ -113,7 +101,7 @@ def test_a_restart_of_one_phase_leaves_the_others_file(
     plan_and_train(restart=True, phases=(Phase.FAST,))
 
     assert FILE.read_bytes() == slow
-    assert [row.start for row in read_losses(RUN, Phase.FAST)] == [1] * 5
+    assert RUN.losses(Phase.FAST).read_text().count("\n") == 1 + 5, "begun anew"
 
 
 @pytest.mark.usefixtures("fully_trained")

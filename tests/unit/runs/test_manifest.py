@@ -1,6 +1,7 @@
 """glance.json: written and read back, refused when damaged; and which run is the newest."""
 
 import json
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from glance.core.device import Device
 from glance.core.errors import RunError
 from glance.core.phase import Phase
-from glance.runs.folder import RunFolder, environment
+from glance.runs.folder import RunFolder
 from glance.runs.manifest import (
     Attempt,
     LoraRecord,
@@ -24,6 +25,7 @@ from glance.runs.manifest import (
 from glance.runs.settings import TrainSettings, resolve_train_settings
 from glance.schedule.lists import resolve_schedule
 
+OLD = Path(__file__).parents[2] / "fixtures/older/before-distillation.json"
 RESTART = "train again in another --run folder, or remove this one"
 TEN, ELEVEN, NOON = (datetime(2026, 5, 1, hour, tzinfo=UTC) for hour in (10, 11, 12))
 
@@ -63,28 +65,6 @@ def refusal(run: RunFolder) -> tuple[str, str | None]:
     return problem.message, problem.hint
 
 
-# --- layout --------------------------------------------------------------------------------------
-
-
-def test_run_folder_has_the_documented_layout() -> None:
-    run = RunFolder(Path("runs/cat"))
-    places = [run.manifest, run.data, run.images, run.model, run.lora(Phase.SLOW)]
-    assert [str(path) for path in [*places, run.output(Phase.FAST), run.log(Phase.FAST)]] == [
-        "runs/cat/glance.json",
-        "runs/cat/data",
-        "runs/cat/images",
-        "runs/cat/model",
-        "runs/cat/output/glance-slow/pytorch_lora_weights.safetensors",
-        "runs/cat/output/glance-fast",
-        "runs/cat/logs/glance-fast.log",
-    ]
-    assert not Path("runs").exists()
-    assert [environment(phase) for phase in Phase] == ["glance-slow", "glance-fast"]
-
-
-# --- reading and writing -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "manifest",
     [
@@ -102,66 +82,10 @@ def test_manifest_survives_writing_and_reading(manifest: Manifest) -> None:
     assert load_manifest(save(manifest)) == manifest
 
 
-def test_manifest_is_readable_json_with_both_units() -> None:
-    document = json.loads(save(make_manifest()).manifest.read_text(encoding="utf-8"))
-    assert document["schema_version"] == 1
-    assert document["created"] == "2026-05-01T10:00:00Z"
-    assert document["phases"]["slow"] == {"state": "pending", "attempts": [], "lora": None}
-    assert document["schedule"]["fast"]["timesteps"][-1] == 20.0
-    assert document["schedule"]["fast"]["sigmas"][-1] == 0.02
-
-
-def test_a_phase_changes_alone_and_both_make_a_run_finished() -> None:
-    manifest = make_manifest()
-    half = manifest.with_phase(Phase.SLOW, state=PhaseState.DONE)
-    assert [half.phases[phase].state for phase in Phase] == ["done", "pending"]
-    assert manifest == make_manifest()
-    done = [item.is_finished for item in (manifest, half, finished(NOON))]
-    assert done == [False, False, True]
-
-
-_OLD = """
-{
-  "schema_version": 1, "glance": "0.1.0", "created": "2026-05-01T10:00:00Z", "origin": "",
-  "sample": {
-    "image": "data/cat.png", "caption": "data/cat.txt", "width": 64, "height": 64,
-    "sha256": "0000000000000000000000000000000000000000000000000000000000000000",
-    "reference": null
-  },
-  "settings": {
-    "family": "flux", "model": "black-forest-labs/FLUX.1-dev", "transformer": null,
-    "device": "cpu", "preset": "24gb",
-    "weights": {"transformer": 11.89, "text_encoders": [0.12, 4.76], "known": false},
-    "steps": 60, "rank": 32, "learning_rate": 0.0005, "resolution": 1024,
-    "also_resolutions": [], "crops": ["whole"], "seed": 1,
-    "sample_every": null, "sample_prompt": null, "overrides": {"lora_dropout": 0.1}
-  },
-  "base_model": "acme/tiny",
-  "schedule": {
-    "name": "seed",
-    "slow": {
-      "timesteps": [1000.0, 979.1915, 957.5157, 934.9171, 911.3354],
-      "sigmas": [1.0, 0.9791915, 0.9575157000000001, 0.9349171000000001, 0.9113354]
-    },
-    "fast": {
-      "timesteps": [886.7053, 745.0728, 562.9505, 320.0802, 20.0],
-      "sigmas": [0.8867052999999999, 0.7450728, 0.5629505, 0.3200802, 0.02]
-    }
-  },
-  "versions": {"simpletuner": "4.10.1"},
-  "phases": {
-    "slow": {"state": "done", "attempts": [], "lora": null},
-    "fast": {"state": "done", "attempts": [], "lora": null}
-  },
-  "imported": null
-}
-"""
-
-
 def test_a_run_from_before_distillation_is_read_and_its_pair_keeps_its_id() -> None:
     run = RunFolder(Path("runs/cat"))
     run.path.mkdir(parents=True)
-    run.manifest.write_text(_OLD)
+    shutil.copyfile(OLD, run.manifest)
 
     manifest = load_manifest(run)
 
@@ -190,15 +114,6 @@ def test_the_same_tensors_for_other_steps_are_another_pair_and_trained_further_n
     trained = finished(NOON)
     assert trained.pair_id is not None
     assert trained.with_phase(Phase.FAST, state=PhaseState.TRAINING).pair_id is None
-
-
-# --- refusing ------------------------------------------------------------------------------------
-
-
-def test_missing_manifest_is_no_run() -> None:
-    message, hint = refusal(RunFolder(Path("runs/dog")))
-    assert message == "not a run folder: runs/dog (No such file or directory at glance.json)"
-    assert hint == "give the folder that `glance train` named"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 10_000])
@@ -247,9 +162,6 @@ def test_manifest_with_a_damaged_value_is_refused(place: str, value: Any, reason
     message, hint = refusal(run)
     assert message.startswith(f"runs/cat/glance.json: it is damaged ({reason}")
     assert hint == RESTART
-
-
-# --- the newest run ------------------------------------------------------------------------------
 
 
 def test_newest_run_is_the_finished_one_that_ended_last() -> None:

@@ -96,9 +96,7 @@ def test_a_strength_that_lies_beside_a_file_is_said() -> None:
     [({}, 0.5), ({"lora_alpha": "8"}, 2.0), (glance_header(Phase.SLOW), 0.5)],
     ids=["nothing said", "header", "glance"],
 )
-def test_the_workflow_in_a_picture_is_as_strong_as_the_picture(
-    header: dict[str, str], strength: float
-) -> None:
+def test_the_workflow_is_as_strong_as_its_image(header: dict[str, str], strength: float) -> None:
     """ComfyUI reads alpha from tensors alone: what only we read goes into its strength."""
     path = write_lora(Path("x.safetensors"), {"format": "pt", **header})
     asked = {"loras": (Phase.SLOW,), "slow_scale": 0.5, "schedule": "guide"}

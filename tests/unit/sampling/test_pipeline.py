@@ -37,11 +37,3 @@ def test_an_import_that_fails_leaves_the_collector_on() -> None:
         import glance.nothing  # noqa: F401
 
     assert gc.isenabled()
-
-
-def test_who_has_switched_it_off_keeps_it_off() -> None:
-    gc.disable()
-    with importing():
-        pass
-
-    assert not gc.isenabled()

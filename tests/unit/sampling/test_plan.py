@@ -1,6 +1,5 @@
 """What is decided before anything is loaded: the schedule; an image again, from its record."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,9 +92,7 @@ def test_reshift_moves_the_teachers_steps_to_those_of_another_size(
         ({"schedule": "own"}, "--schedule own gives one schedule"),
     ],
 )
-def test_a_schedule_that_is_for_one_size_is_refused_for_several(
-    asked: dict[str, Any], message: str
-) -> None:
+def test_a_schedule_of_one_size_is_refused_for_more(asked: dict[str, Any], message: str) -> None:
     sizes = [(512, 512), (256, 512)][: 1 if "family" in asked else 2]
 
     with pytest.raises(ScheduleError, match=message):
@@ -133,9 +130,6 @@ def test_nothing_is_said_where_size_changes_nothing_or_nobody_knows_it_or_no_lor
 @pytest.fixture(autouse=True)
 def _run() -> None:
     write_run(Path("runs/cat"))
-
-
-# --- again, from an image -----------------------------------------------------------------------
 
 
 def again(source: Path, **request: Any) -> GenerationPlan:
@@ -216,27 +210,12 @@ def test_another_lora_that_is_asked_for_is_taken_and_mentioned() -> None:
     assert f"the slow LoRA is not that of {source}" in found.notes
 
 
-def test_a_image_of_files_finds_them_from_where_it_lies() -> None:
-    files = write_pair(Path("loras"))
-    source = pretend(plan(**files, model="acme/tiny", output=Path("out/x.png")).images[0])
-    shutil.rmtree("runs")
-
-    found, record = again(source), read_record(source)
-
-    assert {path.name for path in found.loras.values()} == {"slow.safetensors", "fast.safetensors"}
-    assert str(Path.cwd()) not in record.model_dump_json()
-    assert record.loras[0].file.startswith("../")
-
-
 def test_other_versions_are_mentioned() -> None:
     picture = plan().images[0]
     old = picture.record.model_copy(update={"versions": {"torch": "1.0"}})
     source = pretend(replace(picture, record=old))
 
     assert any("was made with torch 1.0, here is" in note for note in again(source).notes)
-
-
-# --- saved latents -------------------------------------------------------------------------------
 
 
 def write_latents(**request: Any) -> Path:
@@ -295,9 +274,6 @@ def test_what_holds_no_latents_or_others_than_an_image_began_from_is_refused() -
         again(source)
     with pytest.raises(InputError, match="holds other latents than"):
         again(source, init_latents=other)
-
-
-# --- an image that was made of another one ------------------------------------------------------
 
 
 def test_a_image_finds_what_it_was_made_of_and_a_changed_one_is_another_picture() -> None:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from glance.core.errors import InputError, Problem, SettingsError
 from glance.demo.world import (
-    ATTRIBUTES,
     all_facts,
     is_held_out,
     judging_captions,
@@ -51,29 +50,13 @@ def problems(path: Path) -> list[Problem]:
     return list(caught.value.problems)
 
 
-# --- text ----------------------------------------------------------------------------------------
-
-
-def test_text_file_holds_a_prompt_a_line() -> None:
-    path = write("a cat\n\n# not this\n  # nor this\n  a dog  \n", "prompts.txt")
-
-    assert read_prompts(path) == (PromptLine(prompt="a cat"), PromptLine(prompt="a dog"))
-
-
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_windows_texts_are_read(end: str) -> None:
-    path = write("\ufeff" + end.join(["# cats", "猫 🐈", "{a|b}", ""]), "prompts.list")
+def test_a_text_holds_a_prompt_a_line_on_every_system(end: str) -> None:
+    lines = ["# cats", "  # nor this", "", "  猫 🐈  ", "{a|b}", ""]
 
-    assert [line.prompt for line in read_prompts(path)] == ["猫 🐈", "{a|b}"]
+    found = read_prompts(write("\ufeff" + end.join(lines), "prompts.list"))
 
-
-def test_a_binary_file_is_refused_line_by_line() -> None:
-    [problem] = problems(write("a\u2028cat\nGIF\x00\x1b", "p.txt"))
-
-    assert problem.message == r"p.txt:2: prompt: 'GIF\x00\x1b': U+0000 in it is no text"
-
-
-# --- JSON ----------------------------------------------------------------------------------------
+    assert found == (PromptLine(prompt="猫 🐈"), PromptLine(prompt="{a|b}"))
 
 
 @pytest.mark.parametrize("name", ["prompts.jsonl", "prompts.NDJSON"])
@@ -84,25 +67,15 @@ def test_json_lines_hold_objects_and_texts(name: str) -> None:
 
 
 def test_every_setting_can_be_given() -> None:
-    line = {
-        "prompt": "a cat\nin the rain",
-        "negative_prompt": "",
-        "seed": [1, 2**63 - 1],
-        "count": 2,
-        "width": 512,
-        "height": 768,
-        "slow_guidance": 3,
-        "fast_guidance": 1.5,
-        "true_cfg": 2.0,
-        "slow_scale": -0.5,
-        "fast_scale": 1.25,
-        "reference": "../in/猫.png",
-        "output": "cats/猫.webp",
-    }
+    line = {"prompt": "a cat\nin the rain", "negative_prompt": "", "seed": [1, 2**63 - 1]}
+    line |= {"count": 2, "width": 512, "height": 768, "slow_guidance": 3, "fast_guidance": 1.5}
+    line |= {"true_cfg": 2.0, "slow_scale": -0.5, "fast_scale": 1.25}
+    line |= {"reference": "../in/猫.png", "output": "cats/猫.webp"}
 
     [read] = read_prompts(write(json.dumps(line)))
 
     assert read == PromptLine(**{**line, "seed": (1, 2**63 - 1)})
+    assert read.model_fields_set == PromptLine.model_fields.keys()
 
 
 def test_every_bad_line_is_named_at_once() -> None:
@@ -130,6 +103,7 @@ def test_every_bad_line_is_named_at_once() -> None:
     ("line", "told"),
     [
         ({"seed": True}, "seed: True: it must be a whole number"),
+        ({"seed": "x" * 9000}, "seed: 'xxx"),
         ({"seed": -1}, "seed: -1: it must be at least 0"),
         ({"seed": [3, "y"]}, "seed[1]: 'y': it must be a whole number"),
         ({"seed": []}, "seed: []: It is empty"),
@@ -152,39 +126,14 @@ def test_every_bad_line_is_named_at_once() -> None:
             ({"output": name}, f"output: {name!r}: It must end in .png, .jpg, .jpeg, .webp")
             for name in ("a", "a.gif", ".png", "a.png/", "", "a.png.txt")
         ),
+        ({"output": "猫" * 84 + ".png"}, "output: '猫猫猫猫猫"),  # too long for a file system
     ],
     ids=str,
 )
 def test_values_of_the_wrong_kind_or_size_are_refused(line: dict[str, Any], told: str) -> None:
     [problem] = problems(write(json.dumps({"prompt": "a cat", **line})))
 
-    assert problem.message == f"prompts.jsonl:1: {told}"
-
-
-def test_names_longer_than_a_file_systems_are_refused() -> None:
-    [problem] = problems(write(json.dumps({"prompt": "a", "output": "猫" * 84 + ".png"})))
-
-    assert problem.message.endswith(": It is longer than 255 bytes")
-
-
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ('{"prompt": "a", "seed": 1, "seed": 2}', "key 'seed' is there more than once"),
-        ('{"prompt": "a", "slow_scale": NaN}', "NaN is not a number that can be used"),
-        ('{"prompt": "a", "slow_scale": -Infinity}', "-Infinity is not a number that can be used"),
-        ("[" * 200_000, "not JSON: too many brackets"),
-        ("1" * 5000, "not JSON: a number has too many digits"),
-    ],
-    ids=lambda text: text[:40],
-)
-def test_json_that_others_would_take_or_choke_on_is_refused(text: str, why: str) -> None:
-    assert [problem.message for problem in problems(write(text))] == [f"prompts.jsonl:1: {why}"]
-
-
-def test_long_values_are_shown_in_part() -> None:
-    [problem] = problems(write(json.dumps({"prompt": "a", "seed": "x" * 9000})))
-
+    assert problem.message.startswith(f"prompts.jsonl:1: {told}")
     assert len(problem.message) < 140
 
 
@@ -202,9 +151,6 @@ def test_no_two_lines_share_a_picture() -> None:
     ]
 
 
-# --- one JSON document, and what is meant for other programs ------------------------------------
-
-
 BOTH = ["a cat", {"prompt": "a dog", "seed": 7}]
 
 
@@ -216,19 +162,14 @@ BOTH = ["a cat", {"prompt": "a dog", "seed": 7}]
         ("p.json", json.dumps({"prompts": BOTH}, indent=1)),
         ("p.json", json.dumps({"tabby": "a cat", "rex": BOTH[1]})),
         ("p.json", '{"prompt": "a cat"}\n{"prompt": "a dog", "seed": 7}'),
+        ("p.json", '{\n"prompt": "a dog",\n"seed": 7\n}'),
     ],
     ids=str,
 )
 def test_the_usual_wrappings_of_prompts_are_understood(name: str, content: str) -> None:
     expected = (PromptLine(prompt="a cat"), PromptLine(prompt="a dog", seed=7))
 
-    assert read_prompts(write(content, name)) == expected
-
-
-def test_one_object_is_one_prompt() -> None:
-    path = write('{\n"prompt": "a cat",\n"seed": 7\n}', "p.json")
-
-    assert read_prompts(path) == (PromptLine(prompt="a cat", seed=7),)
+    assert read_prompts(write(content, name)) == expected["cat" not in content :]
 
 
 def test_faults_in_a_list_are_named_by_their_number() -> None:
@@ -243,65 +184,57 @@ def test_faults_in_a_list_are_named_by_their_number() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("content", "told"),
-    [
-        ('["a cat",\n]', "prompt file p.json: not JSON: "),
-        ("a cat\na dog", "prompt file p.json: not JSON: Expecting value (line 1, column 1)"),
-        ('[{"prompt": "a", "seed": 1, "seed": 2}]', "p.json: key 'seed' is there more than once"),
-        ('[{"prompt": "a", "seed": NaN}]', "p.json: NaN is not a number that can be used"),
-        ('{"promt": "a cat"}', "p.json: unknown key 'promt'"),
-        ("[]", "prompt file p.json: there is no prompt in it"),
-    ],
-)
-def test_a_document_that_is_no_list_of_prompts_is_refused(content: str, told: str) -> None:
-    assert problems(write(content, "p.json"))[0].message.startswith(told)
-
-
-@pytest.mark.parametrize("line", ['{"prompt": "a cat"}', '["a cat", "a dog"]'])
-def test_json_in_a_text_file_is_not_taken_as_words(line: str) -> None:
-    [problem] = problems(write(f"a cat\n{line}\n", "p.txt"))
-
-    assert problem.message.startswith("p.txt:2: ")
-    assert problem.message.endswith("is JSON, and would be taken as words of the prompt")
-    assert problem.hint == "name the file .jsonl, or .json for a list"
+LIST = "name the file .jsonl, or .json for a list"
+EMPTY = ": there is no prompt in it"
 
 
 @pytest.mark.parametrize(
-    ("line", "option"),
+    ("name", "content", "told", "hint"),
     [
-        ("a cat --w 1024 --h 1024 --d 42", "--w 1024"),
-        ("a cat --n low quality", "--n low"),
-        ("a cat --ar 16:9 --v 6", "--ar 16:9"),
-        ('--prompt "a cat" --seed 7', '--prompt "a'),
-        ("a cat --seed=7", "--seed=7"),
+        ("p.jsonl", '{"prompt": "a", "seed": 1, "seed": 2}', ":1: key 'seed' is there more", ""),
+        ("p.jsonl", '{"prompt": "a", "slow_scale": NaN}', ":1: NaN is not a number that can", ""),
+        ("p.jsonl", '{"prompt": "a", "seed": -Infinity}', ":1: -Infinity is not a number", ""),
+        ("p.jsonl", "[" * 200_000, ":1: not JSON: too many brackets", ""),
+        ("p.jsonl", "1" * 5000, ":1: not JSON: a number has too many digits", ""),
+        ("p.json", '["a cat",\n]', ": not JSON: ", ""),
+        ("p.json", "a cat\na dog", ": not JSON: Expecting value (line 1, column 1)", ""),
+        ("p.json", '[{"prompt": "a", "seed": 1, "seed": 2}]', ": key 'seed' is there more", ""),
+        ("p.json", '[{"prompt": "a", "seed": NaN}]', ": NaN is not a number that can be used", ""),
+        ("p.json", '{"promt": "a cat"}', ": unknown key 'promt'", ""),
+        ("p.json", "[]", ": there is no prompt in it", ""),
+        ("p.txt", "a\u2028cat\nGIF\0\x1b", r":2: prompt: 'GIF\x00\x1b': U+0000 in it is no", ""),
+        ("p.txt", 'a cat\n{"prompt": "a cat"}\n', """:2: '{"prompt": "a cat"}' is JSON""", LIST),
+        ("p.txt", 'a cat\n["a cat", "a dog"]\n', """:2: '["a cat", "a dog"]' is JSON""", LIST),
+        ("p.txt", "a cat --w 1024 --h 1024", ":1: '--w 1024' is an option of another", ""),
+        ("p.txt", "a cat --n low quality", ":1: '--n low' is an option of another", ""),
+        ("p.txt", "a cat --ar 16:9 --v 6", ":1: '--ar 16:9' is an option of another", ""),
+        ("p.txt", '--prompt "a cat" --seed 7', """:1: '--prompt "a' is an option of""", ""),
+        ("p.txt", "a cat --seed=7", ":1: '--seed=7' is an option of another", ""),
+        ("p.csv", "prompt,seed\na cat,1", ": glance reads text and JSON, not .csv", ""),
+        ("p.yaml", "- a cat", ": glance reads text and JSON, not .yaml", ""),
+        ("p.txt", "<!DOCTYPE html><html>", " is a page of HTML, perhaps an error message", ""),
+        ("p.txt", b"\x89PNG\r\n\x1a\n\0", " is a PNG picture", ""),
+        ("p.txt", "version https://git-lfs.github.com/spec/v1\n", " is a Git LFS pointer, not", ""),
+        ("p.txt", b"a" * (MAX_BYTES + 1), " is larger than 10 MB", ""),
+        *(("p.txt", content, EMPTY, REMEDY) for content in ("", "\n \n", "\ufeff", "# later")),
+        *(("p.jsonl", content, EMPTY, REMEDY) for content in ("", "\n \n", "\ufeff")),
     ],
+    ids=lambda value: str(value[:40]),
 )
-def test_options_of_other_programs_are_not_taken_as_words(line: str, option: str) -> None:
-    [problem] = problems(write(line, "p.txt"))
+def test_what_holds_no_prompts_is_refused_by_what_it_holds(
+    name: str, content: str | bytes, told: str, hint: str
+) -> None:
+    problem, *more = problems(write(content, name))
 
-    assert problem.message.startswith(f"p.txt:1: {option!r} is an option of another program")
+    assert problem.message.removeprefix("prompt file ").startswith(f"{name}{told}")
+    assert hint in ("", problem.hint)
+    assert problem.hint or "is no text" in problem.message
+    assert len(more) <= 1
 
 
 @pytest.mark.parametrize("line", ["a cat -- asleep", "well--known", "a cat --sleepy", "{a cat}"])
 def test_prompts_that_look_a_little_like_that_are_kept(line: str) -> None:
     assert read_prompts(write(line, "p.txt")) == (PromptLine(prompt=line),)
-
-
-# --- the file ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        *(("p.txt", content) for content in ("", "\n \n", "\ufeff", "# later")),
-        *(("p.jsonl", content) for content in ("", "\n \n", "\ufeff")),
-    ],
-)
-def test_a_file_without_a_prompt_is_refused(name: str, content: str) -> None:
-    assert problems(write(content, name)) == [
-        Problem(f"prompt file {name}: there is no prompt in it", REMEDY)
-    ]
 
 
 @pytest.mark.parametrize(
@@ -352,33 +285,6 @@ def test_the_command_leaves_alone_what_is_there() -> None:
     assert "p.utf8-2.txt" in (problems(path)[0].hint or "")
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "told"),
-    [
-        ("p.csv", "prompt,seed\na cat,1", "p.csv: glance reads text and JSON, not .csv"),
-        ("p.yaml", "- a cat", "p.yaml: glance reads text and JSON, not .yaml"),
-        ("p.txt", "<!DOCTYPE html><html>", "p.txt is a page of HTML, perhaps an error message"),
-        ("p.txt", b"\x89PNG\r\n\x1a\n\0", "p.txt is a PNG picture"),
-        (
-            "p.txt",
-            "version https://git-lfs.github.com/spec/v1\noid sha256:0",
-            "p.txt is a Git LFS pointer, not the file itself",
-        ),
-    ],
-)
-def test_other_kinds_of_files_are_named(name: str, content: str | bytes, told: str) -> None:
-    [problem] = problems(write(content, name))
-
-    assert problem.message == f"prompt file {told}"
-    assert problem.hint
-
-
-def test_large_files_are_refused() -> None:
-    [problem] = problems(write(b"a" * (MAX_BYTES + 1), "prompts.txt"))
-
-    assert problem.message == "prompt file prompts.txt is larger than 10 MB"
-
-
 def test_of_a_file_that_is_something_else_not_every_line_is_told() -> None:
     found = problems(write("oops\n" * 1500))
 
@@ -399,25 +305,20 @@ _JSON = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=5,
 )
-_LINES = st.dictionaries(
-    st.sampled_from([*PromptLine.model_fields]) | st.text(), _JSON, max_size=4
-).map(json.dumps)
+_LINE = st.dictionaries(st.sampled_from([*PromptLine.model_fields]) | st.text(), _JSON, max_size=4)
+_LINES = st.lists((_LINE | _JSON).map(json.dumps), max_size=4).map("\n".join)
 
 
 @pytest.mark.parametrize("name", ["p.txt", "p.jsonl", "p.json"])
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(content=st.binary() | st.text().map(lambda text: text.encode("utf-8", "surrogatepass")))
+@given(
+    content=st.binary()
+    | (st.text() | _LINES).map(lambda text: text.encode("utf-8", "surrogatepass"))
+)
 @example(content=b'{"prompt": "\\ud800", "\\ud800": "\\ud800"}')
 @example(content=b'{"prompt": ' + b"[" * 900 + b"]" * 900 + b"}")
 def test_any_bytes_give_prompts_or_an_input_error(name: str, content: bytes) -> None:
     assert outcome(write(content, name))
-
-
-@pytest.mark.parametrize("name", ["p.jsonl", "p.json"])
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(lines=st.lists(_LINES | _JSON.map(json.dumps), max_size=4))
-def test_any_json_gives_prompts_or_an_input_error(name: str, lines: list[str]) -> None:
-    assert outcome(write("\n".join(lines), name))
 
 
 def test_more_prompts_than_a_plan_holds_are_refused_before_they_are_all_read() -> None:
@@ -427,35 +328,11 @@ def test_more_prompts_than_a_plan_holds_are_refused_before_they_are_all_read() -
         read_prompts(Path("many.txt"))
 
 
-# --- shipped prompts -----------------------------------------------------------------------------
-
-
-MOST = {False: (256, 32), True: (256, 200)}
-JUDGED = (
-    *("octopus", "lighthouse", "violin", "teapot", "balloons", "croissant", "astronaut"),
-    *("laundromat", "dragon", "beekeeper", "penguins", "windmill", "firefighters", "tram"),
-    *("typewriter", "canyon", "sushi", "robot", "hedgehog", "ballet", "volcano", "chess", "piano"),
-    *("tiger", "cathedral", "submarine", "snail", "carousel", "barber", "waterfall", "wedding"),
-    "hippo",
-)
-STYLES = (
-    *("photo", "film still", "oil painting", "watercolour", "pencil", "pixel art", "3D render"),
-    *("anime", "poster"),
-)
 kinds = pytest.mark.parametrize("world", [False, True], ids=["real", "world"])
 
 
 def words(prompt: str) -> set[str]:
     return set(re.findall(r"[a-z0-9]+", prompt.lower()))
-
-
-@kinds
-def test_all_prompts_are_distinct_and_none_is_in_both_lists(*, world: bool) -> None:
-    taught, judged = MOST[world]
-
-    everything = teaching_prompts(taught, world=world) + judging_prompts(judged, world=world)
-
-    assert len({prompt.lower() for prompt in everything}) == taught + judged
 
 
 @kinds
@@ -470,9 +347,6 @@ def test_fewer_prompts_are_the_first_of_more_and_more_than_there_are_is_refused(
         assert "--prompt-file" in str(refused.value.problems[0].hint)
 
 
-# --- real models ---------------------------------------------------------------------------------
-
-
 def test_lines_are_plain_text_and_no_two_say_nearly_the_same() -> None:
     everything = teaching_prompts(256, world=False) + judging_prompts(32, world=False)
 
@@ -481,45 +355,8 @@ def test_lines_are_plain_text_and_no_two_say_nearly_the_same() -> None:
         assert prompt.count('"') in (0, 2, 4), prompt
     for one, other in combinations(map(words, everything), 2):
         assert len(one & other) <= 0.5 * len(one | other), one
-
-
-def test_every_judged_line_has_a_subject_that_none_to_teach_with_has() -> None:
-    taught = set().union(*map(words, teaching_prompts(256, world=False)))
-
-    subjects = [words(prompt) & set(JUDGED) for prompt in judging_prompts(32, world=False)]
-
-    assert all(subjects)
-    assert set().union(*subjects) == set(JUDGED)
-    assert not {form for one in JUDGED for form in (one, one.removesuffix("s"))} & taught
-
-
-@pytest.mark.parametrize(("count", "styles"), [(16, 7), (32, 9), (64, 9), (256, 9)])
-def test_the_first_prompts_show_many_styles_short_and_long_and_with_text(
-    count: int, styles: int
-) -> None:
-    first = teaching_prompts(count, world=False)
-    lengths = sorted(len(prompt.split()) for prompt in first)
-
-    assert sum(any(style in prompt for prompt in first) for style in STYLES) >= styles
-    assert any('"' in prompt for prompt in first)
-    assert lengths[0] <= 4
-    assert lengths[-1] >= 20
-
-
-# --- the small model's world ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("prompts", "count", "turn"), [(teaching_prompts, 256, 4), (judging_prompts, 200, 2)]
-)
-def test_the_last_caption_of_each_turn_is_a_full_one(
-    prompts: Callable[..., tuple[str, ...]], count: int, turn: int
-) -> None:
-    named = [len(read_caption(caption)) for caption in prompts(count, world=True)]
-
-    assert min(named) >= 1
-    assert set(named[turn - 1 :: turn]) == {len(ATTRIBUTES)}
-    assert sum(named[::turn]) < 0.75 * sum(named[turn - 1 :: turn])
+    taught = set().union(*map(words, everything[:256]))
+    assert all(words(prompt) - taught for prompt in everything[256:]), "a subject of its own"
 
 
 def test_judged_scenes_are_those_that_are_never_trained_on() -> None:
@@ -527,7 +364,9 @@ def test_judged_scenes_are_those_that_are_never_trained_on() -> None:
 
     full = teaching_prompts(256, world=True)[1::2]
 
-    for caption in judging_prompts(200, world=True):
+    judged = judging_prompts(200, world=True)
+    assert len({*judged, *teaching_prompts(256, world=True)}) == 200 + 256
+    for caption in judged:
         assert any(read_caption(caption).items() <= facts.items() for facts in held_out)
     assert not [caption for caption in full if read_caption(caption) in held_out]
 

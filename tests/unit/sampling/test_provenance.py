@@ -1,6 +1,7 @@
 """What pictures say of their making: written, read back, and refused when it is not to be read."""
 
 import json
+import re
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from PIL import Image, PngImagePlugin
 
 from glance import __version__
 from glance.core.device import Device, Precision
-from glance.core.errors import GlanceError, InputError, SetupError
+from glance.core.errors import InputError, SetupError
 from glance.core.phase import Phase
 from glance.sampling.provenance import (
     ExtraUse,
@@ -80,9 +81,6 @@ def refusal(path: Path) -> str:
     return problem.message
 
 
-# --- there and back ------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("prompt", ["a cat", "füchsin", UNICODE], ids=["ascii", "latin", "other"])
 def test_what_is_written_is_read_back(name: str, prompt: str) -> None:
@@ -139,9 +137,6 @@ def test_without_a_record_there_is_no_metadata(name: str) -> None:
         assert not set(picture.info) & {"parameters", "prompt"}
         assert not picture.getexif()
     assert image.info["comment"] == b"mine"
-
-
-# --- what others read ----------------------------------------------------------------------------
 
 
 def test_parameters_are_the_web_uis_infotext() -> None:
@@ -203,16 +198,12 @@ def test_a_prompt_too_long_for_both_leaves_the_record_in_jpeg_or_is_refused() ->
     assert read_record(Path("x.jpg")) == record
     with Image.open("x.jpg") as picture:
         assert not picture.getexif().get_ifd(EXIF)
-
-
-@pytest.mark.parametrize("name", ["x.png", "x.webp"])
-def test_the_longest_prompts_fit_elsewhere(name: str) -> None:
-    longest = "🐈" * 65_536
-    record = make_record(settings=make_settings(prompt=longest, negative_prompt=longest))
-
-    write_image(gradient(), Path(name), record)
-
-    assert (read_record(Path(name)) == record) is True
+    longest = make_record(
+        settings=make_settings(prompt="🐈" * 65_536, negative_prompt="🐈" * 65_536)
+    )
+    for path in (Path("x.png"), Path("x.webp")):
+        write_image(gradient(), path, longest)
+        assert (read_record(path) == longest) is True
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -223,9 +214,6 @@ def test_a_prompt_that_is_no_text_does_not_cost_the_picture(name: str) -> None:
 
     assert format_parameters(record).startswith("caf?\n")
     assert "surrogates not allowed" in refusal(Path(name))
-
-
-# --- writing that fails --------------------------------------------------------------------------
 
 
 @contextmanager
@@ -239,43 +227,14 @@ def full_disk(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def failure(path: Path) -> GlanceError:
-    with pytest.raises(GlanceError) as caught:
-        write_image(gradient(), path, make_record())
-    return caught.value
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_full_disk_leaves_the_old_picture_alone(name: str) -> None:
     Path(name).write_bytes(b"old")
 
-    with full_disk(100):
-        error = failure(Path(name))
+    with full_disk(100), pytest.raises(SetupError, match=f"^cannot write {re.escape(name)}: "):
+        write_image(gradient(), Path(name), make_record())
 
-    assert isinstance(error, SetupError)
-    assert error.problems[0].message.startswith(f"cannot write {name}: ")
     assert [(path.name, path.read_bytes()) for path in Path().iterdir()] == [(name, b"old")]
-
-
-@pytest.mark.parametrize(
-    ("path", "kind", "told"),
-    [
-        ("out/x.png", SetupError, "cannot write out/x.png: File exists"),
-        ("x.gif", InputError, "x.gif: .gif is not a picture format"),
-    ],
-)
-def test_a_path_that_no_picture_can_have_is_named(
-    path: str, kind: type[GlanceError], told: str
-) -> None:
-    Path("out").write_text("a file")
-
-    error = failure(Path(path))
-
-    assert (type(error), str(error)) == (kind, told)
-    assert [path.name for path in Path().iterdir()] == ["out"]
-
-
-# --- reading what is not there -------------------------------------------------------------------
 
 
 def test_what_is_no_picture_is_refused() -> None:
@@ -312,9 +271,6 @@ def test_a_picture_cut_short_is_read_or_refused(name: str) -> None:
             outcomes.add(False)
 
     assert False in outcomes
-
-
-# --- reading what is damaged ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -365,9 +321,6 @@ def test_a_record_of_a_newer_glance_or_one_that_unfolds_into_a_huge_one_is_refus
     assert refusal(Path("bomb.png")).startswith("picture bomb.png cannot be read")
 
 
-# --- which pictures are the same -----------------------------------------------------------------
-
-
 def test_key_is_indifferent_to_places_and_names() -> None:
     folder = {"base_revision": "f" * 64, "reference_sha256": "c" * 64}
     here = make_record(
@@ -394,9 +347,6 @@ def test_key_is_indifferent_to_places_and_names() -> None:
     "changes",
     [
         {"settings": make_settings(prompt="a dog")},
-        {"settings": make_settings(seed=8)},
-        {"settings": make_settings(fast_guidance=1.5)},
-        {"settings": make_settings(negative_prompt="dogs")},
         {"settings": make_settings(slow_scale=0.9)},
         {"settings": make_settings(reference=Path("x")), "reference_sha256": "c" * 64},
         {"schedule": ScheduleUse.of(PRESETS["paper"].schedule)},
@@ -418,12 +368,3 @@ def test_key_is_indifferent_to_places_and_names() -> None:
 )
 def test_key_tells_apart_what_differs(changes: dict[str, Any]) -> None:
     assert make_record(**changes).key() != make_record().key()
-
-
-def test_key_is_a_sha256_that_stays() -> None:
-    record = make_record(glance="0.1.0", settings=make_settings(prompt="猫"))
-    reread = Record.model_validate_json(record.model_dump_json())
-
-    assert record.key() == reread.key()
-    assert len(bytes.fromhex(record.key())) == 32
-    assert reread.schedule.resolve() == PRESETS["guide"].schedule

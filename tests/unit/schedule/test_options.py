@@ -20,7 +20,7 @@ FLUX = find_family("flux")
 def write_model(**config: Any) -> str:
     """Write as much of a model as says how its scheduler shifts."""
     folder = Path("model/scheduler")
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     whole = {"_class_name": "FlowMatchEulerDiscreteScheduler", **config}
     (folder / "scheduler_config.json").write_text(json.dumps(whole))
     return "model"
@@ -35,32 +35,25 @@ def own(model: str, family: str = "flux", **options: Any) -> Any:
     return base.resolve_schedule(ScheduleOptions(name="own", **options), (512, 512))
 
 
-def test_a_models_own_config_goes_before_its_familys_usual_shift() -> None:
-    found = auto(write_model(shift=3.0))
+def test_a_models_own_config_goes_before_its_familys_usual_shift_and_own_lists_before_it() -> None:
+    usual, found = auto(FLUX.default_model), auto(write_model(shift=3.0))
+    custom = auto("model", fast_timesteps="500,100")
+
+    assert usual.schedule == derive_schedule(DynamicShift(), (512, 512))
 
     assert found.schedule == derive_schedule(StaticShift(3.0), (512, 512))
     assert found.source == "of 50 steps of FLUX.1 at any size, by the model's scheduler config"
-    assert found.doubts == ()
+    assert usual.doubts == found.doubts == ()
+    assert (custom.schedule.fast_timesteps, custom.source) == ((500, 100), "yours")
 
 
-def test_the_default_model_is_known_without_reading_anything() -> None:
-    found = auto(FLUX.default_model)
+def test_what_a_scheduler_of_another_kind_or_a_pipeline_decides_is_not_read_from_a_config() -> None:
+    other = BaseModel(FLUX, write_model(_class_name="UniPCMultistepScheduler")).find_shift()
 
-    assert found.schedule == derive_schedule(DynamicShift(), (512, 512))
-    assert (BaseModel(FLUX, FLUX.default_model).find_shift().doubts, found.doubts) == ((), ())
-
-
-def test_another_kind_of_scheduler_is_doubted() -> None:
-    known = BaseModel(FLUX, write_model(_class_name="UniPCMultistepScheduler")).find_shift()
-
-    assert known.shift == DynamicShift()
-    assert "is not of a flow-matching Euler scheduler" in known.doubts[0].message
-
-
-def test_what_a_pipeline_computes_itself_is_not_read_from_a_config() -> None:
-    family = find_family("flux2")
-
-    assert BaseModel(family, write_model(shift=3.0)).find_shift().shift == EmpiricalShift()
+    assert other.shift == DynamicShift()
+    assert "is not of a flow-matching Euler scheduler" in other.doubts[0].message
+    itself = BaseModel(find_family("flux2"), write_model(shift=3.0)).find_shift()
+    assert itself.shift == EmpiricalShift()
 
 
 def test_nobody_knows_the_schedule_of_a_family_that_nobody_has_seen() -> None:
@@ -69,13 +62,6 @@ def test_nobody_knows_the_schedule_of_a_family_that_nobody_has_seen() -> None:
     with pytest.raises(ScheduleError, match="glance does not know the schedule of"):
         BaseModel(unseen, "nowhere").find_shift()
     assert BaseModel(unseen, write_model(shift=2.0)).find_shift().shift == StaticShift(2.0)
-
-
-def test_own_lists_go_over_derived_ones() -> None:
-    found = auto(write_model(shift=3.0), fast_timesteps="500,100")
-
-    assert found.schedule.fast_timesteps == (500, 100)
-    assert (found.schedule.name, found.source) == ("custom", "yours")
 
 
 def test_own_is_two_and_two_of_the_steps_that_the_pipeline_spaces() -> None:
@@ -110,9 +96,7 @@ def test_the_number_of_own_steps_decides_a_shift_that_depends_on_it() -> None:
         *((auto, {"slow_steps": steps}, f"--slow-steps {steps}") for steps in (0, -1, 11)),
     ],
 )
-def test_numbers_of_steps_that_cannot_be_are_refused(
-    ask: Any, steps: dict[str, int], message: str
-) -> None:
+def test_impossible_steps_are_refused(ask: Any, steps: dict[str, int], message: str) -> None:
     with pytest.raises(ScheduleError, match=message):
         ask(write_model(shift=3.0), **steps)
 
@@ -126,9 +110,7 @@ def test_numbers_of_steps_that_cannot_be_are_refused(
         ("own", {"teacher_steps": 9}),
     ],
 )
-def test_numbers_of_steps_go_with_nothing_that_decides_them(
-    name: str, steps: dict[str, int]
-) -> None:
+def test_numbers_of_steps_go_with_nothing_that_decides(name: str, steps: dict[str, int]) -> None:
     options = ScheduleOptions(name=name, **steps)
 
     with pytest.raises(UsageError, match="does not go with --schedule"):
@@ -136,9 +118,8 @@ def test_numbers_of_steps_go_with_nothing_that_decides_them(
 
 
 def test_a_plain_name_stands_for_options() -> None:
-    assert ScheduleOptions.of("own") == ScheduleOptions(name="own")
     assert ScheduleOptions.of(None) == ScheduleOptions()
-    paper = ScheduleOptions(name="paper")
+    paper = ScheduleOptions.of("paper")
     found = BaseModel(FLUX, "nowhere").resolve_schedule(paper, (64, 64))
     assert found.schedule is PRESETS["paper"].schedule, "which needs no model"
     assert ScheduleOptions.of(ScheduleOptions(slow_steps=3)) == ScheduleOptions(slow_steps=3)

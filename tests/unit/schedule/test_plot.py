@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -26,10 +25,6 @@ def make_course(*losses: float, timesteps: tuple[float, ...] = (1000.0, 900.0)) 
     return Course(Phase.SLOW, timesteps, rows)
 
 
-def flat(points: Iterable[tuple[float, float]]) -> list[float]:
-    return [value for point in points for value in point]
-
-
 def words(svg: Path) -> set[str]:
     tree = ElementTree.parse(svg)
     return {element.text or "" for element in tree.iter("{http://www.w3.org/2000/svg}text")}
@@ -43,13 +38,9 @@ def test_a_schedules_points_are_the_teachers_steps_with_their_sigmas() -> None:
     assert places[Phase.FAST] == pytest.approx([10, 20, 30, 40, 49, 50], abs=1e-3)
     assert points.phases[Phase.FAST][-1] == (50.0, 0.0)
     assert points.boundary[1] == pytest.approx(0.9266473)
-
-
-def test_a_sigma_between_two_of_the_teachers_stands_on_the_line_between_them() -> None:
-    points = schedule_points(SMALL, (1.0, 0.8, 0.4))
-
-    assert flat(points.phases[Phase.SLOW]) == pytest.approx([0, 1.0, 0.5, 0.9, 1.5, 0.6])
-    assert flat(points.phases[Phase.FAST]) == pytest.approx([1.5, 0.6, 2.5, 0.2, 3, 0.0])
+    points = schedule_points(SMALL, (1.0, 0.8, 0.4))  # between two of them: on the line
+    places = [[x for x, _ in points.phases[phase]] for phase in Phase]
+    assert places == [pytest.approx([0, 0.5, 1.5]), pytest.approx([1.5, 2.5, 3])]
 
 
 def test_without_a_teacher_the_schedules_own_steps_are_counted() -> None:
@@ -64,38 +55,27 @@ def test_an_svg_says_what_is_drawn() -> None:
     draw_schedule(PAPER, TEACHER, Path("x.svg"))
 
     assert words(Path("x.svg")) >= {
-        "schedule: paper",
-        "slow: 5 steps",
-        "fast: 5 steps",
-        "the base model's own 50 steps",
-        "steps done, of the base model's own 50",
+        *("schedule: paper", "slow: 5 steps", "fast: 5 steps", "the base model's own 50 steps"),
+        *("steps done, of the base model's own 50", "timestep", "1000"),
         "fast begins at sigma 0.9266, timestep 926.6",
-        "timestep",
-        "1000",
     }
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.SVG"])
-def test_the_same_data_give_the_same_bytes(name: str) -> None:
+def test_the_same_data_give_the_same_bytes_whatever_matplotlib_is_told_to_do(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import matplotlib
+
     drawn = []
     for folder in ("one", "two"):
         draw_schedule(SMALL, (), Path(folder, name))
         draw_losses([make_course(2.0, 1.0, 1.5)], Path(folder, f"losses-{name}"))
         drawn.append([path.read_bytes() for path in sorted(Path(folder).iterdir())])
+        monkeypatch.setitem(matplotlib.rcParams, "lines.linewidth", 9.0)
 
     assert drawn[0] == drawn[1]
     assert str(Path.cwd()).encode() not in b"".join(drawn[0])
-
-
-def test_the_users_own_matplotlib_settings_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    import matplotlib
-
-    draw_schedule(SMALL, (), Path("usual.svg"))
-    monkeypatch.setitem(matplotlib.rcParams, "lines.linewidth", 9.0)
-
-    draw_schedule(SMALL, (), Path("theirs.svg"))
-
-    assert Path("theirs.svg").read_bytes() == Path("usual.svg").read_bytes()
     assert matplotlib.rcParams["lines.linewidth"] == 9.0
 
 
@@ -120,28 +100,17 @@ def test_a_schedule_is_drawn_in_the_terminal() -> None:
 
 
 def test_plain_ascii_will_do() -> None:
-    assert chart_schedule(SMALL, (), Terminal(44, is_unicode=False)).splitlines() == [
-        "                      sigma",
-        "    +-------------------+------------------+",
+    chart = chart_schedule(SMALL, (), Terminal(44, is_unicode=False)).splitlines()
+
+    assert chart[0] == "                      sigma"
+    assert chart[2:4] == [
         "   1+S                  |                  |",
         "    | ********S         |                  |",
-        "    |          **       |                  |",
-        "0.75+            ***    |                  |",
-        "    |               **  |                  |",
-        "    |                 **F                  |",
-        " 0.5+                   |*                 |",
-        "    |                   | **               |",
-        "    |                   |   **             |",
-        "0.25+                   |     **           |",
-        "    |                   |       *F         |",
-        "    |                   |         ****     |",
-        "   0+                   |             *****|",
-        "    ++--------+---------+--------+--------++",
-        "     0        1         2        3        4",
-        "                   steps done",
-        "S slow, F fast",
-        "fast begins at sigma 0.6, timestep 600",
     ]
+    assert chart[7] == "    |                 **F                  |"
+    assert chart[14] == "   0+                   |             *****|"
+    assert chart[-3].strip() == "steps done"
+    assert chart[-2:] == ["S slow, F fast", "fast begins at sigma 0.6, timestep 600"]
 
 
 @pytest.mark.parametrize("width", [40, 100])

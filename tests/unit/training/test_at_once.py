@@ -84,24 +84,6 @@ def test_a_failure_is_told_while_the_other_goes_on(
     assert simpletuner.processes() == []
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_both(
-    start_glance: StartGlance,
-    simpletuner: FakeSimpleTuner,
-    number: signal.Signals,
-    code: int,
-) -> None:
-    simpletuner.behave(slow="hang", fast="hang")
-    running = start_glance(*TRAIN, *AT_ONCE, "--quiet", "--stop-within", "0")
-    wait_for(lambda: len(simpletuner.processes()) == 6)  # twice supervisor, trainer, worker
-
-    running.send(number)
-
-    assert running.finish() == (code, "stopped: run the same command again to continue\n")
-    assert simpletuner.processes() == []
-    assert states() == ["stopped", "stopped"]
-
-
 def test_a_first_ctrl_c_waits_for_a_checkpoint_of_both(
     start_glance: StartGlance, invoke: Glance, simpletuner: FakeSimpleTuner
 ) -> None:

@@ -91,9 +91,6 @@ def differences(**changes: Any) -> list[str]:
     return [one.message.removeprefix(before) for one in caught.value.problems]
 
 
-# The good way
-
-
 def test_both_phases_learn_what_is_recorded_and_nothing_is_loaded(
     planned: DistillationPlan, simpletuner: FakeSimpleTuner
 ) -> None:
@@ -134,24 +131,6 @@ def test_recordings_stay_until_both_phases_have_learnt_them(simpletuner: FakeSim
     train(distil(phases=(FAST,)))
     assert states() == ["done", "done"]
     assert not RUN.recordings.exists()
-
-
-def test_after_a_failure_only_what_is_missing_is_done(
-    planned: DistillationPlan, simpletuner: FakeSimpleTuner
-) -> None:
-    simpletuner.behave(fast="out of memory")
-    with pytest.raises(TrainingFailed):
-        train(planned)
-    simpletuner.behave()
-
-    train(distil(keep_recording=True))
-
-    assert simpletuner.phases == ["slow", "fast", "fast"]
-    assert states() == ["done", "done"]
-    assert all(is_recorded(planned, one) for one in planned.paths)
-
-
-# Recordings
 
 
 RECORDING, ANOTHER = (RUN.recordings / f"000{n}-2.safetensors" for n in (1, 2))
@@ -197,60 +176,32 @@ def test_a_recording_of_another_teacher_or_other_sigmas_does_not_count(changes: 
     assert not any(is_recorded(other, one) for one in other.paths)
 
 
-def test_what_is_not_of_the_plan_is_not_trained_on(
-    planned: DistillationPlan, simpletuner: FakeSimpleTuner
-) -> None:
-    strays = ("stray.png", "stray.txt", "0003-1.png", "._0001-1.png", "Thumbs.db", "old/0004-1.png")
-    for stray in strays:
-        (RUN.data / stray).parent.mkdir(exist_ok=True)
-        (RUN.data / stray).touch()
-
-    train(planned)
-
-    names = {Path(stray).name for stray in strays}
-    assert not names & set(simpletuner.starts[0]["data"])
-
-
-def test_strays_among_the_references_go_as_well(simpletuner: FakeSimpleTuner) -> None:
+def test_what_is_not_of_the_plan_is_not_trained_on(simpletuner: FakeSimpleTuner) -> None:
     make_model("qwen_image_edit_2511")
     Image.new("RGB", (64, 64)).save("before.png")
     plan = distil(reference=Path("before.png"))
     record_nothing_yet(plan)
-    RUN.references.mkdir()
-    for name in ("stray.png", "0001-1.png"):
-        (RUN.references / name).touch()
+    strays = ("stray.png", "stray.txt", "0003-1.png", "._0001-1.png", "Thumbs.db", "old/0004-1.png")
+    references = [RUN.references / name for name in ("stray.png", "0001-1.png")]
+    for path in (*(RUN.data / stray for stray in strays), *references):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
 
     train(plan)
 
+    names = {Path(stray).name for stray in strays}
+    assert not names & set(simpletuner.starts[0]["data"])
     assert simpletuner.starts[0]["reference"] == ["0001-1.png"]
 
 
-# Another run than this
-
-
-@pytest.fixture
-def half(simpletuner: FakeSimpleTuner) -> None:
-    """Its slow phase is trained, with a LoRA of the teacher's."""
+@pytest.mark.usefixtures("simpletuner")
+def test_a_run_of_something_else_is_refused() -> None:
     write_lora(STYLE)
     distil_whole(phases=(SLOW,), teacher_loras=(STYLE,))
 
-
-@pytest.mark.usefixtures("half")
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        (
-            {"prompts": (*PROMPTS, "a hill")},
-            "3 asked; number 3 is none there, 'a hill' asked",
-        ),
-        (
-            {"prompts": PROMPTS[:1]},
-            "1 asked; number 2 is 'a red square' there, none asked",
-        ),
-        (
-            {"prompts": (PROMPTS[0], "a dog")},
-            "prompts: 2 there, 2 asked; number 2 is 'a red square' there, 'a dog' asked",
-        ),
+    for changes, expected in (
+        ({"prompts": PROMPTS[:1]}, "1 asked; number 2 is 'a red square' there, none asked"),
+        ({"prompts": (PROMPTS[0], "a dog")}, "number 2 is 'a red square' there, 'a dog' asked"),
         ({"noises": 3}, "noises: 2 there, 3 asked"),
         ({"teacher_steps": 20}, "teacher_steps: 50 there, 20 asked"),
         ({"steps": 6}, "steps: 5 there, 6 asked"),
@@ -258,20 +209,12 @@ def half(simpletuner: FakeSimpleTuner) -> None:
         ({"fast_timesteps": "700,400"}, "| 700.0,400.0 asked"),
         ({"sizes": ("64x64", "64x128")}, "sizes: 64x64 there, 64x64, 64x128 asked"),
         ({"teacher_loras": ()}, ") there, none asked"),
-    ],
-)
-def test_a_run_of_something_else_is_refused(changes: dict[str, Any], expected: str) -> None:
-    (difference,) = differences(**{"teacher_loras": (STYLE,), **changes})
+    ):
+        (difference,) = differences(**{"teacher_loras": (STYLE,), **changes})
+        assert difference.endswith(expected), changes
 
-    assert difference.endswith(expected)
-
-
-@pytest.mark.usefixtures("half")
-def test_everything_that_differs_is_named() -> None:
     write_lora(STYLE, fill=2)  # of the same name and another content
-
     found = differences(guidance=2, teacher_loras=(STYLE,))
-
     names = [one.partition(":")[0] for one in found]
     assert names == ["guidance", "slow_guidance", "fast_guidance", "loras"]
     assert found[-1].startswith("loras: style.safetensors (")
@@ -291,9 +234,6 @@ def test_the_two_ways_of_training_do_not_mix() -> None:
     ways = "trained on: one picture there, the base model's own paths asked"
     with pytest.raises(RunError, match=f"{ways}$"):
         distil(run=Path("runs/cat"))
-
-
-# Restart
 
 
 def test_a_distilled_run_can_be_restarted_on_a_picture_that_it_does_not_remove(
@@ -347,9 +287,6 @@ def test_restart_of_one_phase_keeps_the_recordings(simpletuner: FakeSimpleTuner)
     assert RUN.lora(SLOW).read_bytes() == slow
 
 
-# The bad ways
-
-
 def test_a_trainer_that_ignores_the_targets_leaves_no_lora(
     planned: DistillationPlan, simpletuner: FakeSimpleTuner
 ) -> None:
@@ -372,16 +309,6 @@ def test_a_trainer_that_ignores_the_targets_leaves_no_lora(
     assert simpletuner.starts[2]["resumed"] == 3, "none of its checkpoints is gone on from"
 
 
-# What is made of it
-
-
-@pytest.fixture
-def distilled(simpletuner: FakeSimpleTuner) -> None:
-    """A distilled run of a teacher with classifier-free guidance, at two sizes."""
-    make_model("sd3")
-    distil_whole(sizes=("128x64", "64x64"))
-
-
 def paint(**request: Any) -> GenerationPlan:
     return plan_generation(InferRequest(**{"prompts": ("a hill",), "device": "cpu", **request}))
 
@@ -390,8 +317,10 @@ def guidance(plan: GenerationPlan) -> tuple[float, float]:
     return plan.settings.slow_guidance, plan.settings.fast_guidance
 
 
-@pytest.mark.usefixtures("distilled")
-def test_the_pair_is_sampled_as_it_was_trained_unless_the_user_says_otherwise() -> None:
+@pytest.mark.usefixtures("simpletuner")
+def test_run_and_files_alone_are_sampled_as_trained_unless_the_user_says_otherwise() -> None:
+    make_model("sd3")  # a teacher with classifier-free guidance
+    distil_whole(sizes=("128x64", "64x64"))
     usual, own = paint(), paint(slow_guidance=5.0, height=256)
 
     assert guidance(usual) == (1, 1)
@@ -400,11 +329,7 @@ def test_the_pair_is_sampled_as_it_was_trained_unless_the_user_says_otherwise() 
     assert guidance(own) == (5, 1)
     assert (own.settings.width, own.settings.height) == (128, 256)
 
-
-@pytest.mark.usefixtures("distilled")
-def test_the_files_alone_say_what_they_were_trained_for() -> None:
     files = {f"{phase}_lora": str(RUN.lora(phase)) for phase in Phase}
-
     plan = paint(model=str(MODEL), **files)
 
     assert guidance(plan) == (1, 1)

@@ -24,7 +24,7 @@ from fakes.runs import (
 )
 from fakes.trainer import FakeSimpleTuner
 
-from glance.core.errors import DeviceUnavailable, SetupError
+from glance.core.errors import SetupError
 from glance.core.events import CheckpointSaved, Event, PhaseSkipped, StepDone
 from glance.core.files import state_folder
 from glance.core.phase import Phase
@@ -41,8 +41,6 @@ from glance.training.trainer import CheckpointSealed, Monitor
     ("behaviour", "code", "cause", "remedy"),
     [
         ("out of memory", 1, ": the accelerator ran out of memory", "--resolution"),
-        ("gated", 1, ": the base model is gated", "accept the licence"),
-        ("disk full", 1, ": the disk is full", "free some space"),
         ("killed", 137, ": it was killed", "close other programs"),
         ("unknown", 1, "", ""),
         ("mute failure", 3, "", ""),
@@ -65,33 +63,24 @@ def test_a_failure_says_phase_cause_and_remedy(
     assert load_manifest(RUN).phases[SLOW].attempts[-1].returncode == code
 
 
-@pytest.mark.parametrize(
-    ("behaviour", "fault"),
-    [
-        ("no file", "LoRA not found: "),
-        ("mute", "LoRA not found: "),
-        ("truncated", "not a whole safetensors file"),
-        ("nan", "attn.to_k.lora_B.weight holds NaN or infinity (and 1 more)"),
-        ("zero", "every lora_B is zero: nothing was learnt"),
-        ("wrong rank", "has rank 5, not 4 (and 3 more)"),
-    ],
-)
-def test_a_return_code_of_0_is_not_believed(
-    pair: Path, simpletuner: FakeSimpleTuner, behaviour: str, fault: str
-) -> None:
-    simpletuner.behave(slow="wrong rank")  # what it leaves does not pass for the next start's
-    fail()
-    shutil.rmtree(RUN.output(SLOW) / "checkpoint-5")
-    simpletuner.behave(slow=behaviour)
+@pytest.mark.usefixtures("pair")
+def test_a_return_code_of_0_is_not_believed(simpletuner: FakeSimpleTuner) -> None:
+    for behaviour, fault, tail in (
+        ("wrong rank", "has rank 5, not 4 (and 3 more)", ("Training complete",)),
+        ("mute", "LoRA not found: ", ()),  # what the start before has left does not pass for its
+        ("zero", "every lora_B is zero: nothing was learnt", ("Training complete",)),
+    ):
+        shutil.rmtree(RUN.output(SLOW) / "checkpoint-5", ignore_errors=True)  # it would be taken
+        simpletuner.behave(slow=behaviour)
 
-    error = fail()
+        error = fail()
 
-    message = "the slow phase left no sound LoRA, though SimpleTuner returned 0: "
-    assert str(error).startswith(message)
-    assert fault in str(error)
-    assert error.problems[0].hint
-    assert error.tail[-1:] == (() if behaviour == "mute" else ("Training complete",))
-    assert states() == ("failed", "pending")
+        message = "the slow phase left no sound LoRA, though SimpleTuner returned 0: "
+        assert str(error).startswith(message)
+        assert fault in str(error)
+        assert error.problems[0].hint
+        assert error.tail[-1:] == tail
+        assert states() == ("failed", "pending")
 
 
 @pytest.mark.usefixtures("pair")
@@ -101,49 +90,21 @@ def test_a_failure_is_told_even_if_it_cannot_be_recorded(simpletuner: FakeSimple
     assert "the disk is full" in str(fail())
 
 
-def test_a_listener_that_fails_ends_the_training(pair: Path, simpletuner: FakeSimpleTuner) -> None:
-    def fail_at_a_step(event: Event) -> None:
-        if isinstance(event, StepDone):
-            raise BrokenPipeError
-
-    with pytest.raises(BrokenPipeError):
-        run_training(make_plan(), fail_at_a_step)
-
-    assert states() == ("stopped", "pending")
-    assert simpletuner.processes() == []
-
-
-# Before the trainer starts
-
-
-def test_a_device_that_is_not_here_is_refused(train: Train) -> None:
-    with pytest.raises(DeviceUnavailable):  # on a Mac it is here, but FLUX does not train on it
-        train(device="mps")
-
-    assert not RUN.path.exists()
-
-
 @pytest.mark.parametrize("run", ["cat.txt/run", "/proc/run", "a" * 300])
 def test_a_run_folder_that_cannot_be_made_is_refused(train: Train, run: str) -> None:
     with pytest.raises(SetupError, match=r"cannot write|there are 0\.0 free"):
         train(run=Path(run))
 
 
-def test_a_log_that_cannot_be_written_is_refused(
-    train: Train, simpletuner: FakeSimpleTuner
-) -> None:
-    simpletuner.behave(slow="unknown")
-    fail()
+@needs_half
+def test_an_unwritable_log_is_refused(train: Train) -> None:
     shutil.rmtree(RUN.path / "logs")
     (RUN.path / "logs").touch()
 
     with pytest.raises(SetupError, match="cannot write runs/cat/logs"):
         train()
 
-    assert states() == ("stopped", "pending")
-
-
-# The pair's id
+    assert states() == ("done", "stopped")
 
 
 def said(key: str) -> list[str]:
@@ -172,9 +133,7 @@ def test_a_pair_gets_its_id_with_its_second_lora(train: Train) -> None:
 
 
 @needs_half
-def test_a_run_that_an_older_glance_began_becomes_one_pair(
-    train: Train, simpletuner: FakeSimpleTuner
-) -> None:
+def test_an_older_glances_run_becomes_one_pair(train: Train, simpletuner: FakeSimpleTuner) -> None:
     header = read_header(RUN.lora(SLOW))
     rewrite_metadata(header, {**header.metadata, "glance.pair_id": "0" * 16}, RUN.lora(SLOW))
     changes = {"sha256": hash_file(RUN.lora(SLOW)), "data_sha256": None}
@@ -260,11 +219,6 @@ def test_a_pair_whose_other_file_has_gone_meanwhile_is_recorded_all_the_same(
     assert said("glance.pair_id") == [load_manifest(RUN).pair_id] * 2
 
 
-# Checkpoints
-
-REPETITIONS = 200
-
-
 @pytest.fixture
 def sealer() -> Sealer:
     return Sealer(state_folder())
@@ -282,8 +236,8 @@ def resume(sealer: Sealer) -> Resumption:
 def test_a_checkpoint_survives_an_end_at_any_moment_after_it_is_written(sealer: Sealer) -> None:
     """The trainer is gone before its event is sent, while it is heard, or while it is sealed."""
     rng = random.Random(20261129)
-    unheard = 0
-    for _ in range(REPETITIONS):
+    unheard, repetitions = 0, 200
+    for _ in range(repetitions):
         shutil.rmtree(OUTPUT, ignore_errors=True)
         told: list[Event] = []
         monitor = observe(sealer, told)
@@ -302,7 +256,7 @@ def test_a_checkpoint_survives_an_end_at_any_moment_after_it_is_written(sealer: 
 
         assert resume(sealer) == Resumption(12, ())
         unheard += not any(isinstance(event, CheckpointSealed) for event in told)
-    assert 0 < unheard < REPETITIONS, "both ways were tried"
+    assert 0 < unheard < repetitions, "both ways were tried"
 
 
 def test_a_checkpoint_that_is_told_too_late_makes_no_noise(

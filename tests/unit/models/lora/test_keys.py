@@ -62,15 +62,14 @@ def strength(**given: Any) -> Strength:
     return found
 
 
-# --- beside the file ------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("more", "factor"),
     [
         ({}, 4.0),
         ({"use_rslora": True}, 8.0),
         ({"alpha_pattern": {"to_q": 2}}, 0.5),
+        ({"alpha_pattern": {"o_q": 2}}, 4.0),  # part of a name
+        ({"alpha_pattern": {"^to_q": 2}}, 4.0),  # from the start
         ({"alpha_pattern": {r"transformer_blocks\.\d+\.attn\.to_q": 8}}, 2.0),
         ({"r": 8, "rank_pattern": {"to_q": 4}}, 4.0),
         ({"r": 8, "rank_pattern": {"to_q": 4}, "alpha_pattern": {"attn.to_q": 4}}, 1.0),
@@ -154,9 +153,6 @@ def test_simpletuners_options_beside_the_file_are_read() -> None:
     checkpoint = FILE.parent / "checkpoint-5" / FILE.name  # the folder above has them
     checkpoint.parent.mkdir()
     assert read_file_strength(FILE.rename(checkpoint)).factors == {Q: 2.0}
-
-
-# --- in the file ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -25,21 +25,17 @@ def seeds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.fixture
-def seed_module() -> Any:
-    spec = importlib.util.spec_from_file_location("glance_seed", INSIDE / "glance_seed.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def seed_module(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(INSIDE)
+    return importlib.import_module("glance_seed")
 
 
 def draw(*_: object) -> tuple[float, float]:
     return random.random(), float(np.random.random())
 
 
-def make_trainer(step: int = 0) -> Any:
-    tracker = SimpleNamespace(step=step)
+def make_trainer() -> Any:
+    tracker = SimpleNamespace(step=0)
     tracker.get_global_step = lambda: tracker.step
     trainer = type("Trainer", (), {"init_trainable_peft_adapter": draw})
     return SimpleNamespace(Trainer=trainer, random_dataloader_iterator=draw, StateTracker=tracker)
@@ -67,9 +63,7 @@ def test_a_step_draws_the_same_whatever_was_drawn_before(seed_module: Any) -> No
     assert take_steps(seed_module, 0, seed=2) != whole[:1]
 
 
-def test_weights_and_pictures_begin_with_their_own_numbers(
-    seed_module: Any, seeds: list[int]
-) -> None:
+def test_weights_and_pictures_begin_with_own_numbers(seed_module: Any, seeds: list[int]) -> None:
     vae = SimpleNamespace(VAECache=type("VAECache", (), {"encode_images": draw}))
     trainer = make_trainer()
     seed_module.hold_encoding(vae, 1)

@@ -42,13 +42,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
         return started[-1]
 
     yield start
-    for process in [*started, *find_processes(str(tmp_path))]:
-        process.kill()
+    for below in find_processes(str(tmp_path)):
+        below.kill()
     for process in started:
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+        with process:  # it is waited for, and its pipes are closed
+            process.kill()
 
 
 @pytest.fixture
