@@ -16,7 +16,7 @@ from glance.runs.manifest import load_manifest
 
 def refused(train: Train, **changes: Any) -> list[Problem]:
     with pytest.raises(RunError) as caught:
-        train(**changes)
+        train(**{"run": RUN.path, **changes})
     return list(caught.value.problems)
 
 
@@ -70,7 +70,7 @@ def test_of_a_pair_whose_copy_is_gone_the_hashes_are_told(train: Train) -> None:
     (RUN.data / "cat.txt").unlink()
 
     with pytest.raises(RunError, match=r"sample: \w{12} there, \w{12} asked"):
-        train(caption="a black circle")
+        train(caption="a black circle", run=RUN.path)
 
 
 def test_of_long_captions_the_part_that_differs_is_shown(train: Train) -> None:
