@@ -73,7 +73,7 @@ def test_what_was_interrupted_is_continued_by_the_same_command(
     assert (done.code, done.out) == (0, f"{RUN.path}\n")
     assert states(RUN.manifest) == ["done", "done"]
     assert done.err.endswith(f'next: glance infer --run {RUN.path} --prompt "..."\n')
-    other = invoke(*DISTIL, *PROMPTS, "--prompt", "a hill")
+    other = invoke(*DISTIL, *PROMPTS, "--prompt", "a hill", "--run", str(RUN.path))
     assert (other.code, other.out) == (4, "")
     assert (
         other.err

@@ -16,7 +16,7 @@ from glance.runs.manifest import load_manifest
 
 def refused(train: Train, **changes: Any) -> list[Problem]:
     with pytest.raises(RunError) as caught:
-        train(**changes)
+        train(**{"run": RUN.path, **changes})
     return list(caught.value.problems)
 
 
@@ -55,7 +55,7 @@ def test_of_another_picture_it_is_said_that_it_is_the_picture(train: Train) -> N
     assert refused(train)[0].message.endswith("picture: 64x64 there, 128x64 asked")
     (RUN.data / "cat.txt").unlink()  # of a pair whose copy is gone the hashes are told
     with pytest.raises(RunError, match=r"sample: \w{12} there, \w{12} asked"):
-        train()
+        train(run=RUN.path)
 
 
 def test_of_long_captions_the_part_that_differs_is_shown(train: Train) -> None:

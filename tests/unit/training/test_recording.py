@@ -84,7 +84,7 @@ def states() -> list[PhaseState]:
 
 def differences(**changes: Any) -> list[str]:
     with pytest.raises(RunError) as caught:
-        distil(**changes)
+        distil(run=RUN.path, **changes)
     hints = {one.hint for one in caught.value.problems} - {None}
     assert hints == {"give another --run; --restart would discard what this one has trained"}
     before = f"run {RUN.path} was trained with other settings: "
