@@ -44,7 +44,9 @@ from glance.schedule.shift import EmpiricalShift, KnownShift, read_shift
 INDEX: Final = "model_index.json"
 _SCHEDULER: Final = "scheduler/scheduler_config.json"
 _TRANSFORMER: Final = "transformer/config.json"
-_PACKAGED: Final = "assets/small-flux"
+PACKAGED: Final = "small-flux"
+"""What the model in the package is called."""
+_PACKAGED: Final = f"assets/{PACKAGED}"
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SIDE_STEP: Final = 64  # 32 is the sample size that diffusers writes if nobody says one
 _SMALL: Final = 4
@@ -205,7 +207,7 @@ class BaseModel:
         if self.folder is None or not (self.folder / INDEX).is_file():
             return False  # any other folder may hold a whole disk
         try:
-            return fingerprint(self.location) == fingerprint(str(files("glance") / _PACKAGED))
+            return fingerprint(self.location) == packaged_fingerprint()
         except OSError:  # out of reach: whoever loads it says it better
             return False
 
@@ -300,9 +302,14 @@ def fingerprint(location: str) -> str:
 
 def find_packaged(model: str) -> str:
     """Return where the model of that name in the package lies; any other model as it is."""
-    if model != _PACKAGED.rpartition("/")[2] or Path(model).exists():
+    if model != PACKAGED or Path(model).exists():
         return model
     return str(files("glance") / _PACKAGED)
+
+
+def packaged_fingerprint() -> str:
+    """Return what tells the model in the package from any other."""
+    return fingerprint(str(files("glance") / _PACKAGED))
 
 
 def is_hub_id(text: str) -> bool:

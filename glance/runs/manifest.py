@@ -300,7 +300,7 @@ def older_pair_id(manifest: Manifest) -> str:
     """
     settings = manifest.settings.model_dump(mode="json", include=_OLDER | _YOUNGER.keys())
     if settings["teacher"]:
-        del settings["teacher"]["places"]
+        del settings["teacher"]["places"], settings["teacher"]["quantize"]
     decisive: dict[str, Any] = {
         "sample": None if manifest.sample is None else manifest.sample.sha256,
         "base_model": manifest.base_model,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from glance.core.device import AUTO, Device, cuda_memory
+from glance.core.device import AUTO, Device, Quantize, cuda_memory
 from glance.core.errors import SettingsError
 from glance.core.phase import Phase
 from glance.core.settings import Settings
@@ -82,6 +82,9 @@ class Teacher(Settings):
     )
     fast_guidance: Scale = Field(
         examples=[3.5], description="What the fast LoRA is trained and sampled with."
+    )
+    quantize: Quantize | None = Field(
+        default=None, description="How its weights are kept; None: of an older run."
     )
     loras: Mapping[str, str] = Field(
         default_factory=dict, description="The LoRAs that it samples with: name -> SHA-256."

@@ -485,6 +485,7 @@ def _resolve_teacher(
         guidance=guidance,
         slow_guidance=learnt,
         fast_guidance=learnt,
+        quantize=request.quantize,
         loras={one.path.name: one.sha256 for one in sorted(loras, key=lambda one: one.path.name)},
     )
     if teacher.paths > MOST_PATHS:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from PIL import Image
 
-from glance.core.errors import Problem, RunError, as_typed, shown
-from glance.core.files import write_json, write_text
+from glance.core.device import Device
+from glance.core.errors import Problem, RunError, as_typed, quoted, shown
+from glance.core.files import find_place, record_place, write_json, write_text
 from glance.core.phase import Phase
 from glance.core.pictures import DECODER_ERRORS, open_picture, to_rgb
 from glance.dataset.sample import Sample, stage_sample
@@ -29,7 +30,7 @@ from glance.runs.manifest import (
     now,
     record_schedule,
 )
-from glance.training.checkpoints import Sealer, checkpoint_names, remove_set_aside
+from glance.training.checkpoints import Sealer, checkpoint_names, is_whole, remove_set_aside
 from glance.training.simpletuner.config import PICTURES_FOLDER, REFERENCE_FOLDER, warm_up_steps
 
 if TYPE_CHECKING:
@@ -48,39 +49,40 @@ _PACKAGES = ("simpletuner", "torch", "diffusers", "transformers", "peft", "accel
 
 
 def choose_folder(plan: "TrainingPlan") -> "TrainingPlan":
-    """Return the plan in the first folder of its name that holds this very experiment.
+    """Return the plan in that folder of its name, or `x-2` and so on, that holds this experiment.
 
-    Else in one that holds a shorter one of it; where others alone are there, in a new one: `x-2`.
-    Raises RunError where --restart does not say which of several it means.
+    Else in one that holds a shorter one of it; where others alone are there, in a new one. Raises
+    RunError for a run that cannot be read, and where --restart does not say which of several it
+    means.
     """
-    longer, others = None, list[str]()
-    for number in count(1):
-        name = plan.run.path.name if number == 1 else f"{plan.run.path.name}-{number}"
-        found = replace(plan, run=RunFolder(plan.run.path.with_name(name)))
-        try:
-            manifest = find_manifest(found.run)
-        except RunError as exc:
-            others.append(str(exc))
-            continue
-        if manifest is None:
-            break
-        differences = _find_differences(manifest, found)
-        if not differences and manifest.imported is None:
-            return found
-        if longer is None and _is_longer(manifest, found):
-            longer = found
-        others.append(f"{found.run.path} ({', '.join(differences) or 'imported'})")
-    if longer is not None or not others:
-        return longer or found
-    if plan.restart and len(others) == 1:
-        return plan
-    if plan.restart:
+    manifests, unread = _look_around(plan.run)
+    placed = {number: _place(plan, number) for number in manifests}
+    others = {number: _differ(manifests[number], one) for number, one in placed.items()}
+    for number, differences in others.items():
+        if not differences:
+            return placed[number]
+    for number, exc in unread.items():
+        if _place(plan, number).run.manifest.exists():  # it may be this experiment's
+            raise exc
+    shorter = [number for number, one in placed.items() if _is_longer(manifests[number], one)]
+    if shorter:
+        return placed[max(shorter, key=lambda number: manifests[number].settings.steps)]
+    if plan.restart and len(placed) == 1:
+        return next(iter(placed.values()))
+    names = [str(one.run.path) for one in placed.values()]
+    if plan.restart and names:
         raise RunError(
-            f"--restart: no run holds this experiment, not {' nor '.join(others)}",
-            hint="say with --run which one is to be discarded",
+            f"--restart: none of {', '.join(names)} holds this experiment",
+            hint=f"say which one is to be discarded: --run {quoted(Path(names[-1]))}",
         )
-    note = f"another experiment than {' and '.join(others)}: this one is {found.run.path}"
-    return replace(found, notes=(*found.notes, note))
+    fresh = _place(plan, next(one for one in count(1) if one not in (*manifests, *unread)))
+    if not (manifests or unread):
+        return fresh
+    why = "; ".join(map(str, unread.values()))
+    if others:
+        nearest = min(others, key=lambda number: len(others[number]))
+        why = f"another experiment than {placed[nearest].run.path} ({', '.join(others[nearest])})"
+    return replace(fresh, notes=(*fresh.notes, f"{why}: this one is {fresh.run.path}"))
 
 
 def check_run(plan: "TrainingPlan") -> tuple[str, ...]:
@@ -107,9 +109,7 @@ def check_run(plan: "TrainingPlan") -> tuple[str, ...]:
         *others, last = (
             f"run {plan.run.path} was trained with other settings: {item}" for item in differences
         )
-        hint = "give another --run; --restart would discard what this one has trained"
-        if plan.restart:
-            hint = f"give another --run; --phase both would discard the {kept[0]} phase as well"
+        hint = _advise(manifest, plan, differences)
         raise RunError([*map(Problem, others), Problem(last, hint)])
     if plan.restart and not kept and manifest.settings.teacher is not None:
         _require_lasting(plan)
@@ -119,7 +119,8 @@ def check_run(plan: "TrainingPlan") -> tuple[str, ...]:
 def prepare_run(plan: "TrainingPlan", sealer: Sealer) -> Manifest:
     """Make or continue the run folder and return its manifest. Safe to repeat.
 
-    Raises SetupError when the folder cannot be written.
+    Raises SetupError when the folder cannot be written, RunError for a finished run that cannot go
+    on to more steps: nothing is changed then.
     """
     with writing(plan.run.path):
         for path in _half_written(plan.run):
@@ -168,6 +169,91 @@ def find_manifest(run: RunFolder) -> Manifest | None:
     )
 
 
+def _look_around(run: RunFolder) -> tuple[dict[int, Manifest], dict[int, RunError]]:
+    """Return the runs that are called `x` (1), `x-2` (2) and so on, and what is no run of ours."""
+    numbered = re.compile(re.escape(run.path.name) + r"(?:-([2-9]|[1-9]\d{1,5}))?")
+    manifests, unread = dict[int, Manifest](), dict[int, RunError]()
+    with writing(run.path):
+        beside = list(run.path.parent.iterdir()) if run.path.parent.is_dir() else []
+        named = ((numbered.fullmatch(path.name), path) for path in beside)
+        found = sorted((int(match[1] or 1), path) for match, path in named if match)
+        for number, path in found:
+            try:
+                manifest = find_manifest(RunFolder(path))
+            except RunError as exc:
+                unread[number] = exc
+                continue
+            if manifest is not None:
+                manifests[number] = manifest
+    return manifests, unread
+
+
+def _place(plan: "TrainingPlan", number: int) -> "TrainingPlan":
+    """Return the plan in the run folder of that number, from where the same files are seen."""
+    if number == 1:
+        return plan
+    run = RunFolder(plan.run.path.with_name(f"{plan.run.path.name}-{number}"))
+    model, transformer = plan.base.record(run.path)
+    settings = plan.settings.model_copy(update={"model": model, "transformer": transformer})
+    if settings.teacher is not None:
+        places = {
+            sha256: record_place(path, run.path)
+            if (path := find_place(place, plan.run.path)).exists()
+            else place  # on the Hub
+            for sha256, place in settings.teacher.places.items()
+        }
+        teacher = settings.teacher.model_copy(update={"places": places})
+        settings = settings.model_copy(update={"teacher": teacher})
+    return replace(plan, run=run, settings=settings)
+
+
+def _differ(manifest: Manifest, plan: "TrainingPlan") -> list[str]:
+    """Return what keeps a plan from going on in a run: none where it is the very experiment."""
+    imported = [] if manifest.imported is None else ["imported"]
+    return [*imported, *_find_differences(manifest, plan)]
+
+
+def _advise(manifest: Manifest, plan: "TrainingPlan", differences: Sequence[str]) -> str:
+    """Say what to do about a run that is not what is asked for."""
+    before, after = manifest.settings.steps, plan.settings.steps
+    kept = _kept_phases(manifest, plan)
+    if plan.restart:
+        return f"give another --run; --phase both would discard the {kept[0]} phase as well"
+    if differences[0].startswith("sample:") and any(_is_staged(plan, one) for one in plan.samples):
+        return "give the image and its caption as they were: --image x.png"
+    if len(differences) == 1 and after < before:
+        return f"--steps {before} continues it; to train fewer, give another --run"
+    if len(differences) == 1 and after > before:
+        if kept:
+            return "both LoRAs go on to more steps together: leave out --phase"
+        return f"its checkpoints are gone: give another --run; --restart trains all {after} steps"
+    return "give another --run; --restart would discard what this one has trained"
+
+
+def _is_staged(plan: "TrainingPlan", sample: Sample) -> bool:
+    return sample.image.resolve().is_relative_to(plan.run.data.resolve())
+
+
+def _require_way_on(plan: "TrainingPlan", found: Manifest, sealer: Sealer) -> None:
+    """Refuse to go on from phases that are done and of which no checkpoint can be used."""
+    run, is_ours = plan.run, sealer.mark(found.created.isoformat()) == found.origin
+    for phase in (one for one in Phase if found.phases[one].state is PhaseState.DONE):
+        checkpoints = [run.output(phase) / name for name in checkpoint_names(run, phase)]
+        if any(sealer.is_sealed(one) or (plan.trust and is_whole(one)) for one in checkpoints):
+            continue
+        if not is_ours and not plan.trust:
+            raise RunError(
+                f"run {run.path} was not begun here, and the checkpoints of its {phase} phase are "
+                "pickles: whoever made them could run anything on this machine",
+                hint="continue it with --trust if you know where it comes from, or train in "
+                "another --run",
+            )
+        raise RunError(
+            f"run {run.path}: no checkpoint of its {phase} phase is whole, to go on from",
+            hint=f"give another --run, or --restart trains all {plan.settings.steps} steps",
+        )
+
+
 def _require_lasting(plan: "TrainingPlan") -> None:
     """Refuse a pair that lies among the pictures of the base model: a restart removes those."""
     folder = plan.run.data.resolve()
@@ -201,8 +287,8 @@ def _describe_longer(manifest: Manifest, plan: "TrainingPlan") -> Iterator[str]:
         yield f"until then there is no pair in it; to keep that of {before} steps, copy the folder"
     if plan.settings.learning_rate_schedule == "linear":
         yield (
-            f"its learning rate has fallen to 0 at step {before} and goes on at "
-            f"{1 - before / after:.0%}: {after} steps at once give another pair"
+            f"its learning rate has fallen for an end at step {before}: {after} steps at once give "
+            "another pair"
         )
     elif warm_up_steps(before) != warm_up_steps(after):
         yield f"it warmed up for {warm_up_steps(before)} steps: {after} at once give another pair"
@@ -235,6 +321,7 @@ def _open_manifest(plan: "TrainingPlan", sealer: Sealer) -> Manifest:
         names = ("sample", "also_samples", "settings")
         changes: dict[str, Any] = {name: getattr(fresh, name) for name in names}
         if plan.settings.steps > found.settings.steps:  # each phase goes on, from its checkpoint
+            _require_way_on(plan, found, sealer)
             changes |= {"phases": _reopen(found.phases), "pair_id": None, "verdict": None}
         return found.model_copy(update=changes)
     for phase in plan.phases:
@@ -353,6 +440,10 @@ def _find_differences(manifest: Manifest, plan: "TrainingPlan") -> list[str]:
     if ("noises" in there) != ("noises" in asked):  # the rest follows from it
         ways = ("one picture", "the base model's own paths")
         return [f"trained on: {ways['noises' in there]} there, {ways['noises' in asked]} asked"]
+    if there["device"] == asked["device"] != Device.CUDA:
+        there["preset"] = asked["preset"]  # it decides nothing
+    if "quantize" in there and there["quantize"] is None:
+        there["quantize"] = asked["quantize"]  # nobody knows
     for values in (there, asked):
         for name in ("model", "transformer"):
             values[name] = values[name] and shown_model(values[name], run=plan.run.path)
@@ -388,6 +479,8 @@ def _of_pair(run: RunFolder, recorded: SampleRecord, sample: Sample) -> list[str
         found = list(_of_copy(run, recorded, sample))
     except DECODER_ERRORS:
         found = []
+    if not found and sample.image.resolve() == (run.path / recorded.image).resolve():
+        return [f"sample: {recorded.image} or its caption is not what it was"]
     return found or [f"sample: {recorded.sha256[:12]} there, {sample.sha256[:12]} asked"]
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Final
 
@@ -327,8 +327,10 @@ def _examine_pairs(
         if same is not None:
             message = f"{sample.image} and {same} are the same image with the same caption"
             checks.refuse(SampleError(message, hint=f"leave out {sample.image}"))
-        namesakes = sum(name_safely(one.sample.image.stem) == sample.name for one in pairs)
-        pairs.append(replace(pair, sample=replace(sample, number=1 + namesakes)))
+        names = {one.sample.name.casefold() for one in pairs}
+        named = (replace(sample, number=number) for number in count(1))
+        own = next(one for one in named if one.name.casefold() not in names)
+        pairs.append(replace(pair, sample=own))
     checks.require()
     return tuple(pairs)
 

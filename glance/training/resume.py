@@ -1,7 +1,6 @@
 """What a run was made with, as a request again: `--resume`, and the commands that `info` prints."""
 
 import os
-import shlex
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from glance.models.checkpoint import is_checkpoint
 from glance.models.families import find_family
 from glance.runs.folder import RunFolder
 from glance.runs.manifest import Manifest, load_manifest
-from glance.runs.settings import USUAL, Teacher, TrainSettings
+from glance.runs.settings import USUAL, Teacher
 from glance.sampling.prompts import teaching_prompts
 from glance.schedule.lists import PRESETS
 from glance.schedule.options import ScheduleOptions
@@ -130,25 +129,23 @@ def made_by(run: RunFolder, manifest: Manifest) -> list[str]:
 
 def _recall_model(manifest: Manifest, run: RunFolder, said: Mapping[str, Any]) -> dict[str, Any]:
     """Return where its base model is; of what is said, that the rest of a single file is as was."""
-    settings = manifest.settings
+    settings, is_said = manifest.settings, "model" in said
+    file = None if is_said else settings.transformer
     try:
-        base = BaseModel.recorded(
-            settings.model, settings.transformer, family=settings.family, start=run.path
-        )
+        base = BaseModel.recorded(settings.model, file, family=settings.family, start=run.path)
     except ModelNotFound:
+        if is_said:
+            return {}
         if manifest.base_model == packaged_fingerprint():  # of another installation
             return {"model": PACKAGED}
-        if "model" in said:
-            return {}
         raise
-    if base.is_packaged:
-        return {"model": PACKAGED}
     whole = base.location if base.folder is None else os.path.relpath(base.folder)
-    if base.transformer is None:
-        return {"model": whole}
-    if "model" in said and not is_checkpoint(said["model"]):
-        return {}
-    return {"model": os.path.relpath(base.transformer), "base": whole}
+    if is_said:
+        is_file = settings.transformer is not None and is_checkpoint(said["model"])
+        return {"base": whole} if is_file else {}
+    if base.transformer is not None:
+        return {"model": os.path.relpath(base.transformer), "base": whole}
+    return {"model": PACKAGED if base.is_packaged else whole}
 
 
 def _recall_schedule(
@@ -205,10 +202,11 @@ def _recall_files(teacher: Teacher, run: RunFolder, said: Mapping[str, Any]) -> 
         places = {name: _find(teacher.places.get(one), run) for name, one in teacher.loras.items()}
         found["teacher_loras"] = tuple(filter(None, places.values()))
         if gone := [name for name, place in places.items() if place is None]:
-            all_of_them = " ".join(f"--teacher-lora {shlex.quote(name)}" for name in places)
-            message = f"{', '.join(map(shown, gone))}, with which the base model of {shown(run.path)} "
-            message += "was sampled, is not where it was"
-            problems.append(Problem(message, f"say where: {all_of_them}"))
+            every = " ".join(f"--teacher-lora {quoted(Path(name))}" for name in places)
+            message = (
+                f"{shown(run.path)} was taught with {', '.join(map(shown, gone))}, which is not "
+            )
+            problems.append(Problem(f"{message}where it was", f"say where: {every}"))
     if teacher.reference is not None and "reference" not in said:
         place = _find(teacher.places.get(teacher.reference), run)
         found["reference"] = None if place is None else Path(place)
@@ -227,4 +225,4 @@ def _find(place: str | None, run: RunFolder) -> str | None:
     found = find_place(place, run.path)
     if found.exists():
         return os.path.relpath(found)
-    return place if is_hub_file(place) and not place.startswith("..") else None
+    return place if is_hub_file(place) else None

@@ -24,7 +24,7 @@ def refused(train: Train, **changes: Any) -> list[Problem]:
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [
-        ({"steps": 6}, "steps: 5 there, 6 asked"),
+        ({"steps": 4}, "steps: 5 there, 4 asked"),
         ({"rank": 8}, "rank: 4 there, 8 asked"),
         ({"seed": 2}, "seed: 1 there, 2 asked"),
         ({"learning_rate": 1e-4}, "learning_rate: 0.0005 there, 0.0001 asked"),

@@ -204,7 +204,6 @@ def test_a_run_of_something_else_is_refused() -> None:
         ({"prompts": (PROMPTS[0], "a dog")}, "number 2 is 'a red square' there, 'a dog' asked"),
         ({"noises": 3}, "noises: 2 there, 3 asked"),
         ({"teacher_steps": 20}, "teacher_steps: 50 there, 20 asked"),
-        ({"steps": 6}, "steps: 5 there, 6 asked"),
         ({"batch_size": 2}, "batch_size: 1 there, 2 asked"),
         ({"fast_timesteps": "700,400"}, "| 700.0,400.0 asked"),
         ({"sizes": ("64x64", "64x128")}, "sizes: 64x64 there, 64x64, 64x128 asked"),
