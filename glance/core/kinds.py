@@ -20,8 +20,8 @@ _LFS: Final = "a Git LFS pointer, not the file itself"
 _HTML: Final = "a page of HTML, perhaps an error message"
 _SVG: Final = "a vector drawing (SVG)"
 _HEIC: Final = "a HEIC photo"
-_AVIF: Final = "an AVIF picture"
-_JXL: Final = "a JPEG XL picture"
+_AVIF: Final = "an AVIF image"
+_JXL: Final = "a JPEG XL image"
 _PSD: Final = "a Photoshop document"
 _RAW: Final = "a camera's raw photo"
 _VIDEO: Final = "a video"
@@ -38,11 +38,11 @@ _KINDS: Final = tuple(
         (rb"\s*<\?xml", "an XML document"),
         (rb"\{\\rtf", "a rich text document"),
         (rb"%PDF-", "a PDF document"),
-        (rb"\x89PNG\r\n\x1a\n", "a PNG picture"),
-        (rb"\xff\xd8\xff", "a JPEG picture"),
-        (rb"GIF8[79]a", "a GIF picture"),
-        (rb"RIFF....WEBP", "a WebP picture"),
-        (rb"BM....\0\0\0\0", "a BMP picture"),
+        (rb"\x89PNG\r\n\x1a\n", "a PNG image"),
+        (rb"\xff\xd8\xff", "a JPEG image"),
+        (rb"GIF8[79]a", "a GIF image"),
+        (rb"RIFF....WEBP", "a WebP image"),
+        (rb"BM....\0\0\0\0", "a BMP image"),
         (rb"....ftyp(hei[cmsx]|hevc|mif1|msf1)", _HEIC),
         (rb"....ftypavi[fs]", _AVIF),
         (rb"....ftypcrx ", _RAW),
@@ -123,7 +123,7 @@ def refuse_unreadable(path: Path, what: str, found: Findings) -> None:
     is_raw = _RAW_ENDING.fullmatch(path.suffix)
     kind = kind or (_RAW if is_raw else _BY_ENDING.get(path.suffix.lower()))
     if kind is None:
-        found.refuse(f"{what} is no picture that can be read", "save it as PNG or JPEG")
+        found.refuse(f"{what} is no image that can be read", "save it as PNG or JPEG")
         return
     found.refuse(f"{what} cannot be read: it is {kind}", fetching(kind) or _conversion(kind, path))
 

@@ -26,7 +26,7 @@ _FILE_NAME: Final = re.compile(
     re.IGNORECASE,
 )
 _ADDRESS: Final = re.compile(r"(?:https?|file|s3|gs|hf)://\S+", re.IGNORECASE)
-_IN_WORDS: Final = "write what the picture shows, in words"
+_IN_WORDS: Final = "write what the image shows, in words"
 # What is trained as words and was hardly meant so. Each is a habit of another program, or a script
 # that went wrong; none is so sure that the text is refused.
 _SUSPECTS: Final = tuple(
@@ -47,8 +47,8 @@ _SUSPECTS: Final = tuple(
         ),
         (
             rf"\A\S+{_PICTURES}[\"']?\s*[\t,;|:]",
-            "begins with a picture's name, as a list of many captions does",
-            "leave the text of this picture alone in it",
+            "begins with an image's name, as a list of many captions does",
+            "leave the text of this image alone in it",
         ),
         (
             r"^negative prompt:|\bsteps: \d+, sampler: ",
@@ -122,7 +122,7 @@ def examine_caption(
 ) -> str | None:
     """Return the text, stripped: `caption`, or what `file` holds. None when it is unfit."""
     if caption is not None:
-        return _judge(caption, "--caption", 'describe the picture: --caption "..."', found)
+        return _judge(caption, "--caption", 'describe the image: --caption "..."', found)
     if file is None:
         return None
     what = f"caption file {shown(file)}"

@@ -140,7 +140,7 @@ def examine_picture(
     the picture.
     """
     what = f"{word} {shown(path)}"
-    if not is_readable(path, what, found, remedy="give the path of a picture"):
+    if not is_readable(path, what, found, remedy="give the path of an image"):
         return None
     try:
         if path.stat().st_size == 0:
@@ -182,20 +182,22 @@ def find_images(given: Sequence[Path]) -> list[Path]:
         if not is_folder(path):
             found.append(path)
             continue
-        inside = sorted(
-            one
-            for one in path.iterdir()
-            if one.suffix.lower() in _PICTURES and not one.name.startswith(".") and one.is_file()
-        )
-        if (path / "glance.json").is_file():
+        folder = path.expanduser()
+        try:
+            inside = sorted(filter(_is_picture, folder.iterdir()))
+        except OSError as exc:
+            message = f"{shown(path)} cannot be read: {exc.strerror}"
+            problems.append(Problem(message, f"chmod u+rx {quoted(path)}"))
+            continue
+        if (folder / "glance.json").is_file():
             problems.append(
                 Problem(f"{shown(path)} is a run", f"to continue it: --resume {quoted(path)}")
             )
         elif not inside:
             problems.append(
                 Problem(
-                    f"{shown(path)} is a folder without a picture ({', '.join(_PICTURES)})",
-                    "give a picture, or a folder that holds some with their captions beside them",
+                    f"{shown(path)} is a folder without an image ({', '.join(_PICTURES)})",
+                    "give an image, or a folder that holds some with their captions beside them",
                 )
             )
         found += inside
@@ -251,6 +253,10 @@ def stage_sample(sample: Sample, stage: Stage) -> None:
         _write(reference.resize(size, Image.Resampling.LANCZOS), sample, folder)
 
 
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in _PICTURES and not path.name.startswith(".") and path.is_file()
+
+
 def _fingerprint(pixels: Image.Image) -> bytes:
     return f"{pixels.width}x{pixels.height}\n".encode() + pixels.tobytes()
 
@@ -266,7 +272,7 @@ def _examine_reference(
     if reference is None:
         if edits:
             found.refuse(
-                "no reference: this family edits a picture, so it needs the one to begin with",
+                "no reference: this family edits an image, so it needs the one to begin with",
                 "pass it with --source-image; --image is what it becomes, the caption says how",
             )
         return None
@@ -280,7 +286,7 @@ def _examine_reference(
     if pixels is not None and image is not None and _fingerprint(pixels) == _fingerprint(image):
         found.warn(
             f"reference {shown(reference)} is the image itself: there is no edit to learn",
-            "give the picture before the edit",
+            "give the image before the edit",
         )
     return pixels
 
@@ -294,11 +300,11 @@ def _check_header(picture: Image.Image, what: str, resolution: int | None, found
     width, height = picture.size
     if resolution is not None and width * height < resolution * resolution:
         fitting = math.isqrt(width * height) // 64 * 64
-        remedy = f"--resolution {fitting}" if fitting else "use a picture of at least 64x64 pixels"
+        remedy = f"--resolution {fitting}" if fitting else "use an image of at least 64x64 pixels"
         if fitting and not _is_near(fitting, resolution):
             half = resolution // 2
             remedy = (
-                f"use a picture of {half}x{half} pixels or more; {remedy} trains this one as it "
+                f"use an image of {half}x{half} pixels or more; {remedy} trains this one as it "
                 "is, which is less than the model is made for"
             )
         found.refuse(

@@ -46,7 +46,7 @@ def check_picture(picture: Pixels, caption: str) -> Verdict:
 def read_picture(picture: Pixels) -> dict[str, str]:
     """Return the attributes that a picture shows; one that cannot be told is left out."""
     if picture.shape != (SIDE, SIDE, 3):
-        raise ValueError(f"the checker reads {SIDE}x{SIDE} pictures, not {picture.shape}")
+        raise ValueError(f"the checker reads {SIDE}x{SIDE} images, not {picture.shape}")
     pixels = picture.astype(np.float32)
     time = _read_time(pixels)
     if time is None:

@@ -331,7 +331,7 @@ def _conclude(distance: Distances, comparison: Comparison) -> str:
     place = f"{percent}{words} the base's {many} than"
     verdict = {-1: "it helps", 0: "too close to call", 1: "it does not help"}[distance.side]
     if images < FEWEST:
-        count = "one picture proves" if images == 1 else f"{images} pictures prove"
+        count = "one image proves" if images == 1 else f"{images} images prove"
         verdict = f"{count} little (from {FEWEST} on there is a verdict)"
     if moved == 0 or (images >= FEWEST and distance.side == 0):
         place = f"about as near to the base's {many} as"

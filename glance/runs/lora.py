@@ -68,6 +68,8 @@ class Origin:
     """Of the glance that made it."""
     is_imported: bool = False
     """Whether something else than glance trained it."""
+    images: int = 1
+    """How many it was trained on, where the base model did not teach itself."""
     guidance: float | None = None
     """What it is trained to be sampled with, where the base model taught itself."""
 
@@ -101,6 +103,7 @@ def find_origin(manifest: Manifest, phase: Phase, *, version: str | None = None)
         resolution=None if "resolution" in unknown else settings.resolution,
         version=version or manifest.glance,
         is_imported=imported is not None,
+        images=len(manifest.samples),
         guidance=manifest.sampling.get(f"{phase}_guidance"),
     )
 
@@ -285,7 +288,8 @@ def _kohya_keys(origin: Origin, rank: int) -> dict[str, str]:
 def _description(origin: Origin) -> str:
     steps = sum(len(origin.schedule.phase(phase).timesteps) for phase in Phase)
     which = {Phase.SLOW: "early, noisy", Phase.FAST: "late"}[origin.phase]
-    trained = "" if origin.is_imported else ", trained by glance from one picture"
+    count = "one image" if origin.images == 1 else f"{origin.images} images"
+    trained = "" if origin.is_imported else f", trained by glance from {count}"
     if origin.guidance is not None:
         trained = ", trained by glance on the base model's own many steps"
     other = ""

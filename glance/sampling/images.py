@@ -165,7 +165,7 @@ def _require_few(request: InferRequest, lines: Sequence[PromptLine]) -> None:
     fitting = MOST_IMAGES * (request.count or 0) // total
     what = "the prompts" if request.count is None else f"--count {request.count}"
     raise SettingsError(
-        f"{what}: {total:,} pictures in all, and one command makes at most {MOST_IMAGES:,}",
+        f"{what}: {total:,} images in all, and one command makes at most {MOST_IMAGES:,}",
         hint=f"--count {fitting}, and another command for the seeds after those"
         if fitting
         else "give fewer prompts and seeds at a time",
@@ -176,7 +176,7 @@ def _measure_reference(reference: Path | None, family: Family) -> tuple[int, int
     """Return the width and height of the image to edit; None where nothing is edited."""
     if family.edits and reference is None:
         raise SettingsError(
-            f"{family.title} edits a picture, and there is no --source-image",
+            f"{family.title} edits an image, and there is no --source-image",
             hint="say which one with --source-image x.png",
         )
     if reference is None:
@@ -215,7 +215,7 @@ def place_images(
         folder = given.parent
         if given.suffix.lower() not in FORMATS:
             raise InputError(
-                f"--output {given}: {given.suffix} is not a picture format",
+                f"--output {given}: {given.suffix} is not an image format",
                 hint=f"use one of {', '.join(FORMATS)}",
             )
         require_writable(given, "--output")

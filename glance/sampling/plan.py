@@ -223,7 +223,7 @@ def _require_one_size(flag: str, images: Sequence[SampleSettings]) -> None:
     sizes = sorted({(one.width, one.height) for one in images})
     if len(sizes) > 1:
         shown = ", ".join(f"{width}x{height}" for width, height in sizes)
-        message = f"{flag} gives one schedule, and the pictures have several sizes: {shown}"
+        message = f"{flag} gives one schedule, and the images have several sizes: {shown}"
         raise ScheduleError(message, hint="generate one size at a time")
 
 
@@ -508,10 +508,10 @@ def _differences(recorded: Recorded, record: Record) -> Iterator[str]:
     for name, number in before.versions.items():
         here = record.versions.get(name, "none")
         if here != number:
-            yield f"{source} was made with {name} {number}, here is {here}: the picture may differ"
+            yield f"{source} was made with {name} {number}, here is {here}: the image may differ"
     if record.base_revision != before.base_revision:
-        yield f"the base model is not that of {source}: the picture may differ"
+        yield f"the base model is not that of {source}: the image may differ"
     if record.reference_sha256 != before.reference_sha256:
-        yield f"the reference is not that of {source}: the picture will differ"
+        yield f"the reference is not that of {source}: the image will differ"
     if record.device is not before.device:
         yield f"{source} was made on {before.device}, this will be on {record.device}"

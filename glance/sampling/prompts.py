@@ -192,7 +192,7 @@ def _same_output(
     before = outputs.setdefault(place, entry)
     if before is not entry:
         yield Problem(
-            f"output: {line.output!r} is the name of {before.place}'s picture as well",
+            f"output: {line.output!r} is the name of {before.place}'s image as well",
             "give each line a name of its own, or none",
         )
 

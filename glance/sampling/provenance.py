@@ -46,7 +46,7 @@ _USER_COMMENT: Final = 0x9286
 _JPEG_EXIF_BYTES: Final = 65_533  # a marker's length is 16 bits and counts itself
 _MAX_RECORD: Final = 1 << 21  # characters: two prompts of 64 Ki stay below it, however escaped
 _MAX_FILE: Final = 1 << 29  # bytes: the largest picture, not compressed at all, is under half
-_REMEDY: Final = "give a picture as `glance infer` wrote it: PNG, JPEG or WebP"
+_REMEDY: Final = "give an image as `glance infer` wrote it: PNG, JPEG or WebP"
 _LATENTS_REMEDY: Final = "give a file that `glance infer --save-latents` wrote"
 _TAG_ENDS: Final = re.compile(r'[:,<>"\s]+')
 _FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}\b")  # of a model's folder; a Hub commit has 40
@@ -208,7 +208,7 @@ def write_image(
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
         raise InputError(
-            f"{path}: {path.suffix or 'no ending'} is not a picture format",
+            f"{path}: {path.suffix or 'no ending'} is not an image format",
             hint=f"use one of {', '.join(FORMATS)}",
         )
     plain = image.copy()
@@ -341,15 +341,15 @@ def _read_text(path: Path) -> str:
     try:
         if not path.is_file():  # opening a pipe would wait forever
             what = "is not a file" if path.exists() else "does not exist"
-            raise InputError(f"picture {path} {what}", hint=_REMEDY)
+            raise InputError(f"image {path} {what}", hint=_REMEDY)
         if path.stat().st_size > _MAX_FILE:
-            raise InputError(f"picture {path} is larger than 512 MiB", hint=_REMEDY)
+            raise InputError(f"image {path} is larger than 512 MiB", hint=_REMEDY)
         with open_picture(path) as picture:
             is_png = picture.format == "PNG"
             found = picture.info.get(KEY) if is_png else picture.getexif().get(_DESCRIPTION)
     except DECODER_ERRORS as exc:
-        reason = getattr(exc, "strerror", None) or "it is no picture, or damaged"
-        raise InputError(f"picture {path} cannot be read: {reason}", hint=_REMEDY) from exc
+        reason = getattr(exc, "strerror", None) or "it is no image, or damaged"
+        raise InputError(f"image {path} cannot be read: {reason}", hint=_REMEDY) from exc
     if not isinstance(found, str) or not (is_png or found.startswith(_MARK)):
         raise InputError(f"{path} carries no record of its making", hint=_REMEDY)
     text = str(found) if is_png else found.removeprefix(_MARK)

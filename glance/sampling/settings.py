@@ -113,7 +113,7 @@ def _misfits(
         if any("\ud800" <= letter <= "\udfff" for letter in text):
             yield Problem(f"{named(field)}: it holds bytes that are no UTF-8", "check the locale")
     if not settings.prompt.strip():
-        yield Problem(f"{named('prompt')}: it is empty", "describe the picture in it")
+        yield Problem(f"{named('prompt')}: it is empty", "describe the image in it")
 
 
 def _idle_guidance(

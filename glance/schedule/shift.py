@@ -273,7 +273,7 @@ def _read(config: Mapping[str, Any]) -> Shift:
         is_linear=kind == "linear",
     )
     if not shift.factor(1, TEACHER_STEPS) > 0:
-        raise ValueError(f"its shift of a small picture is {shift.factor(1, TEACHER_STEPS)}")
+        raise ValueError(f"its shift of a small image is {shift.factor(1, TEACHER_STEPS)}")
     return shift
 
 

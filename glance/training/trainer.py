@@ -238,7 +238,7 @@ class PhaseTrainer:
         if receipt is not None and not receipt.exists():
             run.lora(phase).unlink(missing_ok=True)
             raise TrainingFailed(
-                f"the {phase} phase was trained on pictures, not on what was recorded",
+                f"the {phase} phase was trained on images, not on what was recorded",
                 hint="something keeps Python from importing glance's sitecustomize in the trainer; "
                 "--launcher direct starts it without what lies between",
                 returncode=code,

@@ -135,7 +135,7 @@ def test_a_trial_writes_sheet_and_figures_into_the_run(run_folder: Path) -> None
         assert sheet.width == 4 * 168 + 8  # the sample, and three ways to sample
     prompts = [row["prompt"] for row in read_figures(folder)["rows"]]
     assert prompts == ["a grey circle", "a bowl of fruit on a wooden table"]
-    assert trial.verdict.sentence.startswith("2 pictures prove little")
+    assert trial.verdict.sentence.startswith("2 images prove little")
 
 
 def test_psnr_is_that_of_the_mean_squared_error_and_ssim_tells_blur_from_light() -> None:

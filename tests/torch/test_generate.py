@@ -256,7 +256,7 @@ def test_nan_is_no_picture(sampler: GlancePipeline, plan: Callable) -> None:
     hook = sampler.pipeline.transformer.register_forward_hook(
         lambda _module, _given, output: (output[0] * torch.nan,)
     )
-    with hook, pytest.raises(InferenceFailed, match="NaN or infinity instead of a picture"):
+    with hook, pytest.raises(InferenceFailed, match="NaN or infinity instead of an image"):
         generate(planned)
 
     assert not planned.images[0].output.exists()

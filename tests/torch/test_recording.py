@@ -224,7 +224,7 @@ def test_nan_is_no_path(flux: Ready) -> None:
     hook = flux.sampler.pipeline.transformer.register_forward_hook(
         lambda _module, _given, output: (output[0] * torch.nan,)
     )
-    with hook, pytest.raises(InferenceFailed, match="NaN or infinity instead of a picture"):
+    with hook, pytest.raises(InferenceFailed, match="NaN or infinity instead of an image"):
         flux.record(flux.pictures[:1], (0.0,))
 
 

@@ -206,7 +206,7 @@ class Ended(BaseException):
         (meets(SIGMAS[-2:-1], "few"), ".+/few.safetensors cannot be read: .+"),
         (meets((1.0,), "wide"), r"its latents are \(1, 4, 8, 6\), the recorded \(1, 8, 8, 6\)"),
         (meets((1.0,), "video"), r"its latents are .+, the recorded \(1, 4, 1, 8, 6\)"),
-        (meets((1.0, 1.0), "a", "large"), "a batch has pictures of several sizes"),
+        (meets((1.0, 1.0), "a", "large"), "a batch has images of several sizes"),
         (meets((1.0,), "a", target=torch.zeros(1, *SHAPE)), "a batch has a target already"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -58,7 +58,7 @@ def test_killed_twice_it_is_finished_by_the_same_command(tmp_path: Path, tiny_fl
     assert max(distillation.steps()) == STEPS
     assert distillation.recorded() == second
     left = [path.name for path in (distillation.run / "data").glob(".*")]
-    assert left == [], "half a picture would be trained on"
+    assert left == [], "half an image would be trained on"
     slow = distillation.slow()
     assert (slow["state"], len(slow["attempts"])) == ("done", 2)
 

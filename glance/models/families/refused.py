@@ -31,7 +31,7 @@ REFUSED: Final = (
     Refused("DeepFloyd IF", _NOISE, ("deepfloyd",), ("IFPipeline",)),
     Refused(
         "FLUX.1 Kontext",
-        "SimpleTuner 4.10 tells the reference picture timestep 0 where diffusers tells it the "
+        "SimpleTuner 4.10 tells the reference image timestep 0 where diffusers tells it the "
         "generated one's, so what is trained is not what is sampled",
         (),
         ("FluxKontextPipeline",),
@@ -77,7 +77,7 @@ REFUSED: Final = (
     Refused("ZLab I1", _NO_PIPELINE, ("zlab_i1",)),
     Refused(
         "Video and music",
-        "the method makes single pictures",
+        "the method makes single images",
         (
             *("ace_step", "heartmula", "hunyuanvideo", "infinitetalk", "kandinsky5_video"),
             *("longcat_video", "ltxvideo", "ltxvideo2", "minimaxh3", "minimaxmusic"),

@@ -448,7 +448,7 @@ def _call_pipeline(
     images = pipeline(**call, callback_on_step_end=after_step).images
     if not bool(torch.isfinite(latents).all()):
         raise InferenceFailed(
-            "the model gave NaN or infinity instead of a picture",
+            "the model gave NaN or infinity instead of an image",
             hint="use --dtype bf16 or fp32, or a smaller --slow-scale or --fast-scale",
         )
     # float32's own shortest digits: 0.9791915, not the double next to it

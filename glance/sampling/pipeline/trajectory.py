@@ -76,7 +76,7 @@ def record_paths(
         states = torch.stack(grids)
         if not bool(torch.isfinite(states).all()):
             raise InferenceFailed(
-                "the model gave NaN or infinity instead of a picture", hint="use --device cpu"
+                "the model gave NaN or infinity instead of an image", hint="use --device cpu"
             )
         # contiguous: whoever writes them takes the memory as it lies there
         paths = (path.contiguous() for path in states.unbind(dim=1))

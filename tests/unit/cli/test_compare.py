@@ -160,6 +160,6 @@ class TestTrain:
         assert run == "runs/cat"
         assert (quiet.out, quiet.err) == (done.out, "")
         assert sentence == document["comparison"]["sentence"]
-        assert sentence.startswith("2 pictures prove little (from 8 on there is a verdict): in 10 ")
+        assert sentence.startswith("2 images prove little (from 8 on there is a verdict): in 10 ")
         assert document["comparison"]["verdict"]["distance"]["difference"] == -0.3
         assert document["phases"]["slow"]["state"] == "done"

@@ -19,9 +19,9 @@ MODEL = ("--model", "small-flux", "--device", "cpu")
 SMALL = (*MODEL, "--resolution", "64")
 READ = {
     "picture": ("check", "{x}.png", "--caption", "a fox in snow"),
-    "picture without a caption": ("check", "{x}.png"),
+    "image without a caption": ("check", "{x}.png"),
     "caption": ("check", "{x}-caption.png"),
-    "picture to train on": ("train", "--image", "{x}.png", *SMALL),
+    "image to train on": ("train", "--image", "{x}.png", *SMALL),
     "schedule": ("train", "--image", "cat.png", *SMALL, "--schedule", "{x}.json"),
     "schedule to show": ("schedule", "--schedule", "{x}.json"),
     "prompts": ("infer", "--prompt-file", "{x}.txt", "--no-lora", *MODEL),
@@ -30,7 +30,7 @@ READ = {
     "LoRA to import": ("import", "--slow-lora", "{x}.safetensors", "--fast-lora", "a.safetensors"),
     "LoRA of the teacher": ("distill", "--teacher-lora", "{x}.safetensors", *MODEL),
     "latents": ("infer", "--prompt", "a", "--no-lora", "--init-latents", "{x}.safetensors", *MODEL),
-    "picture again": ("infer", "--from-image", "{x}.png"),
+    "image again": ("infer", "--from-image", "{x}.png"),
     "single file": ("train", "--image", "cat.png", "--model", "{x}.safetensors"),
     "model": ("train", "--image", "cat.png", "--model", "{x}-model", "--resolution", "64"),
     "run": ("infer", "--prompt", "a", "--run", "{x}-run"),

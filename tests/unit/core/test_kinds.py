@@ -62,7 +62,7 @@ KINDS: dict[str, tuple[bytes, str, str]] = {
     "half a zip": (zipped("cat.safetensors")[:40], "it is a damaged zip archive", "again"),
     "GGUF": (b"GGUF\3\0\0\0" + bytes(64), "it is a GGUF file", "get it as .safetensors"),
     "gzip": (b"\x1f\x8b\x08" + bytes(64), "it is a gzip archive", "unpack it"),
-    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(64), "it is a PNG picture", "download"),
+    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(64), "it is a PNG image", "download"),
     "zeros": (bytes(5000), "it is zeros where its header should be", "again"),
     "noise": (b"\xfe\xfd" * 500, "it is no safetensors file, by its first bytes", "again"),
     "cut in its tensors": (WHOLE[:-9], "it is cut short: ", "again, whole"),

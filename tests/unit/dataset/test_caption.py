@@ -198,8 +198,8 @@ def test_a_text_that_was_read_wrongly_before_is_warned_of(
         ("version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer"),
         (b"PK\x03\x04\x14\0\x06\0a fox", "is a ZIP archive or an office document"),
         (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3", "is a PDF document"),
-        (b"\x89PNG\r\n\x1a\n\0\0", "is a PNG picture"),
-        (b"\xff\xd8\xff\xe0\0\x10JFIF", "is a JPEG picture"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "is a PNG image"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", "is a JPEG image"),
         ('{"file_name": "fox.png", "text": "a red fox"}\n{"file_name": "b.png"}', "is JSON"),
         ('{"caption": "a red fox",}', "is JSON"),
         ("[]", "is JSON"),
@@ -223,7 +223,7 @@ def test_what_is_no_description_is_refused(image: Path, caption: bytes | str, to
         ('["a red fox"]', "--caption 'a red fox'"),
         ('{"file_name": "fox.png", "text": "a red fox"}', "--caption 'a red fox'"),
         ('{"value": "a red fox"}', "--caption 'a red fox'"),
-        ('{"a": 1}', "write what the picture shows, in words"),
+        ('{"a": 1}', "write what the image shows, in words"),
     ],
 )
 def test_of_json_it_is_said_what_was_probably_meant(image: Path, caption: str, meant: str) -> None:
@@ -239,7 +239,7 @@ def test_of_json_it_is_said_what_was_probably_meant(image: Path, caption: str, m
         ("[caption]", "describes nothing"),
         ("I'm sorry, but I can't describe this image.", "begins like another program's message"),
         ("404: Not Found", "begins like another program's message"),
-        ("fox.png, a red fox", "begins with a picture's name"),
+        ("fox.png, a red fox", "begins with an image's name"),
         (
             "a fox\nNegative prompt: blurry\nSteps: 20, Sampler: Euler",
             "holds a generator's settings",
@@ -329,7 +329,7 @@ def brand(four: bytes) -> bytes:
         ("fox.nef", b"what", "a camera's raw photo", "darktable-cli {old} {new}"),
         ("fox.raf", b"FUJIFILMCCD-RAW 0201", "a camera's raw photo", "darktable-cli {old} {new}"),
         ("fox.svg", b"<svg xmlns='x'/>", "a vector drawing (SVG)", "rsvg-convert {old} -o {new}"),
-        ("fox.jxl", b"\xff\x0a" + bytes(9), "a JPEG XL picture", "djxl {old} {new}"),
+        ("fox.jxl", b"\xff\x0a" + bytes(9), "a JPEG XL image", "djxl {old} {new}"),
         ("fox.mp4", brand(b"isom"), "a video", "ffmpeg -n -i {old} -frames:v 1 {new}"),
         ("fox.psd", b"8BPS\0\x07" + bytes(20), "a Photoshop document", "save it as PNG in the"),
         ("fox.xcf", b"gimp xcf v011\0", "a GIMP document", "save it as PNG in the program"),

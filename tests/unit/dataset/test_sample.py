@@ -156,7 +156,7 @@ def test_paths_that_the_system_refuses_are_problems(tmp_path: Path) -> None:
     ("data", "said", "remedy"),
     [
         (b"", "is empty (0 bytes)", "copy or export it again"),
-        (b"%!PS-Adobe-3.0\n\n", "is no picture that can be read", "save it as PNG or JPEG"),
+        (b"%!PS-Adobe-3.0\n\n", "is no image that can be read", "save it as PNG or JPEG"),
     ],
 )
 def test_what_is_no_picture_should_be_saved_as_one(
@@ -178,9 +178,9 @@ def test_truncated_image_cannot_be_decoded(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("size", "hint"),
     [
-        ((64, 32), "use a picture of at least 64x64 pixels"),
-        ((100, 90), "use a picture of 256x256 pixels or more; --resolution 64 trains this one"),
-        ((130, 260), "use a picture of 256x256 pixels or more; --resolution 128 trains this one"),
+        ((64, 32), "use an image of at least 64x64 pixels"),
+        ((100, 90), "use an image of 256x256 pixels or more; --resolution 64 trains this one"),
+        ((130, 260), "use an image of 256x256 pixels or more; --resolution 128 trains this one"),
         ((300, 873), "--resolution 448"),
     ],
 )
@@ -357,7 +357,7 @@ def triple(tmp_path: Path) -> tuple[Path, Path]:
 def test_only_a_family_that_edits_takes_a_reference(triple: tuple[Path, Path]) -> None:
     image, before = triple
     message, hint = only_problem(examine_sample(image, reference=None, edits=True))
-    assert message.startswith("no reference: this family edits a picture")
+    assert message.startswith("no reference: this family edits an image")
     assert "--source-image" in hint
     message, hint = only_problem(examine_sample(image, reference=before, edits=False))
     assert message == f"reference {before}: this family generates from text alone"
@@ -366,7 +366,7 @@ def test_only_a_family_that_edits_takes_a_reference(triple: tuple[Path, Path]) -
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", "is empty"), (b"no picture", "is no picture"), (None, "does not exist")],
+    [(b"", "is empty"), (b"no image", "is no image"), (None, "does not exist")],
 )
 def test_an_unfit_reference_is_refused_by_that_name(
     content: bytes | None, words: str, triple: tuple[Path, Path]

@@ -400,7 +400,7 @@ class TestBounds:
 
         with pytest.raises(SettingsError, match="2,001 prompts and noises, each sampled in 5 ways"):
             plan_comparison(CompareRequest(RUN, ("a",), count=2001, device="cpu"))
-        with pytest.raises(SettingsError, match="--count 100000000: 100,000,000 pictures in all"):
+        with pytest.raises(SettingsError, match="--count 100000000: 100,000,000 images in all"):
             plan_comparison(CompareRequest(RUN, ("a",), count=100_000_000, device="cpu"))
 
     @pytest.mark.parametrize("steps", [1, 1001, 100_000_000])

@@ -48,7 +48,7 @@ def test_what_is_no_nearer_does_not_help_and_nought_is_too_close_to_call(
     assert judge(compare(0.84, both, spread=spread)).sentence.startswith(said)
 
 
-@pytest.mark.parametrize(("count", "words"), [(1, "one picture proves"), (7, "7 pictures prove")])
+@pytest.mark.parametrize(("count", "words"), [(1, "one image proves"), (7, "7 images prove")])
 def test_fewer_than_eight_pictures_prove_little(count: int, words: str) -> None:
     verdict = judge(compare(0.5, 0.8, count=count, spread=0))
 

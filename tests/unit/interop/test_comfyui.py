@@ -154,7 +154,7 @@ def test_the_readme_says_what_goes_where() -> None:
 def test_a_pair_without_a_picture_needs_a_prompt() -> None:
     source = import_pair()
 
-    with pytest.raises(RunError, match="imported without its picture") as caught:
+    with pytest.raises(RunError, match="imported without its image") as caught:
         plan_comfyui(source)
     done = export_comfyui(plan_comfyui(source, prompt="a hill"), OUT)
 

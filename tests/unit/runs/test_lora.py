@@ -45,7 +45,7 @@ def test_all_that_modelspec_must_and_should_have_is_there() -> None:
         "implementation": "diffusers",
         "title": "cat-01234567 (slow)",
         "description": "The slow half of a pair of LoRAs for FLUX.1 for 10 steps, "
-        "trained by glance from one picture. This one is for the early, noisy steps; its other "
+        "trained by glance from one image. This one is for the early, noisy steps; its other "
         "half has the same glance.pair_id, 0123456789abcdef.",
         "usage_hint": "Strength 1, from sigma 1 to 0.8867, in steps from timesteps 1000, 979.192, "
         "957.516, 934.917, 911.335; then the fast half.",

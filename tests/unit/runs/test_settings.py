@@ -140,7 +140,7 @@ def test_size_that_the_family_cannot_make_is_refused_with_the_nearest_one() -> N
     assert caught.value.problems == (
         Problem("--width 1000: it must be a multiple of 16", "use --width 992"),
         Problem("--height 17: it must be a multiple of 16", "use --height 16"),
-        Problem("--prompt: it is empty", "describe the picture in it"),
+        Problem("--prompt: it is empty", "describe the image in it"),
     )
 
 

@@ -77,7 +77,7 @@ def test_a_prompt_that_is_no_text_is_refused(prompts: tuple[str, ...], told: str
 @pytest.mark.parametrize(
     ("asked", "named", "hint"),
     [
-        ({"count": 100_000_000}, "--count 100000000: 100,000,000 pictures in all", "--count 10000"),
+        ({"count": 100_000_000}, "--count 100000000: 100,000,000 images in all", "--count 10000"),
         ({"count": 5_001, "prompts": ("a", "b")}, "--count 5001: 10,002", "--count 5000"),
         ({"count": 2, "seeds": range(10_000)}, "--count 2: 20,000", "--count 1"),
         ({"seeds": range(10_001)}, "the prompts: 10,001", "fewer prompts and seeds"),
@@ -94,7 +94,7 @@ def test_more_images_than_a_plan_holds_are_refused_before_one_is_laid_out(
     assert problem.message.endswith("and one command makes at most 10,000")
     assert hint in (problem.hint or "")
     file = write_prompts(*({"prompt": "a", "count": 100_000} for _ in range(3)))
-    with pytest.raises(SettingsError, match="the prompts: 300,000 pictures in all"):
+    with pytest.raises(SettingsError, match="the prompts: 300,000 images in all"):
         laid_out(prompt_file=file)
 
 
@@ -151,7 +151,7 @@ def test_a_line_may_name_its_picture() -> None:
 @pytest.mark.parametrize(
     ("output", "error", "told"),
     [
-        ("x.gif", InputError, "is not a picture format"),
+        ("x.gif", InputError, "is not an image format"),
         ("file/x.png", SetupError, r"--output file/x\.png: nothing can be written there"),
     ],
 )

@@ -145,7 +145,7 @@ def test_no_two_lines_share_a_picture() -> None:
 
     assert problems(path) == [
         Problem(
-            "prompts.jsonl:2: output: 'b/./A.png' is the name of line 1's picture as well",
+            "prompts.jsonl:2: output: 'b/./A.png' is the name of line 1's image as well",
             "give each line a name of its own, or none",
         )
     ]
@@ -180,7 +180,7 @@ def test_faults_in_a_list_are_named_by_their_number() -> None:
         "p.json, entry 2: unknown key 'promt'",
         "p.json, entry 2: prompt: it is missing",
         "p.json, entry 3: 5 is neither an object nor a text",
-        "p.json, entry 4: output: 'a.png' is the name of entry 1's picture as well",
+        "p.json, entry 4: output: 'a.png' is the name of entry 1's image as well",
     ]
 
 
@@ -213,7 +213,7 @@ EMPTY = ": there is no prompt in it"
         ("p.csv", "prompt,seed\na cat,1", ": glance reads text and JSON, not .csv", ""),
         ("p.yaml", "- a cat", ": glance reads text and JSON, not .yaml", ""),
         ("p.txt", "<!DOCTYPE html><html>", " is a page of HTML, perhaps an error message", ""),
-        ("p.txt", b"\x89PNG\r\n\x1a\n\0", " is a PNG picture", ""),
+        ("p.txt", b"\x89PNG\r\n\x1a\n\0", " is a PNG image", ""),
         ("p.txt", "version https://git-lfs.github.com/spec/v1\n", " is a Git LFS pointer, not", ""),
         ("p.txt", b"a" * (MAX_BYTES + 1), " is larger than 10 MB", ""),
         *(("p.txt", content, EMPTY, REMEDY) for content in ("", "\n \n", "\ufeff", "# later")),

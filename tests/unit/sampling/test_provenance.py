@@ -28,7 +28,7 @@ from glance.sampling.settings import SampleSettings
 from glance.schedule.lists import PRESETS
 
 NAMES = ["x.png", "x.jpg", "x.JPEG", "x.webp"]
-REMEDY = "give a picture as `glance infer` wrote it: PNG, JPEG or WebP"
+REMEDY = "give an image as `glance infer` wrote it: PNG, JPEG or WebP"
 UNICODE = '猫 🐈 "straße", a\nsecond line: yes\r\n\tNegative prompt: no \\ \x7f'
 EXIF, COMMENT, DESCRIPTION = 0x8769, 0x9286, 0x010E
 
@@ -241,10 +241,10 @@ def test_what_is_no_picture_is_refused() -> None:
     Path("folder").mkdir()
     Path("x.png").write_text("a cat")
 
-    assert refusal(Path("no.png")) == "picture no.png does not exist"
-    assert refusal(Path("folder")) == "picture folder is not a file"
+    assert refusal(Path("no.png")) == "image no.png does not exist"
+    assert refusal(Path("folder")) == "image folder is not a file"
     assert refusal(Path("n" * 300)).endswith("cannot be read: File name too long")
-    assert refusal(Path("x.png")) == "picture x.png cannot be read: it is no picture, or damaged"
+    assert refusal(Path("x.png")) == "image x.png cannot be read: it is no image, or damaged"
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.webp", "x.gif", "x.tiff"])
@@ -318,7 +318,7 @@ def test_a_record_of_a_newer_glance_or_one_that_unfolds_into_a_huge_one_is_refus
     gradient().save("bomb.png", pnginfo=chunks)
 
     assert Path("bomb.png").stat().st_size < 2**15
-    assert refusal(Path("bomb.png")).startswith("picture bomb.png cannot be read")
+    assert refusal(Path("bomb.png")).startswith("image bomb.png cannot be read")
 
 
 def test_key_is_indifferent_to_places_and_names() -> None:

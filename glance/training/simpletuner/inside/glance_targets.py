@@ -70,7 +70,7 @@ class _Targets:
         items = zip(batch["filepaths"], sigmas.tolist(), strict=True)
         states, velocities = zip(*(self._read(Path(name), sigma) for name, sigma in items))
         if len({one.shape for one in states}) > 1:
-            _refuse("a batch has pictures of several sizes")
+            _refuse("a batch has images of several sizes")
         state = torch.stack(states).to(latents.device)
         velocity = torch.stack(velocities).to(latents.device)
         if state.shape[:2] != latents.shape[:2] or state.ndim != latents.ndim:
