@@ -8,7 +8,7 @@ import typer
 
 from glance.cli._command import TERMINAL, OpenOption, PlotCommand, PlotOption, require_plot, takes
 from glance.cli.console import Console, format_table
-from glance.core.errors import UsageError, as_typed
+from glance.core.errors import UsageError, as_typed, quoted, shown
 from glance.core.phase import Phase
 
 runs = typer.Typer(
@@ -95,23 +95,29 @@ def remove(
 
     Example: glance runs rm runs/glance-2
     """
-    from glance.runs.folder import RunFolder
-    from glance.runs.listing import remove_run
-    from glance.runs.manifest import load_manifest
+    from glance.runs.listing import remove_run, require_own
 
+    folders = list(dict.fromkeys(folders))
     for run in folders:
-        load_manifest(RunFolder(run))  # all are runs, or none is removed
+        require_own(run)  # all may go, or none does
     if not yes:
-        names = ", ".join(map(str, folders))
+        names = ", ".join(map(quoted, folders))
         if not sys.stdin.isatty():
             raise UsageError(
                 f"runs rm removes {names} for good", hint="--yes says that it is meant"
             )
-        typer.confirm(f"remove {names} for good?", abort=True, err=True)
+        try:
+            is_meant = typer.confirm(f"remove {names} for good?", err=True)
+        except typer.Abort:  # Ctrl-C is that, here as elsewhere
+            raise KeyboardInterrupt from None
+        if not is_meant:
+            console.note("nothing is removed")
+            console.document({"freed_bytes": {}})
+            return
     freed = {str(run): remove_run(run) for run in folders}
     console.document({"freed_bytes": freed})
     for name, size in freed.items():
-        console.result(f"{name}: {size / 1e6:.1f} MB freed")
+        console.result(f"{shown(name)}: {size / 1e6:.1f} MB freed")
 
 
 @runs.command("rename")

@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from glance.sampling.pipeline.glance_pipeline import GlancePipeline
 
 NEUTRAL_PROMPT: Final = "a bowl of fruit on a wooden table"
-_PROMPTS: Final = 16  # that a distilled run is judged on
+_PROMPTS: Final = 16  # of a run's samples, or that a distilled one is judged on
+_TRIED: Final = 4  # of a run's samples, at the end of its training
 _GUIDANCE: Final = ("slow_guidance", "fast_guidance")
 _COUNTS: Final = (*range(2, 13), 14, 16, 20, 25, 30, 40)
 """Numbers of steps that the base model is tried with: to find one of them takes four or five."""
@@ -184,7 +185,7 @@ def plan_own(plan: ComparisonPlan, row: PlannedRow, steps: int) -> PlannedCell:
 def _fill_in(request: CompareRequest, run: RunFolder, manifest: Manifest) -> CompareRequest:
     """Return the request with what the run says where the user said nothing.
 
-    Prompts are the sample's caption, or some that a pair whose base model taught itself has not
+    Prompts are the samples' captions, or some that a pair whose base model taught itself has not
     learnt from. Such a pair may have learnt to do without guidance; the base has not, and is
     guided as the pair's teacher was. Raises RunError where the caption is wanted and gone.
     """
@@ -200,7 +201,8 @@ def _fill_in(request: CompareRequest, run: RunFolder, manifest: Manifest) -> Com
     if is_said:
         return request
     if sample is not None or teacher is None:
-        return replace(request, prompts=(read_caption(run, sample),))
+        samples = manifest.samples[:_PROMPTS] or (None,)
+        return replace(request, prompts=tuple(read_caption(run, one) for one in samples))
     base = BaseModel.recorded(
         settings.model, settings.transformer, family=settings.family, start=run.path
     )
@@ -303,10 +305,10 @@ def try_pair(run: RunFolder, on_event: EventSink, request: CompareRequest | None
         if request is None:
             manifest = load_manifest(run)
             edits = find_family(manifest.settings.family).edits
-            caption = read_caption(run, manifest.sample)
+            captions = [read_caption(run, one) for one in manifest.samples[:_TRIED] or (None,)]
             request = CompareRequest(
                 run=run.path,
-                prompts=(caption,) if edits else (caption, NEUTRAL_PROMPT),
+                prompts=(*captions, *(() if edits else (NEUTRAL_PROMPT,))),
                 variants=JUDGED,
                 device=manifest.settings.device,
             )

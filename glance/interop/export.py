@@ -43,8 +43,7 @@ class Source:
     @property
     def trained_on(self) -> str:
         """What both LoRAs have learnt from: ends a sentence."""
-        is_taught = self.manifest.is_taught
-        return "on the base model's own many steps" if is_taught else "on one image"
+        return f"on {self.manifest.trained_on}"
 
     @property
     def base(self) -> BaseModel:

@@ -9,17 +9,15 @@ import json
 import re
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from shlex import quote
-from string import Template
-from textwrap import shorten
 from typing import Any, Final
 
-from glance.core.errors import InputError, RunError, SettingsError, SetupError
+from glance.core.errors import InputError, Problem, RunError, SettingsError, SetupError
 from glance.core.events import EventSink, Noted, Warned
 from glance.core.files import read_text
 from glance.core.hub import is_offline
@@ -27,11 +25,21 @@ from glance.core.phase import Phase
 from glance.core.pictures import DECODER_ERRORS, open_picture, to_rgb
 from glance.evaluation.report import find_picture
 from glance.evaluation.request import Variant
+from glance.interop.card import (
+    BINDING,
+    HUB,
+    PROMPT,
+    CardRow,
+    flatten,
+    hub_base,
+    sample_names,
+    write_card,
+)
 from glance.interop.comfyui import plan_comfyui, render_comfyui
-from glance.interop.diffusers import render_diffusers, usage
+from glance.interop.diffusers import render_diffusers
 from glance.interop.export import Exported, Source, list_files, whole_folder
-from glance.models.base import is_hub_id
 from glance.models.lora.file import hash_file
+from glance.runs.manifest import SampleRecord
 from glance.sampling.provenance import FORMATS, read_record
 
 MOST_ROWS: Final = 6  # a card is looked at, not leafed through
@@ -39,76 +47,6 @@ _CARD: Final = "README.md"
 _FOLDERS: Final = ("comfyui", "pictures", "sample")
 """Of the repository; they are an export's alone, and what an earlier one left in them goes."""
 _LICENSE: Final = re.compile(r"[a-z0-9][a-z0-9.+-]*")
-_PROMPT: Final = "a lighthouse at dusk"  # the sample's caption would tell what the sample shows
-_BINDING: Final = {
-    "black-forest-labs/FLUX.1-dev": "flux-1-dev-non-commercial-license",
-    "black-forest-labs/FLUX.1-Krea-dev": "flux-1-dev-non-commercial-license",
-    "black-forest-labs/FLUX.2-dev": "flux-dev-non-commercial-license",
-    "stabilityai/stable-diffusion-3.5-medium": "stabilityai-ai-community",
-    "stabilityai/stable-diffusion-3.5-large": "stabilityai-ai-community",
-    "krea/Krea-2-Raw": "krea-2-community-license",
-}
-"""Base models whose license goes on to what is made of them, and its name on their cards. Of the
-others, Apache-2.0 and MIT mostly, it is for the author of a pair to say."""
-_HUB: Final = "https://huggingface.co"
-_MARKUP: Final = {ord(letter): f"&#{ord(letter)};" for letter in '\\`*_{}[]()#+!|<>&$~:@="^'}
-"""Entities, not backslashes: the Hub looks for formulas, `\\(...\\)`, before it reads Markdown."""
-_CARD_TEXT: Final = Template("""\
----
-$metadata---
-
-# $name
-
-Two LoRAs for $base, made to sample in $steps steps. The *slow* one takes the first $slow; the \
-*fast* one goes on from its latents for $fast more. $origin.
-
-They belong together, and to the timesteps below. There is no trigger word, and they are no \
-style: prompts are what they are for the base model. $worth \
-`load_lora_weights("$repo")` without a file's name would load one LoRA alone, and a scheduler's \
-own steps are not those that it was trained on.
-
-$gallery## Use
-
-With glance:
-
-```bash
-glance infer --slow-lora $repo:slow.safetensors \\
-  --fast-lora $repo:fast.safetensors \\
-  --family $family --model $model$reference --prompt "$prompt"
-```
-
-$tools## Training
-
-$settings
-
-Pair `$pair_id`, $made.
-
-$sample## License
-
-$license$theirs
-""")
-_DIFFUSERS: Final = """\
-With [diffusers](https://github.com/huggingface/diffusers) alone; all of the sampling is in \
-`generate.py`:
-
-```bash
-hf download {repo} --local-dir pair && cd pair
-{usage}
-```
-
-"""
-_COMFYUI: Final = """\
-In ComfyUI: put the LoRAs of `comfyui/` into `models/loras` and open `comfyui/workflow.json`.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """Images of one prompt and seed: their labels (`both, 10 steps`) by path, the pair's last."""
-
-    prompt: str
-    seed: int
-    labels: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,16 +72,17 @@ class HubPlan:
     contents: Mapping[str, bytes | Phase]
     """All but the card, by path; a phase stands for its LoRA, with all metadata of it."""
     notes: tuple[str, ...]
-    rows: Sequence[_Row]
+    rows: Sequence[CardRow]
     verdict: str | None
     """What was measured of the pair, in a sentence."""
-    caption: str | None
+    captions: Sequence[str | None]
+    """Of each sample; None: it cannot be read."""
 
     @property
     def card(self) -> str:
         """README.md; without an owner in the repository's name it says OWNER."""
         repo = self.request.repo
-        return _write_card(self, repo if "/" in repo else f"OWNER/{repo}")
+        return write_card(self, repo if "/" in repo else f"OWNER/{repo}")
 
     def write(self, folder: Path, *, repo: str | None = None) -> list[str]:
         """Write the repository into `folder` and return its paths, the card first.
@@ -157,7 +96,7 @@ class HubPlan:
                 self.request.source.copy_lora(content, path)
             else:
                 path.write_bytes(content)
-        card = self.card if repo is None else _write_card(self, repo)
+        card = self.card if repo is None else write_card(self, repo)
         (folder / _CARD).write_text(card, encoding="utf-8")
         return [_CARD, *sorted(self.contents)]
 
@@ -191,7 +130,7 @@ def plan_hub(request: HubRequest) -> HubPlan:
     except InputError as exc:
         notes.append(f"no script for diffusers: {exc.problems[0].message}")
     try:
-        workflow = replace(plan_comfyui(source, prompt=_PROMPT), withholds_reference=True)
+        workflow = replace(plan_comfyui(source, prompt=PROMPT), withholds_reference=True)
         files = render_comfyui(workflow)
         contents |= {f"comfyui/{name}": content for name, content in files.items()}
     except InputError as exc:
@@ -199,28 +138,32 @@ def plan_hub(request: HubRequest) -> HubPlan:
     contents.pop(_CARD, None)
     rows, images, sentence = _find_images(source)
     contents |= {**{f"{phase}.safetensors": phase for phase in Phase}, **images}
-    sample, caption = source.manifest.sample, None
-    if sample is not None:
-        with suppress(OSError, UnicodeDecodeError):
-            caption = read_text(_inside(source, source.run.path / sample.caption)).strip() or None
+    captions = [_read_caption(source, one) for one in source.manifest.samples]
     if request.sample_license is not None:
-        contents |= _read_sample(source, caption)
+        contents |= _read_samples(source, captions)
     if not rows:
         command = f"glance compare --run {quote(str(source.run.path))}"
         notes.append(f"there are no images of this pair: `{command}` makes some")
-    base = _hub_base(source)
+    base = hub_base(source)
     if base is None:
         notes.append("the base model is not on the Hub, so that the card cannot link it")
-    if request.license is None and base not in _BINDING:
+    if request.license is None and base not in BINDING:
         notes.append("the card names no license: say yours with --license")
-    if sample is not None:
-        notes.append(f"the LoRAs' headers call the pair {source.name}, after the sample's file")
+    if captions:
+        whose = "the sample's" if len(captions) == 1 else "the first sample's"
+        notes.append(f"the LoRAs' headers call the pair {source.name}, after {whose} file")
         if request.sample_license is None:
-            notes.append("the sample and its caption are not sent: --sample-license ID sends them")
-            own = _flatten(caption or "").casefold()  # of an unknown one: any prompt may hold it
-            hides = [row for row in rows if own in _flatten(row.prompt).casefold()]
-            rows = [replace(row, prompt="") if row in hides else row for row in rows]
-    return HubPlan(request, contents, tuple(notes), rows, sentence, caption)
+            what = "sample and its caption" if len(captions) == 1 else "samples and their captions"
+            notes.append(f"the {what} are not sent: --sample-license ID sends them")
+            # of an unknown one: any prompt may hold it
+            own = [flatten(caption or "").casefold() for caption in captions]
+            rows = [
+                replace(row, prompt="")
+                if any(one in flatten(row.prompt).casefold() for one in own)
+                else row
+                for row in rows
+            ]
+    return HubPlan(request, contents, tuple(notes), rows, sentence, captions)
 
 
 def write_hub(plan: HubPlan, folder: Path) -> Exported:
@@ -254,7 +197,7 @@ def send_hub(plan: HubPlan, on_event: EventSink) -> dict[str, Any]:
     if get_token() is None:
         raise SetupError(
             "there is no token of the Hub",
-            hint=f"make one with the right to write at {_HUB}/settings/tokens, then "
+            hint=f"make one with the right to write at {HUB}/settings/tokens, then "
             "`hf auth login` or set HF_TOKEN",
         )
     api, request, there = HfApi(), plan.request, None
@@ -344,7 +287,7 @@ def _explained(repo: str) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError
 
     transport: Any = HfHubHTTPError.__bases__[0]  # of its HTTP client
-    rights = f"make one that has at {_HUB}/settings/tokens; only members write to an organisation"
+    rights = f"make one that has at {HUB}/settings/tokens; only members write to an organisation"
     refusals = {
         401: ("the Hub does not know the token", "`hf auth login` again, or set HF_TOKEN"),
         **dict.fromkeys((403, 404), (f"the token has no right to write to {repo}", rights)),
@@ -364,7 +307,7 @@ def _explained(repo: str) -> Iterator[None]:
         raise SetupError(message, hint=hint) from exc
 
 
-def _find_images(source: Source) -> tuple[list[_Row], dict[str, bytes], str | None]:
+def _find_images(source: Source) -> tuple[list[CardRow], dict[str, bytes], str | None]:
     """Return rows, images by path, and the verdict: of a comparison, else of the run's images/.
 
     Only what says that this very pair made it is taken; which images that are depends on the run's
@@ -375,7 +318,7 @@ def _find_images(source: Source) -> tuple[list[_Row], dict[str, bytes], str | No
     phases = source.manifest.phases.items()
     loras = {phase.value: one.lora and one.lora.sha256 for phase, one in phases}
     folder, images = source.run.images / "compare", dict[str, bytes]()
-    rows: list[_Row] = []
+    rows: list[CardRow] = []
     try:
         compared = json.loads(_inside(source, folder / "compare.json").read_bytes())
         if (compared["loras"], compared["schedule"]) == (loras, source.schedule.to_json()):
@@ -385,7 +328,7 @@ def _find_images(source: Source) -> tuple[list[_Row], dict[str, bytes], str | No
                     path = f"pictures/{number}-{variant}.png"
                     images[path] = _encode(source, find_picture(folder, number, variant))
                     labels[path] = variant.label(int(row["variants"][variant]["steps"]))
-                rows.append(_Row(str(row["prompt"]), int(row["seed"]), labels))
+                rows.append(CardRow(str(row["prompt"]), int(row["seed"]), labels))
             return rows, images, sentence or compared.get("sentence")
     except DECODER_ERRORS:  # there is none, or it is damaged
         rows, images = [], {}
@@ -399,24 +342,36 @@ def _find_images(source: Source) -> tuple[list[_Row], dict[str, bytes], str | No
             if used == loras and is_usual and not record.init_latents_sha256:
                 name, label = f"pictures/{len(rows) + 1}.png", Variant.BOTH.label(record.steps)
                 images[name] = content
-                rows.append(_Row(record.settings.prompt, record.settings.seed, {name: label}))
+                rows.append(CardRow(record.settings.prompt, record.settings.seed, {name: label}))
     return rows, images, sentence
 
 
-def _read_sample(source: Source, caption: str | None) -> dict[str, bytes]:
-    record = source.manifest.sample
-    if record is None:
+def _read_caption(source: Source, sample: SampleRecord) -> str | None:
+    with suppress(OSError, UnicodeDecodeError):
+        return read_text(_inside(source, source.run.path / sample.caption)).strip() or None
+    return None
+
+
+def _read_samples(source: Source, captions: Sequence[str | None]) -> dict[str, bytes]:
+    """Return images and captions by path; raises RunError for all that cannot be read."""
+    if not captions:
         raise RunError(
             "the run has no sample: the pair was imported", hint="leave out --sample-license"
         )
     hint = "put it back, or leave out --sample-license: then it is not sent"
-    try:
-        png = _encode(source, source.run.path / record.image)
-    except DECODER_ERRORS as exc:
-        raise RunError(f"the run's sample cannot be read: {record.image}", hint=hint) from exc
-    if caption is None:
-        raise RunError(f"the run's caption cannot be read: {record.caption}", hint=hint)
-    return {"sample/sample.png": png, "sample/sample.txt": f"{caption}\n".encode()}
+    found, problems = dict[str, bytes](), list[Problem]()
+    samples = zip(source.manifest.samples, captions, sample_names(len(captions)), strict=True)
+    for record, caption, name in samples:
+        try:
+            found[f"{name}.png"] = _encode(source, source.run.path / record.image)
+        except DECODER_ERRORS:
+            problems.append(Problem(f"the run's sample cannot be read: {record.image}", hint))
+        if caption is None:
+            problems.append(Problem(f"the run's caption cannot be read: {record.caption}", hint))
+        found[f"{name}.txt"] = f"{caption}\n".encode()
+    if problems:
+        raise RunError(problems)
+    return found
 
 
 def _encode(source: Source, path: Path) -> bytes:
@@ -433,166 +388,3 @@ def _inside(source: Source, path: Path) -> Path:
     if not path.resolve().is_relative_to(source.run.path.resolve()):
         raise FileNotFoundError(path)
     return path
-
-
-def _write_card(plan: HubPlan, repo: str) -> str:
-    request, source, manifest = plan.request, plan.request.source, plan.request.source.manifest
-    base, family = _hub_base(source), source.family
-    slow, fast = (len(source.schedule.phase(phase).timesteps) for phase in Phase)
-    tools = ""
-    if "generate.py" in plan.contents:
-        tools += _DIFFUSERS.format(repo=repo, usage=usage(family, model=base, prompt=None))
-    if "comfyui/workflow.json" in plan.contents:
-        tools += f"{_COMFYUI}\n"
-    made = f"imported by glance on {manifest.created.date()}"
-    if manifest.imported is None:
-        used = {"glance": manifest.glance, **manifest.versions}
-        versions = ", ".join(_escape(f"{name} {text}") for name, text in used.items())
-        made = f"begun on {manifest.created.date()}, trained with {versions}"
-    worth = "Whether the pair is better than the base model along the same steps is to be seen."
-    if plan.verdict is not None:
-        worth = f"Measured, on prompts that it was not trained on: {_escape(plan.verdict)}."
-    license_ = request.license or _BINDING.get(base or "")
-    said = f"The LoRAs: `{license_}`." if license_ else "Nobody has said which the LoRAs have."
-    return _CARD_TEXT.substitute(
-        metadata=_write_metadata(plan, base),
-        name=repo.rpartition("/")[2],
-        base=f"[{base}]({_HUB}/{base})" if base else f"a {family.title} model not on the Hub",
-        steps=slow + fast,
-        slow=slow,
-        fast=fast,
-        origin=_describe_origin(source),
-        worth=worth,
-        repo=repo,
-        gallery=_draw_gallery(plan.rows),
-        family=family.name,
-        model=base or "path/to/the/base",
-        reference=" --source-image before.png" if family.edits else "",
-        prompt=_PROMPT,
-        tools=tools,
-        settings=_draw_table(("setting", "value"), _list_settings(source)),
-        pair_id=manifest.pair_id,
-        made=made,
-        sample=_describe_sample(plan),
-        license=said,
-        theirs=f" The base model's own is on [its page]({_HUB}/{base})." if base else "",
-    )
-
-
-def _hub_base(source: Source) -> str | None:
-    """Return the base model's Hub id; None for a folder, or where a single file replaced a part."""
-    manifest, settings = source.manifest, source.manifest.settings
-    is_id = manifest.base_model == settings.model and is_hub_id(settings.model)
-    return settings.model if is_id and settings.transformer is None else None
-
-
-def _write_metadata(plan: HubPlan, base: str | None) -> str:
-    """Return the YAML. Tags are those that diffusers' own LoRA trainers write, and ours."""
-    from huggingface_hub import ModelCardData
-
-    family, license_ = plan.request.source.family, plan.request.license
-    task = "image-to-image" if family.edits else "text-to-image"
-    binding = None if license_ else _BINDING.get(base or "")
-    values: dict[str, Any] = {
-        "base_model": base,
-        "base_model_relation": "adapter" if base else None,
-        "library_name": "diffusers",
-        "pipeline_tag": task,
-        "license": "other" if binding else license_,
-        "license_name": binding,
-        "license_link": f"{_HUB}/{base}" if binding else None,
-        "tags": [task, "diffusers", "lora", "template:sd-lora", family.name, "few-step", "glance"],
-        # `-` is what the Hub's cards say where there is no prompt
-        "widget": [
-            {"text": _flatten(row.prompt)[:500] or "-", "output": {"url": list(row.labels)[-1]}}
-            for row in plan.rows
-        ],
-    }
-    data = ModelCardData(**{name: value for name, value in values.items() if value})
-    return data.to_yaml(line_break="\n").rstrip("\n") + "\n"
-
-
-def _describe_origin(source: Source) -> str:
-    trainer = "[SimpleTuner](https://github.com/bghira/SimpleTuner)"
-    if source.manifest.settings.teacher is not None:
-        return (
-            f"glance trained both with {trainer} to take the base model's own many steps in few; "
-            "no image but its own was used"
-        )
-    method = "after [arxiv.org/abs/2512.02899](https://arxiv.org/abs/2512.02899)"
-    if source.manifest.imported is not None:
-        return f"glance has not trained them, but imported them; the method is the same, {method}"
-    return f"glance trained both on one image and its caption with {trainer}, {method}"
-
-
-def _draw_gallery(rows: Sequence[_Row]) -> str:
-    labels = list(rows[0].labels.values()) if rows else []
-    if len(labels) < 2:
-        return "<Gallery />\n\n" if rows else ""
-    cells = []
-    for row in rows:
-        prompt = f"{_escape(row.prompt) or '*not shown*'}, seed {row.seed}"
-        cells.append([prompt, *(f"![{label}]({path})" for path, label in row.labels.items())])
-    said = "The images of a row begin with the same noise."
-    table = _draw_table(["prompt", *labels], cells)
-    return f"<Gallery />\n\n## Beside the base model\n\n{said}\n\n{table}\n\n"
-
-
-def _list_settings(source: Source) -> Iterator[tuple[str, str]]:
-    """Yield names and values; of an imported pair only what somebody recorded."""
-    manifest, settings = source.manifest, source.manifest.settings
-    unknown = () if manifest.imported is None else manifest.imported.unknown
-    areas = (settings.resolution, *settings.also_resolutions)
-    known = {
-        "steps": ("steps a phase", settings.steps),
-        "batch_size": ("batch size", settings.batch_size),
-        "rank": ("rank", settings.rank),
-        "learning_rate": ("learning rate", f"{settings.learning_rate:g}"),
-        "resolution": ("area", ", ".join(f"{side}x{side}" for side in areas)),
-        "crops": ("crops", ", ".join(settings.crops)),
-        "seed": ("seed", settings.seed),
-        "device": ("device", settings.device),
-    }
-    yield from ((row[0], str(row[1])) for name, row in known.items() if name not in unknown)
-    if manifest.imported is None:
-        yield "alpha", f"{settings.alpha}, folded into the files: their strength is 1"
-    if settings.teacher is not None:
-        yield "taught by", _escape(settings.teacher.describe())
-        yield "layers", settings.layers
-    yield "schedule", _escape(manifest.schedule.name)
-    for phase in Phase:
-        part = source.schedule.phase(phase)
-        yield f"{phase} timesteps", ", ".join(f"{value:.7g}" for value in part.timesteps)
-    for name, value in sorted(settings.overrides.items()):
-        # numbers and plain words; what else people set may say whose machine it was
-        is_plain = re.fullmatch(r"[\w.+-]{1,40}", str(value)) is not None
-        yield f"SimpleTuner's {_escape(name)}", _escape(str(value)) if is_plain else "*not shown*"
-
-
-def _describe_sample(plan: HubPlan) -> str:
-    sample = plan.request.source.manifest.sample
-    if sample is None:
-        return ""
-    pair = f"## The sample\n\nOne image of {sample.width}x{sample.height} pixels and its caption"
-    if plan.request.sample_license is None:
-        return f"{pair}. Neither is part of this repository.\n\n"
-    return (
-        f"{pair}, license `{plan.request.sample_license}`:\n\n![what the pair was trained on]"
-        f"(sample/sample.png)\n\n{_escape(plan.caption or '')}\n\n"
-    )
-
-
-def _draw_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; its cells are Markdown already."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _flatten(text: str) -> str:
-    """Return the text in one line, without what cannot be seen."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-def _escape(text: str) -> str:
-    """Return the text for inside a line or a table's cell: as it is, and never markup."""
-    return shorten(_flatten(text), 300, placeholder=" ...").translate(_MARKUP)

@@ -47,6 +47,7 @@ from glance.sampling.provenance import (
     read_record,
 )
 from glance.schedule.lists import MAX_TIMESTEP
+from glance.training.checkpoints import checkpoint_names
 from glance.training.resume import made_by
 
 _REMEDY: Final = "give a .safetensors file, a run folder, or an image that `glance infer` wrote"
@@ -344,7 +345,7 @@ def describe_run(path: Path, *, terminal: Terminal = PLAIN, is_large: bool = Fal
     if manifest.imported is None:
         with suppress(GlanceError):  # its base model is not where it was
             made = shlex.join(made_by(run, manifest))
-        if manifest.is_finished:
+        if manifest.is_finished and all(checkpoint_names(run, phase) for phase in Phase):
             commands.append(f"{go_on} --steps {math.ceil(manifest.settings.steps * 4 / 3)}")
     document = {
         **recorded,
@@ -374,7 +375,7 @@ def describe_run(path: Path, *, terminal: Terminal = PLAIN, is_large: bool = Fal
     named = f"{manifest.pair_id}, {where[is_pair]}"
     lines.append(f"pair: {named if manifest.pair_id else 'named when both LoRAs are done'}")
     if made is not None:
-        lines.append(f"made by: {made}")
+        lines.append(f"made by: {shown(made)}")
     lines += (f"next: {command}" for command in commands)
     return Description(document, tuple(lines))
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from glance.core.errors import RunError, quoted, shown
 from glance.core.files import read_text
+from glance.core.options import show_size
 from glance.core.phase import Phase
 from glance.core.plot import require_ending
 from glance.dataset.sample import name_safely
@@ -75,7 +76,7 @@ def remove_run(path: Path) -> int:
 
     Raises RunError when there is no run, somebody is training in it, or this is in it.
     """
-    run = _own(path)
+    run = require_own(path)
     size = _size(run.path)
     with locked(run, lambda _: None), writing(run.path):
         shutil.rmtree(run.path)
@@ -87,7 +88,7 @@ def rename_run(path: Path, name: str) -> Path:
 
     Raises RunError when there is no run, somebody is training in it, or the name is taken or none.
     """
-    run = _own(path)
+    run = require_own(path)
     target = run.path.with_name(name) if name_safely(name) == name else None
     if target is None:
         raise RunError(
@@ -172,14 +173,14 @@ def _describe(run: RunFolder, manifest: Manifest) -> dict[str, Any]:
 
 
 def _spread(run: RunFolder, manifest: Manifest) -> dict[str, Any]:
-    described = _describe(run, manifest)
+    described, settings = _describe(run, manifest), manifest.settings.spread()
+    del settings["weights"]  # they are the model's
+    if "sizes" in settings:
+        settings["sizes"] = [show_size(size) for size in settings["sizes"]]
     return {
         "method": described["method"],
         "images": described["images"],
-        **{
-            **manifest.settings.spread(),
-            "model": shown_model(manifest.settings.model, run=run.path),
-        },
+        **{**settings, "model": shown_model(manifest.settings.model, run=run.path)},
         "schedule": manifest.schedule.name,
         **{
             f"{phase}_timesteps": list(manifest.resolve_schedule().phase(phase).timesteps)
@@ -189,8 +190,8 @@ def _spread(run: RunFolder, manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _own(path: Path) -> RunFolder:
-    """Return a run folder that may be moved or removed."""
+def require_own(path: Path) -> RunFolder:
+    """Return a run folder that may be moved or removed; raise RunError for any other."""
     run = RunFolder(path)
     load_manifest(run)
     if path.is_symlink():

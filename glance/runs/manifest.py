@@ -215,6 +215,13 @@ class Manifest(_Record):
         return self.settings.teacher is not None or bool(self.imported and self.imported.guidance)
 
     @property
+    def trained_on(self) -> str:
+        """What both LoRAs have learnt from: `one image`, for example."""
+        if self.is_taught:
+            return "the base model's own many steps"
+        return f"{len(self.samples)} images" if self.also_samples else "one image"
+
+    @property
     def command(self) -> str:
         """The command that begins such a run, and continues it."""
         return "glance train" if self.settings.teacher is None else "glance distill"
@@ -370,7 +377,7 @@ def read_caption(run: RunFolder, sample: SampleRecord | None) -> str:
     """Return what the run's sample is said to show; raises RunError when it is gone."""
     if sample is None:
         raise RunError(
-            f"the pair of {run.path} was imported without its picture and caption",
+            f"the pair of {run.path} was imported without its image and caption",
             hint='say what to generate: --prompt "..."',
         )
     path = run.path / sample.caption

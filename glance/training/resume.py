@@ -13,6 +13,7 @@ from glance.core.files import find_place
 from glance.core.hub import is_hub_file
 from glance.core.options import command_line, show_size
 from glance.core.phase import Phase
+from glance.dataset.view import Crop
 from glance.models.base import PACKAGED, BaseModel, packaged_fingerprint
 from glance.models.checkpoint import is_checkpoint
 from glance.models.families import find_family
@@ -20,7 +21,7 @@ from glance.runs.folder import RunFolder
 from glance.runs.manifest import Manifest, load_manifest
 from glance.runs.settings import USUAL, Teacher
 from glance.sampling.prompts import teaching_prompts
-from glance.schedule.lists import PRESETS
+from glance.schedule.lists import DEFAULT_SCHEDULE, PRESETS
 from glance.schedule.options import ScheduleOptions
 from glance.schedule.shift import TEACHER_STEPS
 from glance.training import distillation
@@ -113,6 +114,11 @@ def made_by(run: RunFolder, manifest: Manifest) -> list[str]:
     family = find_family(settings.family)
     usual: dict[str, Any] = {**USUAL, "learning_rate": family.learning_rate}
     same = dict[str, Any]()
+    if isinstance(request, TrainRequest):
+        if request.crop == Crop.WHOLE:
+            same["crop"] = None
+        if request.schedule.name == DEFAULT_SCHEDULE:
+            same["schedule"] = ScheduleOptions()
     if settings.device is not Device.CUDA:
         same["vram"] = Vram.AUTO  # it decides nothing
     if isinstance(request, DistillRequest):

@@ -200,8 +200,7 @@ def test_an_unfinished_run_says_how_to_go_on() -> None:
         "is_recorded": None,
         "problems": [],
     }
-    assert document["next"] == []
-    assert "next: run its `glance train` command again: it continues" in lines(RUN.path)
+    assert document["next"] == ["glance train --resume runs/cat"]
     assert "glance infer" not in lines(RUN.path)
 
 
