@@ -56,6 +56,8 @@ def training_rows(plan: "TrainingPlan") -> Rows:
     )
     options = (f"{name}={value}" for name, value in settings.overrides.items())
     yield from _continued("further options", options)
+    shown = map(_short, plan.preview_prompts)
+    yield from _continued("previews", (*plan.told_previews, *shown))
     yield from _cost_rows(plan)
     yield from _continued("files", plan.files)
     yield from _continued("commands", (shlex.join(one) for one in plan.to_json()["commands"]))

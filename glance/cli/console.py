@@ -27,6 +27,7 @@ from glance.core.events import (
     PhaseSkipped,
     PhaseStarted,
     PictureDone,
+    PreviewDone,
     SamplingStep,
     StageEntered,
     StepDone,
@@ -154,6 +155,8 @@ class Console:
                 self._show(self._progress_of(event))
             case PictureDone():
                 self._show_image(event)
+            case PreviewDone(step, paths):
+                self.note(f"preview after step {step}: {', '.join(paths)}")
             case TrainerSaid(_, line) if self.verbose:
                 self.note(f"| {line}")
             case _:

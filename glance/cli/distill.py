@@ -44,6 +44,8 @@ def distill(
     console.result(str(plan.run.path))
     for line in result.training.summarise():
         console.note(line)
+    if result.training.previews is not None:
+        console.show([result.training.previews])
     if result.report is not None:
         console.note(f"sheet: {result.report.sheet}")
         console.show([result.report.sheet])

@@ -61,6 +61,8 @@ def train(
         for line in result.summarise():
             console.note(line)
         report = _try_pair(result, on_event) if compare else None
+    if result.previews is not None:
+        console.show([result.previews])
     compared = {} if report is None else {"comparison": report.to_json()}
     console.document({**result.to_json(), **compared})
     if report is not None:

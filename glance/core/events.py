@@ -110,6 +110,14 @@ class PictureDone(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PreviewDone(Event):
+    """The pair as it is after that step of its second phase is sampled: one image a prompt."""
+
+    step: int
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryUsed(Event):
     """What the trainer's processes hold, in bytes: resident, and of the card where that is told."""
 

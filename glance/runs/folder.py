@@ -40,6 +40,8 @@ class RunFolder:
     recordings = _Place("cache", "teacher")
     """What the base model passed on its own way, until both phases have learnt it."""
     images = _Place("images")
+    previews = _Place("images", "previews")
+    """The pair at some of its steps, with the LoRAs of then: `--preview-every`."""
     model = _Place("model")
     """A base model that travels with the run; most runs have none."""
     unfinished_model = _Place("model.part")

@@ -140,6 +140,15 @@ class ScheduleRecord(_Record):
     fast: Mapping[str, tuple[float, ...]]
 
 
+class PreviewRecord(_Record):
+    """What is sampled while the run is trained: `--preview-every`."""
+
+    every: int = Field(ge=1, description="Steps of the second phase.")
+    prompts: tuple[str, ...] = Field(
+        default=(), description="None: what is learnt, and one other of the package's."
+    )
+
+
 class ImportRecord(_Record):
     """Where a finished pair came from that glance has not trained: `glance import`."""
 
@@ -175,6 +184,9 @@ class Manifest(_Record):
     origin: str = Field(default="", description="The mark of the machine that it was begun on.")
     phases: Mapping[Phase, PhaseRecord] = Field(
         default_factory=lambda: {phase: PhaseRecord() for phase in Phase}, min_length=len(Phase)
+    )
+    previews: PreviewRecord | None = Field(
+        default=None, description="It decides nothing of the pair."
     )
     imported: ImportRecord | None = Field(
         default=None, validate_default=True, description="None: glance trained it."

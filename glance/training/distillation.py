@@ -39,7 +39,13 @@ from glance.sampling.settings import SampleSettings
 from glance.schedule.lists import ResolvedSchedule
 from glance.schedule.options import AUTO, OWN, ScheduleOptions
 from glance.schedule.shift import TEACHER_STEPS, teacher_sigmas
-from glance.training.plan import TrainingPlan, parse_devices, put_together, record_model
+from glance.training.plan import (
+    TrainingPlan,
+    parse_devices,
+    plan_previews,
+    put_together,
+    record_model,
+)
 from glance.training.request import DistillRequest
 from glance.training.simpletuner.config import OptionValue, parse_overrides
 
@@ -183,6 +189,7 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
     sizes = checks.make(lambda: _parse_sizes(request, family, usual=_fit(shape or (1, 1), side)))
     loras = checks.make(lambda: _examine_loras(request.teacher_loras))
     checks.make(lambda: _require_lasting(request, run))
+    previews = checks.make(lambda: plan_previews(request))
     # something sound in place of what was refused, so that the rest is checked as well
     sound = sizes or ((side, side),)
     teacher = checks.make(
@@ -217,6 +224,7 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
         schedule=schedule,
         devices=devices,
         reference=None if request.reference is None else shape,
+        previews=previews,
         warnings=(
             *_prompt_warnings(given, family),
             *_lora_warnings(loras, family),

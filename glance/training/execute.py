@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, Final
@@ -31,6 +32,7 @@ from glance.training.checkpoints import Sealer
 from glance.training.folder import check_run, prepare_run, tidy_run
 from glance.training.machine import Job, find_program, require
 from glance.training.plan import TrainingPlan
+from glance.training.previews import STRIP, PreviewEnded, Previews
 from glance.training.simpletuner.runner import ProcessRunner, Runner
 from glance.training.trainer import (
     CheckpointSealed,
@@ -66,7 +68,14 @@ class TrainingResult:
             }
             for phase, record in self.manifest.phases.items()
         }
-        return {"run": str(self.run.path), "phases": phases}
+        previews = {} if self.previews is None else {"previews": str(self.previews)}
+        return {"run": str(self.run.path), "phases": phases, **previews}
+
+    @property
+    def previews(self) -> Path | None:
+        """The strip of the previews, if there were any."""
+        strip = self.run.previews / STRIP
+        return strip if self.manifest.previews is not None and strip.exists() else None
 
     def summarise(self) -> tuple[str, ...]:
         """Return what was made and what it took: figures, losses and the file of each phase."""
@@ -213,6 +222,8 @@ class _PhaseThreads:
         self._steps: dict[Phase, int] = {}
         self._failures: dict[Phase, BaseException] = {}
         self._stopping = Stopping(plan.run, seconds=plan.stop_within)
+        tell = self._news.put
+        self._previews = Previews(plan, setup, recorded, tell=tell, on_event=on_event)
 
     def train(self, phases: list[Phase]) -> None:
         """Train `phases`; raise what went wrong, when nothing runs any more.
@@ -224,13 +235,15 @@ class _PhaseThreads:
         tell = self._news.put
         try:
             with first_interrupt(lambda: tell(_Interrupted()), seconds=self._plan.stop_within):
-                while self._running or self._may_start(waiting):
+                while self._running or self._may_start(waiting) or self._may_preview():
                     while self._may_start(waiting):
                         self._start(waiting.popleft(), len(waiting))
                     self._hear(self._next())
         except BaseException:
             self._end()
             raise
+        if self._previews.is_sampling:  # nobody waits for it after a failure, or a first Ctrl-C
+            self._end()
         for phase in sorted(self._failures, key=list(Phase).index):
             raise self._failures[phase]
         if self._stopping.is_asked:
@@ -242,6 +255,9 @@ class _PhaseThreads:
         if self._failures and len(self._plan.devices) == 1:
             return False
         return self._running.keys() <= self._steps.keys()
+
+    def _may_preview(self) -> bool:
+        return not self._failures and not self._stopping.is_asked and self._previews.go_on()
 
     def _start(self, phase: Phase, waiting: int) -> None:
         device = self._devices.popleft()
@@ -277,6 +293,9 @@ class _PhaseThreads:
                 self._ask_for_checkpoints()
             case CheckpointSealed(phase, step):
                 self._stopping.note_saved(phase, step)
+                self._previews.take(phase, step)
+            case PreviewEnded():
+                self._previews.note_end(event)
             case _:
                 if isinstance(event, StepDone):
                     self._steps[event.phase] = event.step
@@ -304,13 +323,15 @@ class _PhaseThreads:
         )
 
     def _end(self) -> None:
-        """End all trainers and wait until that is recorded; another signal hurries them."""
+        """End all processes and wait until that is recorded; another signal hurries them."""
         is_over = False
         while not is_over:
             try:
                 self._setup.runner.end()
                 # not all that are noted were started: the signal may have come in between
-                while any(thread.ident is not None for thread in self._running.values()):
+                while self._previews.is_sampling or any(
+                    thread.ident is not None for thread in self._running.values()
+                ):
                     self._forget_ended()
                 is_over = True
             except BaseException:  # noqa: BLE001 - whatever it is, the trainers must be gone first

@@ -308,6 +308,7 @@ def _open_manifest(plan: "TrainingPlan", sealer: Sealer) -> Manifest:
         origin=sealer.mark(created.isoformat()),
         sample=next(iter(samples), None),
         also_samples=samples[1:],
+        previews=plan.previews,
         settings=plan.settings,
         base_model=plan.base.fingerprint,
         schedule=record_schedule(plan.schedule),
@@ -318,7 +319,7 @@ def _open_manifest(plan: "TrainingPlan", sealer: Sealer) -> Manifest:
     found = load_manifest(plan.run)
     if not plan.restart:
         # the pictures may have other names, the model another place
-        names = ("sample", "also_samples", "settings")
+        names = ("sample", "also_samples", "settings", "previews")
         changes: dict[str, Any] = {name: getattr(fresh, name) for name in names}
         if plan.settings.steps > found.settings.steps:  # each phase goes on, from its checkpoint
             _require_way_on(plan, found, sealer)
@@ -327,6 +328,7 @@ def _open_manifest(plan: "TrainingPlan", sealer: Sealer) -> Manifest:
     for phase in plan.phases:
         shutil.rmtree(plan.run.output(phase), ignore_errors=True)
         plan.run.losses(phase).unlink(missing_ok=True)
+    shutil.rmtree(plan.run.previews, ignore_errors=True)
     kept = _kept_phases(found, plan)
     if kept:
         phases = {one: found.phases[one] if one in kept else PhaseRecord() for one in Phase}

@@ -30,7 +30,9 @@ from glance.models.base import BaseModel
 from glance.models.checkpoint import read_checkpoint
 from glance.models.families import Family
 from glance.runs.folder import RUNS, RunFolder
+from glance.runs.manifest import PreviewRecord
 from glance.runs.settings import TrainSettings, resolve_preset, resolve_train_settings
+from glance.sampling.prompts import find_faults, judging_prompts
 from glance.schedule.lists import DEFAULT_SCHEDULE, ResolvedSchedule, Schedule
 from glance.schedule.options import AUTO as AUTO_SCHEDULE
 from glance.schedule.options import ScheduleOptions
@@ -49,6 +51,8 @@ _STEP: Final = 64
 _FAR: Final = 2
 """So many times a model's side, or so small a part of it, is far from what it can do."""
 _CROPS: Final = (Crop.WHOLE, Crop.CENTER)
+_OTHERS: Final = 32
+"""Prompts of the package that one of a preview is chosen from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,7 @@ class TrainingPlan:
     """Worth knowing of what was decided."""
     reference: tuple[int, int] | None = None
     """Width and height of the image that is edited; None: the family edits none."""
+    previews: PreviewRecord | None = None
 
     @cached_property
     def views(self) -> tuple[View, ...]:
@@ -83,7 +88,26 @@ class TrainingPlan:
     def told(self) -> tuple[str, ...]:
         """Say in a line each what is trained of the images."""
         views = [tell_views(one, self.settings.views(one.size)) for one in self.samples]
-        return (*chain.from_iterable(views), *self.notes)
+        previews = (f"previews: {line}" for line in self.told_previews)
+        return (*chain.from_iterable(views), *self.notes, *previews)
+
+    @property
+    def preview_prompts(self) -> tuple[str, ...]:
+        """What previews show: what was asked for, else one that is learnt, and one that is not."""
+        if self.previews is None or self.previews.prompts:
+            return () if self.previews is None else self.previews.prompts
+        teacher = self.settings.teacher
+        learnt = [one.caption for one in self.samples] if teacher is None else [*teacher.prompts]
+        ours = judging_prompts(_OTHERS, world=self.base.is_packaged)
+        return (learnt[0], next((one for one in ours if one not in learnt), learnt[-1]))
+
+    @property
+    def told_previews(self) -> tuple[str, ...]:
+        """Say in a line when the pair so far is sampled, and where to."""
+        if self.previews is None:
+            return ()
+        when = f"every {self.previews.every} steps of the {self.phases[-1]} phase and at the end"
+        return (f"the pair so far, {when}, in {self.run.previews}",)
 
     @property
     def shown_reference(self) -> tuple[int, int] | None:
@@ -104,7 +128,11 @@ class TrainingPlan:
     def files(self) -> dict[str, Any]:
         """Every config file: path within the run -> JSON content."""
         return render_files(
-            self.settings, self.schedule, views=self.views, reference=self.shown_reference
+            self.settings,
+            self.schedule,
+            views=self.views,
+            reference=self.shown_reference,
+            preview_every=self._preview_every,
         )
 
     @property
@@ -117,7 +145,13 @@ class TrainingPlan:
 
     def trainer_config(self, phase: Phase) -> Mapping[str, Any]:
         """SimpleTuner's options for one phase, as its config.json holds them."""
-        return render_trainer_config(self.settings, phase, self.schedule.phase(phase))
+        schedule = self.schedule.phase(phase)
+        every = self._preview_every
+        return render_trainer_config(self.settings, phase, schedule, preview_every=every)
+
+    @property
+    def _preview_every(self) -> int | None:
+        return None if self.previews is None else self.previews.every
 
     def to_json(self) -> dict[str, Any]:
         """Return what `--dry-run --json` prints."""
@@ -154,6 +188,7 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
     # by the area of a square SimpleTuner trains
     schedule = checks.make(lambda: base.resolve_schedule(request.schedule, (side, side)))
     pairs = checks.make(lambda: _examine_pairs(request, images or [], base, settings))
+    previews = checks.make(lambda: plan_previews(request))
     checks.require()
     assert settings is not None
     assert schedule is not None
@@ -169,6 +204,7 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
         schedule=schedule,
         devices=devices,
         reference=samples[0].reference_size,
+        previews=previews,
         warnings=tuple(dict.fromkeys(warning for pair in pairs for warning in pair.warnings)),
         notes=_schedule_notes(request.schedule, schedule.schedule, base, side),
     )
@@ -186,6 +222,7 @@ def put_together(
     warnings: tuple[Problem, ...],
     notes: tuple[str, ...] = (),
     reference: tuple[int, int] | None = None,
+    previews: PreviewRecord | None = None,
 ) -> TrainingPlan:
     """Return the plan of what was decided, with all that is to be said of it.
 
@@ -204,6 +241,7 @@ def put_together(
         launcher=Launcher(request.launcher),
         devices=devices[: len(request.phases)],
         reference=reference,
+        previews=previews,
         notes=notes,
         warnings=(
             *warnings,
@@ -226,6 +264,21 @@ def plan_settings(request: TrainRequest) -> tuple[BaseModel, TrainSettings]:
     run = RunFolder(request.run or RUNS)
     overrides = parse_overrides(request.overrides)
     return base, _resolve_settings(request, base, request.image, run, overrides)
+
+
+def plan_previews(request: TrainingRequest) -> PreviewRecord | None:
+    """Return what is sampled while it is trained, None: nothing; raise SettingsError."""
+    every, problems = request.preview_every, list[Problem]()
+    if every is None and request.preview_prompts:
+        message = "--preview-prompt: nothing is sampled while training"
+        problems.append(Problem(message, "add --preview-every 20"))
+    if every is not None and every < 1:
+        problems.append(Problem(f"--preview-every {every}: it must be at least 1"))
+    for text in request.preview_prompts:
+        problems += (Problem(f"--preview-{one.message}", one.hint) for one in find_faults(text))
+    if problems:
+        raise SettingsError(problems)
+    return None if every is None else PreviewRecord(every=every, prompts=request.preview_prompts)
 
 
 def parse_devices(text: str) -> tuple[int, ...]:

@@ -111,6 +111,23 @@ class TrainingRequest:
             kind=KEY_VALUE,
         ),
     ] = ()
+    preview_every: Annotated[
+        int | None,
+        Flag(
+            "Sample the pair so far every N steps of the second LoRA, beside its training.",
+            Group.PREVIEW,
+            kind="N",
+            least=1,
+        ),
+    ] = None
+    preview_prompts: Annotated[
+        tuple[str, ...],
+        Flag(
+            "What the previews show; repeatable. Default: what is learnt, and one other.",
+            Group.PREVIEW,
+            ("--preview-prompt",),
+        ),
+    ] = ()
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
     """A plain name is taken too."""
     device: Annotated[

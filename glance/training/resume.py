@@ -85,6 +85,9 @@ def recall(
         "device": settings.device.value,
         "vram": settings.preset.removesuffix("gb"),
     }
+    if manifest.previews is not None:
+        common["preview_every"] = manifest.previews.every
+        common["preview_prompts"] = manifest.previews.prompts
     if teacher is None:
         own = {
             **_recall_pairs(manifest, run, said),

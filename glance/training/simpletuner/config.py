@@ -78,6 +78,7 @@ def render_files(
     *,
     views: Sequence[View] = (),
     reference: tuple[int, int] | None = None,
+    preview_every: int | None = None,
 ) -> dict[str, Any]:
     """Return every config file of a run: path within the run -> JSON content.
 
@@ -97,7 +98,9 @@ def render_files(
             "debug": False,
         },
         **{
-            config_file(phase): render_trainer_config(settings, phase, schedule.phase(phase))
+            config_file(phase): render_trainer_config(
+                settings, phase, schedule.phase(phase), preview_every=preview_every
+            )
             for phase in Phase
         },
         **{
@@ -109,7 +112,11 @@ def render_files(
 
 
 def render_trainer_config(
-    settings: TrainSettings, phase: Phase, schedule: PhaseSchedule
+    settings: TrainSettings,
+    phase: Phase,
+    schedule: PhaseSchedule,
+    *,
+    preview_every: int | None = None,
 ) -> dict[str, Any]:
     """Return one phase's config.json: ours, the family's own options, then the user's --set."""
     family, teacher = find_family(settings.family), settings.teacher
@@ -166,7 +173,7 @@ def render_trainer_config(
         "resolution_type": "pixel_area",  # memory does not depend on the aspect
         "minimum_image_size": 0,  # glance has checked the size itself
         "seed": settings.seed,  # at least 1: SimpleTuner takes 0 for "no seed"
-        "checkpoint_step_interval": math.ceil(settings.steps / 10),  # SimpleTuner's: 500
+        "checkpoint_step_interval": checkpoint_interval(settings.steps, preview_every),
         "checkpointing_use_tempdir": True,  # a checkpoint gets its name only once it is whole
         "checkpoints_total_limit": 2,  # the newest, and one in reserve
         "resume_from_checkpoint": "latest",  # if there is one
@@ -186,6 +193,20 @@ def render_trainer_config(
 def warm_up_steps(steps: int) -> int:
     """Return in how many of the steps the learning rate rises; the method's: 10 of 60."""
     return min(10, steps // 6)
+
+
+def checkpoint_interval(steps: int, preview_every: int | None = None) -> int:
+    """Return after how many steps there is a checkpoint: a tenth of them; SimpleTuner's: 500.
+
+    Previews are of checkpoints: with them it is the nearest to a tenth that divides their interval,
+    and not below half of it, because each checkpoint takes time.
+    """
+    usual = math.ceil(steps / 10)
+    if preview_every is None:
+        return usual
+    divisors = [one for one in range(1, preview_every + 1) if preview_every % one == 0]
+    seldom = [one for one in divisors if 2 * one >= usual] or [preview_every]
+    return min(seldom, key=lambda one: max(one / usual, usual / one))
 
 
 def render_timesteps(schedule: PhaseSchedule) -> str:
