@@ -133,7 +133,7 @@ def _name(param: Any) -> str:
     return str(param.name)
 
 
-_TEXTS: Final = ("--caption", "--prompt", "--negative-prompt", "--sample-prompt")
+_TEXTS: Final = ("--caption", "--prompt", "--negative-prompt")
 _PROMPT_FILE: Final = "--prompt-file"
 _MAY_BE_EMPTY: Final = "--negative-prompt"
 _UNSET: Final = "is it a variable of the shell that is not set?"

@@ -201,13 +201,6 @@ def find_images(given: Sequence[Path]) -> list[Path]:
                 )
             )
         found += inside
-    if not given:
-        problems.append(
-            Problem(
-                "no image is given",
-                "--image x.png; its caption lies beside it as x.txt, or is --caption",
-            )
-        )
     if problems:
         raise SampleError(problems)
     return list(dict.fromkeys(found))

@@ -43,7 +43,7 @@ def test_it_is_said_before_anything_else_is(invoke: Glance) -> None:
 
     assert done.code == 4
     assert done.document["error"]["problems"] == [
-        {"message": f"--image is empty: {UNSET}", "hint": "give a value"},
+        {"message": f"--image is empty: {UNSET}", "hint": "give a value, or leave --image out"},
         {"message": f"--steps is empty: {UNSET}", "hint": "give a value, or leave --steps out"},
     ]
 
@@ -84,7 +84,6 @@ def test_windows_line_ends_of_a_script_are_named(words: tuple[str, ...]) -> None
     ("line", "hint"),
     [
         ("check cat.png --caption", "--caption \"$(cat 'my cap.txt')\""),
-        ("train --image cat.png --sample-prompt", "--sample-prompt \"$(cat 'my cap.txt')\""),
         ("infer --negative-prompt", "--negative-prompt \"$(cat 'my cap.txt')\""),
         ("infer --prompt", "--prompt-file 'my cap.txt'"),
         ("distill --prompt", "--prompt-file 'my cap.txt'"),
