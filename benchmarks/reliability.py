@@ -1,15 +1,18 @@
 """Trouble at random moments of a training, from its first import to its last write; run it again.
 
 `uv run python -m benchmarks.reliability [TRIALS] [--series NAME ...]` writes docs/reliability.md;
-about two minutes a trial on two cores. Each trial trains both phases of a small model with real
-SimpleTuner through the public command. At a moment drawn from the whole length of an undisturbed
-run something goes wrong:
+about a minute and a half a trial on two cores. With `--result FILE` a single series is kept there,
+trial by trial, and `--render FILE ...` makes the page of such files.
+
+Each trial trains both phases of a small model with real SimpleTuner. At a moment drawn from the
+whole length of an undisturbed run something goes wrong:
 
 - killed: one process of the tree is killed with SIGKILL: glance itself, its supervisor,
   `simpletuner`, accelerate, or the trainer;
-- at-once: the same, with both phases at once;
-- disk: the disk is full. The folder lies on a small tmpfs in a mount namespace of its own, for
-  which util-linux's `unshare` needs no root, and something else takes what is left of it.
+- at-once: the same with `--launcher direct`, and both phases at once;
+- disk, with `--launcher direct` too: the disk is full. The folder lies on a small tmpfs in a mount
+  namespace of its own, for which util-linux's `unshare` needs no root, and something else takes
+  what is left of it.
 
 Then nothing of the tree may be left, the same command must end well (with some room again), and the
 run must hold the files of the undisturbed one, with LoRAs that pass the same verification and are
@@ -25,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -49,13 +52,17 @@ COMMAND = (
     *("--model", str(ROOT / "glance/assets/small-flux"), "--device", "cpu", "--resolution", "64"),
     *("--steps", str(STEPS), "--rank", "4", "--events", "events.jsonl"),
 )
-AT_ONCE = ("--gpu-ids", "0,1")
+FURTHER = {
+    "killed": (),
+    "at-once": ("--launcher", "direct", "--gpu-ids", "0,1"),
+    "disk": ("--launcher", "direct"),
+}
 VICTIMS = {
-    "glance": "glance train",
-    "supervisor": "supervisor.py",
-    "simpletuner": "simpletuner train",
-    "accelerate": "accelerate launch",
-    "trainer": "simpletuner/train.py",
+    "glance": ("glance train",),
+    "supervisor": ("supervisor.py",),
+    "simpletuner": ("simpletuner train",),
+    "accelerate": ("accelerate launch",),
+    "trainer": ("simpletuner/train.py", "simpletuner.train"),
 }
 DISK = "64m"
 SPARED = 300_000  # bytes of the full disk that may be left: writes fail in their middle, too
@@ -86,24 +93,42 @@ class Series:
 
 
 def main() -> None:
-    """Run the trials and write the page."""
+    """Run the trials and write the page, or a file for it."""
     options = parse()
-    done = []
-    for name in options.series or list(TITLES):
-        if name == "disk" and not options.result:
-            done.append(run_on_small_disk(options.trials))
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            if name == "disk":
-                mount = ("mount", "-t", "tmpfs", "-o", f"size={DISK}", "none", folder)
-                subprocess.run(mount, check=True)
-            done.append(run_series(name, options.trials, Path(folder)))
-            if name == "disk":
-                subprocess.run(["umount", "-l", folder], check=True)
-    if options.result:
-        Path(options.result).write_text(json.dumps([asdict(one) for one in done]))
-    else:
-        PAGE.write_text(render(done), encoding="utf-8")
+    if options.render:
+        PAGE.write_text(render([load(Path(one)) for one in options.render]), encoding="utf-8")
+        return
+    with tempfile.TemporaryDirectory() as results:
+        made = []
+        for name in options.series or list(TITLES):
+            made.append(Path(options.result or f"{results}/{name}.json"))
+            if name == "disk" and not options.within:
+                again = ("disk", "--within", "--result", str(made[-1]))
+                within = (sys.executable, "-m", "benchmarks.reliability", str(options.trials))
+                command = ("unshare", "-rm", *within, "--series", *again)
+                subprocess.run(command, cwd=ROOT, check=True)
+            else:
+                run_in_folder(name, options.trials, made[-1])
+        if not options.result:
+            PAGE.write_text(render(map(load, made)), encoding="utf-8")
+
+
+def run_in_folder(name: str, trials: int, result: Path) -> None:
+    """Run a series in a temporary folder; that of the disk on a small tmpfs."""
+    with tempfile.TemporaryDirectory() as folder:
+        if name == "disk":
+            mount = ("mount", "-t", "tmpfs", "-o", f"size={DISK}", "none", folder)
+            subprocess.run(mount, check=True)
+        run_series(name, trials, Path(folder), result)
+        if name == "disk":
+            subprocess.run(["umount", "-l", folder], check=True)
+
+
+def load(result: Path) -> Series:
+    """Return the series that a file holds."""
+    found = json.loads(result.read_text(encoding="utf-8"))
+    trials = [Trial(**{**one, "faults": tuple(one["faults"])}) for one in found["trials"]]
+    return Series(**{**found, "trials": trials})
 
 
 def parse() -> argparse.Namespace:
@@ -111,14 +136,19 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reliability")
     parser.add_argument("trials", type=int, nargs="?", default=20, help="of each kind")
     parser.add_argument("--series", nargs="+", choices=TITLES, help="default: all")
-    parser.add_argument("--result", help=argparse.SUPPRESS)  # where the one within writes
-    return parser.parse_args()
+    parser.add_argument("--result", help="where to write a single series")
+    parser.add_argument("--render", nargs="+", help="make the page of such files, run nothing")
+    parser.add_argument("--within", action="store_true", help=argparse.SUPPRESS)  # the namespace
+    options = parser.parse_args()
+    if options.result and len(options.series or TITLES) > 1:
+        parser.error("--result takes one --series")
+    return options
 
 
-def run_series(name: str, trials: int, folder: Path) -> Series:
-    """Train once undisturbed, then once for each trial."""
+def run_series(name: str, trials: int, folder: Path, result: Path) -> None:
+    """Train once undisturbed, then once for each trial; write what there is after each."""
     rng = random.Random(f"{SEED} {name}")
-    command = (*COMMAND, *AT_ONCE) if name == "at-once" else COMMAND
+    command = (*COMMAND, *FURTHER[name])
     whole = make_folder(folder / "undisturbed")
     began = time.monotonic()
     subprocess.run(command, cwd=whole, check=True, stdout=subprocess.DEVNULL)
@@ -129,19 +159,8 @@ def run_series(name: str, trials: int, folder: Path) -> Series:
         trouble = partial(fill_disk, rng) if name == "disk" else partial(kill_one, rng)
         done.append(attempt(place, command, rng.uniform(0, seconds), trouble, whole))
         sys.stderr.write(f"{name} {number + 1}: {done[-1]}\n")
-    return Series(*TITLES[name], done, seconds)
-
-
-def run_on_small_disk(trials: int) -> Series:
-    """Run that series in a mount namespace of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
-        within = (sys.executable, "-m", "benchmarks.reliability", str(trials))
-        options = ("--series", "disk", "--result", str(result))
-        subprocess.run(["unshare", "-rm", *within, *options], cwd=ROOT, check=True)
-        (found,) = json.loads(result.read_text())
-    trials_done = [Trial(**{**one, "faults": tuple(one["faults"])}) for one in found["trials"]]
-    return Series(**{**found, "trials": trials_done})
+        series = Series(*TITLES[name], done, seconds)
+        result.write_text(json.dumps(asdict(series)), encoding="utf-8")
 
 
 def make_folder(path: Path) -> Path:
@@ -230,7 +249,7 @@ def find_tree(process: "subprocess.Popen[bytes]") -> dict[str, psutil.Process]:
         name: one
         for name, words in VICTIMS.items()
         for one, line in lines.items()
-        if words in line
+        if any(one in line for one in words)
         and (name in ("glance", "supervisor") or "supervisor.py" not in line)
         and (name != "trainer" or "accelerate" not in line)
     }
@@ -287,8 +306,9 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def render(series: Sequence[Series]) -> str:
+def render(found: Iterable[Series]) -> str:
     """Return the page."""
+    series = list(found)
     return _PAGE.format(
         good=sum(not trial.faults for one in series for trial in one.trials),
         count=sum(len(one.trials) for one in series),
@@ -322,10 +342,11 @@ the same command, left no process behind, and hold the same files as an undistur
 same LoRAs to the bit.
 
 Each trained both phases of the small model of the package, {steps} steps each with a checkpoint
-every {interval}, by real SimpleTuner through its public command, on the CPU. The moment was drawn
-from the whole length of an undisturbed training, from the first import to the last write. SIGKILL
-was sent to one process of the tree, drawn from those that were there; or something else took what
-was left of the disk, and gave it back before the command was run again.
+every {interval}, by real SimpleTuner on the CPU: in the first table through its public command, in
+the others with `--launcher direct`, which starts two processes less. The moment was drawn from the
+whole length of an undisturbed training, from the first import to the last write. SIGKILL was sent
+to one process of the tree, drawn from those that were there; or something else took what was left
+of the disk, and gave it back before the command was run again.
 
 Exit code -9: glance itself was killed. 5: it saw its trainer end, and said so. 3: it could not
 write itself.
