@@ -5,13 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.runs import FAST, RUN, SLOW, Train, contents, needs_half, needs_whole, states
+from fakes.distillations import distil, make_model, record_nothing
+from fakes.runs import FAST, RUN, SLOW, Train, contents, make_plan, needs_half, needs_whole, states
 from fakes.trainer import FakeSimpleTuner
 from PIL import Image
 
 from glance.core.errors import Problem, RunError
+from glance.core.files import find_place
 from glance.core.phase import Phase
+from glance.runs.folder import RunFolder
 from glance.runs.manifest import load_manifest
+from glance.training.execute import run_training
 
 
 def refused(train: Train, **changes: Any) -> list[Problem]:
@@ -163,3 +167,109 @@ def test_nothing_but_the_pair_is_trained_whatever_else_lies_there(
     with Image.open(RUN.path / "cache/pictures/whole-64x64/cat.png") as trained:
         assert trained.getpixel((0, 0)) != (255, 0, 0)
     assert folder != "data" or (RUN.data / "dog.png").exists()  # the user's, and not in the way
+
+
+# A second experiment with the same image
+
+
+def trained(*names: str) -> None:
+    """Leave runs of those names, all of the fixture's experiment."""
+    for name in names:
+        shutil.copytree(RUN.path, RUN.path.with_name(name))
+
+
+@needs_whole
+@pytest.mark.parametrize(
+    ("there", "changes", "expected", "note"),
+    [
+        ((), {}, "cat", None),
+        ((), {"rank": 8}, "cat-2", "another experiment than runs/cat (rank: 4 there, 8 asked)"),
+        (("cat-2", "cat-9"), {"rank": 8}, "cat-3", ": this one is runs/cat-3"),
+        ((), {"steps": 4}, "cat-2", "steps: 5 there, 4 asked"),
+        ((), {"steps": 6}, "cat", "goes on to 6"),
+        ((), {"steps": 6, "phases": (SLOW,)}, "cat-2", "steps: 5 there, 6 asked"),
+        (("cat-two", "cat-02", "cat-1", "my-cat-2"), {"rank": 8}, "cat-2", "runs/cat-2"),
+    ],
+)
+def test_another_experiment_gets_a_name_of_its_own(
+    train: Train, there: tuple[str, ...], changes: dict[str, Any], expected: str, note: str | None
+) -> None:
+    trained(*there)
+    before = contents(RUN.path.parent)
+
+    plan = make_plan(**changes)
+
+    assert plan.run.path == Path("runs") / expected
+    assert contents(RUN.path.parent) == before
+    assert note is None or any(note in one for one in plan.notes)
+
+
+@needs_whole
+def test_the_very_experiment_goes_before_a_shorter_one_and_that_before_a_new_one(
+    train: Train, simpletuner: FakeSimpleTuner
+) -> None:
+    train(rank=8)
+    train(rank=8, steps=6, run=Path("runs/cat-7"))
+
+    assert make_plan(rank=8).run.path.name == "cat-2"
+    assert make_plan(rank=8, steps=6).run.path.name == "cat-7"
+    assert make_plan(rank=8, steps=9).run.path.name == "cat-7", "the longest goes on"
+    shutil.rmtree("runs/cat")  # one that went leaves the others where they are
+    assert make_plan(rank=8).run.path.name == "cat-2"
+    assert make_plan().run.path.name == "cat"
+
+
+@needs_whole
+def test_what_is_no_run_is_passed_over_and_what_cannot_be_read_is_not(train: Train) -> None:
+    Path("runs/cat").rename("runs/dog")
+    Path("runs/cat").mkdir()
+    Path("runs/cat/thesis.txt").write_text("years of work")
+    Path("runs/cat-2").write_text("a file")
+
+    plan = make_plan()
+
+    assert plan.run.path == Path("runs/cat-3")
+    assert any("runs/cat is no run folder" in one for one in plan.notes)
+    trained_there = Path("runs/dog").rename("runs/cat-3")
+    (Path("runs/cat-4")).mkdir()
+    Path("runs/cat-4/glance.json").write_text("{")
+    assert make_plan().run.path == trained_there
+    with pytest.raises(RunError, match=r"cat-4/glance\.json: it is damaged"):
+        make_plan(rank=8)
+
+
+@needs_whole
+def test_a_restart_discards_the_one_run_there_is_or_asks_which(train: Train) -> None:
+    assert make_plan(rank=8, restart=True).run == RUN
+    trained("cat-2")
+    with pytest.raises(RunError, match=r"none of runs/cat, runs/cat-2 holds this") as caught:
+        make_plan(rank=8, restart=True)
+
+    assert caught.value.problems[0].hint == "say which one is to be discarded: --run runs/cat-2"
+    assert make_plan(restart=True).run == RUN
+
+
+@pytest.mark.usefixtures("pair")
+def test_a_model_within_another_run_is_found_from_the_new_one(train: Train) -> None:
+    train(phases=(SLOW,))
+    make_model(folder=RUN.path / "model")
+
+    plan = make_plan(model=str(RUN.path / "model"), rank=8)
+
+    assert plan.run.path.name == "cat-2"
+    assert find_place(plan.settings.model, plan.run.path) == (RUN.path / "model").resolve()
+
+
+@pytest.mark.usefixtures("simpletuner")
+def test_a_second_distillation_gets_a_name_and_finds_its_loras() -> None:
+    make_model()
+    plan = distil()
+    run_training(plan.training, print, make_ready=lambda: record_nothing(plan))
+    style = RunFolder(plan.run.path).lora(SLOW)
+
+    second = distil(teacher_loras=(str(style),))
+
+    assert second.run.path.name == "model-distilled-2"
+    assert second.training.settings.teacher is not None
+    (place,) = second.training.settings.teacher.places.values()
+    assert find_place(place, second.run.path) == style.resolve()
