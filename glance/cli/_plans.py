@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _TEXT: Final = 70  # characters of a prompt
 _LISTED: Final = 20  # images
+_PAIRS: Final = 4  # images that are trained on, with all that is to be said of them
 
 type Rows = Iterator[tuple[str, str]]
 """A name, and what is to be said of it; an empty name goes on with the one before."""
@@ -36,18 +37,20 @@ def training_rows(plan: "TrainingPlan") -> Rows:
     """Yield what is trained, from what, where, and what it takes."""
     settings = plan.settings
     yield "run", f"{plan.run.path}, {_state(plan)}"
-    for sample in plan.samples:
+    for sample in plan.samples[:_PAIRS]:
         yield "image", f"{sample.image}, {sample.width}x{sample.height}"
         views = settings.views(sample.size)
         yield from _continued("trained at", (view.describe() for view in views))
         if sample.reference is not None:
             yield "reference", str(sample.reference)
         yield "caption", _short(sample.caption)
+    if len(plan.samples) > _PAIRS:
+        yield "images", f"{len(plan.samples)} in all, {len(plan.samples) - _PAIRS} more"
     yield "model", f"{_place(settings.model, plan.run.path)} ({settings.family})"
     if settings.transformer is not None:
         yield "transformer", _place(settings.transformer, plan.run.path)
     yield from _schedule_rows(plan.schedule)
-    yield from _continued("", plan.notes)
+    yield from _continued("notes", plan.notes)
     batch = f" of batch {settings.batch_size}" if settings.batch_size > 1 else ""
     yield (
         "training",

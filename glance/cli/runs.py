@@ -102,7 +102,7 @@ def remove(
         require_own(run)  # all may go, or none does
     if not yes:
         names = ", ".join(map(quoted, folders))
-        if not sys.stdin.isatty():
+        if not _is_asked():
             raise UsageError(
                 f"runs rm removes {names} for good", hint="--yes says that it is meant"
             )
@@ -208,6 +208,10 @@ def clean(
     console.document({"freed_bytes": freed, "dry_run": dry_run})
     for run, size in freed.items():
         console.result(f"{run}: {size / 1e6:.1f} MB{' could go' if dry_run else ' freed'}")
+
+
+def _is_asked() -> bool:
+    return sys.stdin.isatty()
 
 
 def _say_source(item: dict[str, Any]) -> str:

@@ -2,16 +2,21 @@
 
 import fcntl
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+import typer
 from fakes.commands import Glance
 from fakes.runs import RUN, plan_and_train
 from fakes.trainer import FakeSimpleTuner
 
 from glance.core.errors import TrainingFailed
 from glance.core.phase import Phase
+from glance.runs.folder import RunFolder
+from glance.runs.manifest import load_manifest
 
+OLDER = Path(__file__).parents[2] / "fixtures/older/runs"
 needs_whole = pytest.mark.usefixtures("fully_trained")
 
 
@@ -24,12 +29,87 @@ def test_the_list_says_how_far_each_run_is(invoke: Glance) -> None:
     (item,) = invoke("runs", "list", "--json").document["runs"]
 
     assert header.split()[:4] == ["run", "method", "from", "steps"]
-    assert line.split()[:8] == "runs/cat train cat.png 5 4 64 0.3839 0.3839".split()
+    assert line.startswith("runs/cat   train  cat.png      5     4    64     0.3839     0.3839 ")
     assert item["states"] == {"slow": "done", "fast": "done"}
     assert item["bytes"] > 1000
     Path("empty").mkdir()
     nothing = invoke("runs", "list", "empty", "--json")
     assert (nothing.document, nothing.err) == ({"runs": []}, "there are no runs in empty\n")
+
+
+@needs_whole
+def test_what_differs_between_runs_is_said_and_what_they_came_to(invoke: Glance) -> None:
+    shutil.copytree(OLDER / "distilled", "runs/taught")
+    shutil.copytree(RUN.path, "runs/cat-2")
+    manifest = load_manifest(RUN)
+    settings = manifest.settings.model_copy(update={"rank": 8})
+    manifest.model_copy(update={"settings": settings}).save(RunFolder(Path("runs/cat-2")))
+
+    both = invoke("runs", "compare", "runs/cat", "runs/cat-2", "--json").document["differences"]
+    shown = invoke("runs", "compare", "runs/cat", "runs/taught").out
+
+    assert both["rank"] == [4, 8]
+    assert set(both) == {"rank", "last_loss", "verdict"}
+    assert re.search(r"^method +train +distill$", shown, re.MULTILINE)
+    assert re.search(r"^sizes +- +64x64$", shown, re.MULTILINE)
+    assert invoke("runs", "compare", "runs/cat").code == 2
+    assert invoke("runs", "compare", "runs/cat", "runs").code == 4
+
+
+@needs_whole
+def test_a_renamed_run_goes_on(invoke: Glance) -> None:
+    done = invoke("runs", "rename", "runs/cat/", "low-rank")
+
+    assert (done.code, done.out) == (0, "runs/low-rank\n")
+    assert [path.name for path in Path("runs").rglob("*.lock")] == []
+    again = invoke("train", "--resume", "runs/low-rank", "--dry-run", "--json")
+    assert again.document["run"] == "runs/low-rank"
+    Path("runs/taken").symlink_to("nowhere")
+    for name in ("taken", "a b", "../x", "", "-x", "x/y"):
+        assert invoke("runs", "rename", "runs/low-rank", "--", name).code == 4, name
+
+
+@needs_whole
+def test_only_runs_are_removed_and_only_if_that_is_meant(invoke: Glance) -> None:
+    shutil.copytree(RUN.path, "runs/my run")
+    Path("runs/link").symlink_to("cat")
+    kept = sorted(Path("runs").rglob("*"))
+    for folders in (["runs/cat", "runs/gone"], ["runs/cat", "runs"], ["runs/cat", "runs/link"]):
+        assert invoke("runs", "rm", *folders, "--yes").code == 4
+    unasked = invoke("runs", "rm", "runs/cat", "runs/my run")
+    assert (unasked.code, unasked.out) == (2, "")
+    assert "runs rm removes runs/cat, 'runs/my run' for good" in unasked.err
+    assert sorted(Path("runs").rglob("*")) == kept
+
+    done = invoke("runs", "rm", "runs/cat", "runs/my run", "runs/cat", "--yes", "--json")
+
+    assert set(done.document["freed_bytes"]) == {"runs/cat", "runs/my run"}
+    assert [path.name for path in Path("runs").iterdir()] == ["link"]
+
+
+@needs_whole
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 0), (None, 130)])
+def test_the_answer_decides(
+    invoke: Glance, monkeypatch: pytest.MonkeyPatch, answer: str | None, code: int
+) -> None:
+    def ask(*_: object, **__: object) -> bool:
+        if answer is None:  # Ctrl-C
+            raise typer.Abort
+        return answer == "y"
+
+    monkeypatch.setattr("typer.confirm", ask)
+    monkeypatch.setattr("glance.cli.runs._is_asked", lambda: True)
+
+    assert invoke("runs", "rm", "runs/cat").code == code
+    assert RUN.path.exists() == (answer != "y")
+
+
+@needs_whole
+def test_the_run_that_one_is_in_stays(invoke: Glance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(RUN.data)
+
+    assert invoke("runs", "rm", "..", "--yes").code == 4
+    assert invoke("runs", "rename", "..", "x").code == 4
 
 
 @needs_whole
@@ -156,7 +236,8 @@ def test_a_run_that_is_being_trained_is_left_alone(invoke: Glance) -> None:
         file.flush()
         fcntl.flock(file, fcntl.LOCK_EX)
 
-        done = invoke("runs", "clean", "runs/cat")
-
-    assert done.code == 4
-    assert "is being trained by process 1" in done.err
+        tried = ("clean runs/cat", "rm runs/cat --yes", "rename runs/cat dog")
+        for done in [invoke("runs", *one.split()) for one in tried]:
+            assert done.code == 4
+            assert "is being trained by process 1" in done.err
+    assert RUN.manifest.exists()

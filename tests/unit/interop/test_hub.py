@@ -187,6 +187,29 @@ class TestSample:
 
         assert "a hill" not in make_plan().card
 
+    def test_of_several_all_are_sent_or_none_and_no_prompt_tells_of_any(
+        self, run: RunFolder
+    ) -> None:
+        manifest = load_manifest(run)
+        second = manifest.sample.model_copy(update={"image": "data/y.png", "caption": "data/y.txt"})
+        manifest.model_copy(update={"also_samples": (second,)}).save(run)
+        shutil.copy(run.data / "x.png", run.data / "y.png")
+        (run.data / "y.txt").write_text("my brother in the tower\n")
+        compare(
+            run, make_row(prompt="My brother in the tower, at night"), make_row(prompt="a mill")
+        )
+
+        plan, sent = make_plan(), make_plan(sample_license="cc0-1.0")
+
+        assert shown(plan) == ["-", "a mill"]
+        assert "2 images of 64x64 pixels and their captions. They are not part" in body(plan)
+        assert "glance trained both on 2 images and their captions" in body(plan)
+        files = [name for name in contents(sent) if name.startswith("sample")]
+        assert files == [f"sample/sample-{one}.{kind}" for one in (1, 2) for kind in ("png", "txt")]
+        assert "](sample/sample-2.png)\n\nmy brother in the tower" in body(sent)
+        (run.data / "y.txt").unlink()
+        assert shown(make_plan()) == ["-", "-"], "of an unknown caption any prompt may hold it"
+
     def test_one_that_is_gone_or_outside_of_the_run_is_not_sent(self, run: RunFolder) -> None:
         Image.new("RGB", (8, 8)).save("private.png")
         manifest = load_manifest(run)
