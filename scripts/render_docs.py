@@ -358,8 +358,8 @@ was, the caption how:
 
 ```bash
 glance train --family qwen_image_edit_2511 --image data/glance.png \\
-    --source-image data/by-day.png --caption "turn the day into a sunset"
-glance infer --prompt "turn the day into a sunset" --source-image x.png
+    --source-image data/by-day.png --caption "turn the day into a sunset" --run runs/sunset
+glance infer --run runs/sunset --prompt "turn the day into a sunset" --source-image x.png
 ```
 
 The two pictures may have other shapes. `glance infer` samples in the shape of its reference unless
