@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from glance import __version__
-from glance.core.errors import RunError, ScheduleError, locate_fault
+from glance.core.errors import RunError, ScheduleError, locate_fault, quoted
 from glance.core.files import read_text, write_text
 from glance.core.phase import Phase
 from glance.runs.folder import RUNS, RunFolder
@@ -381,7 +381,7 @@ def require_finished(
     if unfinished:
         raise RunError(
             f"run {run.path} is not finished: {', '.join(unfinished)}",
-            hint=f"run its `{manifest.command}` command again: it continues",
+            hint=f"{manifest.command} --resume {quoted(run.path)}",
         )
 
 

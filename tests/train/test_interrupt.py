@@ -1,7 +1,8 @@
 """However a real training comes to its end, nothing is left running and it makes the same LoRAs.
 
 Two runs of one pair: one trains both phases at once and is left alone. The other trains them one
-after the other, is killed, stopped and moved, and goes on each time from where it was.
+after the other and for fewer steps, is killed, stopped and moved, and goes on each time from where
+it was: at the end for more steps than it was begun with.
 """
 
 import random
@@ -15,6 +16,8 @@ from real_training import Started, kill, wait_until
 from safetensors.numpy import load_file
 
 STEPS = 120  # so many that the second mostly reads the caches while the first still trains
+ALL = ("--steps", str(STEPS))
+SHORTER = ("--steps", "110")  # its last checkpoint is at its end
 CHECKPOINT = 12
 DIRECT = ("--launcher", "direct")  # spares the half minute that `simpletuner train` takes
 
@@ -23,7 +26,7 @@ def make_training(folder: Path, model: Path) -> Started:
     folder.mkdir()
     Image.radial_gradient("L").resize((64, 64)).convert("RGB").save(folder / "x.png")
     (folder / "x.txt").write_text("a circle\n")
-    arguments = ["--image", "x.png", "--model", str(model), "--steps", str(STEPS)]
+    arguments = ["--image", "x.png", "--model", str(model)]
     return Started(folder, folder / "runs/x", "train", *arguments, "--resolution", "64")
 
 
@@ -40,7 +43,7 @@ def tensors(run: Path) -> dict[str, bytes]:
 def at_once(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> Started:
     """Both phases at once; the first begins with empty caches, the second finds them filled."""
     training = make_training(tmp_path_factory.mktemp("train") / "at-once", tiny_flux)
-    training.finish(*DIRECT, "--gpu-ids", "0,1")
+    training.finish(*DIRECT, *ALL, "--gpu-ids", "0,1")
     return training
 
 
@@ -56,9 +59,9 @@ def test_a_killed_then_stopped_then_moved_run_goes_on_from_where_it_was(
     at_once: Started, tmp_path: Path, tiny_flux: Path
 ) -> None:
     training = make_training(tmp_path / "in-turn", tiny_flux)
-    training.finish(*DIRECT, "--phase", "fast")  # with empty caches
+    training.finish(*DIRECT, *SHORTER, "--phase", "fast")  # with empty caches
 
-    process = training.start("--phase", "slow", *DIRECT)
+    process = training.start("--phase", "slow", *DIRECT, *SHORTER)
     moment = random.randrange(CHECKPOINT + 2, 3 * CHECKPOINT)
     wait_until(lambda: len(training.steps()) > moment, process)
     kill(process)
@@ -67,7 +70,7 @@ def test_a_killed_then_stopped_then_moved_run_goes_on_from_where_it_was(
 
     # the first Ctrl-C, of the public command's longer tree: SimpleTuner saves at that very step,
     # wherever its next checkpoint was due
-    process = training.start("--phase", "slow")
+    process = training.start("--phase", "slow", *SHORTER)
     wait_until(lambda: training.steps(), process)
     assert min(training.steps()) > done - CHECKPOINT - 1, f"killed at {moment}, it lost too much"
     tree = psutil.Process(process.pid).children(recursive=True)
@@ -77,9 +80,10 @@ def test_a_killed_then_stopped_then_moved_run_goes_on_from_where_it_was(
     done = max(training.steps())
     assert (training.run / f"output/glance-slow/checkpoint-{done}/glance.seal").exists()
 
-    # somebody moves the run, to another depth even: it goes on from where it was all the same
+    # somebody moves the run, to another depth even: it goes on from where it was all the same, and
+    # so does the phase that is done, to as many steps as are asked for now
     training.run = training.run.rename(training.folder / "moved")
-    training.finish(*DIRECT)
+    training.finish(*DIRECT, *ALL)
     assert training.steps()[0] == done + 1
     assert max(training.steps()) == STEPS
     assert not any((training.run / "cache/vae").rglob("runs")), "latents of the old place"

@@ -127,7 +127,7 @@ def test_recordings_stay_until_both_phases_have_learnt_them(simpletuner: FakeSim
     assert all(is_recorded(plan, one) for one in plan.paths)
     with pytest.raises(RunError) as caught:
         open_source(RUN.path)
-    assert caught.value.problems[0].hint == "run its `glance distill` command again: it continues"
+    assert caught.value.problems[0].hint == f"glance distill --resume {RUN.path}"
     train(distil(phases=(FAST,)))
     assert states() == ["done", "done"]
     assert not RUN.recordings.exists()

@@ -1,8 +1,10 @@
 """--resume, and the command that makes a run: what a run was made with is asked for again."""
 
+import inspect
 import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from glance.core.phase import Phase
 from glance.models.base import PACKAGED
 from glance.runs.folder import RunFolder
 from glance.runs.manifest import load_manifest
+from glance.training import resume as recalled
 from glance.training.distillation import DistillationPlan, plan_distillation
 from glance.training.execute import run_training
 from glance.training.plan import TrainingPlan, plan_training
@@ -155,6 +158,20 @@ def test_of_a_model_that_travels_with_the_package_its_name_is_said() -> None:
 
         assert words[words.index("--model") + 1] == PACKAGED
         assert words == made_by(run, manifest)
+
+
+OF_ONE_START = {
+    *("run", "resume", "restart", "trust", "phases", "gpu_ids", "stop_within", "launcher"),
+    *("caption", "prompt_file", "memory", "keep_recording", "compares"),
+}
+
+
+@pytest.mark.parametrize("request_", [TrainRequest, DistillRequest])
+def test_each_option_is_remembered_or_of_one_start_alone(request_: type) -> None:
+    source = inspect.getsource(recalled)
+    forgotten = {one.name for one in fields(request_) if f'"{one.name}"' not in source}
+
+    assert forgotten <= OF_ONE_START
 
 
 # What is said beside it
