@@ -139,10 +139,16 @@ def made_by(run: RunFolder, manifest: Manifest) -> list[str]:
 def _recall_model(manifest: Manifest, run: RunFolder, said: Mapping[str, Any]) -> dict[str, Any]:
     """Return where its base model is; of what is said, that the rest of a single file is as was."""
     settings, is_said = manifest.settings, "model" in said
+    is_file = settings.transformer is not None and (not is_said or is_checkpoint(said["model"]))
     file = None if is_said else settings.transformer
     try:
         base = BaseModel.recorded(settings.model, file, family=settings.family, start=run.path)
     except ModelNotFound:
+        if is_said and is_file and "base" not in said:
+            raise ModelNotFound(
+                f"what {said['model']} belongs to is not where it was",
+                hint="say where that model is with --pipeline",
+            ) from None
         if is_said:
             return {}
         if manifest.base_model == packaged_fingerprint():  # of another installation
@@ -150,7 +156,6 @@ def _recall_model(manifest: Manifest, run: RunFolder, said: Mapping[str, Any]) -
         raise
     whole = base.location if base.folder is None else os.path.relpath(base.folder)
     if is_said:
-        is_file = settings.transformer is not None and is_checkpoint(said["model"])
         return {"base": whole} if is_file else {}
     if base.transformer is not None:
         return {"model": os.path.relpath(base.transformer), "base": whole}

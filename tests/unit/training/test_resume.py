@@ -5,6 +5,7 @@ import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import fields
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from glance.models.base import PACKAGED
 from glance.runs.folder import RunFolder
 from glance.runs.manifest import load_manifest
 from glance.training import resume as recalled
+from glance.training.checkpoints import Sealer
 from glance.training.distillation import DistillationPlan, plan_distillation
 from glance.training.execute import run_training
+from glance.training.folder import prepare_run
 from glance.training.plan import TrainingPlan, plan_training
 from glance.training.request import DistillRequest, TrainRequest
 from glance.training.resume import made_by
@@ -267,6 +270,25 @@ def test_a_model_that_has_moved_is_asked_for() -> None:
 
     assert "--model" in (gone.hint or "")
     assert resume_distilled(model="elsewhere").run == TAUGHT
+
+
+@pytest.mark.usefixtures("pair", "simpletuner")
+def test_of_a_single_file_its_whole_model_is_remembered_or_asked_for() -> None:
+    whole, file = make_model(folder=Path("whole")), Path("files/mine.safetensors")
+    file.parent.mkdir()
+    packaged = files("glance") / "assets/small-flux/transformer"
+    shutil.copy(next(Path(str(packaged)).glob("*.safetensors")), file)
+    begun = make_plan(model=str(file), base=str(whole))
+    prepare_run(begun, Sealer(Path("state")))
+    assert resume().settings == begun.settings
+    file.parent.rename("moved")
+    moved = "moved/mine.safetensors"
+
+    assert "--model" in (problem(resume).hint or "")
+    assert resume(model=moved).base.location == "whole"
+    whole.rename("elsewhere")
+    assert problem(resume, model=moved).hint == "say where that model is with --pipeline"
+    assert resume(model=moved, base="elsewhere").base.location == "elsewhere"
 
 
 # More steps
