@@ -65,7 +65,7 @@ class Teacher(Settings):
     )
 
     prompts: tuple[str, ...] = Field(
-        min_length=1, examples=['"a harbour at dawn"'], description="What the pictures show."
+        min_length=1, examples=['"a harbour at dawn"'], description="What the images show."
     )
     noises: int = Field(ge=1, le=1000, examples=[2], description="Paths of each prompt and size.")
     sizes: tuple[tuple[Side, Side], ...] = Field(
@@ -169,7 +169,7 @@ class TrainSettings(Settings):
     )
     resolution: Side = Field(
         examples=[1024],
-        description="Training area: pictures are resized to about this many pixels squared.",
+        description="Training area: images are resized to about this many pixels squared.",
     )
     also_resolutions: tuple[Side, ...] = Field(
         default=(),
@@ -194,7 +194,7 @@ class TrainSettings(Settings):
         default_factory=dict, description="Further SimpleTuner options, from --set."
     )
     teacher: Teacher | None = Field(
-        default=None, description="Who is learnt from in place of one picture: `glance distill`."
+        default=None, description="Who is learnt from in place of one image: `glance distill`."
     )
 
     @property
@@ -266,7 +266,7 @@ def resolve_train_settings(
     largest, *smaller = sorted(set(areas), reverse=True)
     if row.edits and (smaller or tuple(crops) != (Crop.WHOLE,)):
         raise SettingsError(
-            f"{row.name} is trained on one data set: its pictures go with their references",
+            f"{row.name} is trained on one data set: its images go with their references",
             hint="give one --resolution, and no --crop",
         )
     return TrainSettings.checked(

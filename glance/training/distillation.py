@@ -284,7 +284,7 @@ def _choose_prompts(request: DistillRequest, *, is_small: bool) -> tuple[str, ..
     problems = [
         Problem(
             f"--prompt, number {number}{fault.message.removeprefix('prompt')}",
-            "describe a picture in it",
+            "describe an image in it",
         )
         for number, text in enumerate(request.prompts, 1)
         for fault in find_faults(text)
@@ -330,11 +330,11 @@ def _prompt_warnings(given: tuple[str, ...], family: Family) -> Iterator[Problem
         yield Problem(
             f"{len(given) - len(prompts)} of {len(given)} prompts are there already: "
             f"{len(prompts)} are learnt from",
-            "--noises 4 gives more pictures of each",
+            "--noises 4 gives more images of each",
         )
     if len(prompts) < _FEW:
         yield Problem(
-            f"{len(prompts)} prompts teach what those pictures have, and may make others worse",
+            f"{len(prompts)} prompts teach what those images have, and may make others worse",
             f"give {_FEW} or more that differ, or none: the package has some",
         )
     tokens = family.text.tokens
@@ -382,7 +382,7 @@ def _find_shape(request: DistillRequest, family: Family) -> tuple[int, int]:
         )
     if reference is None and family.edits:
         raise SettingsError(
-            f"{family.title} edits a picture, and there is no --source-image",
+            f"{family.title} edits an image, and there is no --source-image",
             hint="say which one with --source-image x.png",
         )
     return (1, 1) if reference is None else measure_picture(reference)
@@ -402,7 +402,7 @@ def _parse_sizes(
             problems.append(
                 Problem(
                     f"--size {text[:40]}: not width x height in multiples of {_SIDE_STEP}, to "
-                    "which SimpleTuner cuts pictures, from 64 to 8192",
+                    "which SimpleTuner cuts images, from 64 to 8192",
                     "--size 1024x1024, or --size 832x1216",
                 )
             )
@@ -410,7 +410,7 @@ def _parse_sizes(
     if family.edits and len(set(sizes)) > 1:
         problems.append(
             Problem(
-                f"{family.title} is trained at one size: its pictures go with a reference",
+                f"{family.title} is trained at one size: its images go with a reference",
                 "give one --size",
             )
         )

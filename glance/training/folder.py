@@ -261,7 +261,7 @@ def _require_lasting(plan: "TrainingPlan") -> None:
     for path in filter(None, chain.from_iterable(given)):
         if path.resolve().is_relative_to(folder):
             raise RunError(
-                f"{path} lies among the recorded pictures of {plan.run.path}, which --restart "
+                f"{path} lies among the recorded images of {plan.run.path}, which --restart "
                 "removes",
                 hint="copy it to another place first, or give another --run",
             )
@@ -440,7 +440,7 @@ def _find_differences(manifest: Manifest, plan: "TrainingPlan") -> list[str]:
     }
     asked: dict[str, Any] = {"schedule": plan.schedule.to_json(), **plan.settings.spread()}
     if ("noises" in there) != ("noises" in asked):  # the rest follows from it
-        ways = ("one picture", "the base model's own paths")
+        ways = ("one image", "the base model's own paths")
         return [f"trained on: {ways['noises' in there]} there, {ways['noises' in asked]} asked"]
     if there["device"] == asked["device"] != Device.CUDA:
         there["preset"] = asked["preset"]  # it decides nothing
@@ -492,7 +492,7 @@ def _of_copy(run: RunFolder, recorded: SampleRecord, sample: Sample) -> Iterator
         there, asked = _where_they_differ(caption, sample.caption)
         yield f"caption: {there} there, {asked} asked"
     for word, copy, path in (
-        ("picture", recorded.image, sample.image),
+        ("image", recorded.image, sample.image),
         ("reference", recorded.reference, sample.reference),
     ):
         if copy is None or path is None:

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from glance.core.device import AUTO, Device, resolve_device
-from glance.core.errors import Checks, Problem, SampleError, ScheduleError, SettingsError
+from glance.core.errors import (
+    Checks,
+    Problem,
+    SampleError,
+    ScheduleError,
+    SettingsError,
+    UsageError,
+)
 from glance.core.files import is_folder
 from glance.core.phase import Phase
 from glance.dataset.sample import (
@@ -167,14 +174,19 @@ class TrainingPlan:
 def plan_training(request: TrainRequest) -> TrainingPlan:
     """Check the request and decide the rest. Reads the pairs, writes nothing.
 
-    Raises SettingsError or ModelNotFound for a base model that cannot be had, InputError with all
-    problems of pairs, schedule, settings and options together, or RunError when the run folder
-    holds something else.
+    Raises UsageError where neither image nor run is given, SettingsError or ModelNotFound for a
+    base model that cannot be had, InputError with all problems of pairs, schedule, settings and
+    options together, or RunError when the run folder holds something else.
     """
     if request.resume is not None:
         from glance.training.resume import resume
 
         request = resume(request)
+    elif not request.image:
+        raise UsageError(
+            "missing option '--image'",
+            hint="--image x.png; its caption lies beside it as x.txt, or is --caption",
+        )
     checks = Checks()
     images = checks.make(lambda: find_images(request.image))
     run = RunFolder(request.run or RUNS / _name_run(request.image))
@@ -444,7 +456,7 @@ def _parse_crops(text: str | None) -> list[Crop]:
     if not set(parts) <= set(_CROPS):
         raise SettingsError(
             f"--crop {text}: not {', '.join(_CROPS)}, or several of them",
-            hint="--crop whole, or to show a square of the picture as well --crop whole,center",
+            hint="--crop whole, or to show a square of the image as well --crop whole,center",
         )
     return [Crop(part) for part in parts]
 
@@ -480,7 +492,7 @@ def _size_warnings(
             yield Problem(
                 f"{image} has not the {usual} x {usual} pixels that {what} is made for: it "
                 f"is trained at resolution {settings.resolution}",
-                "use a larger picture if you have one; --resolution says that it is meant",
+                "use a larger image if you have one; --resolution says that it is meant",
             )
         return
     for side in (settings.resolution, *settings.also_resolutions):

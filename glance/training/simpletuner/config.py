@@ -367,7 +367,7 @@ _OWNED: Final[Mapping[str, str]] = MappingProxyType(
         "resolution_type": "glance trains by area",
         "minimum_image_size": "glance has checked the size itself",
         "aspect_bucket_alignment": "glance sets the least that the family allows",
-        "aspect_bucket_rounding": "glance has cut the picture itself",
+        "aspect_bucket_rounding": "glance has cut the image itself",
         "resume_from_checkpoint": "glance resumes by itself; --restart begins anew",
         "webhook_config": "glance listens there for progress",
         **dict.fromkeys(

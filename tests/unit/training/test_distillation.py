@@ -141,7 +141,7 @@ def test_classifier_free_guidance_is_learnt_at_two_passes_a_step_and_off_afterwa
 
 
 def test_ten_thousand_prompts_are_planned_and_what_is_never_seen_is_said() -> None:
-    Path("many.txt").write_text("".join(f"picture {number}\n" for number in range(10_000)))
+    Path("many.txt").write_text("".join(f"image {number}\n" for number in range(10_000)))
 
     plan = distil(prompts=(), prompt_file=Path("many.txt"), steps=600, batch_size=4)
 
@@ -221,7 +221,7 @@ def test_equal_prompts_are_learnt_from_once_and_few_are_warned_of() -> None:
     assert plan.teacher.prompts == ("a cat", "a dog")
     assert warnings(plan)[:2] == [
         "2 of 4 prompts are there already: 2 are learnt from",
-        "2 prompts teach what those pictures have, and may make others worse",
+        "2 prompts teach what those images have, and may make others worse",
     ]
 
 

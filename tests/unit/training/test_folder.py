@@ -54,9 +54,9 @@ def test_a_run_of_something_else_is_refused(
 @needs_half
 def test_of_another_picture_it_is_said_that_it_is_the_picture(train: Train) -> None:
     Image.linear_gradient("L").resize((64, 64)).convert("RGB").save("cat.png")
-    assert refused(train)[0].message.endswith("picture: other pixels there than in cat.png")
+    assert refused(train)[0].message.endswith("image: other pixels there than in cat.png")
     Image.linear_gradient("L").resize((128, 64)).convert("RGB").save("cat.png")
-    assert refused(train)[0].message.endswith("picture: 64x64 there, 128x64 asked")
+    assert refused(train)[0].message.endswith("image: 64x64 there, 128x64 asked")
     (RUN.data / "cat.txt").unlink()  # of a pair whose copy is gone the hashes are told
     with pytest.raises(RunError, match=r"sample: \w{12} there, \w{12} asked"):
         train(run=RUN.path)

@@ -33,7 +33,7 @@ def test_a_picture_is_not_enlarged(size: tuple[int, int], area: int) -> None:
     Image.new("RGB", size).save("x.png")
 
     assert fitting_area(Path("x.png"), 1024) == area
-    Path("x.png").write_bytes(b"no picture")
+    Path("x.png").write_bytes(b"no image")
     assert {fitting_area(Path(name), 1024) for name in ("x.png", "none.png", "")} == {1024}
 
 

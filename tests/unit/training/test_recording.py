@@ -146,7 +146,7 @@ RECORDING, ANOTHER = (RUN.recordings / f"000{n}-2.safetensors" for n in (1, 2))
         lambda: (RUN.data / "0001-2.png").unlink(),
         lambda: (RUN.data / "0001-2.txt").unlink(),
     ],
-    ids=["missing", "truncated", "empty", "of another prompt", "no picture", "no caption"],
+    ids=["missing", "truncated", "empty", "of another prompt", "no image", "no caption"],
 )
 def test_a_path_is_recorded_when_it_is_there_whole_and_its_own(damage: Callable) -> None:
     plan = distil()
@@ -225,12 +225,12 @@ def test_the_two_ways_of_training_do_not_mix() -> None:
     with pytest.raises(RunError) as caught:
         make_plan(model=str(MODEL), run=RUN.path)
     (problem,) = caught.value.problems
-    ways = "trained on: the base model's own paths there, one picture asked"
+    ways = "trained on: the base model's own paths there, one image asked"
     assert problem.message.endswith(ways)
     assert problem.hint == "give another --run; --restart would discard what this one has trained"
 
     run_training(make_plan(model=str(MODEL), phases=(SLOW,)), print)
-    ways = "trained on: one picture there, the base model's own paths asked"
+    ways = "trained on: one image there, the base model's own paths asked"
     with pytest.raises(RunError, match=f"{ways}$"):
         distil(run=Path("runs/cat"))
 
@@ -240,7 +240,7 @@ def test_a_distilled_run_can_be_restarted_on_a_picture_that_it_does_not_remove(
 ) -> None:
     distil_whole(sizes=("64x64", "64x128"))
     recorded = RUN.data / "64x64/0001-1-64x64.png"
-    with pytest.raises(RunError, match="lies among the recorded pictures"):
+    with pytest.raises(RunError, match="lies among the recorded images"):
         make_plan(image=recorded, model=str(MODEL), run=RUN.path, restart=True)
     assert recorded.exists()
 
@@ -298,7 +298,7 @@ def test_a_trainer_that_ignores_the_targets_leaves_no_lora(
         train(planned)
 
     (problem,) = caught.value.problems
-    assert problem.message == "the slow phase was trained on pictures, not on what was recorded"
+    assert problem.message == "the slow phase was trained on images, not on what was recorded"
     assert "--launcher direct" in (problem.hint or "")
     assert caught.value.exit_code == 5
     assert not RUN.lora(SLOW).exists()
