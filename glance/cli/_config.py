@@ -92,7 +92,7 @@ def save_config(ctx: typer.Context, fields: Mapping[str, Field], path: Path) -> 
         if not is_ours:
             raise SettingsError(
                 f"--save-config {path}: it is there already, and not as --save-config wrote it",
-                hint="give another name, or remove it",
+                hint="give another name",
             )
     try:
         write_text(path, text)

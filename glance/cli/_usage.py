@@ -84,7 +84,7 @@ def check_value(command: Any, option: Any, key: str, text: str) -> None:
     if not text.strip() and flag != _MAY_BE_EMPTY:
         raise InputError(f"{key} is empty", hint="give a value, or leave it out")
     if "\0" in text:
-        raise InputError(f"{key} holds a NUL character", hint="remove it")
+        raise InputError(f"{key} holds a NUL character", hint="leave it out")
     takes_file = _PROMPT_FILE in _options(command)
     problems = tuple(_misunderstood(flag, text, takes_file=takes_file))
     if problems:

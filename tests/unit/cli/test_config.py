@@ -116,7 +116,7 @@ def test_all_that_is_wrong_is_said_at_once_with_its_line(invoke: Glance) -> None
         ),
         11: ("model is empty", "give a value, or leave it out"),
         12: ("a: a text or a number belongs there, no list, mapping or null", None),
-        13: ("run holds a NUL character", "remove it"),
+        13: ("run holds a NUL character", "leave it out"),
         14: ("config is no option of glance train", said[14][1]),
     }
 

@@ -154,7 +154,7 @@ def test_a_reference_is_trained_with_the_pair(train: Train, simpletuner: FakeSim
     assert not list(RUN.path.glob("cache/reference/*.json"))
     Image.new("RGB", (64, 64), (0, 0, 90)).save("before.png")
     with pytest.raises(RunError, match=r"reference: other pixels there than in before\.png"):
-        train(**edits)
+        train(**edits, run=RUN.path)
 
 
 def test_what_was_asked_for_reaches_the_trainer(train: Train, simpletuner: FakeSimpleTuner) -> None:
