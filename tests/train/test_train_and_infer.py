@@ -4,7 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from real_training import STEPS, check_noise_levels, check_sampling, check_strength, train
+
+from glance.core.device import Device
+from glance.sampling.generate import run_generation
+from glance.sampling.plan import plan_generation
+from glance.sampling.request import InferRequest
 
 HOSTILE = {
     "CONFIG_PATH": "/nonexistent/config",
@@ -24,7 +30,8 @@ def run(tiny_flux: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = folder / "hf-home"
     (home / "accelerate").mkdir(parents=True)
     (home / "accelerate/default_config.yaml").write_text("distributed_type: FSDP\nnum_processes: 4")
-    return train("flux", tiny_flux, folder, **HOSTILE, HF_HOME=str(home))
+    previews = ("--preview-every", str(STEPS - 1))
+    return train("flux", tiny_flux, folder, *previews, **HOSTILE, HF_HOME=str(home))
 
 
 def test_exactly_the_phases_noise_levels_reached_the_transformer(run: Path) -> None:
@@ -73,3 +80,24 @@ def test_sampling_with_both_equals_a_plain_loop(run: Path) -> None:
     check_sampling("flux", run, guidance=(3.5, 1.0))
 
     assert torch.is_inference_mode_enabled() is False
+
+
+def test_previews_show_the_pair_as_it_was_and_as_it_is(run: Path) -> None:
+    """A checkpoint's header says how strong it is; in a preview's LoRA that is folded in."""
+    slow, fast = (f"{run}/output/glance-{phase}" for phase in ("slow", "fast"))
+    pairs = {
+        STEPS - 1: {"slow_lora": slow, "fast_lora": f"{fast}/checkpoint-{STEPS - 1}"},
+        STEPS: {"run": run},
+    }
+    shown = set()
+    for step, pair in pairs.items():
+        with Image.open(run / f"images/previews/step-{step:04}-1.png") as preview:
+            asked = {"size": preview.size, "device": Device.CPU, "output": Path(f"{step}.png")}
+            prompt = (run / "data/two-lines.txt").read_text().strip()
+            plan = plan_generation(InferRequest(prompts=(prompt,), **pair, **asked))
+            image = Image.open(run_generation(plan, lambda _: None).images[0])
+            assert image.tobytes() == preview.tobytes()
+            shown.add(preview.tobytes())
+
+    assert len(shown) == 2
+    assert (run / "images/previews/strip.png").is_file()

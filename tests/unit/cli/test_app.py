@@ -117,6 +117,7 @@ NUMBERS_ARE_NONE = [
     *each(("infer", "compare"), "--count 0", "--count 100000000"),
     *each(PAINTERS, "--batch-size 0"),
     *each(TRAININGS, *(f"--learning-rate {text}" for text in ("0", "nan", "fast", "2"))),
+    *each(("train",), "--preview-every 0"),
     *each(TRAININGS, "--stop-within -1", "--gpu-ids x", f"--gpu-ids {'9' * 5000}"),
     *each(("infer", "optimize"), "--slow-guidance 101"),
     *each(("infer", "comfyui"), "--width 100", "--height x"),

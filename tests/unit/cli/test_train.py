@@ -152,7 +152,7 @@ def test_a_dry_run_leaves_an_existing_run_alone(invoke: Glance, tmp_path: Path) 
 
 
 def test_a_dry_run_is_a_table_for_people(invoke: Glance, simpletuner: FakeSimpleTuner) -> None:
-    done = invoke(*TRAIN, "--set", "lora_dropout=0.1", "--dry-run")
+    done = invoke(*TRAIN, "--preview-every", "2", "--set", "lora_dropout=0.1", "--dry-run")
 
     rows = dict(re.findall(r"^(\S[\w ]*?)  +(.*)$", done.out, re.MULTILINE))
     assert done.code == 0
@@ -165,6 +165,11 @@ def test_a_dry_run_is_a_table_for_people(invoke: Glance, simpletuner: FakeSimple
         ("caption", "a grey circle"),
         ("model", "acme/tiny (flux)"),
         ("further options", "lora_dropout=0.1"),
+        (
+            "previews",
+            "the pair so far, every 2 steps of the fast phase and at the end, in "
+            "runs/cat/images/previews",
+        ),
         ("commands", "simpletuner train --env glance-slow"),
     }
     assert rows["training"].startswith("slow and fast: 5 steps, rank 4, alpha 16, rate 0.0005")

@@ -20,7 +20,12 @@ from glance.dataset.view import Crop
 from glance.models.families import FAMILIES
 from glance.runs.settings import resolve_train_settings
 from glance.schedule.lists import PhaseSchedule, Schedule, resolve_schedule
-from glance.training.simpletuner.config import parse_overrides, render_files, render_timesteps
+from glance.training.simpletuner.config import (
+    checkpoint_interval,
+    parse_overrides,
+    render_files,
+    render_timesteps,
+)
 
 SLOW_FILE, FAST_FILE = "config/glance-slow/config.json", "config/glance-fast/config.json"
 SEED = resolve_schedule("guide")
@@ -89,6 +94,14 @@ def test_a_single_files_transformer_stands_in_for_the_models() -> None:
         "pretrained_transformer_model_name_or_path": "transformer",
         "pretrained_transformer_subfolder": "none",
     }
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "interval"),
+    [(60, None, 6), (60, 20, 5), (60, 60, 6), (400, 100, 50), (60, 59, 59), (60, 2, 2), (4, 3, 1)],
+)
+def test_previews_are_of_checkpoints(steps: int, every: int | None, interval: int) -> None:
+    assert checkpoint_interval(steps, every) == interval
 
 
 @pytest.mark.parametrize("device", [Device.CPU, Device.MPS])
