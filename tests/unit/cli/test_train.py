@@ -260,7 +260,7 @@ def test_what_comes_next_for_a_family_that_edits(invoke: Glance) -> None:
     without = invoke("infer", "--prompt", "by night")
     assert without.code == 4
     assert without.err.startswith(
-        "error: Qwen-Image-Edit-2509 edits a picture, and there is no --source-image\n"
+        "error: Qwen-Image-Edit-2509 edits an image, and there is no --source-image\n"
     )
     unfit = invoke("infer", "--prompt", "by night", "--source-image", "cat.txt")
     assert unfit.code == 4
