@@ -47,7 +47,7 @@ runs/cat/images/compare/sheet.png
 slow only, 10 steps    0.400  0.600     24.0
 fast only, 10 steps    0.300  0.700     28.0
      both, 10 steps    0.200  0.800     32.0
-one picture proves little (from 8 on there is a verdict): in 10 steps the pair ends 60 % nearer to \
+one image proves little (from 8 on there is a verdict): in 10 steps the pair ends 60 % nearer to \
 the base's 50 than the base itself along the same sigmas (latents 0.200 against 0.500, difference \
 -0.300; 1 - SSIM 0.200 against 0.500, difference -0.300)
 """
