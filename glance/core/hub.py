@@ -187,6 +187,7 @@ def fetch_model(model: str, on_event: EventSink) -> bool:
 
     snapshot = _find_snapshot(model)
     if snapshot is not None and _is_whole(snapshot):
+        _note_absent(snapshot)
         return True
     if constants.is_offline_mode():
         return False
@@ -203,12 +204,14 @@ def fetch_model(model: str, on_event: EventSink) -> bool:
         on_event(ModelFetched(model, done, total, None if eta is None else round(eta, 1)))
 
     try:
-        snapshot_download(model, allow_patterns=files, tqdm_class=_reporting_to(on_progress))
+        progress = _reporting_to(on_progress)
+        fetched_to = snapshot_download(model, allow_patterns=files, tqdm_class=progress)
     except _transport_errors() as exc:
         raise SetupError(
             f"fetching {model} broke off: {str(exc).strip().splitlines()[0]}",
             hint="run the same command again: what is whole stays",
         ) from exc
+    _note_absent(Path(fetched_to))
     return True
 
 
@@ -256,6 +259,23 @@ def _find_snapshot(model: str) -> Path | None:
         return Path(snapshot_download(model, local_files_only=True, allow_patterns=[_INDEX]))
     except OSError:  # LocalEntryNotFoundError
         return None
+
+
+def _note_absent(snapshot: Path) -> None:
+    """Note in the cache that tokenizers without a config.json have none, as huggingface_hub does.
+
+    transformers' AutoTokenizer looks for one, and offline takes a file that nobody has ever asked
+    the Hub for as out of reach: Z-Image, Chroma, Krea 2 and HiDream could not be trained.
+    """
+    for tokenizer in snapshot.glob("*/tokenizer_config.json"):
+        config = tokenizer.with_name("config.json")
+        if config.exists():
+            continue
+        place = config.relative_to(snapshot)
+        note = snapshot.parents[1] / ".no_exist" / snapshot.name / place
+        with suppress(OSError):  # a cache that is only read: the trainer says what it lacks
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.touch()
 
 
 def _is_whole(snapshot: Path) -> bool:

@@ -18,6 +18,8 @@ from fakes.hub import FakeHub
 
 from glance.core.hub import split_hub_file
 
+SMALL_FLUX = Path(__file__).parents[3] / "glance" / "assets" / "small-flux"
+
 
 def python(script: str, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """In a process of its own: huggingface_hub reads its environment once, at import."""
@@ -143,6 +145,22 @@ class TestFetching:
             shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
             assert self.fetch(hub, tmp_path / "home").stdout.startswith("True")
             assert gone.exists()
+
+    @pytest.mark.parametrize("was_there", [False, True])
+    def test_a_tokenizer_is_loaded_offline(self, tmp_path: Path, was_there: bool) -> None:
+        """As SimpleTuner loads those of Z-Image, Chroma, Krea 2 and HiDream."""
+        hub = FakeHub("acme/small", SMALL_FLUX)
+        home = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url}
+        fetch = "from glance.core.hub import fetch_model; fetch_model('acme/small', print)"
+        if was_there:  # fetched by somebody else
+            python("import huggingface_hub as h; h.snapshot_download('acme/small')", **home)
+        python(fetch, **home)
+        hub.close()
+
+        load = "t.AutoTokenizer.from_pretrained('acme/small', subfolder='tokenizer_2')"
+        done = python(f"import transformers as t; {load}", **{**home, "HF_HUB_OFFLINE": "1"})
+
+        assert done.returncode == 0, done.stderr
 
     def test_nobody_to_ask_is_no_failure(self, hub: FakeHub, tmp_path: Path) -> None:
         assert self.fetch(hub, tmp_path / "home", HF_HUB_OFFLINE="1").stdout == "False []\n"
