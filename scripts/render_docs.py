@@ -255,18 +255,20 @@ glance train --config pair.yaml --steps 60 --dry-run
 glance train --image data/glance.png --rank 16 --dry-run --save-config mine.yaml
 ```
 
-`--save-config FILE` writes what was said, by flags and by `--config`, without the defaults, and goes
-on; with `--dry-run` nothing else happens. `--dry-run`, `--restart`, `--json` and their like are for
-one command, and are not written. It replaces a file that it wrote itself, unless somebody has added a
-comment there, and no other.
+`--save-config FILE` writes what was said, by flags and by `--config`, without the defaults, and
+goes on; with `--dry-run` nothing else happens. `--dry-run`, `--restart`, `--json` and their like
+are for one command, and are not written. It replaces a file that it wrote itself, unless somebody
+has added a comment there, and no other.
 
 - YAML or JSON, in UTF-8. Every value is text, as on the command line, and the option reads it:
   `caption: no` is the word, `5e-4` a number. `null`, or `~`, is an option that is not said. A flag
   without a value takes `true`: `no-metadata: true`.
 - Paths are as on the command line: seen from the folder that the command runs in, and `~/` is home.
 - All unknown names, double ones and bad values are told at once, with their lines (exit code 4).
-- A flag on the command line replaces all values of that option in the file, of repeatable ones too.
-- `glance check` and `glance doctor` take the file of a training and pass over what they do not need."""
+- A flag on the command line replaces all values of that option in the file, of repeatable ones
+  too.
+- `glance check` and `glance doctor` take the file of a training and pass over what they do not
+  need."""
 
 _PICTURES = """\
 ## Pictures
