@@ -73,7 +73,7 @@ def test_what_a_request_is_without_is_not_said() -> None:
     assert to_document(DistillRequest(), only_changed=False)["phase"] == "both"
 
 
-@pytest.mark.parametrize("kind", {type(one) for one in REQUESTS}, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("kind", dict.fromkeys(map(type, REQUESTS)), ids=lambda one: one.__name__)
 def test_what_is_parsed_can_be_shown(kind: type) -> None:
     assert [one.key for one in declared(kind) if bool(one.flag.parse) != bool(one.flag.show)] == []
 
