@@ -239,19 +239,25 @@ class Previews:
         return f"no previews beside the training: {lack}"
 
     def _sample(self, step: int, *, is_alone: bool) -> None:
-        """Run `glance infer`; tell how it ended. On a thread of its own."""
+        """Run `glance infer`; tell how it ended. On a thread of its own.
+
+        A fault of glance's shows as a traceback, and the training goes on.
+        """
         lines = deque[str](maxlen=_REMEMBERED_LINES)
-        reason: str | None = None
+        reason: str | None = "a fault in glance"
         try:
             self._prepare(step)
             code = self._setup.runner.run(self._job(step, is_alone=is_alone), lines.append)
-            if code or not all(path.exists() for path in self._pictures(step)):
-                reason = _explain(lines, code)
+            is_made = not code and all(path.exists() for path in self._pictures(step))
+            reason = None if is_made else _explain(lines, code)
         except JobEnded:
             reason = "it was ended"
-        except Exception as exc:  # noqa: BLE001 - whatever it is, the training goes on
-            reason = exc.problems[0].message if isinstance(exc, GlanceError) else str(exc)
-        self._tell(PreviewEnded(step, reason))
+        except GlanceError as exc:
+            reason = exc.problems[0].message
+        except OSError as exc:
+            reason = str(exc)
+        finally:
+            self._tell(PreviewEnded(step, reason))
 
     def _prepare(self, step: int) -> None:
         """Make the copies finished LoRAs, and say what is to be sampled."""
