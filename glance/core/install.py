@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-from importlib.metadata import requires
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -17,7 +16,10 @@ def how_to_install(package: str) -> str:
     In a clone that is uv's; elsewhere (`uv tool install`, pipx, pip) glance's own environment is
     added to. On no index there is a glance to install anew.
     """
-    from packaging.requirements import Requirement  # takes time, and is seldom needed
+    # they take time, are seldom needed, and every --help imports this module
+    from importlib.metadata import requires
+
+    from packaging.requirements import Requirement
 
     declared = [Requirement(text) for text in requires("glance-lora") or ()]
     wanted = next((one for one in declared if one.name == package), Requirement(package))
