@@ -13,7 +13,7 @@ from benchmarks.result import Column, Goal, Ratio, Result, Row, summarise
 from benchmarks.rounds import PICTURE, SMALL_MODEL, Conditions, call, interleave
 from glance.core.files import write_json
 from glance.core.phase import Phase
-from glance.dataset.sample import stage_sample
+from glance.runs.sample import stage_sample
 from glance.training.machine import find_program
 from glance.training.plan import TrainingPlan, plan_training
 from glance.training.request import Launcher, TrainRequest

@@ -202,7 +202,7 @@ def _doubts(name: str, value: str, remedy: str) -> Iterator[Problem]:
 def _misunderstood(name: str, value: str, *, takes_file: bool) -> Iterator[Problem]:
     if name not in _TEXTS or not value.strip():
         return
-    from glance.dataset.caption import name_for_text
+    from glance.runs.caption import name_for_text
     from glance.sampling.prompts import meant_elsewhere
 
     problem = name_for_text(name, value, takes_file=takes_file)

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from glance.core.errors import LoraError
 from glance.core.phase import Phase
-from glance.dataset.sample import measure_picture
 from glance.interop.export import Exported, Source, list_files, whole_folder
 from glance.interop.foreign import respell
 from glance.models.families import Family
@@ -39,6 +38,7 @@ from glance.models.lora.file import (
 from glance.models.lora.keys import is_text_key, name_some
 from glance.runs.lora import SPEC, complete_metadata
 from glance.runs.manifest import read_caption
+from glance.runs.sample import measure_picture
 from glance.sampling.comfyui import (
     Graph,
     Job,

@@ -18,14 +18,6 @@ from glance.core.device import Device
 from glance.core.errors import Checks, LoraError, Problem, RunError, SettingsError, UsageError
 from glance.core.files import beside, is_folder, state_folder
 from glance.core.phase import Phase
-from glance.dataset.sample import (
-    Examination,
-    Sample,
-    Stage,
-    examine_sample,
-    name_safely,
-    stage_sample,
-)
 from glance.interop.foreign import ForeignLora, layer_names, open_lora, respell
 from glance.interop.request import ImportRequest
 from glance.models.base import BaseModel, detect_family, is_hub_id
@@ -40,6 +32,14 @@ from glance.runs.manifest import (
     SampleRecord,
     now,
     record_schedule,
+)
+from glance.runs.sample import (
+    Examination,
+    Sample,
+    Stage,
+    examine_sample,
+    name_safely,
+    stage_sample,
 )
 from glance.runs.settings import TrainSettings, resolve_train_settings
 from glance.schedule.lists import DEFAULT_SCHEDULE, PRESETS, Schedule

@@ -1,5 +1,5 @@
-"""The run folder: where everything lies, and glance.json, its manifest.
+"""The pair that is trained on, the run folder, and glance.json, its manifest.
 
 A run is what people keep, move and share: no path in it leaves it, but for a base model that
-lies beside it.
+lies beside it. `sample`, `caption` and `view` examine, load and stage the pair.
 """

@@ -11,12 +11,12 @@ from glance.core.files import read_text
 from glance.core.options import show_size
 from glance.core.phase import Phase
 from glance.core.plot import require_ending
-from glance.dataset.sample import name_safely
 from glance.models.base import shown_model
 from glance.runs.folder import RUNS, TRAINERS_PAGE, RunFolder, writing
 from glance.runs.lock import locked
 from glance.runs.losses import draw_losses, last_loss, read_courses
 from glance.runs.manifest import Manifest, PhaseState, iterate_runs, load_manifest
+from glance.runs.sample import name_safely
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:

@@ -20,7 +20,6 @@ from typing import Final
 from glance.core.errors import LoraError
 from glance.core.files import replacing
 from glance.core.phase import Phase
-from glance.dataset.sample import name_safely
 from glance.models.families import Family, find_family
 from glance.models.lora.examine import verify_lora
 from glance.models.lora.file import (
@@ -42,6 +41,7 @@ from glance.models.lora.file import (
 from glance.models.lora.keys import adapter_config
 from glance.runs.folder import RunFolder
 from glance.runs.manifest import LoraRecord, Manifest
+from glance.runs.sample import name_safely
 from glance.schedule.lists import MAX_TIMESTEP, PhaseSchedule, Schedule
 
 SPEC: Final = "modelspec."

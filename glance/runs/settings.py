@@ -11,9 +11,9 @@ from glance.core.device import AUTO, Device, Quantize, cuda_memory
 from glance.core.errors import SettingsError
 from glance.core.phase import Phase
 from glance.core.settings import Settings
-from glance.dataset.view import Crop, View, fit_view
 from glance.models.base import Weights
 from glance.models.families import DEFAULT_FAMILY, find_family
+from glance.runs.view import Crop, View, fit_view
 
 USUAL: Final[Mapping[str, int]] = MappingProxyType({"steps": 60, "rank": 32, "seed": 1})
 """Of a training on images, where nobody says another: the guide's, and the method's."""

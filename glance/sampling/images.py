@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from glance.core.errors import InputError, Problem, SettingsError, UsageError
 from glance.core.files import is_folder, require_writable
-from glance.dataset.sample import measure_picture
 from glance.models.families import Family
+from glance.runs.sample import measure_picture
 from glance.sampling.lora_pair import LoraPair
 from glance.sampling.prompts import PromptLine, read_prompts
 from glance.sampling.provenance import (

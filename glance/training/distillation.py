@@ -23,14 +23,14 @@ from glance.core.device import Device, resolve_device
 from glance.core.errors import Checks, InputError, LoraError, Problem, SettingsError, UsageError
 from glance.core.files import record_place
 from glance.core.phase import Phase
-from glance.dataset.caption import estimate_tokens
-from glance.dataset.sample import measure_picture, name_safely
 from glance.models.base import BaseModel
 from glance.models.families import Family
 from glance.models.lora.examine import LoraFacts, examine_lora
 from glance.models.lora.file import hash_file
+from glance.runs.caption import estimate_tokens
 from glance.runs.folder import RUNS, RunFolder
 from glance.runs.locate import find_local, locate_lora
+from glance.runs.sample import measure_picture, name_safely
 from glance.runs.settings import Layers, Teacher, TrainSettings, resolve_preset
 from glance.sampling.plan import GenerationPlan, plan_generation
 from glance.sampling.prompts import find_faults, judging_prompts, read_prompts, teaching_prompts

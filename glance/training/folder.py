@@ -18,7 +18,6 @@ from glance.core.errors import Problem, RunError, as_typed, quoted, shown
 from glance.core.files import find_place, record_place, write_json, write_text
 from glance.core.phase import Phase
 from glance.core.pictures import DECODER_ERRORS, open_picture, to_rgb
-from glance.dataset.sample import Sample, stage_sample
 from glance.models.base import shown_model
 from glance.runs.folder import LORA_FILE, TRAINERS_PAGE, RunFolder, writing
 from glance.runs.manifest import (
@@ -30,6 +29,7 @@ from glance.runs.manifest import (
     now,
     record_schedule,
 )
+from glance.runs.sample import Sample, stage_sample
 from glance.training.checkpoints import Sealer, checkpoint_names, is_whole, remove_set_aside
 from glance.training.simpletuner.config import PICTURES_FOLDER, REFERENCE_FOLDER, warm_up_steps
 

@@ -24,7 +24,12 @@ from glance.core.errors import (
 )
 from glance.core.files import is_folder
 from glance.core.phase import Phase
-from glance.dataset.sample import (
+from glance.models.base import BaseModel
+from glance.models.checkpoint import read_checkpoint
+from glance.models.families import Family
+from glance.runs.folder import RUNS, RunFolder
+from glance.runs.manifest import PreviewRecord
+from glance.runs.sample import (
     Sample,
     Stage,
     examine_sample,
@@ -32,13 +37,8 @@ from glance.dataset.sample import (
     fitting_area,
     name_safely,
 )
-from glance.dataset.view import REFUSED, WARNED, Crop, View, fit_reference, fit_view
-from glance.models.base import BaseModel
-from glance.models.checkpoint import read_checkpoint
-from glance.models.families import Family
-from glance.runs.folder import RUNS, RunFolder
-from glance.runs.manifest import PreviewRecord
 from glance.runs.settings import TrainSettings, resolve_preset, resolve_train_settings
+from glance.runs.view import REFUSED, WARNED, Crop, View, fit_reference, fit_view
 from glance.sampling.prompts import find_faults, judging_prompts
 from glance.schedule.lists import DEFAULT_SCHEDULE, ResolvedSchedule, Schedule
 from glance.schedule.options import AUTO as AUTO_SCHEDULE

@@ -13,13 +13,13 @@ from glance.core.files import find_place
 from glance.core.hub import is_hub_file
 from glance.core.options import command_line, show_size
 from glance.core.phase import Phase
-from glance.dataset.view import Crop
 from glance.models.base import PACKAGED, BaseModel, packaged_fingerprint
 from glance.models.checkpoint import is_checkpoint
 from glance.models.families import find_family
 from glance.runs.folder import RunFolder
 from glance.runs.manifest import Manifest, load_manifest
 from glance.runs.settings import USUAL, Teacher
+from glance.runs.view import Crop
 from glance.sampling.prompts import teaching_prompts
 from glance.schedule.lists import DEFAULT_SCHEDULE, PRESETS
 from glance.schedule.options import ScheduleOptions

@@ -14,8 +14,8 @@ PACKAGE = ROOT / "glance"
 
 # From the bottom up: a module imports only what stands above it in this list, or in its own room.
 ROOMS = (
-    *("core", "schedule", "models", "dataset", "runs", "sampling", "evaluation", "training"),
-    *("interop", "demo", "cli", "__main__"),
+    *("core", "schedule", "models", "runs", "sampling", "evaluation", "training"),
+    *("interop", "batch", "demo", "cli", "__main__"),
 )
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "simpletuner", "safetensors")
 

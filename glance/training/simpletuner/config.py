@@ -19,11 +19,11 @@ from typing import Any, Final
 from glance.core.device import Device
 from glance.core.errors import Checks, SettingsError
 from glance.core.phase import Phase
-from glance.dataset.view import View
 from glance.models.base import is_outside
 from glance.models.families import find_family
 from glance.runs.folder import environment
 from glance.runs.settings import Layers, Teacher, TrainSettings
+from glance.runs.view import View
 from glance.schedule.lists import PhaseSchedule, Schedule
 from glance.training.machine import memory_options
 from glance.training.request import Launcher

@@ -6,9 +6,9 @@ import pytest
 
 from glance.core.device import Device
 from glance.core.errors import Problem, SettingsError
-from glance.dataset.view import Crop
 from glance.models.families import find_family
 from glance.runs.settings import TrainSettings, resolve_train_settings
+from glance.runs.view import Crop
 from glance.sampling.settings import SampleSettings, resolve_sample_settings
 
 

@@ -9,9 +9,9 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from glance.core.errors import InputError, SettingsError
-from glance.dataset.sample import fitting_area
-from glance.dataset.view import Crop
 from glance.models.families import FAMILIES
+from glance.runs.sample import fitting_area
+from glance.runs.view import Crop
 from glance.training.plan import TrainingPlan, parse_devices
 
 

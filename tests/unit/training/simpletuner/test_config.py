@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from glance.core.device import Device
 from glance.core.errors import InputError, Problem, SettingsError
-from glance.dataset.view import Crop
 from glance.models.families import FAMILIES
 from glance.runs.settings import resolve_train_settings
+from glance.runs.view import Crop
 from glance.schedule.lists import PhaseSchedule, Schedule, resolve_schedule
 from glance.training.simpletuner.config import (
     checkpoint_interval,

@@ -9,10 +9,10 @@ from PIL import Image
 
 from glance.core.device import Device
 from glance.core.errors import SampleError
-from glance.dataset.view import Crop, View, fit_reference, fit_view
 from glance.models.families import FAMILIES
 from glance.runs.manifest import Manifest, SampleRecord, record_schedule
 from glance.runs.settings import resolve_train_settings
+from glance.runs.view import Crop, View, fit_reference, fit_view
 from glance.sampling.settings import resolve_sample_settings
 from glance.schedule.lists import resolve_schedule
 

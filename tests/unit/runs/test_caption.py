@@ -13,7 +13,7 @@ from PIL import Image
 
 from glance.core.encoding import ForeignText, decode_text, guess
 from glance.core.errors import Problem
-from glance.dataset.sample import examine_sample
+from glance.runs.sample import examine_sample
 
 SMART = b"a landscape \x96 dusk\x92s light\n"
 WORDS = {

@@ -18,8 +18,8 @@ from glance.core.errors import Findings, Problem, SampleError, quoted, shown
 from glance.core.files import is_folder, is_readable, replacing, write_text
 from glance.core.kinds import refuse_preview, refuse_unreadable
 from glance.core.pictures import DECODER_ERRORS, count_frames, open_picture, to_rgb
-from glance.dataset.caption import check_length, examine_caption, find_caption
-from glance.dataset.view import Size, View
+from glance.runs.caption import check_length, examine_caption, find_caption
+from glance.runs.view import Size, View
 
 _PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic")
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageCms, ImageFile
 
 from glance.core.errors import SampleError
-from glance.dataset.sample import (
+from glance.runs.sample import (
     Examination,
     Sample,
     Stage,

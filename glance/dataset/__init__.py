@@ -1,1 +1,0 @@
-"""The picture and its caption: finds, examines, loads and stages the pair to train on."""
