@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 import psutil
 
 from glance.core.errors import Problem, shown
+from glance.core.events import Event, Noted
 from glance.training.simpletuner.process import find_secrets
 from glance.training.simpletuner.runner import Job as Process
 from glance.training.simpletuner.runner import JobEnded, ProcessRunner
@@ -45,7 +45,7 @@ class JobEnd:
 
     exit_code: int
     problems: tuple[Problem, ...] = ()
-    result: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    result: dict[str, Any] = field(default_factory=dict)
     """The command's JSON document."""
 
     @property
@@ -60,7 +60,7 @@ class JobEnd:
 
 
 @dataclass(frozen=True, slots=True)
-class JobStarted:
+class JobStarted(Event):
     """A job begins; `where`: on which device, of which machine."""
 
     number: int
@@ -68,22 +68,22 @@ class JobStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class JobTold:
+class JobTold(Event):
     """A job's command told an event: what it writes to `--events`."""
 
     number: int
-    event: Mapping[str, Any]
+    event: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class JobOver:
+class JobOver(Event):
     """A job is over."""
 
     number: int
     end: JobEnd
 
 
-type Told = JobStarted | JobTold | JobOver
+type Told = JobStarted | JobTold | JobOver | Noted
 """What whoever runs jobs tells of them."""
 
 
@@ -114,7 +114,7 @@ class Worker:
         *,
         environment: Mapping[str, str],
         log: Path,
-        on_event: Callable[[Mapping[str, Any]], None],
+        on_event: Callable[[dict[str, Any]], None],
     ) -> JobEnd:
         """Run a job to its end; `on_event` hears what it tells, on the thread of the caller.
 
@@ -156,11 +156,11 @@ class Worker:
 class _Said:
     """What a command says: events a line each, then a document, and talk between them."""
 
-    def __init__(self, on_event: Callable[[Mapping[str, Any]], None]) -> None:
+    def __init__(self, on_event: Callable[[dict[str, Any]], None]) -> None:
         self._on_event = on_event
         self._lines: list[str] | None = None  # of the document
         self._last = ""
-        self.document: Mapping[str, Any] = {}
+        self.document: dict[str, Any] = {}
 
     def hear(self, line: str) -> None:
         if line.startswith(_EVENT):

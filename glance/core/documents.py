@@ -4,8 +4,9 @@ Every scalar is text, as on a command line: who knows the option reads it, and `
 false. Nothing but `null` and `~` means anything in itself: nobody says that option.
 """
 
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from yaml import Node
 
 _LARGEST: Final = 250_000  # bytes; it is read in a second
+_LARGEST_LINES: Final = 64_000_000  # bytes of a file with a document a line: so is that
 _MOST: Final = 20_000  # values; a few lines of aliases stand for billions
 _DEEPEST: Final = 8
 _NULL: Final = re.compile(r"~|null|Null|NULL")
@@ -36,26 +38,52 @@ class Said(dict[str, Any]):
 
     def place(self, key: str) -> str:
         """Return where a key stands, to be written before what is wrong with it."""
-        return f"{shown(self.path)}, line {self.lines[key]}: "
+        line = self.lines.get(key)
+        return "" if line is None else f"{shown(self.path)}, line {line}: "
+
+    @property
+    def line(self) -> int | None:
+        """Where it begins; None for nothing."""
+        return min(self.lines.values(), default=None)
 
 
 def read_document(path: Path, flag: str) -> Said:
     """Return what the file that `flag` names says; raise SettingsError, every double key in it."""
-    import yaml
+    said = read_list(path, flag, hint=f"give {flag} a file; --save-config writes one")
+    if not isinstance(said, Said):
+        what = "it does not hold options by their names"
+        raise SettingsError(f"{flag} {shown(path)}: {what}", hint=_EXAMPLE)
+    return said
+
+
+def read_list(path: Path, flag: str, *, hint: str) -> Any:
+    """Return what a file says, of whatever kind; of a .jsonl file a list, an entry for each line.
+
+    `flag` names it in what is said of it, `hint` helps where it cannot be read. Raises
+    SettingsError.
+    """
+
+    def refuse(reason: object, hint: str) -> SettingsError:
+        return SettingsError(f"{flag} {shown(path)}: {shown(reason)}".lstrip(), hint=hint)
 
     from glance.core.files import open_file
 
-    def refuse(reason: object, hint: str) -> SettingsError:
-        return SettingsError(f"{flag} {shown(path)}: {shown(reason)}", hint=hint)
-
+    is_lines = path.suffix.lower() == ".jsonl"
+    largest = _LARGEST_LINES if is_lines else _LARGEST
     try:
         with open_file(path) as file:
-            data = file.read(_LARGEST + 1)
+            data = file.read(largest + 1)
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
-        reason = getattr(exc, "strerror", None) or exc
-        raise refuse(reason, f"give {flag} a file; --save-config writes one") from exc
-    if len(data) > _LARGEST:
-        raise refuse(f"it has more than {_LARGEST:,} bytes, and is no file of settings", _EXAMPLE)
+        raise refuse(getattr(exc, "strerror", None) or exc, hint) from exc
+    if len(data) > largest:
+        remedy = _EXAMPLE if is_lines else f"{_EXAMPLE}; many jobs in a .jsonl file, one a line"
+        raise refuse(f"it has more than {largest:,} bytes, and is no file of settings", remedy)
+    return _read_lines(data, path, refuse) if is_lines else _read_yaml(data, path, refuse)
+
+
+def _read_yaml(data: bytes, path: Path, refuse: Callable[[object, str], SettingsError]) -> Any:
+    import yaml
+
     if data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         data = data.replace(b"\t", b" ")  # JSON may be indented with them
     try:
@@ -68,12 +96,45 @@ def read_document(path: Path, flag: str) -> Said:
         raise refuse("it is no YAML, or not in UTF-8", "save it as UTF-8 text") from exc
     if root is None:
         raise refuse("it is empty", _EXAMPLE)
-    if not isinstance(root, yaml.MappingNode):
-        raise refuse("it does not hold options by their names", _EXAMPLE)
     reader = _Reader(path)
-    said: Said = reader.read(root)
+    said = reader.read(root)
     if reader.problems:
         raise SettingsError(reader.problems)
+    return said
+
+
+def _read_lines(data: bytes, path: Path, refuse: Callable[[object, str], SettingsError]) -> Any:
+    """Return the entries of JSON lines; of all that are none, what is wrong."""
+    said, problems = list[Any](), list[Problem]()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise refuse("it is not in UTF-8", "save it as UTF-8 text") from exc
+    for number, line in enumerate(text.split("\n"), 1):
+        place = f"{shown(path)}, line {number}: "
+
+        def take(pairs: list[tuple[str, Any]], number: int = number, place: str = place) -> Said:
+            entry = Said(path)
+            for key, value in pairs:
+                if key in entry:
+                    problems.append(Problem(f"{place}{shown(key)} is there twice", "keep one"))
+                entry[key] = _at_home(value) if isinstance(value, str) else value
+                entry.lines[key] = number
+            return entry
+
+        if not line.strip():
+            continue
+        try:
+            options = {"parse_int": str, "parse_float": str, "parse_constant": str}
+            said.append(json.loads(line, object_pairs_hook=take, **options))
+        except (ValueError, RecursionError) as exc:
+            reason = getattr(exc, "msg", "it holds one thing in another too often")
+            example = 'one JSON object a line, such as {"image": "a.png"}'
+            problems.append(Problem(f"{place}{reason}", f"write {example}"))
+    if problems:
+        raise SettingsError(problems)
+    if not said:
+        raise refuse("it is empty", _EXAMPLE)
     return said
 
 
@@ -143,4 +204,8 @@ class _Reader:
             return None
         # what JSON writes as two halves is one character
         text: str = node.value.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
-        return str(Path(text).expanduser()) if text.startswith("~/") else text  # as a shell does
+        return _at_home(text)
+
+
+def _at_home(text: str) -> str:
+    return str(Path(text).expanduser()) if text.startswith("~/") else text  # as a shell does

@@ -1,0 +1,407 @@
+"""What is asked of a batch, made into jobs: a folder of pairs, or a file with an entry each.
+
+A file is a list of jobs, or `jobs:` and `defaults:` of all of them; a .jsonl file has a job a line.
+A job holds the options of its command by their names, as `--config` does. Several values of an
+option that holds one are so many jobs, and several such options all combinations.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Final
+
+from glance.batch.worker import Job
+from glance.core.documents import Said, read_list
+from glance.core.errors import GlanceError, InputError, Problem, SettingsError, shown
+from glance.core.files import is_folder
+from glance.core.options import Field, command_line, declared, from_document, match_keys, place
+from glance.runs.folder import RUNS, RunFolder
+from glance.runs.manifest import load_manifest
+from glance.runs.sample import find_images, name_safely
+from glance.training.distillation import plan_distillation
+from glance.training.plan import TrainingPlan, plan_training
+from glance.training.request import DistillRequest, TrainRequest
+
+_KINDS: Final[Mapping[str, type[TrainRequest] | type[DistillRequest]]] = {
+    "train": TrainRequest,
+    "distill": DistillRequest,
+}
+_TRAIN: Final = "train"
+_COMMAND: Final = "command"
+_NAME: Final = "name"
+_EACH: Final = "each"
+_OWN: Final = (_COMMAND, _NAME, _EACH)
+"""What a job holds beside the options of its command."""
+NOT_OF_JOBS: Final[Mapping[str, str]] = {
+    "resume": "name its run: a job goes on with what is there",
+    "restart": "remove the run: glance runs rm RUN",
+    "gpu-ids": "the batch gives each job its device: --devices",
+}
+"""Options that a job has not, and what there is instead."""
+_ALL: Final = ("defaults", "jobs")
+_LONGEST_VALUE: Final = 24  # characters, in the name of a run
+_EXAMPLE: Final = "write a list of jobs, such as - image: a.png"
+_SOURCE_HINT: Final = "give a folder of images and captions, or a .yaml or .jsonl file of jobs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRequest:
+    """What the user typed of a batch of trainings, unchecked."""
+
+    source: Path
+    """A folder of pairs, or a file of jobs."""
+    said: Mapping[str, Any]
+    """Options of all jobs, by their names: they stand before what a file says."""
+    output: Path | None = None
+    """Where the runs are made. None: in a folder of runs/ that is called as the source is."""
+    compares: bool = False
+    """Whether each trained pair is compared with its base model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A job that cannot be run, and why."""
+
+    number: int
+    name: str
+    run: Path
+    problems: tuple[Problem, ...]
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """The jobs of a batch, in their order: those to be run, and those that cannot be."""
+
+    output: Path
+    jobs: tuple[Job, ...]
+    done: frozenset[int]
+    """The numbers of the jobs whose runs are finished already."""
+    refused: tuple[Refusal, ...]
+
+    @property
+    def total(self) -> int:
+        """How many jobs there are in all."""
+        return len(self.jobs) + len(self.refused)
+
+    @property
+    def to_do(self) -> tuple[Job, ...]:
+        """The jobs that are to be run."""
+        return tuple(job for job in self.jobs if job.number not in self.done)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `--dry-run --json` prints."""
+        jobs = {
+            job.number: {
+                "number": job.number,
+                "name": job.name,
+                "run": str(job.run),
+                "state": "done" if job.number in self.done else "waiting",
+                "command": ["glance", *job.command],
+            }
+            for job in self.jobs
+        }
+        refused = {one.number: describe_refusal(one) for one in self.refused}
+        return {
+            "output": str(self.output),
+            "jobs": [one for _, one in sorted({**jobs, **refused}.items())],
+        }
+
+
+def describe_refusal(refusal: Refusal) -> dict[str, Any]:
+    """Return a refused job as JSON."""
+    problems = [{"message": one.message, "hint": one.hint} for one in refusal.problems]
+    return {
+        "number": refusal.number,
+        "name": refusal.name,
+        "run": str(refusal.run),
+        "state": "refused",
+        "problems": problems,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One job as it is asked for."""
+
+    number: int
+    place: str
+    """Where it is asked for, to be written before what is wrong with it."""
+    command: str
+    name: str
+    run: Path
+    request: TrainRequest | DistillRequest
+    clash: "_Asked | None" = None
+    """An earlier job that has the same run folder."""
+
+
+def plan_batch(request: BatchRequest) -> BatchPlan:
+    """Read the jobs and check each; writes nothing.
+
+    Raises SettingsError with all that is wrong with the file as such, and with options of all jobs;
+    SampleError for a folder without an image. A job that its command would refuse is refused alone.
+    """
+    output = request.output or RUNS / name_safely(request.source.absolute().stem)
+    entries = list(_read(request))
+    asked = _ask(entries, request, output)
+    jobs, done, refused = list[Job](), set[int](), list[Refusal]()
+    for one in asked:
+        try:
+            plan = _plan(one)
+        except GlanceError as exc:
+            refused.append(Refusal(one.number, one.name, one.run, exc.problems, exc.exit_code))
+            continue
+        words = [one.command, *command_line(one.request)]
+        if request.compares and one.command == _TRAIN:
+            words.append("--compare")
+        jobs.append(
+            Job(
+                number=one.number,
+                name=one.name,
+                command=tuple(words),
+                run=one.run,
+                folder=Path.cwd(),
+            )
+        )
+        if is_finished(plan.run, compared=request.compares or _is_compared(one.request)):
+            done.add(one.number)
+    return BatchPlan(output, tuple(jobs), frozenset(done), tuple(refused))
+
+
+def is_finished(run: RunFolder, *, compared: bool) -> bool:
+    """Whether all of a run is there: both LoRAs of their recorded size, and the verdict if wanted.
+
+    What they hold is not read again: that would take longer than all else, of thousands of runs.
+    """
+    if not run.manifest.exists():
+        return False
+    manifest = load_manifest(run)
+    sizes = [
+        record.lora is not None
+        and run.lora(phase).is_file()
+        and run.lora(phase).stat().st_size == record.lora.bytes
+        for phase, record in manifest.phases.items()
+    ]
+    return manifest.is_finished and all(sizes) and not (compared and manifest.verdict is None)
+
+
+def _is_compared(request: TrainRequest | DistillRequest) -> bool:
+    return isinstance(request, DistillRequest) and request.compares
+
+
+def _plan(asked: _Asked) -> TrainingPlan:
+    if asked.clash is not None:
+        raise SettingsError([_tell_clash(asked)])
+    if isinstance(asked.request, DistillRequest):
+        return plan_distillation(asked.request).training
+    return plan_training(asked.request)
+
+
+# --- what a file says -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """An entry of a file, or an image of a folder: a job, or some that differ in few options."""
+
+    place: str
+    """Where it is, to be written before what is wrong with it; empty for a folder's."""
+    said: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    """What the file says of all jobs."""
+
+
+def _read(request: BatchRequest) -> Iterator[_Entry]:
+    source = request.source
+    if is_folder(source):
+        yield from (_Entry("", {"image": str(one)}, {}) for one in find_images([source]))
+        return
+    content = read_list(source, "", hint=_SOURCE_HINT)
+    defaults: Mapping[str, Any] = {}
+    if isinstance(content, Said):
+        defaults, content = _split(content)
+    if not isinstance(content, list) or not content:
+        raise SettingsError(f"{shown(source)} holds no list of jobs", hint=_EXAMPLE)
+    problems = list[Problem]()
+    for number, one in enumerate(content, 1):
+        if isinstance(one, Said):
+            where = "" if one.line is None else f", line {one.line}"
+            yield _Entry(f"{shown(source)}{where}: ", one, defaults)
+        else:
+            message = f"{shown(source)}: entry {number} holds no options by their names"
+            problems.append(Problem(message, _EXAMPLE))
+    if problems:
+        raise SettingsError(problems)
+
+
+def _split(content: Said) -> tuple[Said, Any]:
+    """Return what a mapping says of all jobs, and its jobs."""
+    problems = [
+        Problem(f"{content.place(key)}{shown(key)} is none of {', '.join(_ALL)}", _EXAMPLE)
+        for key in content
+        if key not in _ALL
+    ]
+    defaults = content.get("defaults") or Said(content.path)
+    if not isinstance(defaults, Said):
+        message = f"{content.place('defaults')}defaults hold no options by their names"
+        problems.append(Problem(message, "write them below it, such as rank: 16"))
+    if problems:
+        raise SettingsError(problems)
+    return defaults, content.get("jobs")
+
+
+def _ask(entries: Iterable[_Entry], request: BatchRequest, output: Path) -> list[_Asked]:
+    """Return all jobs; raise SettingsError with all that is wrong with what is asked."""
+    asked, problems = list[_Asked](), list[Problem]()
+    taken = dict[Path, _Asked]()
+    for entry in entries:
+        try:
+            for said, varied in _expand(entry, request.said):
+                one = _make(len(asked) + 1, entry, said, varied, output)
+                first = taken.setdefault(one.run.absolute(), one)
+                asked.append(one if first is one else replace(one, clash=first))
+        except InputError as exc:
+            for problem in exc.problems:  # most say their line
+                is_placed = problem.message.startswith(entry.place.split(",")[0])
+                message = problem.message if is_placed else entry.place + problem.message
+                problems.append(replace(problem, message=message))
+    if not is_folder(request.source):
+        problems += (_tell_clash(one) for one in asked if one.clash is not None)
+    if problems:
+        raise SettingsError(dict.fromkeys(problems))
+    return asked
+
+
+def _tell_clash(one: _Asked) -> Problem:
+    assert one.clash is not None
+    message = f"{one.place}jobs {one.clash.number} and {one.number} have one run folder, {one.run}"
+    return Problem(message, "give one of them another name")
+
+
+def _expand(entry: _Entry, flags: Mapping[str, Any]) -> Iterator[tuple[Said, Mapping[str, Any]]]:
+    """Yield what each job of an entry says, and of that what differs among them."""
+    command = entry.said.get(_COMMAND, entry.defaults.get(_COMMAND, _TRAIN))
+    if not isinstance(command, str) or command not in _KINDS:
+        said = entry.said if _COMMAND in entry.said else entry.defaults
+        message = f"{place(said, _COMMAND)}{_COMMAND} {shown(command)}: a job is none of glance's"
+        raise SettingsError(message, hint=f"{_COMMAND}: {' or '.join(_KINDS)}")
+    said = _join(
+        _spell(entry.defaults, command, of_all=True),
+        _spell(entry.said, command),
+        _spell(flags, command, of_all=True),
+    )
+    said[_COMMAND] = command
+    each = said.pop(_EACH, None)
+    images: list[str | None] = [None]
+    if each is not None:
+        if not isinstance(each, str) or not is_folder(Path(each)):
+            message = f"{said.place(_EACH)}{_EACH} {shown(each)}: it is not a folder"
+            raise SettingsError(message, hint=f"{_EACH}: a folder of images, a job for each")
+        images = [*map(str, find_images([Path(each)]))]
+    axes = _find_axes(said, _fields(command))
+    for image, *values in product(images, *axes.values()):
+        varied = dict(zip(axes, values, strict=True))
+        yield _join(said, varied, {} if image is None else {"image": image}), varied
+
+
+def _fields(command: str) -> dict[str, Field]:
+    """Return what a command's options are called, all their names."""
+    kind = _KINDS[command]
+    return {name.lstrip("-"): one for one in declared(kind) for name in one.names}
+
+
+def _spell(said: Mapping[str, Any], command: str, *, of_all: bool = False) -> Said:
+    """Return options under their first names; raise SettingsError for those that are none.
+
+    What is said `of_all` jobs may be of another command's.
+    """
+    known: dict[str, Field | str] = {**dict(zip(_OWN, _OWN, strict=True)), **_fields(command)}
+    ours = said
+    if of_all:
+        others = {name for one in _KINDS for name in _fields(one)} - known.keys()
+        ours = _join(said)
+        for key in [key for key in ours if key.replace("_", "-") in others]:
+            del ours[key]
+    found, problems = match_keys(ours, known, owner=f"glance {command}")
+    for key, one in found.items():
+        name = one if isinstance(one, str) else one.key
+        if name in NOT_OF_JOBS:
+            problems.append(
+                Problem(f"{place(said, key)}{key} is no option of a job", NOT_OF_JOBS[name])
+            )
+    if problems:
+        raise SettingsError(problems)
+    spelt = Said(said.path if isinstance(said, Said) else Path())
+    for key, one in found.items():
+        name = one if isinstance(one, str) else one.key
+        spelt[name] = said[key]
+        if isinstance(said, Said) and key in said.lines:
+            spelt.lines[name] = said.lines[key]
+    return spelt
+
+
+def _join(*said: Mapping[str, Any]) -> Said:
+    """Return what all say, a later one in place of an earlier; a key knows its line."""
+    whole = Said(next((one.path for one in said if isinstance(one, Said) and one.lines), Path()))
+    for one in said:
+        lines = (
+            one.lines if isinstance(one, Said) else whole.lines
+        )  # one value of several: as these
+        for key, value in one.items():
+            whole[key] = value
+            if key in lines:
+                whole.lines[key] = lines[key]
+            else:
+                whole.lines.pop(key, None)  # a flag says it
+    return whole
+
+
+def _find_axes(said: Said, fields: Mapping[str, Field]) -> dict[str, list[Any]]:
+    """Return the options that are given several values where they hold one."""
+    axes = dict[str, list[Any]]()
+    for key, value in said.items():
+        field = fields.get(key)
+        if not isinstance(value, list) or field is None:
+            continue
+        if field.is_several and not any(isinstance(one, list | Mapping) for one in value):
+            continue
+        if not value:
+            message = f"{said.place(key)}{key} is an empty list"
+            raise SettingsError(message, hint="give values, or leave it out")
+        if field.path == ("run",):
+            message = f"{said.place(key)}{key} holds one value, not a list"
+            raise SettingsError(message, hint=f"leave it out, and name the job: {_NAME}: NAME")
+        axes[key] = value
+    return axes
+
+
+def _make(
+    number: int, entry: _Entry, said: Said, varied: Mapping[str, Any], output: Path
+) -> _Asked:
+    """Return one job of what it says; raise SettingsError."""
+    command, name = said.pop(_COMMAND), said.pop(_NAME, None)
+    if name is not None and (not isinstance(name, str) or name_safely(name) != name):
+        message = f"{said.place(_NAME)}{_NAME} {shown(name)}: it is no name of a folder"
+        raise SettingsError(message, hint="letters, digits, dots and dashes")
+    request = from_document(_KINDS[command], said, owner=f"glance {command}")
+    given = name or (name_safely(request.run.name) if request.run else _name(request))
+    values = (f"{key}-{_shorten(value)}" for key, value in varied.items())
+    name = "-".join([given, *values])
+    run = request.run or output / name
+    return _Asked(number, entry.place, command, name, run, replace(request, run=run))
+
+
+def _name(request: TrainRequest | DistillRequest) -> str:
+    """Return what a job is called: after its image, or after the model that it teaches."""
+    if isinstance(request, TrainRequest):
+        return name_safely(request.image[0].absolute().stem) if request.image else "pair"
+    model = request.model or request.family or "base"
+    return f"{name_safely(Path(model).name.removesuffix('.safetensors'))}-distilled"
+
+
+def _shorten(value: Any) -> str:
+    """Return a value as it stands in a run's name."""
+    text = ",".join(map(str, value)) if isinstance(value, list | Mapping) else str(value)
+    text = Path(text).name.removesuffix(".safetensors") if "/" in text else text
+    return name_safely(text)[:_LONGEST_VALUE].rstrip("-.")

@@ -1,0 +1,82 @@
+"""This machine's queue: a job for each device at a time, the next one when a device is free."""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Final
+
+from glance.batch.worker import Job, JobOver, JobStarted, JobTold, Told, Worker, pin_device
+from glance.core.events import Noted
+
+_TICK_SECONDS: Final = 0.2
+
+
+class LocalQueue:
+    """Runs jobs on the devices of this machine: an `Executor`."""
+
+    def __init__(self, devices: Sequence[int | None], logs: Path) -> None:
+        """Run a job on each of the `devices` at a time: GPUs by their numbers; None: what is there.
+
+        What jobs say is kept in the folder `logs`.
+        """
+        self._devices = tuple(devices)
+        self._logs = logs
+        self._worker = Worker()
+        self._waiting: deque[Job] = deque()
+        self._news: SimpleQueue[Told] = SimpleQueue()
+        self._is_stopping = False
+
+    def run(self, jobs: Sequence[Job], tell: Callable[[Told], None]) -> None:
+        """See Executor."""
+        self._waiting.extend(jobs)
+        threads = [threading.Thread(target=self._work, args=(one,)) for one in self._devices]
+        for thread in threads:
+            thread.start()
+        try:
+            while any(thread.is_alive() for thread in threads) or not self._news.empty():
+                self._hear(tell)
+        except BaseException:
+            self._waiting.clear()
+            self._worker.end()
+            for thread in threads:
+                thread.join()
+            raise
+        if self._is_stopping:
+            raise KeyboardInterrupt
+
+    def _work(self, device: int | None) -> None:
+        environment = pin_device(os.environ, device)
+        while True:
+            try:
+                job = self._waiting.popleft()
+            except IndexError:
+                return
+            self._news.put(JobStarted(job.number, "here" if device is None else f"GPU {device}"))
+            end = self._worker.run(
+                job,
+                environment=environment,
+                log=self._logs / f"{job.name}.log",
+                on_event=partial(self._pass_on, job.number),
+            )
+            self._news.put(JobOver(job.number, end))
+
+    def _pass_on(self, number: int, event: dict[str, Any]) -> None:
+        self._news.put(JobTold(number, event))
+
+    def _hear(self, tell: Callable[[Told], None]) -> None:
+        try:
+            tell(self._news.get(timeout=_TICK_SECONDS))
+        except Empty:
+            pass
+        except KeyboardInterrupt:
+            self._waiting.clear()
+            if self._is_stopping:
+                self._worker.end()
+                return
+            self._is_stopping = True
+            self._worker.interrupt()
+            tell(Noted("stopping at the next checkpoints; Ctrl-C again: at once"))
