@@ -1,5 +1,6 @@
 """How to get a package that is missing, wherever glance was installed from."""
 
+import re
 import shlex
 import sys
 from importlib.util import find_spec
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 _CLONE: Final = Path(__file__).parents[2] / "pyproject.toml"
-_EXTRA: Final = "cuda"  # the only one
+_EXTRA: Final = re.compile(r"extra == \"(\w+)\"")
 
 
 def how_to_install(package: str) -> str:
@@ -22,10 +23,11 @@ def how_to_install(package: str) -> str:
     from packaging.requirements import Requirement
 
     declared = [Requirement(text) for text in requires("glance-lora") or ()]
-    wanted = next((one for one in declared if one.name == package), Requirement(package))
-    if _CLONE.is_file():
-        extra = f" --extra {_EXTRA}" if wanted.marker else ""
-        return f"in glance's clone: uv sync{extra}"
+    known = next((one for one in declared if one.name == package), None)
+    wanted = known or Requirement(package)
+    if _CLONE.is_file() and known is not None:
+        extra = _EXTRA.search(str(wanted.marker))
+        return f"in glance's clone: uv sync{f' --extra {extra[1]}' if extra else ''}"
     extras = f"[{','.join(sorted(wanted.extras))}]" if wanted.extras else ""
     pip = [sys.executable, "-m", "pip", "install"]
     uv = ["uv", "pip", "install", "--python", sys.executable]
