@@ -11,11 +11,20 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
+from glance.batch.request import BatchTrainRequest
 from glance.batch.worker import Job
 from glance.core.documents import Said, read_list
 from glance.core.errors import GlanceError, InputError, Problem, SettingsError, shown
 from glance.core.files import is_folder
-from glance.core.options import Field, command_line, declared, from_document, match_keys, place
+from glance.core.options import (
+    Field,
+    command_line,
+    declared,
+    from_document,
+    match_keys,
+    place,
+    to_document,
+)
 from glance.runs.folder import RUNS, RunFolder
 from glance.runs.manifest import load_manifest
 from glance.runs.sample import find_images, name_safely
@@ -43,20 +52,6 @@ _ALL: Final = ("defaults", "jobs")
 _LONGEST_VALUE: Final = 24  # characters, in the name of a run
 _EXAMPLE: Final = "write a list of jobs, such as - image: a.png"
 _SOURCE_HINT: Final = "give a folder of images and captions, or a .yaml or .jsonl file of jobs"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchRequest:
-    """What the user typed of a batch of trainings, unchecked."""
-
-    source: Path
-    """A folder of pairs, or a file of jobs."""
-    said: Mapping[str, Any]
-    """Options of all jobs, by their names: they stand before what a file says."""
-    output: Path | None = None
-    """Where the runs are made. None: in a folder of runs/ that is called as the source is."""
-    compares: bool = False
-    """Whether each trained pair is compared with its base model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +131,13 @@ class _Asked:
     """An earlier job that has the same run folder."""
 
 
-def plan_batch(request: BatchRequest) -> BatchPlan:
+def plan_batch(request: BatchTrainRequest) -> BatchPlan:
     """Read the jobs and check each; writes nothing.
 
     Raises SettingsError with all that is wrong with the file as such, and with options of all jobs;
     SampleError for a folder without an image. A job that its command would refuse is refused alone.
     """
-    output = request.output or RUNS / name_safely(request.source.absolute().stem)
+    output = Path(request.output or RUNS / name_safely(request.source.absolute().stem))
     entries = list(_read(request))
     asked = _ask(entries, request, output)
     jobs, done, refused = list[Job](), set[int](), list[Refusal]()
@@ -153,8 +148,6 @@ def plan_batch(request: BatchRequest) -> BatchPlan:
             refused.append(Refusal(one.number, one.name, one.run, exc.problems, exc.exit_code))
             continue
         words = [one.command, *command_line(one.request)]
-        if request.compares and one.command == _TRAIN:
-            words.append("--compare")
         jobs.append(
             Job(
                 number=one.number,
@@ -164,7 +157,7 @@ def plan_batch(request: BatchRequest) -> BatchPlan:
                 folder=Path.cwd(),
             )
         )
-        if is_finished(plan.run, compared=request.compares or _is_compared(one.request)):
+        if is_finished(plan.run, compared=one.request.compares):
             done.add(one.number)
     return BatchPlan(output, tuple(jobs), frozenset(done), tuple(refused))
 
@@ -184,10 +177,6 @@ def is_finished(run: RunFolder, *, compared: bool) -> bool:
         for phase, record in manifest.phases.items()
     ]
     return manifest.is_finished and all(sizes) and not (compared and manifest.verdict is None)
-
-
-def _is_compared(request: TrainRequest | DistillRequest) -> bool:
-    return isinstance(request, DistillRequest) and request.compares
 
 
 def _plan(asked: _Asked) -> TrainingPlan:
@@ -212,7 +201,7 @@ class _Entry:
     """What the file says of all jobs."""
 
 
-def _read(request: BatchRequest) -> Iterator[_Entry]:
+def _read(request: BatchTrainRequest) -> Iterator[_Entry]:
     source = request.source
     if is_folder(source):
         yield from (_Entry("", {"image": str(one)}, {}) for one in find_images([source]))
@@ -251,13 +240,14 @@ def _split(content: Said) -> tuple[Said, Any]:
     return defaults, content.get("jobs")
 
 
-def _ask(entries: Iterable[_Entry], request: BatchRequest, output: Path) -> list[_Asked]:
+def _ask(entries: Iterable[_Entry], request: BatchTrainRequest, output: Path) -> list[_Asked]:
     """Return all jobs; raise SettingsError with all that is wrong with what is asked."""
     asked, problems = list[_Asked](), list[Problem]()
+    flags = to_document(request.common)
     taken = dict[Path, _Asked]()
     for entry in entries:
         try:
-            for said, varied in _expand(entry, request.said):
+            for said, varied in _expand(entry, flags):
                 one = _make(len(asked) + 1, entry, said, varied, output)
                 first = taken.setdefault(one.run.absolute(), one)
                 asked.append(one if first is one else replace(one, clash=first))

@@ -9,7 +9,11 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
+from glance.batch.board import LOGS
+from glance.batch.jobs import BatchPlan
+from glance.batch.request import BatchTrainRequest
 from glance.batch.worker import Job, JobOver, JobStarted, JobTold, Told, Worker, pin_device
+from glance.core.device import Device, cuda_device_count, require_device, resolve_device
 from glance.core.events import Noted
 
 _TICK_SECONDS: Final = 0.2
@@ -80,3 +84,13 @@ class LocalQueue:
             self._is_stopping = True
             self._worker.interrupt()
             tell(Noted("stopping at the next checkpoints; Ctrl-C again: at once"))
+
+
+def choose_queue(request: BatchTrainRequest, plan: BatchPlan) -> LocalQueue:
+    """Return the queue over the devices that are asked for; raise DeviceUnavailable."""
+    devices: Sequence[int | None] = request.devices
+    if devices:
+        require_device(Device.CUDA, request.devices)
+    elif resolve_device(request.common.device) is Device.CUDA:
+        devices = range(cuda_device_count())
+    return LocalQueue(devices or (None,), plan.output / LOGS)

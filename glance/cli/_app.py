@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from glance import __version__
 from glance.cli._command import guard_commands
 from glance.cli._usage import check_words, respell, translate
+from glance.cli.batch import batch
 from glance.cli.check import check
 from glance.cli.compare import compare
 from glance.cli.console import Console
@@ -73,6 +74,7 @@ app.command("import")(import_)
 app.add_typer(export, name="export")
 app.add_typer(schedule, name="schedule")
 app.add_typer(runs, name="runs")
+app.add_typer(batch, name="batch")
 
 
 guard_commands(app)

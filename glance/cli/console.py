@@ -216,7 +216,7 @@ class Console:
         match event:
             case StepDone():
                 words = f"step {event.step} of {event.steps}"
-                figures = self._paces[event.phase].describe(event, drawn=self._moves)
+                figures = self._paces[event.phase].describe(event, drawn=self.moves)
                 return _Progress(event.phase, event.step, event.steps, words, figures)
             case SamplingStep():
                 words = f"step {event.step:,}/{event.steps:,}"
@@ -230,14 +230,15 @@ class Console:
                 return _Progress(event.model, event.bytes, event.total_bytes, words, left)
 
     @property
-    def _moves(self) -> bool:
-        return sys.stderr.isatty() and not self.verbose
+    def moves(self) -> bool:
+        """Whether what is shown of progress may move: somebody looks at a terminal."""
+        return sys.stderr.isatty() and not (self.verbose or self._quiet)
 
     def _show(self, progress: _Progress) -> None:
         if self._quiet:
             return
         if self._bars is None:
-            self._bars = _MovingBars() if self._moves else _PlainBars(self.note)
+            self._bars = _MovingBars() if self.moves else _PlainBars(self.note)
         self._bars.show(progress)
 
     def _end_bar(self, name: str) -> None:

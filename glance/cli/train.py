@@ -1,15 +1,12 @@
 """`glance train`: from one image and its caption to two LoRAs."""
 
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from glance.cli._command import DryRunOption, EventsOption, takes
 from glance.cli._plans import show_plan, training_rows
 from glance.cli.console import Console
 from glance.core.events import EventSink, Noted
-from glance.core.options import Group
 from glance.training.request import TrainRequest
 
 if TYPE_CHECKING:
@@ -22,14 +19,6 @@ def train(
     console: Console,
     request: TrainRequest,
     *,
-    compare: Annotated[
-        bool,
-        typer.Option(
-            "--compare",
-            help="Compare the pair with the base model at the end: did it help?",
-            rich_help_panel=Group.RUN,
-        ),
-    ] = False,
     dry_run: DryRunOption = False,
     events: EventsOption = None,
 ) -> None:
@@ -60,7 +49,7 @@ def train(
         console.result(str(result.run.path))
         for line in result.summarise():
             console.note(line)
-        report = _try_pair(result, on_event) if compare else None
+        report = _try_pair(result, on_event) if request.compares else None
     if result.previews is not None:
         console.show([result.previews])
     compared = {} if report is None else {"comparison": report.to_json()}

@@ -125,8 +125,8 @@ def _read_lines(data: bytes, path: Path, refuse: Callable[[object, str], Setting
         if not line.strip():
             continue
         try:
-            options = {"parse_int": str, "parse_float": str, "parse_constant": str}
-            said.append(json.loads(line, object_pairs_hook=take, **options))
+            as_typed = {"parse_int": str, "parse_float": str, "parse_constant": str}
+            said.append(json.loads(line, object_pairs_hook=take, **as_typed))  # type: ignore[arg-type]
         except (ValueError, RecursionError) as exc:
             reason = getattr(exc, "msg", "it holds one thing in another too often")
             example = 'one JSON object a line, such as {"image": "a.png"}'

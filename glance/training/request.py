@@ -206,6 +206,14 @@ class TrainRequest(TrainingRequest):
             commas=True,
         ),
     ] = None
+    compares: Annotated[
+        bool,
+        Flag(
+            "Compare the pair with the base model at the end: did it help?",
+            Group.RUN,
+            ("--compare",),
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
         """Take a plain path for the images."""

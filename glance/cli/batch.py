@@ -1,0 +1,213 @@
+"""`glance batch`: many pairs to train, many images to generate."""
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from glance.batch.request import BatchTrainRequest
+from glance.cli._command import DryRunOption, EventsOption, takes
+from glance.cli.console import Console, format_table
+from glance.core.errors import Problem, shown
+from glance.core.events import EventSink, Noted, format_duration
+
+if TYPE_CHECKING:
+    from glance.batch.board import Board, Status
+    from glance.batch.jobs import BatchPlan
+
+batch = typer.Typer(
+    help="Train many pairs, generate many images.", no_args_is_help=True, rich_markup_mode=None
+)
+SourceArgument = Annotated[
+    Path,
+    typer.Argument(help="A folder of images and captions, or a .yaml or .jsonl file of jobs."),
+]
+_COLUMNS: Final = ("job", "name", "state", "slow loss", "fast loss", "took", "result")
+_LISTED: Final = 100  # jobs of a summary; of more, those that are not done
+_ROWS: Final = 20  # of the moving table
+_RESULT: Final = 60  # characters
+
+
+@batch.command("train")
+@takes(BatchTrainRequest)
+def train(
+    console: Console,
+    request: BatchTrainRequest,
+    *,
+    source: SourceArgument,
+    dry_run: DryRunOption = False,
+    events: EventsOption = None,
+) -> None:
+    """Train a pair of LoRAs for each image of a folder, or each job of a file.
+
+    What is wrong with any job is said before the first one starts; one that is refused or fails
+    stops no other. The same command again goes on where it stopped, and trains nothing twice.
+
+    A file is a list of jobs, each with the options of `glance train`, or of `glance distill` with
+    command: distill. Several values of an option that holds one are so many jobs.
+
+    Examples:
+
+    glance batch train pictures/ --model small-flux --steps 20 --dry-run
+
+    glance batch train jobs.yaml --devices 0,1
+    """
+    from glance.batch.board import Board, run_batch
+    from glance.batch.jobs import plan_batch
+    from glance.batch.local import choose_queue
+
+    plan = plan_batch(replace(request, source=source))
+    _tell_refused(console, plan)
+    if dry_run:
+        rows = [_planned_row(one) for one in plan.to_json()["jobs"]]
+        console.result(format_table(("job", "name", "state", "command"), rows, align=str.ljust))
+        console.document(plan.to_json())
+        return
+    executor, board = choose_queue(request, plan), Board(plan)
+    with console.progress(events) as on_event, _followed(console, board, on_event) as tell:
+        run_batch(plan, executor, tell, board=board)
+    console.document(board.to_json())
+    rows = [*map(_row, _listed(board))]
+    if rows:
+        console.result(format_table(_COLUMNS, rows, align=str.ljust))
+    console.result(f"{_say_counts(board)}: {shown(board.output)}")
+    _end(board.exit_code)
+
+
+@batch.command("plan")
+@takes(BatchTrainRequest)
+def plan_command(console: Console, request: BatchTrainRequest, *, source: SourceArgument) -> None:
+    """Print the jobs, a command line each: for a job array, or to run them by hand.
+
+    A line trains what `glance batch train` would train; a job that is done says so and ends.
+
+    Example: glance batch plan pictures/ --model small-flux > jobs.txt
+    """
+    from glance.batch.jobs import plan_batch
+
+    plan = plan_batch(replace(request, source=source))
+    _tell_refused(console, plan)
+    for job in plan.jobs:
+        console.result(shlex.join(("glance", *job.command)))
+    console.document(plan.to_json())
+    _end(plan.refused[0].exit_code if plan.refused else 0)
+
+
+def _end(exit_code: int) -> None:
+    if exit_code:
+        raise typer.Exit(exit_code)
+
+
+def _tell_refused(console: Console, plan: "BatchPlan") -> None:
+    """Say why jobs are refused, each reason once."""
+    from glance.batch.board import gather_refusals, name_numbers
+
+    names = {one.number: one.name for one in plan.refused}
+    for problem, numbers in gather_refusals(plan):
+        who = f"job {numbers[0]} ({names[numbers[0]]})"
+        if len(numbers) > 1:
+            who = f"jobs {name_numbers(numbers)}"
+        console.warn(Problem(f"{who} refused: {problem.message}", problem.hint))
+
+
+def _planned_row(job: dict[str, Any]) -> tuple[str, ...]:
+    words = shlex.join(job["command"]) if "command" in job else job["problems"][0]["message"]
+    return str(job["number"]), job["name"], job["state"], shown(words)
+
+
+def _listed(board: "Board") -> list["Status"]:
+    """Return the jobs of the summary."""
+    if len(board.jobs) <= _LISTED:
+        return [*board.jobs]
+    return [one for one in board.jobs if one.state != "done"][:_LISTED]
+
+
+def _row(one: "Status") -> tuple[str, ...]:
+    losses = (one.losses.get(phase) for phase in ("slow", "fast"))
+    return (
+        str(one.number),
+        one.name,
+        str(one.state),
+        *("" if loss is None else f"{loss:.4g}" for loss in losses),
+        "" if one.seconds is None else format_duration(one.seconds),
+        shown(one.outcome)[:_RESULT],
+    )
+
+
+def _say_counts(board: "Board") -> str:
+    return ", ".join(f"{count:,} {state}" for state, count in board.counts().items())
+
+
+# --- while it runs --------------------------------------------------------------------------------
+
+
+@contextmanager
+def _followed(console: Console, board: "Board", on_event: EventSink) -> Iterator[EventSink]:
+    """Yield a sink that shows how the jobs go: a table that moves, or a line when one ends."""
+    if not console.moves:
+        yield lambda event: _tell_plainly(console, board, event, on_event)
+        return
+    from rich.console import Console as RichConsole
+    from rich.live import Live
+
+    screen = RichConsole(stderr=True)
+    with Live(console=screen, transient=True, refresh_per_second=4) as live:
+
+        def show(event: Any) -> None:
+            if isinstance(event, Noted):  # above the table
+                screen.print(event.message, markup=False, highlight=False)
+            else:
+                on_event(event)
+            live.update(_draw(board, min(_ROWS, max(4, screen.height - 6))))
+
+        yield show
+
+
+def _tell_plainly(console: Console, board: "Board", event: Any, on_event: EventSink) -> None:
+    from glance.batch.worker import JobOver, JobStarted
+
+    on_event(event)
+    if isinstance(event, JobStarted):
+        one = board.job(event.number)
+        console.note(f"job {one.number} ({one.name}): begun, {event.where}")
+    elif isinstance(event, JobOver):
+        one = board.job(event.number)
+        took = "" if one.seconds is None else f" in {format_duration(one.seconds)}"
+        outcome = f": {shown(one.outcome)}" if one.outcome else ""
+        left = board.seconds_left()
+        rest = "" if left is None else f"; about {format_duration(left)} left"
+        console.note(f"job {one.number} ({one.name}): {one.state}{took}{outcome}{rest}")
+
+
+def _draw(board: "Board", rows: int) -> Any:
+    """Return the table of the jobs that matter now: those that run, and the last that ended."""
+    from rich.table import Table
+    from rich.text import Text
+
+    left = board.seconds_left()
+    title = _say_counts(board) + ("" if left is None else f"; about {format_duration(left)} left")
+    table = Table(title=title, title_justify="left", title_style="", box=None, pad_edge=False)
+    for name in ("job", "name", "state", "phase", "step", "loss", "left", "result"):
+        table.add_column(name, justify="left", overflow="ellipsis", no_wrap=True)
+    over = [one for one in board.jobs if one.is_over]
+    running = [*board.running][:rows]
+    waiting = [one for one in board.jobs if one.state == "waiting"]
+    chosen = over[len(over) - max(0, rows - len(running)) :] if len(over) > rows else over
+    chosen = [*chosen, *running]
+    for one in [*chosen, *waiting[: max(0, rows - len(chosen))]]:
+        cells = (
+            str(one.number),
+            one.name,
+            f"{one.state}, {one.where}" if one.state == "running" else str(one.state),
+            one.stage if one.state == "running" else "",
+            f"{one.step}/{one.steps}" if one.state == "running" and one.steps else "",
+            "" if one.loss is None or one.is_over else f"{one.loss:.4f}",
+            "" if one.eta is None or one.is_over else format_duration(one.eta),
+            shown(one.outcome),
+        )
+        table.add_row(*map(Text, cells))
+    return table
