@@ -75,6 +75,13 @@ class Flag:
 
 
 @dataclass(frozen=True, slots=True)
+class Without:
+    """On a field that holds another request: which of that one's fields users cannot say here."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Field:
     """One field of a request, as declared."""
 
@@ -162,6 +169,10 @@ def _declared(request: type, above: tuple[str, ...]) -> list[Field]:
             flag = next((extra for extra in extras if isinstance(extra, Flag)), None)
             if flag is not None:
                 found.append(Field(path, kind, field.default, flag))
+            without = next((extra for extra in extras if isinstance(extra, Without)), None)
+            if without is not None:
+                inner = _declared(kind, path)
+                found += [one for one in inner if one.path[len(path)] not in without.names]
         elif isinstance(hint, type) and is_dataclass(hint):
             found += _declared(hint, path)
     return found
