@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -52,11 +52,13 @@ class GenerationResult:
         }
 
 
-def run_generation(plan: GenerationPlan, on_event: EventSink) -> GenerationResult:
+def run_generation(
+    plan: GenerationPlan, on_event: EventSink, *, kept: "KeptModel | None" = None
+) -> GenerationResult:
     """Load the model with both LoRAs, generate what is not there yet, write each image.
 
-    What is done stays, whatever happens to the rest. Raises ModelNotFound, LoraError,
-    InferenceFailed, SetupError (an image cannot be written).
+    What is done stays, whatever happens to the rest. A `kept` model serves this plan too, if it
+    can. Raises ModelNotFound, LoraError, InferenceFailed, SetupError (an image cannot be written).
     """
     for note in plan.notes:
         on_event(Noted(note))
@@ -75,7 +77,8 @@ def run_generation(plan: GenerationPlan, on_event: EventSink) -> GenerationResul
     sigmas = {phase: plan.schedule.phase(phase).sigmas for phase in Phase}
     seconds = Counter(dict.fromkeys(_PARTS, 0.0))
     left = iter(missing)
-    for batch in _generate(plan, [one for _, one in missing], on_event):
+    wanted = [one for _, one in missing]
+    for batch in _generate(plan, wanted, on_event, kept or KeptModel()):
         sigmas = batch.sigmas
         seconds.update(batch.seconds)
         for generated in batch.images:
@@ -86,23 +89,17 @@ def run_generation(plan: GenerationPlan, on_event: EventSink) -> GenerationResul
 
 
 def _generate(
-    plan: GenerationPlan, missing: list[PlannedImage], on_event: EventSink
+    plan: GenerationPlan, missing: list[PlannedImage], on_event: EventSink, model: "KeptModel"
 ) -> Iterator["Batch"]:
     """Load what is needed and yield the images; nothing is loaded for none."""
     if not missing:
         return
-    fetch_planned(plan, on_event)
-    on_event(Noted(f"loading {plan.base.location}"))
-    if plan.base.transformer is not None:
-        on_event(Noted(f"its transformer is that of {plan.base.transformer}"))
-    if plan.compiled:
-        on_event(Noted("torch.compile builds the transformer at the first step: have patience"))
-    import_sampler(plan.base.family)
+    model.prepare(plan, on_event)
     from glance.sampling.pipeline.sample import load_latents
 
     start = None if plan.init_latents is None else load_latents(plan.init_latents)
     began = time.perf_counter()
-    sampler = load_planned(plan, on_event)
+    sampler = model.load(plan, on_event)
     loading = {"load": time.perf_counter() - began}
     batches = sampler.sample_each(
         [one.settings for one in missing],
@@ -137,13 +134,84 @@ def import_sampler(family: Family) -> None:
         find_class(family)
 
 
-def load_planned(plan: GenerationPlan, on_event: EventSink = lambda _: None) -> "GlancePipeline":
-    """Return the plan's model with its LoRAs; raises what load_pipeline raises."""
+class KeptModel:
+    """The base model of the last plan, kept for the next one: if it wants the same, only the pair's
+    LoRAs are exchanged, and prompts that were encoded are not encoded again.
+
+    One model is in memory at a time.
+    """
+
+    def __init__(self, plans: Sequence[GenerationPlan] = ()) -> None:
+        """Load nothing yet; `plans` are those to come: memory is fitted to the largest image."""
+        self._plans = plans
+        self._wants: tuple[object, ...] | None = None
+        self._sampler: GlancePipeline | None = None
+
+    def prepare(self, plan: GenerationPlan, on_event: EventSink) -> None:
+        """Do what precedes loading: fetch what is on the Hub, import what is needed."""
+        if self._holds(plan):
+            return
+        fetch_planned(plan, on_event)
+        on_event(Noted(f"loading {plan.base.location}"))
+        if plan.base.transformer is not None:
+            on_event(Noted(f"its transformer is that of {plan.base.transformer}"))
+        if plan.compiled:
+            on_event(Noted("torch.compile builds the transformer at the first step: have patience"))
+        import_sampler(plan.base.family)
+
+    def load(self, plan: GenerationPlan, on_event: EventSink) -> "GlancePipeline":
+        """Return the plan's model with its LoRAs; raises what load_pipeline raises."""
+        if self._sampler is not None and self._holds(plan):
+            from glance.sampling.pipeline.load import exchange_pair
+
+            exchange_pair(self._sampler.pipeline, plan.loras, plan.quantize, plan.dtype)
+            self._sampler.schedule = plan.schedule
+            return self._sampler
+        self.drop()
+        alike = [one for one in self._plans if _wants(one) == _wants(plan)]
+        self._sampler = load_planned(plan, on_event, beside=alike)
+        if self._plans:
+            from glance.sampling.pipeline.encodings import Encodings
+
+            self._sampler.encodings = Encodings()
+        self._wants = _wants(plan)
+        return self._sampler
+
+    def drop(self) -> None:
+        """Give the memory back."""
+        if self._sampler is not None:
+            from glance.sampling.pipeline.memory import free_memory
+
+            self._sampler = self._wants = None
+            free_memory()
+
+    def _holds(self, plan: GenerationPlan) -> bool:
+        return self._wants == _wants(plan) and not plan.compiled
+
+
+def _wants(plan: GenerationPlan) -> tuple[object, ...]:
+    """Return all that decides which model is loaded, and how; the pair is exchanged."""
+    extras = tuple(one.lora for one in plan.extra_loras.values())
+    fit = (plan.device, plan.dtype, plan.memory, plan.quantize, plan.compiled, plan.batch_size)
+    return (plan.base, extras, *fit)
+
+
+def load_planned(
+    plan: GenerationPlan,
+    on_event: EventSink = lambda _: None,
+    *,
+    beside: Sequence[GenerationPlan] = (),
+) -> "GlancePipeline":
+    """Return the plan's model with its LoRAs; raises what load_pipeline raises.
+
+    Plans `beside` it are to be sampled with the same model: their images count for its memory.
+    """
     import_sampler(plan.base.family)
     from glance.sampling.pipeline.glance_pipeline import GlancePipeline
     from glance.sampling.pipeline.load import Fit, load_pipeline
 
-    largest = max(one.settings.width * one.settings.height for one in plan.images)
+    images = [image for one in (plan, *beside) for image in one.images]
+    largest = max(one.settings.width * one.settings.height for one in images)
     fit = Fit(
         device=plan.device,
         dtype=plan.dtype,

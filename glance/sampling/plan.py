@@ -99,10 +99,13 @@ class GenerationPlan:
         }
 
 
-def plan_generation(request: InferRequest, *, needs_device: bool = True) -> GenerationPlan:
+def plan_generation(
+    request: InferRequest, *, needs_device: bool = True, folder: Path | None = None
+) -> GenerationPlan:
     """Check the request and decide the rest. Reads the LoRAs, writes nothing.
 
-    With `needs_device` off the device may be one that is not here.
+    With `needs_device` off the device may be one that is not here. `folder` is where images go
+    unless the request says it; None: the run's.
 
     Raises UsageError, RunError, LoraError, ModelNotFound, ScheduleError, SettingsError,
     InputError, SetupError.
@@ -144,7 +147,8 @@ def plan_generation(request: InferRequest, *, needs_device: bool = True) -> Gene
         notes += _check_loras(recorded, typed, pair.hashes)
         notes += _check_extras(recorded, typed, [one.facts.sha256 for one in extras.values()])
         notes += _differences(recorded, make_record(asked[0], Path()))
-    folder = Path() if pair.run is None else pair.run.images
+    if folder is None:
+        folder = Path() if pair.run is None else pair.run.images
     images = place_images(request, asked, folder=folder, make_record=make_record)
     if request.metadata:
         for one in images:

@@ -66,7 +66,7 @@ def plan(run_folder: Path, monkeypatch: pytest.MonkeyPatch, sampler: Any) -> Cal
     from glance.sampling.plan import plan_generation
     from glance.sampling.request import InferRequest
 
-    def load(planned: Any, *_: Any) -> GlancePipeline:
+    def load(planned: Any, *_: Any, **__: Any) -> GlancePipeline:
         return GlancePipeline(sampler.pipeline, schedule=planned.schedule)
 
     monkeypatch.setattr(generate, "load_planned", load)

@@ -129,6 +129,13 @@ def load_resident(
     return ResidentLoras(_load_extras(pipeline, extras))
 
 
+def unload_pair(pipeline: Any) -> None:
+    """Remove the adapters that `load_resident` made of the pair, as many as there are."""
+    names = [phase.value for phase in Phase if phase.value in _adapters(pipeline)]
+    if names:
+        pipeline.transformer.delete_adapters(names)
+
+
 def load_swapped(
     pipeline: Any, loras: Mapping[Phase, Path], extras: Sequence[ExtraLora] = ()
 ) -> Loras:
@@ -212,10 +219,14 @@ type Pairs = dict[str, Pair]
 """By layer: as the file calls it before it is matched, by the model's name after."""
 
 
-def load_adapter(pipeline: Any, lora: Path | PreparedLora, *, name: str) -> int:
+def load_adapter(
+    pipeline: Any, lora: Path | PreparedLora, *, name: str, kept_in: torch.dtype | None = None
+) -> int:
     """Load it as the adapter `name` of the pipeline's transformer and return its largest rank.
 
-    Raises LoraError when it is no LoRA, or one for another model.
+    PEFT keeps it in the type of the layers' weights. `kept_in` is what it is kept in where those
+    are in one that nothing computes in. Raises LoraError when it is no LoRA, or one for another
+    model.
     """
     prepared = prepare_adapter(pipeline, lora) if isinstance(lora, Path) else lora
     try:
@@ -230,7 +241,19 @@ def load_adapter(pipeline: Any, lora: Path | PreparedLora, *, name: str) -> int:
     except ValueError as exc:  # a layer of a kind that PEFT has no LoRA for
         raise LoraError(f"the LoRA {name} does not fit the model: {exc}", hint=_HINT) from exc
     _require_loaded(pipeline.transformer, prepared, name)
+    if kept_in is not None:
+        _put_back(pipeline.transformer, prepared, name, kept_in)
     return prepared.rank
+
+
+def _put_back(transformer: Any, prepared: PreparedLora, name: str, dtype: torch.dtype) -> None:
+    """Give an adapter the values of its file again, which PEFT has rounded."""
+    for layer, module in transformer.named_modules():
+        if isinstance(module, LoraLayer) and name in module.scaling:
+            for half in ("lora_A", "lora_B"):
+                weight = getattr(module, half)[name].weight
+                values = prepared.state[f"{PREFIX}{layer}.{half}.weight"]
+                weight.data = values.to(weight.device, dtype)
 
 
 def prepare_adapter(pipeline: Any, path: Path, *, without_text: bool = False) -> PreparedLora:

@@ -18,7 +18,13 @@ from glance.core.phase import Phase
 from glance.models.base import BaseModel
 from glance.models.checkpoint import Checkpoint, read_checkpoint, scale_of
 from glance.models.families import Family
-from glance.sampling.pipeline.adapters import Loras, load_resident, load_swapped
+from glance.sampling.pipeline.adapters import (
+    Loras,
+    load_adapter,
+    load_resident,
+    load_swapped,
+    unload_pair,
+)
 from glance.sampling.pipeline.memory import (
     apply_fp8,
     explaining_lack_of_memory,
@@ -87,6 +93,20 @@ def load_pipeline(
     if fit.compiled:
         compile_transformer(pipeline)
     return Loaded(pipeline, switch, memory)
+
+
+def exchange_pair(
+    pipeline: Any, loras: Mapping[Phase, Path], quantize: Quantize, dtype: Precision
+) -> None:
+    """Put other LoRAs in place of the pair's that `load_pipeline` put there; extra ones stay.
+
+    `quantize` and `dtype` are what the pipeline was fitted with; it must not be compiled. Raises
+    LoraError, and then it can be called again with others.
+    """
+    unload_pair(pipeline)
+    for phase, path in loras.items():
+        kept_in = DTYPES[dtype] if quantize is Quantize.FP8 else None
+        load_adapter(pipeline, path, name=phase.value, kept_in=kept_in)
 
 
 def compile_transformer(pipeline: Any, **options: Any) -> None:

@@ -33,6 +33,7 @@ from glance.core.phase import Phase
 from glance.core.pictures import DECODER_ERRORS, open_picture, to_rgb
 from glance.models.families import Family, Latents, Negative, families_of_pipeline
 from glance.sampling.pipeline.adapters import Loras, ResidentLoras
+from glance.sampling.pipeline.encodings import Encoded, Encodings
 from glance.sampling.pipeline.memory import (
     explaining_lack_of_memory,
     free_memory,
@@ -82,8 +83,6 @@ class Reference:
 type Images = Sequence[SampleSettings]
 type Call = Mapping[str, Any]
 """What the pipeline is called with: encoded prompts, size, the image to edit."""
-type Encoded = Mapping[str, Any]
-"""One image's prompt, and the negative one if it is used, as arguments of the pipeline."""
 type BatchSampler[T] = Callable[[Images, Call, Reference | None], T]
 
 
@@ -95,6 +94,8 @@ class TwoPhase:
     family: Family
     schedule: Schedule
     loras: Loras = field(default_factory=ResidentLoras)
+    encodings: Encodings | None = None
+    """What is kept of prompts from one call to the next; None: nothing."""
 
     def sample_each(
         self,
@@ -293,9 +294,12 @@ class TwoPhase:
         with self.sampling(), explaining_lack_of_memory("the text encoders"):
             for one in images:
                 texts = (one.prompt, one.negative_prompt, one.reference)
-                key = (*texts, one.slow_guidance, one.fast_guidance, one.true_cfg)
+                key = (*texts, one.needs_negative(self.family))
                 if key not in known:
-                    known[key] = encode(self.pipeline, self.family, one)
+                    kept = self.encodings and self.encodings.find(key)
+                    known[key] = kept or encode(self.pipeline, self.family, one)
+                    if self.encodings and not kept:
+                        self.encodings.keep(key, known[key])
                 found.append(known[key])
         return found
 
