@@ -286,27 +286,34 @@ def record_schedule(schedule: Schedule) -> ScheduleRecord:
 def load_manifest(run: RunFolder) -> Manifest:
     """Read glance.json; raise RunError if it is missing, damaged or from a newer glance."""
     try:
-        document = json.loads(read_text(run.manifest))
+        content = read_text(run.manifest)
     except OSError as exc:
         raise RunError(
             f"not a run folder: {run.path} ({exc.strerror or exc} at {run.manifest.name})",
             hint="give the folder that `glance train` named",
         ) from exc
-    except (ValueError, RecursionError) as exc:
+    except ValueError as exc:
         raise RunError(f"{run.manifest}: it is damaged ({exc})", hint=_ANOTHER) from exc
+    return parse_manifest(content, str(run.manifest))
+
+
+def parse_manifest(content: str | bytes, place: str) -> Manifest:
+    """Return what a glance.json holds; raise RunError, as `load_manifest` does, naming `place`."""
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as exc:
+        raise RunError(f"{place}: it is damaged ({exc})", hint=_ANOTHER) from exc
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
         raise RunError(
-            f"{run.manifest}: schema version {version!r}, this glance reads {SCHEMA_VERSION}",
+            f"{place}: schema version {version!r}, this glance reads {SCHEMA_VERSION}",
             hint="use the glance that wrote it, or train again in another --run folder",
         )
     try:
         manifest = Manifest.model_validate(document)
         manifest.resolve_schedule()
     except (ValidationError, KeyError, ScheduleError) as exc:
-        raise RunError(
-            f"{run.manifest}: it is damaged ({_first_line(exc)})", hint=_ANOTHER
-        ) from exc
+        raise RunError(f"{place}: it is damaged ({_first_line(exc)})", hint=_ANOTHER) from exc
     if manifest.is_finished and manifest.pair_id is None:
         return manifest.model_copy(update={"pair_id": older_pair_id(manifest)})
     return manifest
