@@ -6,7 +6,8 @@ What an earlier comparison left there is kept unless the new one holds all of it
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten, wrap
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from glance.core.errors import SetupError
 from glance.core.files import replacing, write_json
-from glance.core.pictures import DECODER_ERRORS, open_picture
+from glance.core.pictures import DECODER_ERRORS, open_picture, to_rgb
 from glance.evaluation.comparison import Cell, Comparison, Verdict
 from glance.evaluation.request import Variant
 
@@ -33,6 +34,7 @@ _STRANGE: tuple[type[Exception], ...] = (*DECODER_ERRORS, RecursionError, Attrib
 
 MOST_ROWS: Final = 40  # of the sheet: taller, and viewers take it for an attack
 _CELL: Final = (160, 320)  # pixels: at least, at most
+_SHEET_PIXELS: Final = 60_000_000  # from 90 million on Pillow warns of an attack
 _TITLE: Final = 34
 _HEADLINE: Final = 18  # a line of it
 _LINE: Final = 15
@@ -201,6 +203,44 @@ def _lines(cell: Cell, side: int) -> Iterator[str]:
     elif cell.figures:
         yield f"SSIM {cell.figures['ssim']:.3f}"
         yield f"PSNR {cell.figures['psnr']:.1f} dB"
+
+
+def draw_grid(titles: Sequence[str], columns: Mapping[str, Sequence[Path]], path: Path) -> None:
+    """Draw a sheet of images that are there: a row for each of `titles`, below one another.
+
+    Each column has its name below each image of it, and an image a row; one that cannot be read
+    is left out. The more there are, the smaller they are shown. Raises OSError.
+    """
+    from PIL import Image, ImageDraw
+
+    places = [place for column in columns.values() for place in column]
+    sizes = [_look(place, lambda picture: picture.size) for place in places]
+    least, most = _CELL
+    side = min(most, max((least, *(max(size) for size in sizes if size is not None))))
+    while side > least // 2 and len(places) * (side + _TITLE) ** 2 > _SHEET_PIXELS:
+        side -= _MARGIN
+    labels = [wrap(name, int(side / _LETTER), max_lines=2, placeholder="..") for name in columns]
+    height = _TITLE + side + _LINE * max(map(len, labels)) + _MARGIN
+    width = len(columns) * (side + _MARGIN) + _MARGIN
+    sheet = Image.new("RGB", (width, len(titles) * height), "white")
+    pen = ImageDraw.Draw(sheet)
+    for row, title in enumerate(titles):
+        top = row * height + _TITLE
+        text = shorten(title, int(width / _TITLE_LETTER), placeholder=" ...")
+        pen.text((_MARGIN, top - _TITLE + _MARGIN), text, fill="black", font_size=14)
+        for column, (lines, column_places) in enumerate(zip(labels, columns.values(), strict=True)):
+            at = (_MARGIN + column * (side + _MARGIN), top)
+            image = _look(column_places[row], lambda picture: to_rgb(picture)[0])
+            if image is not None:
+                place_picture(sheet, at, image, side=side, lines=tuple(lines))
+    with replacing(path) as temporary:
+        sheet.save(temporary)
+
+
+def _look[T](place: Path, take: "Callable[[Image], T]") -> T | None:
+    with suppress(*DECODER_ERRORS), open_picture(place) as picture:
+        return take(picture)
+    return None
 
 
 def place_picture(

@@ -17,16 +17,13 @@ import shutil
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from textwrap import shorten
 from typing import Final
 
 import psutil
-from PIL import Image, ImageDraw
 
 from glance import __version__
 from glance.core.device import Device, Memory
@@ -34,8 +31,7 @@ from glance.core.errors import GlanceError
 from glance.core.events import Event, EventSink, Noted, PreviewDone, Warned
 from glance.core.files import find_place, replacing, write_text
 from glance.core.phase import Phase
-from glance.core.pictures import open_picture, to_rgb
-from glance.evaluation.report import place_picture
+from glance.evaluation.report import draw_grid
 from glance.runs.folder import LORA_FILE, RunFolder
 from glance.runs.lora import finalise_lora, find_origin
 from glance.runs.manifest import PhaseState
@@ -53,11 +49,6 @@ _REMEMBERED_LINES: Final = 50
 _KILLED: Final = 128 + 9
 _NICE: Final = 10
 _COLUMNS: Final = 12  # of the strip
-_CELL: Final = (160, 320)  # pixels of an image on it: at least, at most
-_LABEL: Final = 20
-_TITLE: Final = 28
-_MARGIN: Final = 8
-_LETTER: Final = 7.2  # of a title
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,41 +338,13 @@ class Previews:
         if not steps or (strip.exists() and not self._has_new):
             return
         try:
-            columns = {one: self._pictures(one) for one in _spread(steps, _COLUMNS)}
-            _draw(self._plan.preview_prompts, columns, strip)
+            shown = _spread(steps, _COLUMNS)
+            columns = {f"step {one}": self._pictures(one) for one in shown}
+            draw_grid(self._plan.preview_prompts, columns, strip)
         except (OSError, ValueError) as exc:
             self._sink(Warned(f"no strip of the previews: {exc}"))
         else:
             self._sink(Noted(f"all previews: {strip}"))
-
-
-def _draw(prompts: Sequence[str], columns: Mapping[int, Sequence[Path]], path: Path) -> None:
-    """Draw a row a prompt and a column a step, those images that are there; raises OSError."""
-    pictures = {place: _read(place) for places in columns.values() for place in places}
-    least, most = _CELL
-    largest = max(max(one.size) for one in pictures.values() if one is not None)
-    side = min(most, max(least, largest))
-    height = _TITLE + side + _LABEL
-    width = len(columns) * (side + _MARGIN) + _MARGIN
-    sheet = Image.new("RGB", (width, len(prompts) * height + _MARGIN), "white")
-    pen = ImageDraw.Draw(sheet)
-    for row, prompt in enumerate(prompts):
-        top = row * height + _TITLE
-        title = shorten(prompt, int(width / _LETTER), placeholder=" ...")
-        pen.text((_MARGIN, top - _TITLE + _MARGIN), title, fill="black", font_size=14)
-        for column, (step, places) in enumerate(columns.items()):
-            place = (_MARGIN + column * (side + _MARGIN), top)
-            image = pictures[places[row]]
-            if image is not None:
-                place_picture(sheet, place, image, side=side, lines=(f"step {step}",))
-    with replacing(path) as temporary:
-        sheet.save(temporary)
-
-
-def _read(path: Path) -> Image.Image | None:
-    with suppress(FileNotFoundError), open_picture(path) as picture:
-        return to_rgb(picture)[0]
-    return None
 
 
 def _steps(paths: Iterable[Path]) -> Iterator[int]:
