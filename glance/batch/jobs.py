@@ -145,7 +145,8 @@ def plan_batch(request: BatchTrainRequest) -> BatchPlan:
         try:
             plan = _plan(one)
         except GlanceError as exc:
-            refused.append(Refusal(one.number, one.name, one.run, exc.problems, exc.exit_code))
+            problems = tuple(map(_of_a_job, exc.problems))
+            refused.append(Refusal(one.number, one.name, one.run, problems, exc.exit_code))
             continue
         words = [one.command, *command_line(one.request)]
         jobs.append(
@@ -160,6 +161,12 @@ def plan_batch(request: BatchTrainRequest) -> BatchPlan:
         if is_finished(plan.run, compared=one.request.compares):
             done.add(one.number)
     return BatchPlan(output, tuple(jobs), frozenset(done), tuple(refused))
+
+
+def _of_a_job(problem: Problem) -> Problem:
+    """Return what is wrong without a remedy that a command line alone has."""
+    hint = problem.hint and problem.hint.replace(', or pass --caption "..."', "")
+    return replace(problem, hint=hint)
 
 
 def is_finished(run: RunFolder, *, compared: bool) -> bool:
@@ -375,6 +382,10 @@ def _make(
         message = f"{said.place(_NAME)}{_NAME} {shown(name)}: it is no name of a folder"
         raise SettingsError(message, hint="letters, digits, dots and dashes")
     request = from_document(_KINDS[command], said, owner=f"glance {command}")
+    if isinstance(request, TrainRequest) and not request.image:
+        raise SettingsError(
+            f"{entry.place}image is missing", hint=f"image: a.png, or {_EACH}: a folder of images"
+        )
     given = name or (name_safely(request.run.name) if request.run else _name(request))
     values = (f"{key}-{_shorten(value)}" for key, value in varied.items())
     name = "-".join([given, *values])

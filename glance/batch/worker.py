@@ -63,7 +63,7 @@ class JobEnd:
 class JobStarted(Event):
     """A job begins; `where`: on which device, of which machine."""
 
-    number: int
+    job: int
     where: str
 
 
@@ -71,15 +71,19 @@ class JobStarted(Event):
 class JobTold(Event):
     """A job's command told an event: what it writes to `--events`."""
 
-    number: int
+    job: int
     event: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the event as it was told, and whose it is."""
+        return {**self.event, "job": self.job}
 
 
 @dataclass(frozen=True, slots=True)
 class JobOver(Event):
     """A job is over."""
 
-    number: int
+    job: int
     end: JobEnd
 
 

@@ -172,10 +172,10 @@ def _tell_plainly(console: Console, board: "Board", event: Any, on_event: EventS
 
     on_event(event)
     if isinstance(event, JobStarted):
-        one = board.job(event.number)
+        one = board.job(event.job)
         console.note(f"job {one.number} ({one.name}): begun, {event.where}")
     elif isinstance(event, JobOver):
-        one = board.job(event.number)
+        one = board.job(event.job)
         took = "" if one.seconds is None else f" in {format_duration(one.seconds)}"
         outcome = f": {shown(one.outcome)}" if one.outcome else ""
         left = board.seconds_left()

@@ -284,7 +284,9 @@ def from_document[R](request: type[R], document: Mapping[str, Any], *, owner: st
             try:
                 values[one.path] = one.read(document[key])
             except InputError as exc:
-                problems += [placed(document, key, problem) for problem in exc.problems]
+                found_wrong = [placed(document, key, problem) for problem in exc.problems]
+                see = f"see {owner} --help"
+                problems += [Problem(one.message, one.hint or see) for one in found_wrong]
     missing = {one.key: one for one in declared(request) if one.default is MISSING}
     given = {one.key for key, one in found.items() if document[key] is not None}
     problems += [Problem(f"{key} is missing", "give it") for key in missing if key not in given]
