@@ -29,7 +29,6 @@ SourceArgument = Annotated[
 _COLUMNS: Final = ("job", "name", "state", "slow loss", "fast loss", "took", "result")
 _LISTED: Final = 100  # jobs of a summary; of more, those that are not done
 _ROWS: Final = 20  # of the moving table
-_RESULT: Final = 60  # characters
 
 
 @batch.command("train")
@@ -70,6 +69,11 @@ def train(
     executor, board = choose_queue(request, plan), Board(plan)
     with console.progress(events) as on_event, _followed(console, board, on_event) as tell:
         run_batch(plan, executor, tell, board=board)
+    for one in board.jobs:
+        if one.state == "failed":
+            for problem in one.problems:
+                message = f"job {one.number} ({one.name}) failed: {problem.message}"
+                console.warn(replace(problem, message=message))
     console.document(board.to_json())
     rows = [*map(_row, _listed(board))]
     if rows:
@@ -134,7 +138,7 @@ def _row(one: "Status") -> tuple[str, ...]:
         str(one.state),
         *("" if loss is None else f"{loss:.4g}" for loss in losses),
         "" if one.seconds is None else format_duration(one.seconds),
-        shown(one.outcome)[:_RESULT],
+        shown(one.outcome),
     )
 
 
