@@ -155,7 +155,14 @@ class Field:
 
 def declared(request: type) -> tuple[Field, ...]:
     """Return the fields of a request that users can say, those of nested dataclasses in place."""
-    return tuple(_declared(request, ()))
+    if request not in _FIELDS:
+        _FIELDS[request] = tuple(_declared(request, ()))
+    return _FIELDS[request]
+
+
+_FIELDS: Final[dict[type, tuple[Field, ...]]] = {}
+_TYPES: Final[dict[type, dict[str, Any]]] = {}
+"""What is told of requests, once: a batch makes thousands."""
 
 
 def _declared(request: type, above: tuple[str, ...]) -> list[Field]:
@@ -178,9 +185,15 @@ def _declared(request: type, above: tuple[str, ...]) -> list[Field]:
     return found
 
 
+def _types(request: type) -> dict[str, Any]:
+    if request not in _TYPES:
+        _TYPES[request] = get_type_hints(request)
+    return _TYPES[request]
+
+
 def build(request: type, values: dict[tuple[str, ...], Any]) -> Any:
     """Return a request of these values, by their fields' paths."""
-    hints = get_type_hints(request)
+    hints = _types(request)
     own: dict[str, Any] = {}
     nested: dict[str, dict[tuple[str, ...], Any]] = {}
     for path, value in values.items():
@@ -315,7 +328,7 @@ def command_line(request: Any, *, only_changed: bool = True) -> list[str]:
 
 
 def _values(request: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    hints = get_type_hints(type(request))
+    hints = _types(type(request))
     for field in fields(request):
         value = getattr(request, field.name)
         if is_dataclass(hints[field.name]):
