@@ -3,6 +3,7 @@
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +13,7 @@ from glance.core.phase import Phase
 from glance.schedule.lists import Schedule
 
 if TYPE_CHECKING:
+    from glance.batch.infer import BatchInferPlan
     from glance.evaluation.compare import ComparisonPlan
     from glance.sampling.plan import GenerationPlan
     from glance.training.distillation import DistillationPlan
@@ -92,8 +94,7 @@ def sampling_rows(plan: "GenerationPlan") -> Rows:
     yield "sampling", f"{plan.device}, {precision}, {plan.batch_size} at once"
     done = sum(one.is_done for one in plan.images)
     steps = len(plan.schedule.sigmas)
-    there = f", {done:,} of them there already" if done else ""
-    yield "images", f"{len(plan.images):,}{there}, {steps} steps each"
+    yield "images", f"{len(plan.images):,}{_there(done)}, {steps} steps each"
     lines = [
         (
             str(one.output),
@@ -108,6 +109,42 @@ def sampling_rows(plan: "GenerationPlan") -> Rows:
         yield "", line
     if len(plan.images) > _LISTED:
         yield "", f"... and {len(plan.images) - _LISTED:,} more"
+
+
+def batch_rows(plan: "BatchInferPlan") -> Rows:
+    """Yield which runs generate how many images, by their base models, and where they go."""
+    request = plan.request
+    for base, some in groupby(plan.runs, key=lambda one: one.generation.base):
+        yield "model", f"{base.location} ({base.family.name})"
+        lines = [
+            (
+                str(one.run),
+                f"{len(one.generation.images):,} images, {len(one.generation.schedule.sigmas)} "
+                f"steps each{_there(sum(image.is_done for image in one.generation.images))}",
+            )
+            for one in some
+        ]
+        width = max(len(run) for run, _ in lines)
+        yield from _continued("  runs", (f"{run.ljust(width)}  {text}" for run, text in lines))
+    yield from _continued("refused", (str(one.run) for one in plan.refused))
+    unfinished = (f"{run}: {reason}" for run, reason in plan.left_out.items())
+    yield from _continued("left out", unfinished)
+    if plan.runs:
+        first = plan.runs[0].generation
+        yield from _extra_rows(first)
+        precision = f"{first.dtype}, memory {first.memory}, quantize {first.quantize}"
+        yield "sampling", f"{first.device}, {precision}, {first.batch_size} at once"
+        settings = list(dict.fromkeys(one.settings.prompt for one in first.images))
+        yield from _continued("prompts", _listed([_short(text) for text in settings], most=3))
+    part = "" if request.part is None else f", part {request.part[0]} of {request.part[1]}"
+    yield "images", f"{plan.images:,}{part}{_there(plan.done)}"
+    if request.devices:
+        yield "devices", ", ".join(f"GPU {one}" for one in request.devices)
+    yield "result", str(request.output)
+
+
+def _there(done: int) -> str:
+    return f", {done:,} of them there already" if done else ""
 
 
 def comparison_rows(plan: "ComparisonPlan", facts: Mapping[str, Any]) -> Rows:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from glance.batch.request import BatchTrainRequest
-from glance.cli._command import DryRunOption, EventsOption, takes
+from glance.batch.request import BatchInferRequest, BatchTrainRequest
+from glance.cli._command import DryRunOption, EventsOption, OpenOption, takes
+from glance.cli._plans import batch_rows, show_plan
 from glance.cli.console import Console, format_table
 from glance.core.errors import Problem, shown
 from glance.core.events import EventSink, Noted, format_duration
@@ -99,6 +100,51 @@ def plan_command(console: Console, request: BatchTrainRequest, *, source: Source
         console.result(shlex.join(("glance", *job.command)))
     console.document(plan.to_json())
     _end(plan.refused[0].exit_code if plan.refused else 0)
+
+
+@batch.command("infer")
+@takes(BatchInferRequest)
+def infer(
+    console: Console,
+    request: BatchInferRequest,
+    *,
+    dry_run: DryRunOption = False,
+    events: EventsOption = None,
+    opens: OpenOption = False,
+) -> None:
+    """Generate the same images with many runs: prompts, times seeds, times runs.
+
+    A base model is loaded once for all runs that have it. Each image is written as soon as it is
+    done, in a folder a run, and the same command goes on where it stopped. A run that cannot be
+    sampled is refused, and stops no other. When all images are there, sheet.png shows them, a
+    column a run.
+
+    Examples:
+
+    glance batch infer --runs runs -p "a harbour" -p "a mill" --count 4
+
+    glance batch infer --run runs/glance --run runs/cat --prompt-file prompts.jsonl --devices 0,1
+
+    glance batch infer --runs runs --prompt-file prompts.txt --part 1/8
+    """
+    from glance.batch.infer import plan_batch_infer, run_batch_infer
+
+    plan = plan_batch_infer(request)
+    for one in plan.refused:
+        console.refuse(Problem(f"{one.run}: {it.message}", it.hint) for it in one.problems)
+    if dry_run:
+        show_plan(console, batch_rows(plan), plan.to_json())
+        _end(max((one.exit_code for one in plan.refused), default=0))
+        return
+    with console.progress(events) as on_event:
+        result = run_batch_infer(plan, on_event)
+    if result.refused:
+        console.note(f"not all: {', '.join(shown(one.run) for one in result.refused)}")
+    if result.sheet is not None:
+        console.note(f"sheet: {result.sheet}")
+        console.show([result.sheet], opens=opens)
+    console.document(result.to_json())
+    _end(result.exit_code)
 
 
 def _end(exit_code: int) -> None:

@@ -123,12 +123,16 @@ class Console:
         if problem.hint:
             self.note(f"  hint: {problem.hint}")
 
-    def error(self, exc: GlanceError) -> None:
-        """Say every problem with its remedy; with `--json`, on stdout too."""
-        for problem in exc.problems:
+    def refuse(self, problems: Iterable[Problem]) -> None:
+        """Say what is wrong, and its remedy, `--quiet` or not."""
+        for problem in problems:
             self._say(f"error: {problem.message}")
             if problem.hint:
                 self._say(f"  hint: {problem.hint}")
+
+    def error(self, exc: GlanceError) -> None:
+        """Say every problem with its remedy; with `--json`, on stdout too."""
+        self.refuse(exc.problems)
         content: dict[str, Any] = {
             "exit_code": exc.exit_code,
             "problems": [{"message": item.message, "hint": item.hint} for item in exc.problems],

@@ -15,6 +15,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BufferedReader, TextIOWrapper
@@ -33,6 +34,8 @@ _NO_FILES: Final = (
     (stat.S_ISBLK, "device"),
 )
 _PATIENCE: Final = 20.0  # seconds for a disk that has gone to sleep, or a slow server
+_TEMPORARY: Final = re.compile(r"\..+\.[a-z0-9_]{8}(\.\w+)?")  # as mkstemp names it below
+_ABANDONED: Final = 300.0  # seconds: nobody writes one file for so long
 
 
 def open_file(path: Path) -> BufferedReader:
@@ -120,6 +123,16 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what `replacing` left in the folder, some minutes ago, when its process was killed."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if _TEMPORARY.fullmatch(path.name):
+                with suppress(OSError):
+                    if path.is_file() and time.time() - path.stat().st_mtime > _ABANDONED:
+                        path.unlink()
 
 
 @contextmanager

@@ -3,12 +3,13 @@
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from glance.core.device import Device
-from glance.core.errors import ModelNotFound, SetupError
+from glance.core.errors import GlanceError, InferenceFailed, ModelNotFound, SetupError
 from glance.core.events import Event, EventSink, Noted, PictureDone, SamplingStep, Warned
 from glance.core.hub import check_access, fetch_model, is_offline
 from glance.core.phase import Phase
@@ -146,12 +147,19 @@ class KeptModel:
         self._plans = plans
         self._wants: tuple[object, ...] | None = None
         self._sampler: GlancePipeline | None = None
+        self._failures: dict[tuple[object, ...], GlanceError] = {}
 
     def prepare(self, plan: GenerationPlan, on_event: EventSink) -> None:
-        """Do what precedes loading: fetch what is on the Hub, import what is needed."""
+        """Do what precedes loading: fetch what is on the Hub, import what is needed.
+
+        Raises ModelNotFound, and again what a plan that wanted the same model failed with.
+        """
         if self._holds(plan):
             return
-        fetch_planned(plan, on_event)
+        if _wants(plan) in self._failures:
+            raise self._failures[_wants(plan)]
+        with self._remembering(plan):
+            fetch_planned(plan, on_event)
         on_event(Noted(f"loading {plan.base.location}"))
         if plan.base.transformer is not None:
             on_event(Noted(f"its transformer is that of {plan.base.transformer}"))
@@ -169,7 +177,8 @@ class KeptModel:
             return self._sampler
         self.drop()
         alike = [one for one in self._plans if _wants(one) == _wants(plan)]
-        self._sampler = load_planned(plan, on_event, beside=alike)
+        with self._remembering(plan):
+            self._sampler = load_planned(plan, on_event, beside=alike)
         if self._plans:
             from glance.sampling.pipeline.encodings import Encodings
 
@@ -185,6 +194,15 @@ class KeptModel:
             self._sampler = self._wants = None
             free_memory()
 
+    @contextmanager
+    def _remembering(self, plan: GenerationPlan) -> Iterator[None]:
+        """Keep what a model cannot be had for: it takes a minute to find that out again."""
+        try:
+            yield
+        except (ModelNotFound, InferenceFailed) as exc:
+            self._failures[_wants(plan)] = exc
+            raise
+
     def _holds(self, plan: GenerationPlan) -> bool:
         return self._wants == _wants(plan) and not plan.compiled
 
@@ -193,7 +211,8 @@ def _wants(plan: GenerationPlan) -> tuple[object, ...]:
     """Return all that decides which model is loaded, and how; the pair is exchanged."""
     extras = tuple(one.lora for one in plan.extra_loras.values())
     fit = (plan.device, plan.dtype, plan.memory, plan.quantize, plan.compiled, plan.batch_size)
-    return (plan.base, extras, *fit)
+    base = (plan.base.family.name, plan.base.location, plan.base.transformer)
+    return (*base, extras, *fit)
 
 
 def load_planned(
