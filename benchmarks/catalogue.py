@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks import distillation, memory, startup, training
+from benchmarks import batch, distillation, memory, startup, training
 from benchmarks.inference import measure as inference
 from benchmarks.result import Result
 from benchmarks.rounds import Conditions
@@ -73,6 +73,12 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
         rounds=5,
         takes="20 minutes",
         measure=training.measure,
+    ),
+    "batch": Benchmark(
+        summary="glance batch train, next to its trainings one after the other",
+        rounds=3,
+        takes="15 minutes",
+        measure=batch.measure,
     ),
 }
 LONG: Final[Mapping[str, LongBenchmark]] = {

@@ -34,12 +34,14 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.extended
 def test_it_writes_a_whole_pipeline(work: Path) -> None:
     parts = {path.name for path in (work / "model").iterdir()}
 
     assert parts >= {"transformer", "vae", "text_encoder", "text_encoder_2", "tokenizer"}
 
 
+@pytest.mark.extended
 def test_a_second_session_goes_on_from_the_first(work: Path) -> None:
     log = [json.loads(line) for line in (work / "flux.jsonl").read_text().splitlines()]
     measured = [entry["step"] for entry in log if entry["event"] == "measure"]
