@@ -7,7 +7,7 @@ by it.
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from glance.batch.jobs import BatchPlan
 from glance.batch.worker import Executor, JobEnd, JobOver, JobStarted, JobTold, Told
-from glance.core.errors import Problem, RunError
+from glance.core.errors import Problem, RunError, SetupError
 from glance.core.events import EventSink, Noted
 from glance.core.files import write_json
 from glance.runs.folder import RunFolder, writing
@@ -49,6 +49,8 @@ class Status:
     number: int
     name: str
     run: Path
+    place: str
+    """Where its run is kept."""
     state: State = State.WAITING
     where: str = ""
     stage: str = ""
@@ -83,7 +85,7 @@ class Status:
         return {
             "number": self.number,
             "name": self.name,
-            "run": str(self.run),
+            "run": self.place,
             "state": self.state.value,
             **({} if self.seconds is None else {"seconds": round(self.seconds, 1)}),
             **({"losses": self.losses} if self.losses else {}),
@@ -97,14 +99,20 @@ class Board:
 
     def __init__(self, plan: BatchPlan) -> None:
         """Begin with what the plan says of them."""
-        self.output = plan.output
-        jobs = [Status(one.number, one.name, one.run) for one in plan.jobs]
+        self.output = plan.place
+        self._folder = plan.output
+        jobs = [Status(one.number, one.name, one.run, plan.locate(one)) for one in plan.jobs]
         for one in jobs:
             if one.number in plan.done:
                 one.state = State.DONE
                 read_outcome(one)
+                if stored := plan.stored.get(one.name):
+                    one.verdict = None if stored.verdict is None else dict(stored.verdict)
         refused = [
-            Status(one.number, one.name, one.run, State.REFUSED, problems=one.problems)
+            Status(
+                *(one.number, one.name, one.run, plan.locate(one), State.REFUSED),
+                problems=one.problems,
+            )
             for one in plan.refused
         ]
         self._jobs = {one.number: one for one in sorted([*jobs, *refused], key=lambda s: s.number)}
@@ -168,6 +176,7 @@ class Board:
             read_outcome(one)
             compared = end.result.get("comparison", end.result)
             one.verdict = one.verdict or compared.get("verdict")
+            one.losses = one.losses or end.result.get("losses", {})
         elif end.is_stopped:
             one.state, one.problems = State.STOPPED, ()
         else:
@@ -184,12 +193,12 @@ class Board:
     def to_json(self) -> dict[str, Any]:
         """Return what `--json` prints and batch.json holds."""
         jobs = [one.to_json() for one in self._jobs.values()]
-        return {"output": str(self.output), "counts": self.counts(), "jobs": jobs}
+        return {"output": self.output, "counts": self.counts(), "jobs": jobs}
 
     def save(self, *, now: bool = False) -> None:
         """Write batch.json, unless it was written a moment ago; raise OSError."""
         if now or time.monotonic() - self._saved > _SAVED_EVERY:
-            write_json(self.output / RECORD, self.to_json())
+            write_json(self._folder / RECORD, self.to_json())
             self._saved = time.monotonic()
 
 
@@ -219,6 +228,9 @@ def run_batch(
                 executor.run(plan.to_do, tell)
         finally:
             board.save(now=True)
+            if plan.storage is not None:
+                with suppress(SetupError):  # it is for people, and the runs are there
+                    plan.storage.keep({RECORD: plan.output / RECORD})
     return board
 
 

@@ -6,12 +6,13 @@ option that holds one are so many jobs, and several such options all combination
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
 from glance.batch.request import BatchTrainRequest
+from glance.batch.storage import Storage, is_address
 from glance.batch.worker import Job
 from glance.core.documents import Said, read_list
 from glance.core.errors import GlanceError, InputError, Problem, SettingsError, shown
@@ -26,9 +27,10 @@ from glance.core.options import (
     to_document,
 )
 from glance.runs.folder import RUNS, RunFolder
-from glance.runs.manifest import load_manifest
+from glance.runs.manifest import Manifest, load_manifest, parse_manifest
 from glance.runs.sample import find_images, name_safely
 from glance.training.distillation import plan_distillation
+from glance.training.folder import check_manifest
 from glance.training.plan import TrainingPlan, plan_training
 from glance.training.request import DistillRequest, TrainRequest
 
@@ -74,6 +76,19 @@ class BatchPlan:
     done: frozenset[int]
     """The numbers of the jobs whose runs are finished already."""
     refused: tuple[Refusal, ...]
+    storage: Storage | None = None
+    """Where the runs are moved to when they are done; `output` holds them until then."""
+    stored: Mapping[str, Manifest] = field(default_factory=dict)
+    """The manifests of the runs that are there, by the names of their jobs."""
+
+    @property
+    def place(self) -> str:
+        """Where the runs are kept, as a person is told."""
+        return str(self.output) if self.storage is None else self.storage.address
+
+    def locate(self, job: "Job | Refusal") -> str:
+        """Return where a job's run is kept."""
+        return str(job.run) if self.storage is None else self.storage.locate(job.name)
 
     @property
     def total(self) -> int:
@@ -91,7 +106,7 @@ class BatchPlan:
             job.number: {
                 "number": job.number,
                 "name": job.name,
-                "run": str(job.run),
+                "run": self.locate(job),
                 "state": "done" if job.number in self.done else "waiting",
                 "command": ["glance", *job.command],
             }
@@ -99,7 +114,7 @@ class BatchPlan:
         }
         refused = {one.number: describe_refusal(one) for one in self.refused}
         return {
-            "output": str(self.output),
+            "output": self.place,
             "jobs": [one for _, one in sorted({**jobs, **refused}.items())],
         }
 
@@ -137,13 +152,29 @@ def plan_batch(request: BatchTrainRequest) -> BatchPlan:
     Raises SettingsError with all that is wrong with the file as such, and with options of all jobs;
     SampleError for a folder without an image. A job that its command would refuse is refused alone.
     """
-    output = Path(request.output or RUNS / name_safely(request.source.absolute().stem))
+    storage, output = None, RUNS / name_safely(request.source.absolute().stem)
+    if request.output is not None:
+        storage = Storage(request.output) if is_address(request.output) else None
+        output = Path(request.output) if storage is None else storage.scratch
     entries = list(_read(request))
     asked = _ask(entries, request, output)
     jobs, done, refused = list[Job](), set[int](), list[Refusal]()
+    there = {} if storage is None else storage.find(one.name for one in asked)
+    stored = dict[str, Manifest]()
     for one in asked:
         try:
             plan = _plan(one)
+            if storage is None:
+                is_done = is_finished(plan.run, compared=one.request.compares)
+            elif one.run != output / one.name:
+                raise SettingsError(
+                    f"{one.place}run {one.run}: all runs are kept at {storage.address}",
+                    hint=f"leave it out, and name the job: {_NAME}: NAME",
+                )
+            elif is_done := one.name in there:
+                place = f"{storage.locate(one.name)}/{plan.run.manifest.name}"
+                manifest = stored[one.name] = parse_manifest(there[one.name], place)
+                is_done = _is_all(manifest, plan, compared=one.request.compares)
         except GlanceError as exc:
             problems = tuple(map(_of_a_job, exc.problems))
             refused.append(Refusal(one.number, one.name, one.run, problems, exc.exit_code))
@@ -158,9 +189,9 @@ def plan_batch(request: BatchTrainRequest) -> BatchPlan:
                 folder=Path.cwd(),
             )
         )
-        if is_finished(plan.run, compared=one.request.compares):
+        if is_done:
             done.add(one.number)
-    return BatchPlan(output, tuple(jobs), frozenset(done), tuple(refused))
+    return BatchPlan(output, tuple(jobs), frozenset(done), tuple(refused), storage, stored)
 
 
 def _of_a_job(problem: Problem) -> Problem:
@@ -183,7 +214,21 @@ def is_finished(run: RunFolder, *, compared: bool) -> bool:
         and run.lora(phase).stat().st_size == record.lora.bytes
         for phase, record in manifest.phases.items()
     ]
-    return manifest.is_finished and all(sizes) and not (compared and manifest.verdict is None)
+    return all(sizes) and _is_whole(manifest, compared=compared)
+
+
+def _is_all(manifest: Manifest, plan: TrainingPlan, *, compared: bool) -> bool:
+    """Whether a run that is kept elsewhere is all that is asked for; raises RunError where it is
+    another experiment's.
+    """
+    if plan.settings.steps > manifest.settings.steps:  # its command goes on with it
+        return False
+    check_manifest(manifest, plan)
+    return _is_whole(manifest, compared=compared)
+
+
+def _is_whole(manifest: Manifest, *, compared: bool) -> bool:
+    return manifest.is_finished and not (compared and manifest.verdict is None)
 
 
 def _plan(asked: _Asked) -> TrainingPlan:

@@ -12,7 +12,17 @@ from typing import Any, Final
 from glance.batch.board import LOGS
 from glance.batch.jobs import BatchPlan
 from glance.batch.request import BatchTrainRequest
-from glance.batch.worker import Job, JobOver, JobStarted, JobTold, Told, Worker, pin_device
+from glance.batch.storage import StoringWorker
+from glance.batch.worker import (
+    Executor,
+    Job,
+    JobOver,
+    JobStarted,
+    JobTold,
+    Told,
+    Worker,
+    pin_device,
+)
 from glance.core.device import Device, cuda_device_count, require_device, resolve_device
 from glance.core.events import Noted
 
@@ -22,14 +32,16 @@ _TICK_SECONDS: Final = 0.2
 class LocalQueue:
     """Runs jobs on the devices of this machine: an `Executor`."""
 
-    def __init__(self, devices: Sequence[int | None], logs: Path) -> None:
+    def __init__(
+        self, devices: Sequence[int | None], logs: Path, worker: Worker | None = None
+    ) -> None:
         """Run a job on each of the `devices` at a time: GPUs by their numbers; None: what is there.
 
         What jobs say is kept in the folder `logs`.
         """
         self._devices = tuple(devices)
         self._logs = logs
-        self._worker = Worker()
+        self._worker = worker or Worker()
         self._waiting: deque[Job] = deque()
         self._news: SimpleQueue[Told] = SimpleQueue()
         self._is_stopping = False
@@ -86,11 +98,24 @@ class LocalQueue:
             tell(Noted("stopping at the next checkpoints; Ctrl-C again: at once"))
 
 
-def choose_queue(request: BatchTrainRequest, plan: BatchPlan) -> LocalQueue:
-    """Return the queue over the devices that are asked for; raise DeviceUnavailable."""
+def choose_queue(request: BatchTrainRequest, plan: BatchPlan) -> Executor:
+    """Return who runs the jobs: this machine's queue over the devices asked for, or Ray.
+
+    Raises DeviceUnavailable, and SetupError where Ray is missing or the runs cannot be kept.
+    """
+    logs, storage = plan.output / LOGS, plan.storage
+    if storage is not None:
+        storage.require_writable()
+    if request.ray is not None:
+        from glance.batch.on_ray import OnRay
+
+        batch = str(plan.output.absolute()) if storage is None else storage.address
+        kept = None if storage is None else storage.address
+        return OnRay(request.ray, batch=batch, logs=logs, storage=kept)
     devices: Sequence[int | None] = request.devices
     if devices:
         require_device(Device.CUDA, request.devices)
     elif resolve_device(request.common.device) is Device.CUDA:
         devices = range(cuda_device_count())
-    return LocalQueue(devices or (None,), plan.output / LOGS)
+    worker = None if storage is None else StoringWorker(storage)
+    return LocalQueue(devices or (None,), logs, worker)

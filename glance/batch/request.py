@@ -131,7 +131,8 @@ class BatchTrainRequest:
     output: Annotated[
         str | None,
         Flag(
-            "Folder of the run folders. Default: runs/ and the name of the folder or file.",
+            "Folder of the run folders, or an address such as s3://bucket/folder. "
+            "Default: runs/ and the name of the folder or file.",
             Group.OUTPUT,
             kind="DIR",
         ),
@@ -147,3 +148,19 @@ class BatchTrainRequest:
             commas=True,
         ),
     ] = ()
+    ray: Annotated[
+        str | None,
+        Flag(
+            "Run the jobs on a Ray cluster: that of this machine, or the one whose head is there.",
+            Group.HARDWARE,
+            kind="auto|HOST:PORT",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for devices of this machine where the jobs are run elsewhere."""
+        if self.ray is not None and self.devices:
+            raise UsageError(
+                "--devices and --ray exclude each other: Ray gives each job its GPU",
+                hint="drop --devices",
+            )

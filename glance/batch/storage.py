@@ -21,7 +21,7 @@ from glance.core.files import beside
 from glance.core.install import how_to_install
 from glance.runs.folder import RunFolder, writing
 from glance.runs.losses import last_loss
-from glance.runs.manifest import Manifest, load_manifest, parse_manifest
+from glance.runs.manifest import load_manifest
 
 _MANIFEST: Final = RunFolder(Path()).manifest.name
 _BROKEN: Final = "check the address and the credentials, and run the same command again"
@@ -77,11 +77,8 @@ class Storage:
             self._files.pipe_file(f"{self._root}/.glance", b"")
             self._files.rm_file(f"{self._root}/.glance")
 
-    def find(self, names: Iterable[str]) -> dict[str, Manifest]:
-        """Return the manifests of those runs that are there.
-
-        Raises RunError for one that is damaged, SetupError where the address cannot be reached.
-        """
+    def find(self, names: Iterable[str]) -> dict[str, bytes]:
+        """Return what the manifests hold of those runs that are there. Raises SetupError."""
         paths = {f"{self._root}/{name}/{_MANIFEST}": name for name in names}
         with self._reaching():
             found = self._files.cat(list(paths), on_error="return") if paths else {}
@@ -90,11 +87,7 @@ class Storage:
             for answer in found.values():
                 if isinstance(answer, Exception) and not isinstance(answer, FileNotFoundError):
                     raise answer
-        return {
-            paths[path]: parse_manifest(content, self.locate(paths[path]))
-            for path, content in found.items()
-            if isinstance(content, bytes)
-        }
+        return {paths[path]: one for path, one in found.items() if isinstance(one, bytes)}
 
     def move(self, run: RunFolder, name: str) -> None:
         """Move a run to its address, in place of whatever is there.

@@ -17,6 +17,8 @@ from glance.core.errors import RunError
 from glance.runs.folder import RunFolder, writing
 from glance.runs.manifest import now
 
+TRAINED_BY: Final = "is being trained by"
+"""What the refusal says of a folder that is held."""
 _LINGERS_SECONDS: Final = 20.0  # the trainer of a killed glance is ended within ten
 _TICK_SECONDS: Final = 0.1
 _SIGNED_WITHIN: Final = 0.2
@@ -111,7 +113,7 @@ def _refusal(run: RunFolder, holder: _Holder) -> RunError:
     hint = "wait for it, end it, or give another --run"
     if not holder.is_sure:
         hint = f"wait for it, or give another --run; if it has ended, remove {run.lock}"
-    return RunError(f"run {run.path} is being trained by {holder.words}", hint=hint)
+    return RunError(f"run {run.path} {TRAINED_BY} {holder.words}", hint=hint)
 
 
 def _sign(handle: int) -> None:

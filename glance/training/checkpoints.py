@@ -2,8 +2,8 @@
 
 A checkpoint holds pickles, and SimpleTuner gives up on a damaged one without trying the one
 before. So each is sealed as soon as it is written: a keyed hash over all its files, with a key
-that never leaves the machine. A seal that fits says both: nothing is missing, and nobody else has
-put something in. glance itself unpickles nothing.
+that leaves the machine for the nodes of the user's own cluster alone. A seal that fits says both:
+nothing is missing, and nobody else has put something in. glance itself unpickles nothing.
 """
 
 import hashlib
@@ -26,6 +26,7 @@ from glance.core.phase import Phase
 from glance.models.lora.file import hash_file, read_lora
 from glance.runs.folder import LORA_FILE, RunFolder
 
+KEY: Final = "key"
 SEAL: Final = "glance.seal"
 _GUARD: Final = ".guard"  # SimpleTuner writes it last
 _MANIFEST: Final = "checkpoint_manifest.json"
@@ -191,7 +192,7 @@ def _free_name(path: Path) -> Path:
 
 
 def _load_key(folder: Path) -> bytes:
-    path = folder / "key"
+    path = folder / KEY
     try:
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -94,8 +94,11 @@ def check_run(plan: "TrainingPlan") -> tuple[str, ...]:
     """
     with writing(plan.run.path):
         manifest = find_manifest(plan.run)
-    if manifest is None:
-        return ()
+    return () if manifest is None else check_manifest(manifest, plan)
+
+
+def check_manifest(manifest: Manifest, plan: "TrainingPlan") -> tuple[str, ...]:
+    """Do the same for a run of which this is the manifest, wherever it lies."""
     if manifest.imported is not None:
         raise RunError(
             f"run {plan.run.path} holds a pair that was imported: there is nothing to train in it",
