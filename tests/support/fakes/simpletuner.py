@@ -319,6 +319,7 @@ BEHAVIOURS: dict[str, Callable[[Trainer], None]] = {
     "hang": hang,
     "stubborn": hang_stubbornly,
     "slow death": die_slowly,
+    "steady": lambda trainer: trainer.train(lambda: time.sleep(0.1)),
     "endless": go_on_for_ever,
     "raving": rave,
     "beside the other": lambda trainer: trainer.train(wait_for_the_other),
