@@ -299,7 +299,7 @@ def _look_at(path: Path, *, is_named: bool = True) -> _Candidate:
 
 def _base_of(run: RunFolder, manifest: Manifest) -> tuple[str, ...]:
     settings = manifest.settings
-    recorded = (settings.model, settings.transformer or "")
+    recorded = [name for name in (settings.model, settings.transformer) if name is not None]
     places = ((name, find_place(name, run.path)) for name in recorded)
     return (settings.family, *(str(path) if path.exists() else name for name, path in places))
 
