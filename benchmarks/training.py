@@ -23,7 +23,7 @@ from glance.training.simpletuner.process import build_environment
 _BY_HAND: Final = "SimpleTuner's two commands"
 _GLANCE: Final = "glance train"
 _DIRECT: Final = "glance train --launcher direct"
-_GOALS: Final = {_GLANCE: Goal(at_most=1.05), _DIRECT: Goal(at_most=0.6)}
+_GOALS: Final = {_GLANCE: Goal(at_most=1.05), _DIRECT: Goal(at_most=0.45)}
 _RANK, _RESOLUTION = 4, 64
 _STEPS, _QUICK_STEPS = 10, 2
 

@@ -30,9 +30,10 @@ from glance.runs.manifest import Manifest, PhaseRecord, PhaseState, iterate_runs
 from glance.sampling.pipeline import hush
 from glance.training.checkpoints import Sealer
 from glance.training.folder import check_run, prepare_run, tidy_run
-from glance.training.machine import Job, find_program, require
+from glance.training.machine import Job, find_program, has_room_to_wait, require
 from glance.training.plan import TrainingPlan
 from glance.training.previews import STRIP, PreviewEnded, Previews
+from glance.training.request import Launcher
 from glance.training.simpletuner.runner import ProcessRunner, Runner
 from glance.training.trainer import (
     CheckpointSealed,
@@ -204,9 +205,9 @@ class _Ended(Event):
 class _PhaseThreads:
     """Trains phases, each on a thread of its own; all that they tell is heard on the caller's.
 
-    With one device the phases follow each other. With two, the second begins when the first has
-    taken a step: by then all that both need is in the caches. One that fails then does not stop
-    the other.
+    With one device the phases follow each other; the second one's process may be started with the
+    first, and waits. With two devices the second begins when the first has taken a step: by then
+    all that both need is in the caches. One that fails then does not stop the other.
     """
 
     def __init__(
@@ -219,6 +220,7 @@ class _PhaseThreads:
         self._news: SimpleQueue[Event] = SimpleQueue()
         self._devices = deque(plan.devices)
         self._running: dict[Phase, threading.Thread] = {}
+        self._prepared: PhaseTrainer | None = None
         self._steps: dict[Phase, int] = {}
         self._failures: dict[Phase, BaseException] = {}
         self._stopping = Stopping(plan.run, seconds=plan.stop_within)
@@ -238,10 +240,13 @@ class _PhaseThreads:
                 while self._running or self._may_start(waiting) or self._may_preview():
                     while self._may_start(waiting):
                         self._start(waiting.popleft(), len(waiting))
+                        self._prepare(waiting)
                     self._hear(self._next())
         except BaseException:
             self._end()
             raise
+        finally:
+            self._dismiss()
         if self._previews.is_sampling:  # nobody waits for it after a failure, or a first Ctrl-C
             self._end()
         for phase in sorted(self._failures, key=list(Phase).index):
@@ -261,7 +266,9 @@ class _PhaseThreads:
 
     def _start(self, phase: Phase, waiting: int) -> None:
         device = self._devices.popleft()
-        trainer = PhaseTrainer(self._plan, phase, device, self._setup, self._news.put)
+        trainer = self._prepared
+        if trainer is None or trainer.phase is not phase:
+            trainer = self._make_trainer(phase, device)
         after = waiting if len(self._plan.devices) == 1 else 0
 
         def work() -> None:
@@ -274,6 +281,26 @@ class _PhaseThreads:
 
         self._running[phase] = threading.Thread(target=work, name=str(phase))
         self._running[phase].start()
+
+    def _make_trainer(self, phase: Phase, device: int) -> PhaseTrainer:
+        return PhaseTrainer(self._plan, phase, device, self._setup, self._news.put)
+
+    def _prepare(self, waiting: deque[Phase]) -> None:
+        """Start the process of the next phase, where it would take nothing from the one at work."""
+        plan = self._plan
+        is_next = waiting and len(plan.devices) == 1 and plan.launcher is Launcher.DIRECT
+        if is_next and has_room_to_wait(plan.settings):
+            self._prepared = self._make_trainer(waiting[0], plan.devices[0])
+            self._prepared.prepare()
+
+    def _dismiss(self) -> None:
+        """End what waits in vain; another signal hurries it."""
+        while self._prepared is not None:
+            try:
+                self._prepared.dismiss()
+                self._prepared = None
+            except BaseException:  # noqa: BLE001 - whatever it is, no process may be left
+                continue
 
     def _next(self) -> Event:
         """Wait for news; raise KeyboardInterrupt when a first Ctrl-C has been waited for enough."""

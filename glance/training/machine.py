@@ -233,6 +233,7 @@ def _reached(settings: TrainSettings) -> float:
 # --- what may be missing -------------------------------------------------------------------------
 
 _PROGRAM: Final = "simpletuner"
+_WAITING: Final = 1.5  # gigabytes: what a process that has imported SimpleTuner may take
 _MUCH_OF_THE_CARD: Final = 0.5  # gigabytes: more than a desktop's programs take each
 
 
@@ -484,6 +485,12 @@ def _look_at_the_model(job: Job) -> Iterator[Check]:
             raise ModelNotFound(doubt, hint="unset HF_HUB_OFFLINE, or give --model a folder")
         else:
             yield _warning(doubt, "SimpleTuner will try again")
+
+
+def has_room_to_wait(settings: TrainSettings) -> bool:
+    """Whether a second process may hold what it imports while the training takes all it will."""
+    there = min(system_memory(), int(psutil.virtual_memory().available))
+    return there >= (estimate(settings).system + _WAITING) * _GIGA
 
 
 def system_memory() -> int:

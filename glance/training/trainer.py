@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, Final
 
 import psutil
@@ -45,10 +46,16 @@ from glance.training.checkpoints import (
     step_of,
 )
 from glance.training.plan import TrainingPlan
-from glance.training.simpletuner.config import build_command, receipt_file, requests_file
+from glance.training.simpletuner.config import (
+    build_command,
+    config_file,
+    receipt_file,
+    requests_file,
+)
 from glance.training.simpletuner.process import build_environment, diagnose, find_secrets, listening
 from glance.training.simpletuner.runner import Job, Runner, mask
 
+_DEBUG_LOG: Final = "debug.log"  # SimpleTuner's
 _REMEMBERED_LINES: Final = 400
 _EVERY_SECONDS: Final = 2.0
 
@@ -110,6 +117,21 @@ class PhaseTrainer:
     setup: TrainerSetup
     on_event: EventSink
     """Called from several threads."""
+    job: str = field(default_factory=lambda: token_hex(16))
+    """What its process is known by."""
+
+    def prepare(self) -> None:
+        """Start the process while another phase trains; it waits, and `train` lets it go on.
+
+        It waits elsewhere than in the run folder, where it would empty the debug.log of the other.
+        """
+        self.setup.runner.prepare(self._job(webhook=""), _waiting_room(self.plan.run, self.phase))
+
+    def dismiss(self) -> None:
+        """End what still waits, and leave nothing of it."""
+        self.setup.runner.dismiss()
+        with suppress(OSError):
+            (_waiting_room(self.plan.run, self.phase) / _DEBUG_LOG).unlink()
 
     def train(self, recorded: RunRecord, *, phases_after: int) -> None:
         """Bring the phase to its finished LoRA, and record how it went either way."""
@@ -270,6 +292,7 @@ class PhaseTrainer:
             log=plan.run.log(phase),
             secrets=find_secrets(os.environ),
             held=() if setup.lock is None else (setup.lock,),
+            name=self.job,
         )
 
     def _finalise(self, monitor: "Monitor", manifest: Manifest) -> LoraRecord:
@@ -451,26 +474,33 @@ def request_checkpoint(run: RunFolder, phase: Phase) -> None:
     write_json(run.path / requests_file(phase), {"manual_checkpoint": 1})
 
 
+def _waiting_room(run: RunFolder, phase: Phase) -> Path:
+    """Where a process of `phase` is started that has to wait: nothing else uses that folder."""
+    return (run.path / config_file(phase)).parent
+
+
 class _DebugLog:
-    """SimpleTuner's debug.log: it writes that where it runs, and empties it at each start.
+    """SimpleTuner's debug.log: it writes that where it is started, and empties it at each start.
 
     So it is taken away from there before another trainer starts beside this one, which goes on
     writing the same file under its new name.
     """
 
     def __init__(self, run: RunFolder, phase: Phase) -> None:
-        self._new = run.path / "debug.log"
-        self._kept = run.log(phase).with_suffix(".debug.log")
+        # a process that was to wait may have ended, and another was started: its log counts
+        self._new = [place / _DEBUG_LOG for place in (_waiting_room(run, phase), run.path)]
+        self._kept = run.log(phase).with_suffix(f".{_DEBUG_LOG}")
         self._is_taken = False
 
     def take(self) -> None:
-        # once: a later one is another trainer's
-        if not self._is_taken and self._new.exists():
+        if self._is_taken:  # once: a later one is another trainer's
+            return
+        for path in filter(Path.exists, self._new):
             self._is_taken = True
-            self._new.replace(self._kept)
+            path.replace(self._kept)
 
     def close(self) -> None:
         self.take()
-        secrets = find_secrets(os.environ)
-        if self._is_taken and secrets:
-            self._kept.write_bytes(mask(self._kept.read_bytes(), secrets))
+        tokens = find_secrets(os.environ)
+        if self._is_taken and tokens:
+            self._kept.write_bytes(mask(self._kept.read_bytes(), tokens))

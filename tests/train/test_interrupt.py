@@ -2,7 +2,8 @@
 
 Two runs of one pair: one trains both phases at once and is left alone. The other trains them one
 after the other and for fewer steps, is killed, stopped and moved, and goes on each time from where
-it was: at the end for more steps than it was begun with.
+it was: at the end for more steps than it was begun with, the second phase by a process that had
+been started with the first.
 """
 
 import random
@@ -83,7 +84,14 @@ def test_a_killed_then_stopped_then_moved_run_goes_on_from_where_it_was(
     # somebody moves the run, to another depth even: it goes on from where it was all the same, and
     # so does the phase that is done, to as many steps as are asked for now
     training.run = training.run.rename(training.folder / "moved")
-    training.finish(*DIRECT, *ALL)
+    process = training.start(*DIRECT, *ALL)
+    wait_until(training.steps, process)
+    room = training.run / "config/glance-fast"  # where the second one's process waits meanwhile
+    below = psutil.Process(process.pid).children(recursive=True)
+    waits = [one for one in below if Path(one.cwd()) == room]
+    assert len(waits) == 2
+    wait_until(lambda: training.run in [Path(one.cwd()) for one in waits], process)
+    assert process.wait(timeout=300) == 0
     assert training.steps()[0] == done + 1
     assert max(training.steps()) == STEPS
     assert not any((training.run / "cache/vae").rglob("runs")), "latents of the old place"

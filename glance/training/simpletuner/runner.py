@@ -1,16 +1,17 @@
 """The seam to the outside: runs trainer processes. The only module that starts any."""
 
 import contextlib
+import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import RawIOBase
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -19,6 +20,7 @@ import psutil
 from glance.training.simpletuner import supervisor
 
 _JOB_VARIABLE = "GLANCE_JOB"  # how processes whose parents are gone are known
+_GATE_VARIABLE = "GLANCE_GATE"  # what one that is prepared waits at: inside/glance_gate.py
 _CHUNK = 65536
 _LONGEST_LINE = 16384
 
@@ -53,6 +55,18 @@ class Runner(Protocol):
         """
         ...
 
+    def prepare(self, job: Job, folder: Path) -> None:
+        """Start a job in `folder`, up to where it would begin: `run` lets it go on from there.
+
+        `run` is given a job of that name, whose environment may say other things by then. Where the
+        prepared one cannot go on, or could not be started, `run` starts it as any other.
+        """
+        ...
+
+    def dismiss(self) -> None:
+        """End what was prepared and is not run; no process of it is left."""
+        ...
+
     def end(self) -> None:
         """End what runs, from any thread, and start nothing more; a second call hurries it."""
         ...
@@ -68,57 +82,135 @@ class ProcessRunner:
     def __init__(self) -> None:
         """Begin with nothing that runs."""
         self._turn = threading.Lock()
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._running: dict[str, _Tree] = {}
+        self._prepared: dict[str, _Tree] = {}
         self._is_over = False
 
     def run(self, job: Job, on_line: Callable[[str], None]) -> int:
         """See Runner."""
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        with job.log.open("ab", buffering=0) as log, self._started(job) as process:
-            try:
-                for line in _logged(process, log, job.secrets):
-                    on_line(line.decode("utf-8", errors="replace").rstrip())
-                code = process.wait()
-            except BaseException:
-                _end(process, lambda: deque(_logged(process, log, job.secrets), maxlen=0))
-                raise
-        if self._is_over:
-            raise JobEnded
+        with job.log.open("ab", buffering=0) as log:
+            has_begun = False
+            while not has_begun:  # what was prepared may have ended before its turn: then anew
+                with self._started(job) as tree:
+                    try:
+                        for line in tree.lines():
+                            log.write(line)
+                            on_line(line.decode("utf-8", errors="replace").rstrip())
+                        code = tree.process.wait()
+                    except BaseException:
+                        tree.end(log.write)
+                        raise
+                has_begun = tree.has_begun
+                if self._is_over:
+                    raise JobEnded
         return code if code >= 0 else 128 - code
+
+    def prepare(self, job: Job, folder: Path) -> None:
+        """See Runner."""
+        with self._turn, contextlib.suppress(OSError):
+            if not self._is_over:
+                self._prepared[job.name] = _Tree(job, folder)
+
+    def dismiss(self) -> None:
+        """See Runner."""
+        while self._prepared:
+            name, tree = next(iter(self._prepared.items()))
+            tree.end(lambda _: None)
+            tree.close()
+            del self._prepared[name]
 
     def end(self) -> None:
         """See Runner."""
         with self._turn:
             self._is_over = True
-            for process in self._running.values():
-                process.send_signal(signal.SIGTERM)
+            for tree in (*self._running.values(), *self._prepared.values()):
+                tree.process.send_signal(signal.SIGTERM)
 
     def processes(self, job: Job) -> list[psutil.Process]:
         """See Runner."""
-        process = self._running.get(job.name)
+        tree = self._running.get(job.name)
         try:
-            return psutil.Process(process.pid).children(recursive=True) if process else []
+            return psutil.Process(tree.process.pid).children(recursive=True) if tree else []
         except psutil.Error:  # it has just ended
             return []
 
     @contextlib.contextmanager
-    def _started(self, job: Job) -> Iterator["subprocess.Popen[bytes]"]:
+    def _started(self, job: Job) -> Iterator["_Tree"]:
         with self._turn:
             if self._is_over:
                 raise JobEnded
-            process = self._running[job.name] = _start(job)
-        watch = threading.Thread(target=_end_orphans, args=(process, job.name))
-        watch.start()
+            is_prepared = job.name in self._prepared
+            tree = self._prepared.pop(job.name) if is_prepared else _Tree(job)
+            self._running[job.name] = tree
         try:
-            yield process
+            tree.begin(job.environment)
+            yield tree
         finally:
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
-            process.wait()
+            tree.close()
             with self._turn:
                 del self._running[job.name]
-            watch.join()
+
+
+class _Tree:
+    """The processes of a job, by the supervisor above them."""
+
+    def __init__(self, job: Job, waits_in: Path | None = None) -> None:
+        """Start it; one that waits in a folder of its own has not begun by that."""
+        self._job = job
+        self._gate: socket.socket | None = None
+        self.has_begun = waits_in is None
+        if waits_in is None:
+            self.process = _start(job, job.folder)
+        else:
+            self._gate, theirs = socket.socketpair()
+            with theirs:
+                try:
+                    self.process = _start(job, waits_in, theirs.fileno())
+                except OSError:
+                    self._gate.close()
+                    raise
+        watched = (self.process, job.name)
+        # a daemon: else a glance that gives up would wait for it, and it for glance
+        self._watch = threading.Thread(target=_end_orphans, args=watched, daemon=True)
+        self._watch.start()
+
+    def begin(self, environment: Mapping[str, str]) -> None:
+        """Let it begin, if it waits."""
+        if self._gate is not None:
+            changes = dict(environment.items() - self._job.environment.items())
+            with contextlib.suppress(OSError):  # it is gone
+                self._gate.sendall(json.dumps(changes).encode() + b"\n")
+
+    def lines(self) -> Iterator[bytes]:
+        """Return what it says until it ends, without the secrets."""
+        assert self.process.stdout is not None  # it is a pipe
+        return _lines(self.process.stdout, self._job.secrets)
+
+    def end(self, keep: Callable[[bytes], object]) -> None:
+        """Ask the supervisor to end the tree and wait until it has; a second Ctrl-C hurries it.
+
+        Its last words must be read meanwhile: a full pipe would keep it from ending.
+        """
+        self.process.send_signal(signal.SIGTERM)
+        while self.process.poll() is None:
+            try:
+                deque(map(keep, self.lines()), maxlen=0)
+                self.process.wait()
+            except BaseException:  # noqa: BLE001 - whatever it is, the tree must be gone first
+                self.process.send_signal(signal.SIGTERM)
+
+    def close(self) -> None:
+        """Let go of it, and wait until no process of it is left; know whether it had begun."""
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self.process.wait()
+        self._watch.join()
+        if self._gate is not None:
+            with contextlib.suppress(OSError):  # it ended before it read
+                self.has_begun = bool(self._gate.recv(1, socket.MSG_DONTWAIT))
+            self._gate.close()
 
 
 def mask(text: bytes, tokens: Sequence[str]) -> bytes:
@@ -128,16 +220,17 @@ def mask(text: bytes, tokens: Sequence[str]) -> bytes:
     return text
 
 
-def _start(job: Job) -> "subprocess.Popen[bytes]":
+def _start(job: Job, folder: Path, gate: int | None = None) -> "subprocess.Popen[bytes]":
+    # PWD as a shell sets it: config files refer to it
+    own = {"PWD": str(job.folder.resolve()), _JOB_VARIABLE: job.name}
     return subprocess.Popen(
         [sys.executable, "-I", str(Path(supervisor.__file__)), *job.command],
-        cwd=job.folder,
-        # PWD as a shell sets it: config files refer to it
-        env={**job.environment, "PWD": str(job.folder.resolve()), _JOB_VARIABLE: job.name},
+        cwd=folder,
+        env={**job.environment, **own, **({} if gate is None else {_GATE_VARIABLE: str(gate)})},
         stdin=subprocess.PIPE,  # the lifeline: never written to
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        pass_fds=job.held,
+        pass_fds=job.held if gate is None else (*job.held, gate),
         start_new_session=True,  # a terminal's Ctrl-C reaches glance alone; glance ends the rest
     )
 
@@ -159,29 +252,6 @@ def _is_of_job(process: psutil.Process, name: str) -> bool:
         return not is_dead and bool(process.environ().get(_JOB_VARIABLE) == name)
     except (psutil.Error, OSError):
         return False
-
-
-def _end(process: "subprocess.Popen[bytes]", drain: Callable[[], object]) -> None:
-    """Ask the supervisor to end the tree and wait until it has; a second Ctrl-C hurries it.
-
-    Its last words must be read meanwhile: a full pipe would keep it from ending.
-    """
-    process.send_signal(signal.SIGTERM)
-    while process.poll() is None:
-        try:
-            drain()
-            process.wait()
-        except BaseException:  # noqa: BLE001 - whatever it is, the tree must be gone first
-            process.send_signal(signal.SIGTERM)
-
-
-def _logged(
-    process: "subprocess.Popen[bytes]", log: RawIOBase, tokens: Sequence[str]
-) -> Iterator[bytes]:
-    assert process.stdout is not None  # it is a pipe
-    for line in _lines(process.stdout, tokens):
-        log.write(line)
-        yield line
 
 
 def _lines(stream: IO[bytes], tokens: Sequence[str]) -> Iterator[bytes]:

@@ -10,6 +10,8 @@ running. So somebody has to end the whole tree, also when glance itself is kille
 - standard input is a pipe that glance holds open and never writes to. When it closes, glance is
   gone, however that came about.
 
+GLANCE_GATE, if it is set, is the number of a file descriptor that the command alone is to have.
+
 SIGTERM: ask the tree to end, kill what is left after the grace. A second SIGTERM: kill at once.
 The exit code is the command's own; 127 if it cannot be started.
 """
@@ -66,11 +68,14 @@ def main(command: list[str]) -> int:
     """Run the command to its end, or to ours."""
     asked = _Asked()
     inherits_orphans = _become_subreaper()
+    gate = [int(number) for number in os.environ.get("GLANCE_GATE", "").split()]
     try:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=gate)
     except OSError as exc:
         sys.stderr.write(f"cannot start {command[0]}: {exc.strerror}\n")
         return _CANNOT_START
+    for number in gate:  # it is closed as soon as the command is gone
+        os.close(number)
     threading.Thread(target=_watch_lifeline, daemon=True).start()
     tree = _Tree()
     while child.poll() is None and not asked.times:

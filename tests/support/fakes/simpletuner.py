@@ -1,8 +1,8 @@
 """Stands in for SimpleTuner: all that glance can see of it, in no time and with every misfortune.
 
-Started as `simpletuner train --env glance-slow` in a run folder. `behaviour.json` beside this file
-says, per phase, what happens; `starts.jsonl` and the file `ready` beside it say what did. Standard
-library only: it starts for nearly every test.
+Started as `simpletuner train --env glance-slow` in a run folder, or imported by what stands for
+its script. `behaviour.json` beside this file says, per phase, what happens; `starts.jsonl` and the
+file `ready` beside it say what did. Standard library only: it starts for nearly every test.
 """
 # ruff: noqa: T201
 
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).absolute().parent
+DEBUG_LOG = Path("debug.log").absolute()
 LORA = "pytorch_lora_weights.safetensors"
 MODULES = ("transformer_blocks.0.attn.to_q", "single_transformer_blocks.0.attn.to_k")
 LORA_B = 0.25
@@ -42,6 +43,7 @@ class Trainer:
     def record(self) -> None:
         start = {
             "phase": self.phase,
+            "pid": os.getpid(),
             "argv": sys.argv,
             "cwd": str(Path.cwd()),
             "environment": dict(os.environ),
@@ -133,8 +135,8 @@ class Trainer:
             (folder / "aspect_ratio_bucket_indices_reference.json").write_text(here)
             Path("cache/vae-reference").mkdir(parents=True, exist_ok=True)
         (self.output / "all_image_files_glance.json").write_text(here)
-        with Path("debug.log").open("a") as log:
-            log.write("everything, twice\n")
+        with DEBUG_LOG.open("a") as log:
+            log.write(f"everything of {self.phase}, twice\n")
 
     def save(self, folder: Path, *, rank: int | None = None, lora_b: float = LORA_B) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -244,11 +246,25 @@ def go_on_for_ever(trainer: Trainer) -> None:
             requests.write_text("{}")
 
 
-def wait_for_the_other() -> None:
+def wait_until(happens: Callable[[], object]) -> None:
     deadline = time.monotonic() + 30
-    while len((HERE / "starts.jsonl").read_text().splitlines()) < 2:
-        assert time.monotonic() < deadline, "the other phase has not begun"
+    while not happens():
+        assert time.monotonic() < deadline, "the other phase is not there"
         time.sleep(0.02)
+
+
+def wait_for_the_other() -> None:
+    wait_until(lambda: len((HERE / "starts.jsonl").read_text().splitlines()) > 1)
+
+
+def train_beside_one_that_waits(trainer: Trainer) -> None:
+    wait_until((HERE / "waits").exists)
+    trainer.train()
+
+
+def fail_beside_one_that_waits(trainer: Trainer) -> None:
+    wait_until((HERE / "waits").exists)
+    fail(FAILURES["unknown"])(trainer)
 
 
 def fail_beside_the_other(trainer: Trainer) -> None:
@@ -324,6 +340,8 @@ BEHAVIOURS: dict[str, Callable[[Trainer], None]] = {
     "raving": rave,
     "beside the other": lambda trainer: trainer.train(wait_for_the_other),
     "fail beside the other": fail_beside_the_other,
+    "beside one that waits": train_beside_one_that_waits,
+    "fail beside one that waits": fail_beside_one_that_waits,
 }
 
 

@@ -14,6 +14,31 @@ from typing import Any
 import psutil
 
 PATIENCE = 30.0  # seconds until a test that waits for something fails
+# SimpleTuner's script, which imports what plays it; below it there is only as much of torch
+PACKAGE = {
+    "package/simpletuner/__init__.py": "import sys\nsys.path.insert(0, {folder!r} + '/stubs')\n",
+    "package/simpletuner/train.py": """
+import os, sys
+from importlib.machinery import SourceFileLoader
+open("debug.log", "w").close()
+played = SourceFileLoader("played", {folder!r} + "/simpletuner").load_module()
+import simpletuner.helpers.training.trainer
+sys.argv = [played.__file__, "train", "--env", os.environ["ENV"]]
+played.main()
+""",
+    "package/simpletuner/helpers/training/trainer.py": """
+import os, torch
+open({folder!r} + "/waits", "w").close()
+if os.path.exists({folder!r} + "/hasty-" + os.environ["ENV"]):
+    torch._C._cuda_init()
+""",
+    "stubs/torch/__init__.py": """
+from types import SimpleNamespace
+accelerator = SimpleNamespace(is_available=lambda: True)
+_C = SimpleNamespace(_cuda_init=lambda: open({folder!r} + "/cuda", "w").close())
+""",
+    "stubs/torch/_inductor/cudagraph_trees.py": "",
+}
 
 
 class FakeSimpleTuner:
@@ -27,6 +52,14 @@ class FakeSimpleTuner:
         program.write_text(f"#!{sys.executable} -S\n{source}", encoding="utf-8")
         program.chmod(0o755)
         self.behave()
+
+    def lay_out_script(self) -> Path:
+        """Make what `python -m simpletuner.train` is to find; return the folder for PYTHONPATH."""
+        for name, text in PACKAGE.items():
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text.format(folder=str(self.folder)), encoding="utf-8")
+        return self.folder / "package"
 
     def behave(self, **behaviours: str) -> None:
         """Say what happens in the phases `slow` and `fast`; else all goes well."""

@@ -1,4 +1,4 @@
-"""Runs at the start of every Python process of the trainer, and changes four things in it.
+"""Runs at the start of every Python process of the trainer, and changes five things in it.
 
 Python imports a `sitecustomize` by itself. glance puts this folder on PYTHONPATH of the trainer
 alone, and says by environment variables what is wanted:
@@ -8,6 +8,7 @@ alone, and says by environment variables what is wanted:
 - GLANCE_SEED: that seed decides what is drawn (glance_seed.py). And what SimpleTuner 4.10 learns of
   the images reaches it: see _keep_metadata.
 - GLANCE_TARGETS: the LoRA learns recorded velocities (glance_targets.py).
+- GLANCE_GATE: it was started before its turn, and waits for it (glance_gate.py).
 """
 
 import importlib.util
@@ -77,7 +78,8 @@ def _keep_metadata(base):
 def _teach(common):
     from glance_targets import teach
 
-    teach(common.ModelFoundation, Path(os.environ["GLANCE_TARGETS"]))
+    # not of the working folder: that may be another until its turn has come
+    teach(common.ModelFoundation, Path(os.environ["PWD"], os.environ["GLANCE_TARGETS"]))
 
 
 def _run_hidden_sitecustomize():
@@ -100,4 +102,12 @@ if os.environ.get("GLANCE_SEED"):
     sys.meta_path.insert(0, _Finder("simpletuner.helpers.metadata.backends.base", _keep_metadata))
 if os.environ.get("GLANCE_TARGETS"):
     sys.meta_path.insert(0, _Finder("simpletuner.helpers.models.common", _teach))
+if gate := os.environ.pop(
+    "GLANCE_GATE", None
+):  # of this process alone, not of those that it starts
+    from glance_gate import Gate
+
+    gate = Gate(int(gate))
+    sys.meta_path.insert(0, _Finder("torch", gate.hold_device))
+    sys.meta_path.insert(0, _Finder("simpletuner.helpers.training.trainer", gate.hold_training))
 _run_hidden_sitecustomize()

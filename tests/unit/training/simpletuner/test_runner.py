@@ -2,12 +2,13 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fakes.trainer import find_processes
+from fakes.trainer import find_processes, wait_for
 
-from glance.training.simpletuner.runner import Job, ProcessRunner
+from glance.training.simpletuner.runner import Job, JobEnded, ProcessRunner
 
 SECRET = "hf_" + "Xy7" * 12
 
@@ -138,3 +139,67 @@ time.sleep(600)
         ProcessRunner().run(job, lambda _: 1 / 0)
 
     assert log.read_text().endswith("\nthe end\n")
+
+
+AT_THE_GATE = """
+import json, os, socket, sys
+if 'GLANCE_GATE' in os.environ:
+    print('#' * 200_000 if 'floods' in os.environ else 'up', flush=True)
+    open('up', 'w').close()
+    if 'ends' in os.environ:
+        sys.exit(1)
+    gate = socket.socket(fileno=int(os.environ['GLANCE_GATE']))
+    os.environ.update(json.loads(gate.makefile().readline() or sys.exit()))
+    gate.sendall(b'.')
+print(os.environ['said'], os.getcwd(), flush=True)
+"""
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, log: Path) -> Iterator[Callable[..., tuple[ProcessRunner, Job]]]:
+    """Prepare a job, in a folder of its own, and wait until it is up."""
+    room = tmp_path / "room"
+    room.mkdir()
+
+    def prepare(**environment: str) -> tuple[ProcessRunner, Job]:
+        command = [sys.executable, "-I", "-S", "-c", AT_THE_GATE, str(tmp_path)]
+        runner, job = ProcessRunner(), Job(command, tmp_path, {"said": "", **environment}, log)
+        runner.prepare(job, room)
+        if "floods" not in environment:
+            wait_for((room / "up").exists)
+        return runner, replace(job, environment={**job.environment, "said": "now"})
+
+    yield prepare
+    assert find_processes(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize("how", ["", "floods", "ends"])
+def test_what_was_prepared_goes_on_or_is_started_anew(
+    prepared: Callable[..., tuple[ProcessRunner, Job]], tmp_path: Path, log: Path, how: str
+) -> None:
+    runner, job = prepared(**{how or "waits": ""})
+    lines: list[str] = []
+    assert runner.processes(job) == []
+
+    assert runner.run(job, lines.append) == 0
+
+    where = tmp_path if how == "ends" else tmp_path / "room"
+    assert lines[-1] == f"now {where}"
+    assert len("".join(lines[:-1])) == (200_000 if how == "floods" else 2)
+    assert log.read_text().splitlines() == lines
+
+
+@pytest.mark.parametrize("how", ["", "floods"])
+def test_nothing_is_left_of_what_is_dismissed(
+    prepared: Callable[..., tuple[ProcessRunner, Job]], tmp_path: Path, how: str
+) -> None:
+    runner, job = prepared(**{how or "waits": ""})
+    assert find_processes(str(tmp_path))
+
+    runner.dismiss()
+
+    assert find_processes(str(tmp_path)) == []
+    runner.end()
+    runner.prepare(job, tmp_path)
+    with pytest.raises(JobEnded):
+        runner.run(job, lambda _: None)
