@@ -19,7 +19,7 @@ from glance.core.errors import Problem, RunError, SetupError
 from glance.core.events import EventSink, Noted
 from glance.core.files import write_json
 from glance.runs.folder import RunFolder, writing
-from glance.runs.listing import say_verdict
+from glance.runs.listing import clean_run, say_verdict
 from glance.runs.lock import locked
 from glance.runs.losses import last_loss
 from glance.runs.manifest import load_manifest
@@ -208,18 +208,22 @@ def run_batch(
     on_event: EventSink,
     *,
     board: Board | None = None,
+    cleans: bool = False,
 ) -> Board:
     """Run the jobs that are not done, and return what became of all.
 
-    `on_event` hears when a job begins and ends, and what it tells. The same call again goes on.
-    Raises RunError when somebody runs the batch already, SetupError where its folder cannot be
-    written.
+    With `cleans` a finished run's checkpoints and caches are removed at once. `on_event` hears when
+    a job begins and ends, and what it tells. The same call again goes on. Raises RunError when
+    somebody runs the batch already, SetupError where its folder cannot be written.
     """
     board = board or Board(plan)
 
     def tell(told: Told) -> None:
         board.hear(told)
         on_event(told)
+        if cleans and isinstance(told, JobOver) and told.end.is_done:
+            with suppress(RunError):  # it is kept elsewhere
+                clean_run(board.job(told.job).run, only_look=False)
 
     with writing(plan.output), _alone(plan.output, on_event):
         board.save(now=True)

@@ -26,11 +26,12 @@ from glance.core.options import (
     place,
     to_document,
 )
-from glance.runs.folder import RUNS, RunFolder
-from glance.runs.manifest import Manifest, load_manifest, parse_manifest
+from glance.runs.folder import RUNS
+from glance.runs.manifest import Manifest, PhaseState, load_manifest, parse_manifest
 from glance.runs.sample import find_images, name_safely
 from glance.training.distillation import plan_distillation
 from glance.training.folder import check_manifest
+from glance.training.machine import Job as Training
 from glance.training.plan import TrainingPlan, plan_training
 from glance.training.request import DistillRequest, TrainRequest
 
@@ -67,7 +68,7 @@ class Refusal:
     exit_code: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlan:
     """The jobs of a batch, in their order: those to be run, and those that cannot be."""
 
@@ -76,6 +77,8 @@ class BatchPlan:
     done: frozenset[int]
     """The numbers of the jobs whose runs are finished already."""
     refused: tuple[Refusal, ...]
+    trainings: tuple[Training, ...]
+    """One of each kind that is to be done: what the machine must be fit for."""
     storage: Storage | None = None
     """Where the runs are moved to when they are done; `output` holds them until then."""
     stored: Mapping[str, Manifest] = field(default_factory=dict)
@@ -159,13 +162,14 @@ def plan_batch(request: BatchTrainRequest) -> BatchPlan:
     entries = list(_read(request))
     asked = _ask(entries, request, output)
     jobs, done, refused = list[Job](), set[int](), list[Refusal]()
+    machine = dict[tuple[Any, ...], Training]()
     there = {} if storage is None else storage.find(one.name for one in asked)
     stored = dict[str, Manifest]()
     for one in asked:
         try:
             plan = _plan(one)
             if storage is None:
-                is_done = is_finished(plan.run, compared=one.request.compares)
+                is_done = _is_there(plan, compared=one.request.compares)
             elif one.run != output / one.name:
                 raise SettingsError(
                     f"{one.place}run {one.run}: all runs are kept at {storage.address}",
@@ -191,7 +195,20 @@ def plan_batch(request: BatchTrainRequest) -> BatchPlan:
         )
         if is_done:
             done.add(one.number)
-    return BatchPlan(output, tuple(jobs), frozenset(done), tuple(refused), storage, stored)
+        else:
+            settings, models = plan.settings, plan.base.hub_models
+            alike = (settings.family, settings.model, settings.device, settings.preset)
+            training = Training(settings, plan.run, plan.launcher, models)
+            machine.setdefault((*alike, settings.resolution, plan.launcher), training)
+    return BatchPlan(
+        output=output,
+        jobs=tuple(jobs),
+        done=frozenset(done),
+        refused=tuple(refused),
+        trainings=tuple(machine.values()),
+        storage=storage,
+        stored=stored,
+    )
 
 
 def _of_a_job(problem: Problem) -> Problem:
@@ -200,35 +217,38 @@ def _of_a_job(problem: Problem) -> Problem:
     return replace(problem, hint=hint)
 
 
-def is_finished(run: RunFolder, *, compared: bool) -> bool:
-    """Whether all of a run is there: both LoRAs of their recorded size, and the verdict if wanted.
+def _is_there(plan: TrainingPlan, *, compared: bool) -> bool:
+    """Whether all that is asked for is there: LoRAs of their recorded size, the verdict if wanted.
 
     What they hold is not read again: that would take longer than all else, of thousands of runs.
     """
+    run = plan.run
     if not run.manifest.exists():
         return False
     manifest = load_manifest(run)
-    sizes = [
-        record.lora is not None
-        and run.lora(phase).is_file()
-        and run.lora(phase).stat().st_size == record.lora.bytes
-        for phase, record in manifest.phases.items()
-    ]
-    return all(sizes) and _is_whole(manifest, compared=compared)
+    sizes = {phase: one.lora and one.lora.bytes for phase, one in manifest.phases.items()}
+    loras = {phase: run.lora(phase) for phase in plan.phases}
+    is_whole = all(one.is_file() and one.stat().st_size == sizes[it] for it, one in loras.items())
+    return is_whole and _is_whole(manifest, plan, compared=compared)
 
 
 def _is_all(manifest: Manifest, plan: TrainingPlan, *, compared: bool) -> bool:
     """Whether a run that is kept elsewhere is all that is asked for; raises RunError where it is
     another experiment's.
     """
-    if plan.settings.steps > manifest.settings.steps:  # its command goes on with it
+    if not _is_whole(manifest, plan, compared=compared):
         return False
     check_manifest(manifest, plan)
-    return _is_whole(manifest, compared=compared)
+    return True
 
 
-def _is_whole(manifest: Manifest, *, compared: bool) -> bool:
-    return manifest.is_finished and not (compared and manifest.verdict is None)
+def _is_whole(manifest: Manifest, plan: TrainingPlan, *, compared: bool) -> bool:
+    """Whether a run is done as its manifest says, with as many steps as are asked for."""
+    if plan.settings.steps > manifest.settings.steps:  # its command goes on with it
+        return False
+    if any(manifest.phases[phase].state is not PhaseState.DONE for phase in plan.phases):
+        return False
+    return not (compared and manifest.is_finished and manifest.verdict is None)
 
 
 def _plan(asked: _Asked) -> TrainingPlan:

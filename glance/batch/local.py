@@ -4,6 +4,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -24,7 +25,9 @@ from glance.batch.worker import (
     pin_device,
 )
 from glance.core.device import Device, cuda_device_count, require_device, resolve_device
+from glance.core.errors import Problem, SetupError
 from glance.core.events import Noted
+from glance.training.machine import require
 
 _TICK_SECONDS: Final = 0.2
 
@@ -117,5 +120,20 @@ def choose_queue(request: BatchTrainRequest, plan: BatchPlan) -> Executor:
         require_device(Device.CUDA, request.devices)
     elif resolve_device(request.common.device) is Device.CUDA:
         devices = range(cuda_device_count())
+    _require_machine(plan, devices or (0,))
     worker = None if storage is None else StoringWorker(storage)
     return LocalQueue(devices or (None,), logs, worker)
+
+
+def _require_machine(plan: BatchPlan, devices: Sequence[int | None]) -> None:
+    """Raise SetupError with all that this machine lacks for any of the jobs."""
+    problems, kinds = list[Problem](), set[type[SetupError]]()
+    for training in plan.trainings:
+        try:
+            require(replace(training, devices=tuple(one or 0 for one in devices[:1])))
+        except SetupError as exc:
+            problems += exc.problems
+            kinds.add(type(exc))
+    if problems:
+        kind = kinds.pop() if len(kinds) == 1 else SetupError
+        raise kind(list(dict.fromkeys(problems)))

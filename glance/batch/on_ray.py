@@ -262,6 +262,8 @@ def _connected(address: str) -> Iterator[None]:
                 f"--ray {address}: no Ray answers there ({exc.strerror or exc})", hint=_START
             ) from exc
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # beneath `uv run` it would send this folder to all nodes, and make an environment on each
+    os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
     import ray
     import ray._private.worker as worker
 

@@ -156,6 +156,20 @@ class BatchTrainRequest:
             kind="auto|HOST:PORT",
         ),
     ] = None
+    cleans: Annotated[
+        bool,
+        Flag(
+            "Remove each finished run's checkpoints and caches, as glance runs clean does.",
+            Group.RUN,
+            ("--clean",),
+        ),
+    ] = False
+    draws_sheet: Annotated[
+        bool,
+        Flag(
+            "Do not sample each pair at the end for a contact sheet.", Group.RUN, off="--no-sheet"
+        ),
+    ] = True
 
     def __post_init__(self) -> None:
         """Raise UsageError for devices of this machine where the jobs are run elsewhere."""

@@ -41,6 +41,7 @@ def train(
     source: SourceArgument,
     dry_run: DryRunOption = False,
     events: EventsOption = None,
+    opens: OpenOption = False,
 ) -> None:
     """Train a pair of LoRAs for each image of a folder, or each job of a file.
 
@@ -68,19 +69,36 @@ def train(
         console.document(plan.to_json())
         return
     executor, board = choose_queue(request, plan), Board(plan)
-    with console.progress(events) as on_event, _followed(console, board, on_event) as tell:
-        run_batch(plan, executor, tell, board=board)
+    with console.progress(events) as on_event:
+        with _followed(console, board, on_event) as tell:
+            run_batch(plan, executor, tell, board=board, cleans=request.cleans)
+        sheets = _make_sheets(request, plan, board, on_event)
     for one in board.jobs:
         if one.state == "failed":
             for problem in one.problems:
                 message = f"job {one.number} ({one.name}) failed: {problem.message}"
                 console.warn(replace(problem, message=message))
-    console.document(board.to_json())
+    console.document({**board.to_json(), "sheets": [str(path) for path in sheets]})
     rows = [*map(_row, _listed(board))]
     if rows:
         console.result(format_table(_COLUMNS, rows, align=str.ljust))
     console.result(f"{_say_counts(board)}: {shown(board.output)}")
+    for sheet in sheets:
+        console.note(f"sheet: {sheet}")
+    console.show(sheets, opens=opens)
     _end(board.exit_code)
+
+
+def _make_sheets(
+    request: BatchTrainRequest, plan: "BatchPlan", board: "Board", on_event: EventSink
+) -> list[Path]:
+    """Draw the contact sheet, of runs that this machine has trained and keeps."""
+    is_here = request.ray is None and plan.storage is None
+    if not (is_here and request.draws_sheet) or "done" not in board.counts():
+        return []
+    from glance.batch.sheet import make_sheets
+
+    return make_sheets(board, plan.output, request.common.device, on_event)
 
 
 @batch.command("plan")
