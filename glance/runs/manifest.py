@@ -342,9 +342,15 @@ def older_pair_id(manifest: Manifest) -> str:
     return _digest(decisive)
 
 
-def iterate_runs(runs: Path) -> Iterator[tuple[RunFolder, Manifest]]:
-    """Yield the sound runs directly below `runs`."""
-    for path in sorted(runs.glob("*/glance.json")):
+def iterate_runs(
+    runs: Path, *, newest: int | None = None
+) -> Iterator[tuple[RunFolder, Manifest]]:
+    """Yield the sound runs directly below `runs`; with `newest` so many of the last written."""
+    found = sorted(runs.glob("*/glance.json"))
+    if newest is not None and len(found) > newest:
+        with suppress(FileNotFoundError):  # one was removed meanwhile
+            found = sorted(found, key=lambda path: path.stat().st_mtime)[-newest:]
+    for path in found:
         with suppress(RunError):  # a damaged neighbour must not hide a sound run
             run = RunFolder(path.parent)
             yield run, load_manifest(run)

@@ -44,6 +44,7 @@ from glance.training.trainer import (
 )
 
 _TICK_SECONDS: Final = 0.1
+_NEIGHBOURS: Final = 100  # runs whose losses are looked at: there may be thousands
 _WORSE: Final = 2.0  # a loss that many times its beginning is no noise any more
 # what two trainings may differ in whose losses are comparable
 _ASIDE: Final = {
@@ -446,7 +447,7 @@ def usual_losses(run: RunFolder, manifest: Manifest, phase: Phase) -> tuple[floa
     phase's are all near pure noise, the fast phase's are not.
     """
     found = []
-    for other, theirs in iterate_runs(run.path.absolute().parent):
+    for other, theirs in iterate_runs(run.path.absolute().parent, newest=_NEIGHBOURS):
         is_comparable = (
             other.path.resolve() != run.path.resolve()
             and theirs.phases[phase].state is PhaseState.DONE
