@@ -417,6 +417,7 @@ class _Shift:
         storage = leave.terms.storage
         self._worker = StoringWorker(Storage(storage)) if storage else Worker()
         self._told: SimpleQueue[dict[str, Any]] = SimpleQueue()
+        self._node = os.getppid()  # Ray's own process, which stands for the node
         self._has_told = False
         self._is_over = threading.Event()
 
@@ -455,6 +456,8 @@ class _Shift:
         followed, is_last = Order.GO_ON, False
         while not is_last:
             is_last = self._is_over.wait(TICK_SECONDS)
+            if os.getppid() != self._node:  # the node is lost: it is run elsewhere
+                self._worker.end()
             report = (self._leave.job.name, self._leave.attempt, [*self._drain()])
             try:
                 asking = self._foreman.hear.remote(*report).future()

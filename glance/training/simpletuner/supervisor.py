@@ -9,6 +9,8 @@ running. So somebody has to end the whole tree, also when glance itself is kille
   says "no child left" that is the truth. Elsewhere it remembers every descendant it has seen.
 - standard input is a pipe that glance holds open and never writes to. When it closes, glance is
   gone, however that came about.
+- should this process be killed itself, the command is told to end (on Linux): Ray kills all
+  children of a worker that it ends, and these alone.
 
 GLANCE_GATE, if it is set, is the number of a file descriptor that the command alone is to have.
 
@@ -24,13 +26,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import psutil
 
 GRACE_SECONDS = 10.0
 _TICK_SECONDS = 0.05
 _HURRY = 2  # asked this often, there is no more grace
-_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_PR_SET_CHILD_SUBREAPER = 36
 _CANNOT_START = 127  # as shells say it
 
 
@@ -70,7 +74,9 @@ def main(command: list[str]) -> int:
     inherits_orphans = _become_subreaper()
     gate = [int(number) for number in os.environ.get("GLANCE_GATE", "").split()]
     try:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=gate)
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, pass_fds=gate, preexec_fn=_tie_to_parent()
+        )
     except OSError as exc:
         sys.stderr.write(f"cannot start {command[0]}: {exc.strerror}\n")
         return _CANNOT_START
@@ -120,6 +126,20 @@ def _watch_lifeline() -> None:
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _tie_to_parent() -> Callable[[], None] | None:
+    """Return what the command does first: it asks for SIGTERM when this process is gone."""
+    if sys.platform != "linux":
+        return None
+    libc, parent = ctypes.CDLL(None), os.getpid()
+
+    def tie() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:  # it was quicker
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return tie
 
 
 def _become_subreaper() -> bool:

@@ -132,3 +132,14 @@ def test_stopped_processes_are_ended_too(start_tree: Start, tmp_path: Path) -> N
     process.terminate()
 
     assert process.wait(PATIENCE) == 143
+
+
+def test_where_it_is_killed_itself_its_command_is_told_to_end(start: Start, tmp_path: Path) -> None:
+    ended = tmp_path / "ended"
+    script = f"trap 'touch {ended}; exit' TERM; touch {tmp_path}/up; while :; do sleep 0.05; done"
+    process = start("sh", "-c", script)
+    wait_for((tmp_path / "up").exists)
+
+    process.kill()
+
+    wait_for(ended.exists)
