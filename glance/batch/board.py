@@ -4,6 +4,7 @@ The run folders are the truth: batch.json is for people and programs to read, an
 by it.
 """
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,8 @@ from glance.runs.manifest import load_manifest
 
 RECORD: Final = "batch.json"
 LOGS: Final = "logs"
+SHARED_FOLDER: Final = "shared"
+"""What several runs need, as long as the batch is under way."""
 _SAVED_EVERY: Final = 2.0  # seconds, at most: of thousands of jobs it is megabytes
 _REFUSED, _FAILED = 4, 5
 
@@ -230,6 +233,7 @@ def run_batch(
         try:
             if plan.to_do:
                 executor.run(plan.to_do, tell)
+                shutil.rmtree(plan.output / SHARED_FOLDER, ignore_errors=True)
         finally:
             board.save(now=True)
             if plan.storage is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-from glance.batch.board import LOGS
+from glance.batch.board import LOGS, SHARED_FOLDER
 from glance.batch.jobs import BatchPlan
 from glance.batch.request import BatchTrainRequest
 from glance.batch.storage import StoringWorker
@@ -28,6 +28,7 @@ from glance.core.device import Device, cuda_device_count, require_device, resolv
 from glance.core.errors import Problem, SetupError
 from glance.core.events import Noted
 from glance.training.machine import require
+from glance.training.shared import SHARED
 
 _TICK_SECONDS: Final = 0.2
 
@@ -68,7 +69,8 @@ class LocalQueue:
             raise KeyboardInterrupt
 
     def _work(self, device: int | None) -> None:
-        environment = pin_device(os.environ, device)
+        shared = str((self._logs.parent / SHARED_FOLDER).absolute())
+        environment = {**pin_device(os.environ, device), SHARED: shared}
         while True:
             try:
                 job = self._waiting.popleft()

@@ -34,6 +34,7 @@ from glance.training.machine import Job, find_program, has_room_to_wait, require
 from glance.training.plan import TrainingPlan
 from glance.training.previews import STRIP, PreviewEnded, Previews
 from glance.training.request import Launcher
+from glance.training.shared import give_texts, make_transformer, take_texts
 from glance.training.simpletuner.runner import ProcessRunner, Runner
 from glance.training.trainer import (
     CheckpointSealed,
@@ -133,6 +134,8 @@ def _train_phases(
         on_event(Noted(line))
     if is_anything_to_do:
         _make_transformer(plan, on_event)
+        with writing(plan.run.path):
+            take_texts(plan)
         if make_ready is not None:
             make_ready()
     recorded = RunRecord(plan.run, manifest)
@@ -141,8 +144,9 @@ def _train_phases(
         on_event(PhaseSkipped(phase))
     phases = [phase for phase in plan.phases if phase not in done]
     _PhaseThreads(plan, setup, recorded, on_event).train(phases)
-    if recorded.manifest.is_finished:
-        with writing(plan.run.path):
+    with writing(plan.run.path):
+        give_texts(plan)
+        if recorded.manifest.is_finished:
             tidy_run(plan.run)
     return recorded.manifest
 
@@ -157,8 +161,9 @@ def _make_transformer(plan: TrainingPlan, on_event: EventSink) -> None:
     hush()
     from glance.sampling.pipeline.load import write_transformer
 
+    checkpoint = read_checkpoint(base.transformer)
     with writing(run.path):
-        write_transformer(read_checkpoint(base.transformer), base.location, run.transformer)
+        make_transformer(plan, lambda path: write_transformer(checkpoint, base.location, path))
 
 
 def _is_anything_to_do(plan: TrainingPlan) -> bool:

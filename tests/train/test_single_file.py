@@ -1,6 +1,7 @@
 """Real training on a single file: the LoRA is that of the whole model that the file came from."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ def train(folder: Path, run: str, *model: str) -> Path:
             *("--device", "cpu", "--launcher", "direct", *model),
         ],
         cwd=folder,
+        env={**os.environ, "GLANCE_SHARED": str(folder / "shared")},  # as a batch has it
         check=True,
     )
     return folder / run
@@ -57,3 +59,14 @@ def test_the_run_remembers_the_file_and_its_base(runs: tuple[Path, Path]) -> Non
     settings = json.loads((runs[1] / "glance.json").read_text())["settings"]
 
     assert (settings["model"], settings["transformer"]) == ("../1", "../mine.safetensors")
+
+
+def test_what_other_runs_of_a_batch_need_too_is_kept_for_them(runs: tuple[Path, Path]) -> None:
+    shared = runs[0].parent / "shared"
+
+    (transformer,) = shared.glob("transformer-*")
+    (weights,) = transformer.glob("*.safetensors")
+    assert weights.samefile(runs[1] / "transformer" / weights.name)
+    for run in runs:  # each model has encoders of its own
+        (text,) = (run / "cache/text").iterdir()
+        assert sum(text.samefile(one) for one in shared.glob("texts-*/*")) == 1

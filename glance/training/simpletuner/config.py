@@ -31,6 +31,7 @@ from glance.training.request import Launcher
 DATA_BACKEND_FILE = "config/multidatabackend.json"
 PICTURES_FOLDER = "cache/pictures"
 REFERENCE_FOLDER = "cache/reference"
+TEXT_CACHE = "cache/text"
 ACCELERATE_FILE = "config/accelerate.json"
 WEBHOOK_VARIABLE = "GLANCE_WEBHOOK"
 REQUESTS_VARIABLE = "SIMPLETUNER_ACCELERATE_SIGNAL_FILE"  # its own name, training/trainer.py
@@ -269,7 +270,7 @@ def _render_backends(
         "type": "local",
         "dataset_type": "text_embeds",
         "default": True,
-        "cache_dir": "cache/text",
+        "cache_dir": TEXT_CACHE,
     }
     if reference is None:
         return [*images, texts]
