@@ -10,10 +10,13 @@ from glance.core.device import Device, Memory, Precision, Quantize
 from glance.core.phase import Phase
 from glance.models.base import BaseModel
 from glance.models.families import find_family
+from glance.sampling.pipeline.encodings import Encodings
 from glance.sampling.pipeline.glance_pipeline import GlancePipeline
-from glance.sampling.pipeline.load import Fit, load_pipeline
+from glance.sampling.pipeline.load import Fit, exchange_pair, load_pipeline
 from glance.sampling.request import ExtraLora
 from glance.schedule.lists import PRESETS
+
+OFFLOADS = (Memory.OFFLOAD, Memory.GROUP, Memory.SEQUENTIAL)
 
 
 def load(
@@ -40,11 +43,28 @@ def away(one: Image.Image, other: Image.Image) -> float:
     return float(np.abs(np.asarray(one).astype(int) - np.asarray(other)).mean())
 
 
-@pytest.mark.parametrize("memory", [Memory.OFFLOAD, Memory.GROUP, Memory.SEQUENTIAL])
+@pytest.mark.parametrize("memory", OFFLOADS)
 def test_placing_changes_no_image(tiny_flux: Path, loras: dict[str, Path], memory: Memory) -> None:
     full = generate(tiny_flux, loras, memory=Memory.FULL)
 
     assert generate(tiny_flux, loras, memory=memory).tobytes() == full.tobytes()
+
+
+@pytest.mark.parametrize("quantize", [Quantize.NONE, Quantize.FP8])
+@pytest.mark.parametrize("memory", [Memory.FULL, *OFFLOADS])
+def test_exchanged_loras_change_the_image_as_if_they_were_loaded_with_the_model(
+    tiny_flux: Path, loras: dict[str, Path], memory: Memory, quantize: Quantize
+) -> None:
+    fit = {"memory": memory, "quantize": quantize}
+    expected = generate(tiny_flux, loras, **fit)
+    kept = load(tiny_flux, {"slow": loras["fast"], "fast": loras["slow"]}, **fit)
+    kept.encodings = Encodings()
+    (other,) = kept("a hill", seed=3, width=64, height=64)
+
+    exchange_pair(kept.pipeline, {one: loras[one] for one in Phase}, quantize, Precision.BF16)
+    (found,) = kept("a hill", seed=3, width=64, height=64)
+
+    assert found.tobytes() == expected.tobytes() != other.tobytes()
 
 
 @pytest.mark.parametrize("memory", [Memory.FULL, Memory.OFFLOAD])

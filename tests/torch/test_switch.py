@@ -5,16 +5,23 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import FluxPipeline
 from plain_loops import furthest
 from safetensors.torch import save_file
 
-from glance.core.device import Device, Precision
+from glance.core.device import Device, Memory, Precision, Quantize
 from glance.core.phase import Phase
 from glance.models.base import BaseModel
 from glance.models.families import find_family
 from glance.sampling.pipeline.adapters import level, load_swapped, prepare_adapter
+from glance.sampling.pipeline.encodings import Encodings
 from glance.sampling.pipeline.glance_pipeline import GlancePipeline
-from glance.sampling.pipeline.load import Fit, compile_transformer, load_pipeline
+from glance.sampling.pipeline.load import (
+    Fit,
+    compile_transformer,
+    exchange_pair,
+    load_pipeline,
+)
 from glance.sampling.request import ExtraLora
 from glance.schedule.lists import PRESETS
 
@@ -97,6 +104,39 @@ def test_a_compiled_model_is_built_once_for_both_loras_all_scales_and_the_base_a
 
     assert first.tobytes() == again.tobytes()
     assert furthest(first, swapped("a hill", **SIZE)[0]) <= 1
+
+
+@pytest.mark.parametrize("memory", [Memory.FULL, Memory.GROUP, Memory.OFFLOAD])
+def test_exchanged_loras_generate_what_a_fresh_model_with_them_generates(
+    tiny_flux: Path, loras: dict[str, Path], memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a style; wherever the weights wait. The other pair has fewer layers."""
+    pairs = [{phase: loras[phase] for phase in Phase}, {Phase.FAST: loras[Phase.SLOW]}]
+    base, extras = BaseModel(find_family("flux"), str(tiny_flux)), [ExtraLora(loras["fast"], 0.3)]
+
+    def load(pair: dict[Phase, Path], memory: Memory = Memory.FULL) -> GlancePipeline:
+        fit = Fit(device=Device.CPU, dtype=Precision.FP32, memory=memory)
+        pipeline, switch, _ = load_pipeline(base, pair, fit, extras=extras)
+        return GlancePipeline(pipeline, schedule=PRESETS["guide"].schedule, switch=switch)
+
+    def generate(pipeline: GlancePipeline) -> bytes:
+        return pipeline("a hill", **SIZE)[0].tobytes()
+
+    def offload(pipeline: Any, device: str = "cpu") -> None:  # diffusers means an accelerator
+        offload_parts(pipeline, device=device)
+
+    offload_parts = FluxPipeline.enable_model_cpu_offload
+    monkeypatch.setattr(FluxPipeline, "enable_model_cpu_offload", offload)
+    expected = [generate(load(pair)) for pair in pairs]
+    kept = load(pairs[0], memory)
+    kept.encodings = Encodings()
+    found = [generate(kept)]
+    for pair in (pairs[1], pairs[0]):
+        exchange_pair(kept.pipeline, pair, Quantize.NONE, Precision.FP32)
+        found.append(generate(kept))
+
+    assert found == [expected[0], expected[1], expected[0]]
+    assert expected[0] != expected[1]
 
 
 def test_other_layers_and_ranks_are_levelled(resident: GlancePipeline, tmp_path: Path) -> None:

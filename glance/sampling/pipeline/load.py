@@ -100,8 +100,9 @@ def exchange_pair(
 ) -> None:
     """Put other LoRAs in place of the pair's that `load_pipeline` put there; extra ones stay.
 
-    `quantize` and `dtype` are what the pipeline was fitted with; it must not be compiled. Raises
-    LoraError, and then it can be called again with others.
+    `quantize` and `dtype` are what the pipeline was fitted with; it must not be compiled, and be
+    sampled with by a TwoPhase that keeps encodings. Raises LoraError, and then it can be called
+    again with others.
     """
     unload_pair(pipeline)
     for phase, path in loras.items():

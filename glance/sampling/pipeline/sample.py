@@ -95,7 +95,7 @@ class TwoPhase:
     schedule: Schedule
     loras: Loras = field(default_factory=ResidentLoras)
     encodings: Encodings | None = None
-    """What is kept of prompts from one call to the next; None: nothing."""
+    """What is kept of prompts while LoRAs are exchanged in the pipeline; None: they are not."""
 
     def sample_each(
         self,
@@ -221,8 +221,11 @@ class TwoPhase:
     def sampling(self, reference: Reference | None = None) -> Iterator[None]:
         """Sample in this block: afterwards the pipeline has its own scheduler again."""
         scheduler = self.pipeline.scheduler
+        # weights that are moved in inference mode are of use in no other: PEFT refuses to load
+        # LoRAs beside them
+        mode = torch.inference_mode() if self.encodings is None else torch.no_grad()
         try:
-            with torch.inference_mode(), shown_at_its_area(self.pipeline, reference):
+            with mode, shown_at_its_area(self.pipeline, reference):
                 yield
         finally:
             self.pipeline.scheduler = scheduler
