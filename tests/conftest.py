@@ -85,7 +85,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The folder is the tier."""
     for item in items:
-        for tier in {"torch", "train", "gpu"} & set(item.path.parent.parts):
+        for tier in {"torch", "train", "gpu", "ray"} & set(item.path.parent.parts):
             item.add_marker(tier)
             if tier == "gpu" and not is_present(Device.CUDA):
                 item.add_marker(pytest.mark.skip(reason="there is no GPU here"))

@@ -94,6 +94,14 @@ def test_torch_lives_on_its_island_and_simpletuner_is_never_imported() -> None:
     assert outside == []
 
 
+def test_ray_is_imported_where_a_batch_is_sent_there_and_nowhere_else() -> None:
+    importers = [name for name, tree in modules() if "ray" in set(imports(tree))]
+    script = "import sys, glance.batch.on_ray; sys.exit('ray' in sys.modules)"
+
+    assert importers == ["glance.batch.foreman", "glance.batch.on_ray"]
+    assert run(script) == (0, "")
+
+
 def test_only_the_runner_and_its_supervisor_start_processes() -> None:
     starters = [name for name, tree in modules() if "subprocess" in set(imports(tree))]
 
@@ -154,6 +162,7 @@ def test_files_stay_short() -> None:
         ["distill", "--device", "cuda", "--dry-run"],
         ["schedule", "--schedule", "auto"],
         ["infer", "--prompt", "x"],
+        ["batch", "infer", "--prompt", "x"],
         ["info", "x.safetensors"],
         ["import", "--slow-lora", "x", "--fast-lora", "y"],
         ["export", "comfyui", "x"],

@@ -1,0 +1,150 @@
+"""A batch on a real Ray cluster of two nodes, whatever is killed meanwhile."""
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.commands import states
+from fakes.ray_cluster import Running, TwoNodes, write_pairs
+from fakes.trainer import FakeSimpleTuner, find_processes, wait_for
+
+type Start = Callable[..., Running]
+
+
+@pytest.fixture
+def ray(cluster: TwoNodes) -> list[str]:
+    return ["--ray", cluster.address]
+
+
+def counts() -> dict[str, int]:
+    record = Path("runs/pics/batch.json")
+    return dict(json.loads(record.read_text())["counts"]) if record.exists() else {}
+
+
+def wait_for_done(number: int) -> None:
+    wait_for(lambda: counts().get("done", 0) >= number)
+
+
+def trained(trainer: FakeSimpleTuner) -> list[str]:
+    """Return each start of the trainer: the run, the phase."""
+    return [f"{Path(one['cwd']).name} {one['phase']}" for one in trainer.starts]
+
+
+def completed(name: str) -> list[int]:
+    """Return how often each phase of a run was trained to its end."""
+    logs = [Path(f"runs/pics/{name}/logs/glance-{phase}.log") for phase in ("slow", "fast")]
+    return [log.read_text().count("Training complete") for log in logs]
+
+
+def test_nothing_is_lost_or_trained_twice_when_worker_driver_foreman_and_node_are_killed(
+    cluster: TwoNodes, trainer: FakeSimpleTuner, start: Start, ray: list[str]
+) -> None:
+    names = write_pairs(20)
+    Path("pics/p05.txt").unlink()
+    Path("pics/p12.png").write_bytes(b"no image")
+    sound = [name for name in names if name not in ("p05", "p12")]
+    running = start(*ray)
+
+    wait_for_done(2)
+    wait_for(lambda: any(find_processes(str(trainer.folder))) and cluster.workers())
+    lost = cluster.workers()[0]
+    left = lost.children(recursive=True)
+    for process in (lost, *lost.children()):  # Ray ends both, when it ends a worker
+        process.kill()
+    wait_for(lambda: not any(process.is_running() for process in left))
+    assert left
+    wait_for_done(5)
+    running.process.kill()
+    running.finish()
+    running = start(*ray, "--json")
+    wait_for_done(8)
+    (foreman,) = cluster.workers("ray::Foreman")
+    foreman.kill()
+    wait_for_done(11)
+    cluster.kill_node()
+    code, out, err = running.finish()
+    wait_for(lambda: not cluster.workers() and not cluster.workers("ray::Foreman"))
+
+    document = json.loads(out)
+    assert (code, document["counts"]) == (4, {"done": 18, "refused": 2})
+    refused = {job["name"]: job["problems"] for job in document["jobs"] if "problems" in job}
+    assert refused.keys() == {"p05", "p12"}
+    assert all(states(Path(f"runs/pics/{name}/glance.json")) == ["done"] * 2 for name in sound)
+    assert {name: completed(name) for name in sound} == {name: [1, 1] for name in sound}
+    starts = trained(trainer)
+    assert len(starts) - len(set(starts)) <= 4  # what was lost went on: 1 + 2 + 1
+    assert set(starts) == {f"{name} {phase}" for name in sound for phase in ("slow", "fast")}
+    assert not trainer.processes()
+    assert all(line.startswith(("warning: job", "  hint: ", "job ")) for line in err.splitlines())
+
+
+def test_ctrl_c_saves_what_there_is_and_another_node_goes_on(
+    cluster: TwoNodes, trainer: FakeSimpleTuner, start: Start, ray: list[str]
+) -> None:
+    write_pairs(2)
+    trainer.behave(slow="endless")
+    running = start(*ray)
+    wait_for(lambda: len(trainer.starts) == 2 and (trainer.folder / "ready").exists())
+
+    running.process.send_signal(signal.SIGINT)
+    code, _, err = running.finish()
+
+    assert (code, trainer.processes()) == (130, []), err
+    assert "stopping at the next checkpoints" in err
+    assert counts() == {"stopped": 2}
+    cluster.kill_node(at_work=False)
+    trainer.behave()
+    code, _, err = start(*ray).finish()
+    assert (code, counts()) == (0, {"done": 2}), err
+    # what was sealed on the node that is gone is whole for the other
+    begun = [one["cwd"] for one in trainer.starts if one["phase"] == "slow" and not one["resumed"]]
+    assert len(begun) == len(set(begun)) == 2
+
+
+def test_why_a_job_failed_is_told_and_its_logs_lie_beside_the_runs_in_an_object_store(
+    trainer: FakeSimpleTuner, objects: Callable[[str], set[str]], start: Start, ray: list[str]
+) -> None:
+    write_pairs(2)
+    trainer.behave(slow="out of memory")
+    code, out, _ = start(*ray, "--output", "s3://bucket/ray", "--json").finish()
+
+    document: dict[str, Any] = json.loads(out)
+    told = {job["problems"][0]["message"] for job in document["jobs"]}
+    assert (code, document["counts"]) == (5, {"failed": 2})
+    cause = "the accelerator ran out of memory"
+    assert told == {f"the slow phase failed (SimpleTuner returned 1): {cause}"}
+    assert {"logs/p00.log", "logs/p01/glance-slow.log", "batch.json"} <= objects("ray")
+    trainer.behave()
+    code, out, err = start(*ray, "--output", "s3://bucket/ray", "--json").finish()
+    document = json.loads(out)
+    assert (code, document["counts"]) == (0, {"done": 2}), err
+    assert {job["run"] for job in document["jobs"]} == {
+        "s3://bucket/ray/p00",
+        "s3://bucket/ray/p01",
+    }
+    lora = "output/glance-fast/pytorch_lora_weights.safetensors"
+    assert {f"p00/{lora}", f"p01/{lora}", "p00/glance.json", "p01/glance.json"} <= objects("ray")
+    begun = len(trainer.starts)
+    code, out, _ = start(*ray, "--output", "s3://bucket/ray", "--json").finish()
+    assert (code, json.loads(out)["counts"], len(trainer.starts)) == (0, {"done": 2}, begun)
+
+
+@pytest.mark.parametrize(
+    ("address", "code", "words"),
+    [
+        ("127.0.0.1:1", 3, "no Ray answers there (Connection refused)"),
+        ("ray://127.0.0.1:10001", 2, "neither auto nor the HOST:PORT of a cluster"),
+        ("somewhere", 2, "neither auto nor the HOST:PORT of a cluster"),
+    ],
+)
+def test_an_address_without_a_cluster_is_told_at_once(
+    start: Start, address: str, code: int, words: str
+) -> None:
+    write_pairs(1)
+
+    ended, _, err = start("--ray", address).finish()
+
+    assert (ended, words in err, "hint: " in err) == (code, True, True), err
