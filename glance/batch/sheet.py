@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from glance.batch.board import Board, State, Status
 from glance.core.errors import GlanceError
-from glance.core.events import Event, EventSink, Noted, SamplingStep, Warned
+from glance.core.events import Event, EventSink, Noted, Warned
 from glance.evaluation.report import MOST_ROWS, SHEET, draw_grid
 from glance.runs.folder import RunFolder
 from glance.runs.manifest import Manifest, load_manifest
@@ -44,13 +44,15 @@ def make_sheets(board: Board, output: Path, device: str, on_event: EventSink) ->
     drawn = []
 
     def tell(event: Event) -> None:
-        if isinstance(event, Warned | SamplingStep):  # where images are is said by the sheet
+        if isinstance(event, Warned):
             on_event(event)
 
     try:
         for row in rows:
             run_generation(row.plan, tell, kept=model)
             drawn.append(row)
+            if row.plan in missing:
+                on_event(Noted(f"sampled: {row.title}"))
     except GlanceError as exc:
         on_event(Warned(f"not all pairs are on the sheet: {exc}", exc.problems[0].hint))
     finally:
