@@ -8,6 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from glance.batch.infer import plan_batch_infer, run_batch_infer
+    from glance.batch.request import BatchInferRequest
     from glance.core.errors import GlanceError
     from glance.core.phase import Phase
     from glance.evaluation.compare import compare_pair, plan_comparison, run_comparison
@@ -27,6 +29,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "PRESETS",
+    "BatchInferRequest",
     "CompareRequest",
     "ExtraLora",
     "GlanceError",
@@ -39,12 +42,14 @@ __all__ = [
     "compare_pair",
     "derive_schedule",
     "load_planned",
+    "plan_batch_infer",
     "plan_comparison",
     "plan_generation",
     "plan_training",
     "read_record",
     "read_shift",
     "resolve_schedule",
+    "run_batch_infer",
     "run_comparison",
     "run_generation",
     "run_training",
@@ -52,6 +57,7 @@ __all__ = [
 
 _MODULES = {
     "PRESETS": "schedule.lists",
+    "BatchInferRequest": "batch.request",
     "CompareRequest": "evaluation.request",
     "ExtraLora": "sampling.request",
     "GlanceError": "core.errors",
@@ -63,12 +69,14 @@ _MODULES = {
     "compare_pair": "evaluation.compare",
     "derive_schedule": "schedule.shift",
     "load_planned": "sampling.generate",
+    "plan_batch_infer": "batch.infer",
     "plan_comparison": "evaluation.compare",
     "plan_generation": "sampling.plan",
     "plan_training": "training.plan",
     "read_record": "sampling.provenance",
     "read_shift": "schedule.shift",
     "resolve_schedule": "schedule.lists",
+    "run_batch_infer": "batch.infer",
     "run_comparison": "evaluation.compare",
     "run_generation": "sampling.generate",
     "run_training": "training.execute",

@@ -72,7 +72,8 @@ class BatchInferRequest:
     folder: Annotated[
         Path | None,
         Flag(
-            "All finished runs in this folder. Default, without --run: runs.",
+            "All finished runs in this folder; others are named, and left out. Default, without "
+            "--run: runs.",
             Group.LORAS,
             ("--runs",),
         ),
@@ -80,7 +81,8 @@ class BatchInferRequest:
     images: Annotated[InferRequest, Without(_ONE_RUNS)] = field(default_factory=InferRequest)
     """What each run generates; what it leaves open is the run's."""
     output: Annotated[
-        Path, Flag("Folder of the images, a folder a run below it.", Group.OUTPUT)
+        Path,
+        Flag("Folder of the images, a folder a run below it.", Group.OUTPUT, ("--output", "-o")),
     ] = Path("images/batch")
     devices: Annotated[
         tuple[int, ...],
