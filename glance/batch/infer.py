@@ -18,10 +18,11 @@ from typing import Any, Final
 
 from glance.batch.board import LOGS
 from glance.batch.local import LocalQueue
-from glance.batch.request import BatchInferRequest, show_part
+from glance.batch.request import BatchInferRequest, show_devices, show_part
 from glance.batch.worker import Job, JobOver, JobTold
-from glance.core.device import Device, require_device
+from glance.core.device import Device, cuda_device_count, require_device
 from glance.core.errors import (
+    DeviceUnavailable,
     GlanceError,
     InferenceFailed,
     InputError,
@@ -331,6 +332,12 @@ def _require_devices(request: BatchInferRequest) -> None:
             hint="drop one of them",
         )
     require_device(Device.CUDA, request.devices)
+    count = cuda_device_count()
+    if max(request.devices) >= count:
+        raise DeviceUnavailable(
+            f"--devices {show_devices(request.devices)}: there are {count} GPUs here, from 0 on",
+            hint=f"--devices {show_devices(range(count))}",
+        )
 
 
 def _refuse(run: Path, exc: GlanceError) -> RefusedRun:
@@ -453,12 +460,19 @@ _TOLD: Final = {
 class _Parts(_Images):
     """Makes a part of the images in a process for each GPU."""
 
+    def __init__(self, plan: BatchInferPlan, on_event: EventSink) -> None:
+        super().__init__(plan, on_event)
+        self._steps_done: Counter[int] = Counter()
+        self._said: set[Event] = set()
+        self._failed: list[Problem] = []
+
     def run(self) -> None:
         request, devices = self.plan.request, self.plan.request.devices
         number, parts = request.part or (1, 1)
-        whole = request
+        device = self.plan.runs[0].generation.device.value
+        whole = replace(request, images=replace(request.images, device=device))
         if request.part is None:  # even parts, whatever is left out
-            whole = replace(request, runs=tuple(one.run for one in self.plan.runs), folder=None)
+            whole = replace(whole, runs=tuple(one.run for one in self.plan.runs), folder=None)
         share = parts * len(devices)
         jobs = []
         for index in range(len(devices)):
@@ -473,8 +487,6 @@ class _Parts(_Images):
                     folder=Path.cwd(),
                 )
             )
-        self._done: Counter[int] = Counter()
-        self._failed: list[Problem] = []
         LocalQueue(devices, request.output / LOGS).run(jobs, self._hear)
         if self._failed:
             raise InferenceFailed(self._failed)
@@ -494,9 +506,13 @@ class _Parts(_Images):
         said = {name: told[name] for name in kind.__dataclass_fields__ if name in told}
         event: Event = kind(**said)
         if isinstance(event, SamplingStep):
-            self._done[number] = event.done
+            self._steps_done[number] = event.done
             phase = None if event.phase is None else Phase(event.phase)
-            event = replace(event, phase=phase, done=self._done.total())
+            event = replace(event, phase=phase, done=self._steps_done.total())
+        if isinstance(event, Noted | Warned):  # all say the same
+            if event in self._said:
+                return
+            self._said.add(event)
         self.tell(event)
 
     def _take(self, number: int, result: Mapping[str, Any], problems: Sequence[Problem]) -> None:

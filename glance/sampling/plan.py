@@ -1,9 +1,9 @@
 """Decide a sampling: LoRAs, schedule, images, device and where they go. Loads no model."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -140,7 +140,9 @@ def plan_generation(
         "schedule": ScheduleUse.of(schedule),
         "init_latents_sha256": None if latents is None else hash_file(latents),
     }
-    make_record = partial(_make_record, common, pair, extras)
+    shared = None if pair.run is None else pair.run.path
+    # what all images of a folder have in common is looked up once: that is most of a plan
+    make_record = partial(_make_record, common, pair, extras, cache(partial(_place, shared)))
     notes = [*pair.notes, *notes, *extra_notes([*extras.values()], pair.base.family)]
     notes += _taught_with(pair, extras)
     if recorded is not None:
@@ -306,19 +308,13 @@ def _make_record(
     common: Mapping[str, Any],
     pair: LoraPair,
     extras: Mapping[str, FoundLora],
+    place_from: Callable[[Path, Path], str],
     asked: Asked,
     folder: Path,
 ) -> Record:
     """Return the record of an image that goes to `folder`: its paths start from there."""
     base, settings = pair.base, asked.settings
-
-    def place(path: Path) -> str:
-        # never like a name on the Hub; and an image is shown to anybody: of folders above it or
-        # its run no name is written
-        shared = None if pair.run is None else pair.run.path
-        found = record_place(path, folder, shared=shared)
-        return f"./{found}" if is_hub_file(found) else found
-
+    place = partial(place_from, folder)
     reference = settings.reference
     if reference is not None:
         settings = settings.model_copy(update={"reference": Path(place(reference))})
@@ -351,6 +347,15 @@ def _make_record(
         settings=settings,
         reference_sha256=None if reference is None else hash_file(reference),
     )
+
+
+def _place(shared: Path | None, folder: Path, path: Path) -> str:
+    """Return where `path` is as seen from `folder`: never like a name on the Hub.
+
+    An image is shown to anybody: of folders above it, or above its run, no name is written.
+    """
+    found = record_place(path, folder, shared=shared)
+    return f"./{found}" if is_hub_file(found) else found
 
 
 def _base_revision(base: BaseModel) -> str:

@@ -11,9 +11,17 @@ from fakes.commands import Glance
 from fakes.pairs import write_run
 from fakes.plans import pretend
 
+from glance.batch import infer
 from glance.batch.infer import BatchInferPlan, plan_batch_infer
 from glance.batch.request import BatchInferRequest
-from glance.core.errors import GlanceError, InputError, RunError, SettingsError, UsageError
+from glance.core.errors import (
+    DeviceUnavailable,
+    GlanceError,
+    InputError,
+    RunError,
+    SettingsError,
+    UsageError,
+)
 from glance.core.options import command_line, from_document, to_document
 from glance.core.phase import Phase
 from glance.sampling.request import InferRequest
@@ -87,8 +95,6 @@ def test_parts_hold_every_image_once_whatever_is_there_or_cannot_be_made(parts: 
 
 
 def test_a_part_meets_few_runs_and_reads_no_others_loras(monkeypatch: pytest.MonkeyPatch) -> None:
-    from glance.batch import infer
-
     read = list[str]()
     plan_one = infer.plan_generation
 
@@ -191,6 +197,21 @@ def test_runs_of_one_name_and_a_folder_without_any_are_refused(invoke: Glance) -
         done = invoke("batch", "infer", "-p", "x", "--dry-run", *arguments)
         assert (done.code, told in done.err) == (code, True), done.err
     assert invoke("batch", "infer", "--dry-run").code == 2  # no prompt
+
+
+def test_a_gpu_that_is_not_here_is_refused_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(DeviceUnavailable, match="there is none that torch could use"):
+        plan("a", images=InferRequest(prompts=("x",)), devices=(0, 1))
+    monkeypatch.setattr(infer, "require_device", lambda *_: None)
+    monkeypatch.setattr(infer, "cuda_device_count", lambda: 2)
+
+    with pytest.raises(DeviceUnavailable, match="--devices 1,2: there are 2 GPUs here") as caught:
+        plan("a", images=InferRequest(prompts=("x",)), devices=(1, 2))
+
+    assert caught.value.problems[0].hint == "--devices 0,1"
+    assert plan("a", images=InferRequest(prompts=("x",)), devices=(1, 0)).images == 1
 
 
 def test_more_images_than_memory_holds_are_to_be_made_in_parts(
