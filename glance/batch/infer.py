@@ -66,6 +66,11 @@ class RefusedRun:
     problems: tuple[Problem, ...]
     exit_code: int
 
+    @property
+    def reasons(self) -> Iterator[Problem]:
+        """Why, each with the run's name."""
+        return (_named(self.run, one) for one in self.problems)
+
     def to_json(self) -> dict[str, Any]:
         """Return what `--json` says of it."""
         problems = [{"message": one.message, "hint": one.hint} for one in self.problems]
@@ -100,7 +105,7 @@ class BatchInferPlan:
     each: int
     """Images of a run, in all parts."""
     folders: tuple[Path, ...]
-    """Of the images of all runs that may have some, in all parts."""
+    """Of the images of all runs that are to have some, in all parts."""
 
     @property
     def images(self) -> int:
@@ -202,8 +207,20 @@ class _Candidate:
     path: Path
     base: tuple[str, ...]
     """What tells its base model from others."""
-    unfinished: str | None = None
-    """Why it is left out, of a folder's."""
+    unfinished: str | None
+    """How far it is."""
+    is_named: bool
+
+    @property
+    def left_out(self) -> str | None:
+        """Why nothing is said of it but that; one that is named is planned, and refused."""
+        return None if self.is_named else self.unfinished
+
+    @property
+    def is_fit(self) -> bool:
+        """Whether its images are to be expected, as far as is seen without reading LoRAs."""
+        loras = (RunFolder(self.path).lora(phase) for phase in Phase)
+        return self.unfinished is None and all(path.is_file() for path in loras)
 
     @property
     def name(self) -> str:
@@ -234,7 +251,7 @@ def plan_batch_infer(request: BatchInferRequest) -> BatchInferPlan:
     planned, refusals = list[PlannedRun](), dict[Path, GlanceError]()
     for index, one in enumerate(candidates):
         begin, end = max(first - index * each, 0), min(last - index * each, each)
-        if begin >= end or one.unfinished is not None:
+        if begin >= end or one.left_out is not None:
             continue
         try:
             generation = plan_generation(
@@ -253,13 +270,9 @@ def plan_batch_infer(request: BatchInferRequest) -> BatchInferPlan:
         request=request,
         runs=tuple(planned),
         refused=tuple(_refuse(run, exc) for run, exc in refusals.items()),
-        left_out={one.path: one.unfinished for one in candidates if one.unfinished is not None},
+        left_out={one.path: one.left_out for one in candidates if one.left_out is not None},
         each=each,
-        folders=tuple(
-            request.output / one.name
-            for one in candidates
-            if one.unfinished is None and one.path not in refusals
-        ),
+        folders=tuple(request.output / one.name for one in candidates if one.is_fit),
     )
 
 
@@ -275,7 +288,7 @@ def _find_candidates(request: BatchInferRequest) -> list[_Candidate]:
             raise RunError(f"--runs {folder}: {what}", hint=hint)
         below = sorted(path.parent for path in folder.glob("*/glance.json"))
         found += [_look_at(run, is_named=False) for run in below if run.resolve() not in given]
-    if all(one.unfinished is not None for one in found):
+    if all(one.left_out is not None for one in found):
         hint = "train one: glance train --image x.png --caption ..."
         reasons = (Problem(f"{one.path} is left out: {one.unfinished}") for one in found)
         raise RunError([Problem(f"there is no finished run in {folder}", hint), *reasons])
@@ -285,7 +298,7 @@ def _find_candidates(request: BatchInferRequest) -> list[_Candidate]:
 
 
 def _look_at(path: Path, *, is_named: bool = True) -> _Candidate:
-    """Return a run that is asked for; one that is named is planned, finished or not."""
+    """Return a run that is asked for, by its name or with all of a folder."""
     run = RunFolder(path)
     base: tuple[str, ...] = ()
     unfinished = None
@@ -295,7 +308,7 @@ def _look_at(path: Path, *, is_named: bool = True) -> _Candidate:
         require_finished(run, manifest)
     except RunError as exc:
         unfinished = exc.problems[0].message.removeprefix(f"run {path} is ")
-    return _Candidate(path, base, None if is_named else unfinished)
+    return _Candidate(path, base, unfinished, is_named)
 
 
 def _base_of(run: RunFolder, manifest: Manifest) -> tuple[str, ...]:
@@ -353,11 +366,16 @@ def _join(refusals: Mapping[Path, GlanceError]) -> GlanceError:
     kinds = {type(exc) for exc in refusals.values()}
     kind = kinds.pop() if len(kinds) == 1 else InputError
     return kind(
-        problem
-        if len(runs) == len(refusals) or str(runs[0]) in problem.message
-        else Problem(f"{runs[0]}: {problem.message}", problem.hint)
+        problem if len(runs) == len(refusals) else _named(runs[0], problem)
         for problem, runs in problems.items()
     )
+
+
+def _named(run: Path, problem: Problem) -> Problem:
+    """Return a problem that says which run has it."""
+    if str(run) in problem.message:
+        return problem
+    return Problem(f"{run}: {problem.message}", problem.hint)
 
 
 # --- how it is made -------------------------------------------------------------------------------
@@ -372,6 +390,8 @@ def run_batch_infer(plan: BatchInferPlan, on_event: EventSink) -> BatchInferResu
     began = time.monotonic()
     for run, reason in plan.left_out.items():
         on_event(Noted(f"{run} is left out: {reason}"))
+    if not plan.images:
+        on_event(Noted("there are no images in this part"))
     devices = plan.request.devices
     makes = _Parts(plan, on_event) if devices and plan.done < plan.images else _Here(plan, on_event)
     makes.run()
@@ -419,8 +439,8 @@ class _Images:
     def refuse(self, refused: RefusedRun) -> None:
         """Note a run that failed; the others go on."""
         self.refused.append(refused)
-        for problem in refused.problems:
-            self._sink(Warned(f"{refused.run}: {problem.message}", problem.hint))
+        for problem in refused.reasons:
+            self._sink(Warned(problem.message, problem.hint))
 
 
 class _Here(_Images):

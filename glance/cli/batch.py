@@ -149,7 +149,7 @@ def infer(
 
     plan = plan_batch_infer(request)
     for one in plan.refused:
-        console.refuse(Problem(f"{one.run}: {it.message}", it.hint) for it in one.problems)
+        console.refuse(one.reasons)
     if dry_run:
         show_plan(console, batch_rows(plan), plan.to_json())
         _end(max((one.exit_code for one in plan.refused), default=0))
