@@ -17,10 +17,11 @@ import signal
 import threading
 import time
 import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from hashlib import sha256
 from pathlib import Path
@@ -37,7 +38,7 @@ from glance.runs.lock import TRAINED_BY
 from glance.training.checkpoints import KEY
 
 TICK_SECONDS: Final = 1.0  # between a job's reports, and between questions for news
-AT_ONCE: Final = 5000  # jobs that Ray knows of
+AT_ONCE: Final = 2000  # jobs that Ray knows of
 KEPT: Final = "schedules"
 """What of a machine's state its jobs need elsewhere, beside its key."""
 ON_EVERY_NODE: Final = "install the same glance on every node, with its extra ray"
@@ -108,6 +109,8 @@ class News:
     life: str
     version: int
     items: list[tuple[str, What]]
+    is_over: bool
+    """Whether no job is under way, nor waits to be."""
 
 
 @dataclass(slots=True)
@@ -148,28 +151,32 @@ class Foreman:
         self._version = 0
         self._news: dict[int, tuple[str, What]] = {}
         self._changed = asyncio.Event()
-        self._room = asyncio.Semaphore(AT_ONCE)
+        self._waiting: deque[_Post] = deque()
+        self._under_way: set[asyncio.Future[None]] = set()
         self._untold: dict[str, int] = {}  # jobs of whose end nobody knows
-        self._following: set[asyncio.Future[None]] = set()
         self._asked = time.monotonic()
-        for post in self._memory.recall():
-            self._posts[post.job.name] = post
-            if post.end is None:
-                self._give_out(post)
-            else:
+        posts, is_stopping = self._memory.recall()
+        for post in posts:
+            if post.end is not None:
+                self._posts[post.job.name] = post
                 self._add(post, "end", post.end)
                 self._untold[post.job.name] = self._version
-        self._keep(self._go_home())
+            elif not is_stopping:
+                self._posts[post.job.name] = post
+                self._waiting.append(post)
+        self._give_out()
+        self._leaving = asyncio.ensure_future(self._go_home())
 
-    async def take(self, terms: Terms, jobs: list[tuple[Job, dict[str, float]]]) -> Taken:
+    async def take(self, terms: Terms, jobs: Sequence[tuple[Job, dict[str, float]]]) -> Taken:
         """Take on those jobs that are not.
 
         One that is over is done again if somebody knows how it ended, for he wants it anew.
         """
         if self._order != Order.GO_ON:
-            if any(post.end is None for post in self._posts.values()):
+            if self._under_way:
                 return Taken(is_busy=True)
             self._order = Order.GO_ON
+            self._memory.note_stopping(is_stopping=False)
         fresh, others = [], []
         for job, needs in jobs:
             known = self._posts.get(job.name)
@@ -179,11 +186,12 @@ class Foreman:
                 continue
             if known is not None:
                 self._forget_news(known)
+                self._memory.forget_job(job.name)
             self._posts[job.name] = post = _Post(job, needs, terms)
             fresh.append(post)
         self._memory.keep(fresh)
-        for post in fresh:
-            self._give_out(post)
+        self._waiting.extend(fresh)
+        self._give_out()
         return Taken(others=others)
 
     async def tell_news(self, since: int, seconds: float) -> News:
@@ -198,9 +206,9 @@ class Foreman:
             if version <= since:
                 break
             items.append(self._news[version])
-        for name in [name for name, version in self._untold.items() if version <= since]:
-            del self._untold[name]
-        return News(self._life, self._version, items[::-1])
+        self._note_known(since)
+        is_over = not (self._waiting or self._under_way)
+        return News(self._life, self._version, items[::-1], is_over)
 
     async def begin(self, name: str, where: str) -> Leave:
         """Say whether, and how, a task may run its job."""
@@ -235,54 +243,71 @@ class Foreman:
         return self._order
 
     async def stop(self, order: Order) -> None:
-        """Begin no job any more, and let those that run do what is ordered."""
+        """Begin no job any more, and let those that run do what is ordered.
+
+        Those that wait are forgotten: whoever wants them will bring them again.
+        """
         import ray
 
         if order <= self._order:
             return
         self._order = order
+        self._memory.note_stopping(is_stopping=True)
+        for post in self._waiting:
+            del self._posts[post.job.name]
+        self._waiting.clear()
         for post in self._posts.values():
             if post.task is not None and not post.is_begun:
                 ray.cancel(post.task)
 
-    async def dismiss(self) -> bool:
-        """Return whether all is over and known: then nobody is missed."""
-        is_over = all(post.end is not None for post in self._posts.values())
+    async def dismiss(self, known: int) -> bool:
+        """Return whether all is over, and known to whoever knows that version: he may go then."""
+        self._note_known(known)
+        is_over = not (self._waiting or self._under_way or self._untold)
         if is_over:
             self._memory.forget()
         return is_over
 
-    def _give_out(self, post: _Post) -> None:
-        self._keep(self._follow(post))
+    def _give_out(self) -> None:
+        """Give jobs to Ray, as many as it is to know of."""
+        while self._waiting and len(self._under_way) < AT_ONCE:
+            following = asyncio.ensure_future(self._follow(self._waiting.popleft()))
+            self._under_way.add(following)
+            following.add_done_callback(self._note_room)
 
-    def _keep(self, work: Any) -> None:
-        one = asyncio.ensure_future(work)  # which nobody else would hold
-        self._following.add(one)
-        one.add_done_callback(self._following.discard)
+    def _note_room(self, following: "asyncio.Future[None]") -> None:
+        self._under_way.discard(following)
+        self._give_out()
+        self._changed.set()
 
     async def _follow(self, post: _Post) -> None:
         """Give a job to Ray and wait for its end."""
         from ray.exceptions import RayError, TaskCancelledError
 
-        async with self._room:
-            if self._order != Order.GO_ON:
-                self._note_end(post, JobEnd(128 + signal.SIGTERM))
-                return
-            options = {"name": f"glance {post.job.name}", "max_retries": -1, **post.needs}
-            post.task = self._task.options(**options).remote(post.job.name, self._me)
-            try:
-                end = await post.task
-            except TaskCancelledError:
-                end = JobEnd(128 + signal.SIGTERM)
-            except RayError as exc:
-                end = JobEnd(1, (Problem(f"Ray could not run it: {say(exc)}", ON_EVERY_NODE),))
-            self._note_end(post, end)
+        options = {"name": f"glance {post.job.name}", "max_retries": -1, **post.needs}
+        post.task = self._task.options(**options).remote(post.job.name, self._me)
+        try:
+            end = await post.task
+        except TaskCancelledError:
+            end = JobEnd(128 + signal.SIGTERM)
+        except RayError as exc:
+            end = JobEnd(1, (Problem(f"Ray could not run it: {say(exc)}", ON_EVERY_NODE),))
+        self._note_end(post, end)
 
     def _note_end(self, post: _Post, end: JobEnd) -> None:
         post.task, post.end = None, end
-        self._memory.note(post)
+        if post.is_begun:
+            self._memory.note(post)
         self._add(post, "end", end)
         self._untold[post.job.name] = self._version
+
+    def _note_known(self, known: int) -> None:
+        """Note that somebody knows all up to that version: of what is over no more is kept."""
+        for name in [name for name, version in self._untold.items() if version <= known]:
+            del self._untold[name]
+            post = self._posts[name]
+            self._forget_news(post)
+            post.end = post.end and replace(post.end, result={})
 
     def _add(self, post: _Post, kind: object, what: What) -> None:
         """Note what is new, in place of what was new of that kind."""
@@ -295,6 +320,7 @@ class Foreman:
     def _forget_news(self, post: _Post) -> None:
         for version in post.news.values():
             self._news.pop(version, None)
+        post.news.clear()
 
     async def _go_home(self) -> None:
         """End when all is over and nobody has asked for long: the runs say what came of it."""
@@ -303,7 +329,7 @@ class Foreman:
         while True:
             await asyncio.sleep(_LINGERS_SECONDS / 10)
             is_missed = time.monotonic() - self._asked < _LINGERS_SECONDS
-            if not is_missed and await self.dismiss():
+            if not is_missed and await self.dismiss(self._version):
                 ray.kill(self._me)
 
 
@@ -325,16 +351,21 @@ class _Memory:
             self._chunks += 1
             content = [(post.job, post.needs, post.terms) for post in posts]
             self._put(f"jobs:{self._chunks:06}", content)
-            for post in posts:  # what was known of an earlier try
-                self._remove(f"{self._prefix}job:{post.job.name}")
 
     def note(self, post: _Post) -> None:
         """Keep how far a job is."""
         known = (post.attempt, post.fruitless, post.reached, post.end)
         self._put(f"job:{post.job.name}", known)
 
-    def recall(self) -> Iterable[_Post]:
-        """Return the jobs as they are known; none of a foreman who has just begun."""
+    def note_stopping(self, *, is_stopping: bool) -> None:
+        """Keep whether no job is to be begun any more."""
+        self._put("is-stopping", is_stopping)
+
+    def recall(self) -> tuple[Iterable[_Post], bool]:
+        """Return the jobs as they are known, and whether none is to be begun any more.
+
+        A foreman who has just begun knows nothing.
+        """
         posts: dict[str, _Post] = {}
         for key in sorted(self._list("jobs:")):
             self._chunks += 1
@@ -342,10 +373,15 @@ class _Memory:
         for key in self._list("job:"):
             post = posts[key.removeprefix(f"{self._prefix}job:")]
             post.attempt, post.fruitless, post.reached, post.end = self._get(key)
-        return posts.values()
+        stopping = self._list("is-stopping")
+        return posts.values(), bool(stopping and self._get(stopping[0]))
+
+    def forget_job(self, name: str) -> None:
+        """Keep nothing of how far a job was."""
+        self._remove(f"{self._prefix}job:{name}")
 
     def forget(self) -> None:
-        """Keep nothing."""
+        """Keep nothing at all."""
         for key in self._list(""):
             self._remove(key)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from importlib.util import find_spec
+from itertools import batched
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,6 +47,7 @@ _ANSWER_SECONDS: Final = 60.0
 _REACHED_SECONDS: Final = 5.0
 _SLOW_START_SECONDS: Final = 30.0  # after which it is said that no job has begun
 _TRIES: Final = 30  # to reach the foreman, in a row
+_TAKEN_AT_ONCE: Final = 2000  # jobs
 _LARGEST_SCHEDULE: Final = 1_000_000  # bytes
 _START: Final = "start one with `ray start --head`, or name it: --ray HOST:PORT"
 _OTHERS: Final = JobEnd(
@@ -132,7 +134,7 @@ class _Driver:
                 time.sleep(TICK_SECONDS)
         with suppress(RayActorError, GetTimeoutError):
             foreman = _hire(self._name)
-            if ray.get(foreman.dismiss.remote(), timeout=_ANSWER_SECONDS):
+            if ray.get(foreman.dismiss.remote(self._version), timeout=_ANSWER_SECONDS):
                 ray.kill(foreman)
         return self._interrupts > 0
 
@@ -148,27 +150,34 @@ class _Driver:
         patience = TICK_SECONDS if self._life else 0.0
         news: News = ask(foreman.tell_news.remote(self._version, patience))
         if news.life != self._life:
-            taken: Taken = ask(foreman.take.remote(self._terms, self._list_left()))
-            if not taken.is_busy:
+            if self._interrupts or self._bring(foreman):
                 self._life, self._version = news.life, 0
-            for name in taken.others:
-                self._pass_on(name, _OTHERS)
             return
         for name, what in news.items:
             if name in self._left:
                 self._pass_on(name, what)
         self._version = news.version
+        if self._interrupts and news.is_over:  # the others wait for another start
+            self._left.clear()
         is_slow = not self._begun and time.monotonic() - self._since > _SLOW_START_SECONDS
         if is_slow and self._is_waited_for:
             self._is_waited_for = False
             self._tell(Noted("no job has begun yet: the cluster has no GPU, or no CPUs, to spare"))
 
-    def _list_left(self) -> list[tuple[Job, dict[str, float]]]:
-        """Return the jobs that are not over, with what each needs."""
+    def _bring(self, foreman: Any) -> bool:
+        """Bring the jobs that are not over to a foreman who may not know them; was there time?"""
         import ray
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        return [(job, _needs(job, nodes)) for name, job in self._jobs.items() if name in self._left]
+        left = [job for name, job in self._jobs.items() if name in self._left]
+        for jobs in batched(left, _TAKEN_AT_ONCE):
+            taking = foreman.take.remote(self._terms, [(job, _needs(job, nodes)) for job in jobs])
+            taken: Taken = ray.get(taking, timeout=_ANSWER_SECONDS)
+            if taken.is_busy:
+                return False
+            for name in taken.others:
+                self._pass_on(name, _OTHERS)
+        return True
 
     def _pass_on(self, name: str, what: What) -> None:
         number = self._jobs[name].number
