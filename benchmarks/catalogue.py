@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks import batch, batch_infer, distillation, memory, startup, training
+from benchmarks import batch, batch_infer, batch_ray, distillation, memory, startup, training
 from benchmarks.inference import measure as inference
 from benchmarks.result import Result
 from benchmarks.rounds import Conditions
@@ -79,6 +79,12 @@ BENCHMARKS: Final[Mapping[str, Benchmark]] = {
         rounds=3,
         takes="15 minutes",
         measure=batch.measure,
+    ),
+    "batch_ray": Benchmark(
+        summary="glance batch train on a Ray of one node, next to this machine's queue",
+        rounds=3,
+        takes="15 minutes",
+        measure=batch_ray.measure,
     ),
     "batch_infer": Benchmark(
         summary="glance batch infer, next to glance infer for each run",

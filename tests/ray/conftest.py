@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fakes.ray_cluster import Running, TwoNodes, surrounded
+from fakes.ray_cluster import Running, TwoNodes
 from fakes.trainer import FakeSimpleTuner
 
 
@@ -26,7 +26,9 @@ def s3_server() -> Iterator[dict[str, str]]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
-    with surrounded(environment):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
         boto3.client("s3").create_bucket(Bucket="bucket")
     yield environment
     server.stop()
@@ -67,7 +69,7 @@ def cluster(
 @pytest.fixture
 def trainer(cluster: TwoNodes) -> FakeSimpleTuner:
     """What stands for SimpleTuner on both nodes: it takes its time, and has done nothing yet."""
-    cluster.add_node()
+    cluster.complete()
     fake = cluster.trainer
     for name in ("starts.jsonl", "ready"):
         (fake.folder / name).unlink(missing_ok=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from fakes.commands import states
-from fakes.ray_cluster import Running, TwoNodes, write_pairs
-from fakes.trainer import FakeSimpleTuner, find_processes, wait_for
+from fakes.ray_cluster import Running, TwoNodes, wait_for, write_pairs
+from fakes.trainer import FakeSimpleTuner
 
 type Start = Callable[..., Running]
 
@@ -49,8 +49,8 @@ def test_nothing_is_lost_or_trained_twice_when_worker_driver_foreman_and_node_ar
     running = start(*ray)
 
     wait_for_done(2)
-    wait_for(lambda: any(find_processes(str(trainer.folder))) and cluster.workers())
-    lost = cluster.workers()[0]
+    wait_for(trainer.processes)
+    lost = max(cluster.workers(), key=lambda one: len(one.children(recursive=True)))
     left = lost.children(recursive=True)
     for process in (lost, *lost.children()):  # Ray ends both, when it ends a worker
         process.kill()
@@ -61,12 +61,12 @@ def test_nothing_is_lost_or_trained_twice_when_worker_driver_foreman_and_node_ar
     running.finish()
     running = start(*ray, "--json")
     wait_for_done(8)
-    (foreman,) = cluster.workers("ray::Foreman")
+    (foreman,) = cluster.foremen()
     foreman.kill()
     wait_for_done(11)
     cluster.kill_node()
     code, out, err = running.finish()
-    wait_for(lambda: not cluster.workers() and not cluster.workers("ray::Foreman"))
+    wait_for(lambda: not cluster.workers() and not cluster.foremen())
 
     document = json.loads(out)
     assert (code, document["counts"]) == (4, {"done": 18, "refused": 2})

@@ -5,82 +5,60 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import psutil
-import pytest
 from fakes.commands import SMALL
-from fakes.trainer import FakeSimpleTuner, wait_for
+from fakes.trainer import FakeSimpleTuner
 from PIL import Image
 
-PATIENCE = 240.0  # seconds
-HEALTH = {"initial_delay_ms": 0, "period_ms": 500, "failure_threshold": 4}
-SIZE = {"num_cpus": 1, "object_store_memory": 80_000_000}
+from benchmarks.ray_nodes import Nodes
+
+PATIENCE = 240.0  # seconds: Ray starts many processes, and slowly where others are at work
 
 
-@contextmanager
-def surrounded(environment: Mapping[str, str]) -> Iterator[None]:
-    """Have these variables in the environment while the block runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        yield
+def wait_for(happens: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not happens():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
 
 
 class TwoNodes:
     """A Ray cluster of two nodes with a CPU each; the second is like a machine of its own."""
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        from ray.cluster_utils import Cluster
-
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.trainer = FakeSimpleTuner(folder / "trainer")
         self._folder = folder
-        self._environment = {
-            **environment,
-            "PATH": f"{self.trainer.folder}{os.pathsep}{os.environ['PATH']}",
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_worker_niceness": "0",
-        }
-        # a node that is lost is found out in a second, not in a quarter of a minute
-        health = {f"health_check_{name}": value for name, value in HEALTH.items()}
-        head = {"include_dashboard": False, "_system_config": health, **SIZE}
-        with surrounded(self._environment):
-            self._cluster = Cluster(initialize_head=True, head_node_args=head)
-        self.address = self._cluster.address
-        self._other: Any = None
-        self.add_node()
+        path = f"{self.trainer.folder}{os.pathsep}{os.environ['PATH']}"
+        self._nodes = Nodes(1, {**environment, "PATH": path})
+        self.address = self._nodes.address
+        self.complete()
 
-    def add_node(self) -> None:
-        if self._other is None:
-            state = {"XDG_STATE_HOME": str(self._folder / "other/state")}
-            with surrounded({**self._environment, **state}):
-                self._other = self._cluster.add_node(**SIZE)
+    def complete(self) -> None:
+        """Start the second node, if it is not there."""
+        if self._nodes.count == 1:
+            self._nodes.add({"XDG_STATE_HOME": str(self._folder / "other/state")})
 
     def kill_node(self, *, at_work: bool = True) -> None:
         """Kill the second node: when it runs a job, or as it is."""
-        raylet = self._other.all_processes["raylet"][0].process.pid
         if at_work:
-            wait_for(lambda: any(one.ppid() == raylet for one in self.workers()))
-        self._cluster.remove_node(self._other, allow_graceful=False)
-        self._other = None
+            wait_for(self._nodes.is_at_work)
+        self._nodes.kill()
 
-    def workers(self, name: str = "ray::glance ") -> list[psutil.Process]:
-        """Return the processes of Ray's that run jobs; or others by their name."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.cmdline()[:1] and process.cmdline()[0].startswith(name):
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
+    def workers(self) -> list[psutil.Process]:
+        """Return the processes that run jobs."""
+        return self._nodes.workers()
+
+    def foremen(self) -> list[psutil.Process]:
+        """Return the processes that own queues."""
+        return self._nodes.workers("ray::Foreman")
 
     def close(self) -> None:
-        self._cluster.shutdown()
-        for process in [*self.trainer.processes(), *self.workers("ray::")]:
+        self._nodes.close()
+        for process in self.trainer.processes():
             process.kill()
 
 
