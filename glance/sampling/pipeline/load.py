@@ -78,7 +78,21 @@ def load_pipeline(
 
     Raises ModelNotFound, LoraError, or InferenceFailed when memory does not suffice.
     """
-    pipeline = _load_base(base, fit)
+    return fit_pipeline(_load_base(base, fit), loras, fit, extras=extras, name=base.location)
+
+
+def fit_pipeline(
+    pipeline: Any,
+    loras: Mapping[Phase, Path],
+    fit: Fit,
+    *,
+    extras: Sequence[ExtraLora] = (),
+    name: str = "the model",
+) -> Loaded:
+    """Do the same with a pipeline that is there, its weights of 8 or 4 bits quantised already.
+
+    Raises LoraError, or InferenceFailed that says `name` when memory does not suffice.
+    """
     pipeline.set_progress_bar_config(disable=True)
     if fit.compiled:
         switch = load_swapped(pipeline, loras, extras)
@@ -86,7 +100,7 @@ def load_pipeline(
         switch = load_resident(pipeline, loras, extras)
     if fit.quantize is Quantize.FP8:
         apply_fp8(pipeline, DTYPES[fit.dtype])
-    with explaining_lack_of_memory(f"moving {base.location} to {fit.device}"):
+    with explaining_lack_of_memory(f"moving {name} to {fit.device}"):
         memory = place(
             pipeline, fit.device, fit.memory, pixels=fit.pixels, swaps_loras=fit.compiled
         )
