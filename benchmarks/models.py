@@ -4,6 +4,7 @@
 memory is never below what its parent held when it was started.
 """
 
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -145,15 +146,18 @@ def _make_parts(size: Size, pipeline: Any) -> dict[str, Any]:
     return {"text_encoder_2": T5EncoderModel(t5), "transformer": transformer}
 
 
-def make_loras(transformer: Any, folder: Path) -> None:
-    """Write a random LoRA of rank RANK for each phase, in float32."""
+def make_loras(transformer: Any, folder: Path, covered: str = r"\.attn\.") -> None:
+    """Write a random LoRA of rank RANK for each phase, in float32.
+
+    It is on every linear layer in whose name the pattern `covered` is found.
+    """
     import torch
     from safetensors.torch import save_file
 
     layers = {
         name: layer
         for name, layer in transformer.named_modules()
-        if ".attn." in name and isinstance(layer, torch.nn.Linear)
+        if re.search(covered, name) and isinstance(layer, torch.nn.Linear)
     }
     for seed, phase in enumerate(Phase):
         noise = torch.Generator().manual_seed(seed)

@@ -62,10 +62,14 @@ def _rows(result: Result) -> str:
 
     def cells(row: Row) -> Iterator[str]:
         yield row.name
+        instead = row.instead or ""
         for column in result.columns:
-            yield _cell(row.figures[column.name], column)
+            figure = row.figures.get(column.name)
+            yield instead if figure is None else _cell(figure, column)
+            instead = "" if figure is None else instead  # said once
         if has_goals:
-            yield _goal(row.goal, row.figures[result.columns[0].name])
+            first = row.figures.get(result.columns[0].name)
+            yield "" if first is None else _goal(row.goal, first)
 
     heads = ["", *(column.name for column in result.columns), *(["goal"] if has_goals else [])]
     return _table(heads, map(cells, result.rows))

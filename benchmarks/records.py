@@ -1,4 +1,7 @@
-"""Results on the disk: one file a day and kind of machine, in which benchmarks join one another."""
+"""Results on the disk: one file a day and kind of machine, in which benchmarks join one another.
+
+`card-*.json` are what benchmarks.card found on somebody's card, put there by hand.
+"""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +16,7 @@ from benchmarks.result import Result
 from glance.core.files import write_json
 
 FOLDER: Final = Path(__file__).parent / "results"
-_NAME: Final = re.compile(r"(\d{4}-\d\d-\d\d)-[a-z0-9-]+(?:\.(\d+))?\.json")
+_NAME: Final = re.compile(r"(?:card-)?(\d{4}-\d\d-\d\d)-[a-z0-9-]+(?:\.(\d+))?\.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,5 +69,10 @@ def keep(record: Record, folder: Path = FOLDER) -> Path:
             record = replace(record, results={**known.results, **record.results})
             break
         number += 1
-    write_json(path, _ADAPTER.dump_python(record, mode="json", exclude_none=True))
+    write_record(record, path)
     return path
+
+
+def write_record(record: Record, path: Path) -> None:
+    """Write the record to this very file."""
+    write_json(path, _ADAPTER.dump_python(record, mode="json", exclude_none=True))

@@ -31,7 +31,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A quantity that every row has; its name holds the unit."""
+    """A quantity that rows have; its name holds the unit."""
 
     name: str
     digits: int
@@ -46,9 +46,11 @@ class Row:
 
     name: str
     figures: Mapping[str, Figure]
-    """By the name of the column."""
+    """By the name of the column; what could not be measured is not there."""
     goal: Goal | None = None
     """Of the first column."""
+    instead: str | None = None
+    """What is said in place of figures that are not there: `does not fit`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

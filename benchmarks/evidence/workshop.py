@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.evidence.observations import CAPTIONS
 from benchmarks.evidence.pairs import Recipe, Source, Wording
 from glance.core.device import Device, Precision
 from glance.core.phase import Phase
@@ -18,6 +19,10 @@ class Workshop:
 
     path: Path
     model: Path
+    device: Device = Device.CPU
+    """Where models are loaded. What pairs of images do is measured on the CPU alone."""
+    captions: int = CAPTIONS
+    """How many distilled pairs are judged on, of each wording."""
 
     def picture(self, source: Source, wording: Wording, number: int) -> Path:
         """Return where one training picture lies, its caption beside it."""
@@ -40,6 +45,6 @@ class Workshop:
         from glance.sampling.pipeline.load import Fit, load_pipeline
 
         loras = {} if run is None else {phase: run.lora(phase) for phase in Phase}
-        fit = Fit(device=Device.CPU, dtype=Precision.FP32)
+        fit = Fit(device=self.device, dtype=Precision.FP32)
         base = BaseModel(find_family("flux"), str(self.model))
         return load_pipeline(base, loras, fit).pipeline

@@ -6,7 +6,7 @@ was stopped goes on from there.
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -78,10 +78,10 @@ class Bench:
         """Encode the captions; `model` is what will be sampled with, the style's LoRA in it."""
         self._model = model
         self._folder = _folder(shop, wording, style)
-        self._captions = captions_of(wording)
+        self._captions = captions_of(wording)[: shop.captions]
         varied = [caption for caption in self._captions[:_VARIED] for _ in range(_SEEDS)]
         self._text, self._varied_text = model.encode(self._captions), model.encode(varied)
-        self._noise = model.noise(range(CAPTIONS))
+        self._noise = model.noise(range(len(self._captions)))
         self._varied = model.noise(range(_FIRST_VARIED, _FIRST_VARIED + len(varied)))
 
     def see(self, name: str, sample: "Sample") -> None:
@@ -95,14 +95,14 @@ class Bench:
             latents, varied = self._sample_all(partial(_walk, self._model, TEACHER))
             self._reference.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self._reference) as temporary:
-                torch.save(latents, temporary)
+                torch.save(latents.cpu(), temporary)
             self._keep(TEACHER, latents, varied)
 
     def _sample_all(self, sample: "Sample") -> tuple[torch.Tensor, torch.Tensor]:
         return sample(self._noise, self._text), sample(self._varied, self._varied_text)
 
     def _keep(self, name: str, latents: torch.Tensor, varied: torch.Tensor) -> None:
-        reference = torch.load(self._reference)
+        reference = torch.load(self._reference, map_location=self._model.device)
         wanted = self._model.decode(reference).astype(np.float32)
         pictures = self._model.decode(latents)
         seen = Seen(
@@ -160,12 +160,12 @@ def judge(shop: Workshop, recipe: Recipe) -> Recipe:
     return recipe
 
 
-def judge_base(shop: Workshop, wording: Wording) -> None:
-    """Sample the base along every list of BASES, guided as the teacher is."""
+def judge_base(shop: Workshop, wording: Wording, names: Sequence[str] = BASES) -> None:
+    """Sample the base along the lists of these names, guided as the teacher is."""
     model = Model(shop.load())
     bench = Bench(shop, wording, model)
     bench.see_teacher()
-    for name in BASES:
+    for name in names:
         bench.see(f"base-{name}", partial(_walk, model, name))
 
 
@@ -183,7 +183,7 @@ def judge_base_in_style(shop: Workshop, style: float) -> None:
 def keep(shop: Workshop, *recipes: Recipe) -> None:
     """Write the figures of what was seen of these; the others keep what they have."""
     known = load()
-    pairs = {**known.get("pairs", {}), **{one.name: _of_pair(shop, one) for one in recipes}}
+    pairs = {**known.get("pairs", {}), **{one.name: describe_pair(shop, one) for one in recipes}}
     names = [one.name for one in all_recipes()]
     figures = {
         "captions": CAPTIONS,
@@ -211,7 +211,8 @@ def _of_base(shop: Workshop, name: str) -> Figures:
     return found
 
 
-def _of_pair(shop: Workshop, recipe: Recipe) -> Figures:
+def describe_pair(shop: Workshop, recipe: Recipe) -> Figures:
+    """Return the figures of what was seen of a recipe's pair, by wording."""
     found = {}
     for wording in Wording:
         names = (recipe.name, f"base-{recipe.schedule}", TEACHER)
@@ -252,7 +253,7 @@ def _load(shop: Workshop, wording: Wording, name: str, style: float = 0) -> Seen
 
 def _spread(latents: torch.Tensor) -> torch.Tensor:
     """Return for each caption the mean distance between its pictures' latents: (captions,)."""
-    flat = latents.view(_VARIED, _SEEDS, -1)
+    flat = latents.reshape(len(latents) // _SEEDS, _SEEDS, -1)
     apart = torch.cdist(flat, flat) / math.sqrt(flat.shape[-1])
     one, other = torch.triu_indices(_SEEDS, _SEEDS, offset=1)
     return apart[:, one, other].mean(dim=1)

@@ -72,6 +72,7 @@ class Model:
         self.pipeline = pipeline
         self.transformer = pipeline.transformer.requires_grad_(requires_grad=False)
         pipeline.vae.requires_grad_(requires_grad=False)
+        self.device = pipeline.device
         _, self._places = self._prepare([torch.Generator().manual_seed(0)])
 
     def encode(self, captions: Sequence[str]) -> Text:
@@ -99,10 +100,10 @@ class Model:
         found: torch.Tensor = self.transformer(
             hidden_states=latents,
             timestep=sigmas,
-            guidance=torch.full((len(latents),), guidance),
+            guidance=torch.full((len(latents),), guidance, device=self.device),
             pooled_projections=text.pooled,
             encoder_hidden_states=text.embeds,
-            txt_ids=torch.zeros(text.embeds.shape[1], 3),
+            txt_ids=torch.zeros(text.embeds.shape[1], 3, device=self.device),
             img_ids=self._places,
             return_dict=False,
         )[0]
@@ -120,7 +121,7 @@ class Model:
             some = slice(start, start + _BATCH)
             points = [latents[some]]
             for here, there in pairwise(sigmas):
-                level = torch.full((len(points[-1]),), here)
+                level = torch.full((len(points[-1]),), here, device=self.device)
                 with torch.no_grad():
                     step = self.velocity(points[-1], level, text.at(some), guidance)
                 points.append(points[-1] + (there - here) * step)
@@ -192,7 +193,7 @@ class Model:
         latents, places = self.pipeline.prepare_latents(
             len(generators), channels, SIDE, SIDE, torch.float32, torch.device("cpu"), generators
         )
-        return latents, places
+        return latents.to(self.device), places.to(self.device)
 
 
 @dataclass(frozen=True)
@@ -230,13 +231,13 @@ class Lesson:
     def to(cls, wanted: torch.Tensor, states: torch.Tensor, sigmas: Sequence[float]) -> "Lesson":
         """Teach to step from `states` to `wanted`, (steps, paths, 16, 64), one sigma further."""
         steps = [here - there for here, there in pairwise(sigmas)]
-        lengths = torch.tensor(steps).view(-1, 1, 1, 1)
+        lengths = wanted.new_tensor(steps).view(-1, 1, 1, 1)
         return cls(states, (states - wanted) / lengths, tuple(sigmas))
 
     @cached_property
     def lengths(self) -> torch.Tensor:
         """The steps' lengths in sigma: (steps,)."""
-        return -torch.tensor(self.sigmas).diff()
+        return -self.states.new_tensor(self.sigmas).diff()
 
 
 def schedule_of(name: str) -> Schedule:
@@ -302,7 +303,7 @@ def record(shop: Workshop, portion: Portion) -> None:
     points = model.follow(latents, TEACHER_SIGMAS, text, GUIDANCE)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        torch.save(points, temporary)
+        torch.save(points.cpu(), temporary)
 
 
 def run_of(shop: Workshop, recipe: Recipe) -> RunFolder:
@@ -352,7 +353,8 @@ def _fit(model: Model, phase: Phase, recipe: Recipe, lesson: Lesson, text: Text,
     rate = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: _rate(recipe.decay, step, steps)
     )
-    sigmas, weights = torch.tensor(lesson.sigmas), _weights(recipe.weighting, lesson.lengths)
+    sigmas = lesson.states.new_tensor(lesson.sigmas)
+    weights = _weights(recipe.weighting, lesson.lengths)
     random = np.random.default_rng(1234 + recipe.seed + 100 * turn)
     count, size = lesson.states.shape[1], recipe.batch_size
     order: list[int] = []
@@ -449,7 +451,7 @@ def _load_paths(shop: Workshop, model: Model, recipe: Recipe) -> Paths:
     points, captions = [], []
     for portion in portions(recipe):
         some = portion.captions[: _count(recipe, portion.wording) - portion.first]
-        kept: torch.Tensor = torch.load(portion.path(shop))
+        kept: torch.Tensor = torch.load(portion.path(shop), map_location=model.device)
         points.append(kept[:, : len(some)])
         captions += some
     return Paths(torch.cat(points, dim=1), model.encode(captions))
