@@ -116,13 +116,23 @@ def laid_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     picture = folder / "harbour.png"
     request = InferRequest(run=folder / "runs/glance", prompts=("x",), device="cpu", output=picture)
     write_image(Image.new("RGB", (8, 8)), picture, plan_generation(request).images[0].record)
-    shown = {"prompts.jsonl": ("docs/sampling.md", "json"), "pair.yaml": ("docs/cli.md", "yaml")}
+    shown = {
+        "prompts.jsonl": ("docs/sampling.md", "json"),
+        "pair.yaml": ("docs/cli.md", "yaml"),
+        "jobs.yaml": ("docs/batch.md", "yaml"),
+    }
     for name, (page, kind) in shown.items():
         block = re.search(rf"```{kind}\n(.*?)```", PAGES[page], re.DOTALL)
         (folder / name).write_text(block[1] if block else "")
     settings = re.search(r"```yaml\n(.*?)```", PAGES["docs/cli.md"], re.DOTALL)
     assert settings is not None
     (folder / "pair.yaml").write_text(settings[1])
+    (folder / "pictures").mkdir()
+    for name in ("harbour", "mill"):
+        picture = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
+        picture.putpixel((0, 0), (len(name), 0, 0))
+        picture.save(folder / f"pictures/{name}.png")
+        (folder / f"pictures/{name}.txt").write_text(f"a {name}\n")
     for name in ("prompts", "held-out"):
         text = "".join(f"a hill, number {number}\n" for number in range(16))
         (folder / f"{name}.txt").write_text(text)
