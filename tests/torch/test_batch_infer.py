@@ -23,6 +23,7 @@ from glance.core.events import Event, PictureDone, SamplingStep, Warned
 from glance.core.phase import Phase
 from glance.runs.manifest import load_manifest, record_schedule
 from glance.sampling.generate import KeptModel, run_generation
+from glance.sampling.pipeline.encodings import Encodings
 from glance.sampling.plan import plan_generation
 from glance.sampling.request import InferRequest
 from glance.schedule.lists import Schedule
@@ -179,6 +180,18 @@ def test_a_model_is_loaded_once_prompts_are_encoded_once_and_no_lora_is_left_beh
     assert numbers == [(number, 12) for number in range(1, 13)]
     steps = [(one.done, one.total) for one in events if isinstance(one, SamplingStep)]
     assert steps == [(step, 36) for step in range(1, 37)]
+
+
+def test_what_is_kept_of_prompts_has_a_bound() -> None:
+    kept, encoded = Encodings(most_bytes=100), {"a": torch.ones(10), "b": [torch.ones(10)]}
+
+    kept.keep("first", encoded)
+    kept.keep("second", encoded)
+
+    found = kept.find("first")
+    assert found is not None
+    assert torch.equal(found["b"][0], encoded["b"][0])
+    assert kept.find("second") is None
 
 
 def test_two_models_take_turns_and_runs_of_one_are_together(

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from glance.core.files import find_place, record_place, replacing, write_json, write_text
+from glance.core.files import (
+    find_place,
+    record_place,
+    remove_leftovers,
+    replacing,
+    write_json,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -34,6 +41,19 @@ def test_failure_leaves_what_was_there_and_nothing_else(tmp_path: Path, old: str
         temporary.write_text("half of the n")
         raise KeyboardInterrupt
     assert [one.read_text() for one in path.parent.iterdir()] == ([old] if old else [])
+
+
+def test_what_a_killed_process_left_goes_once_nobody_can_be_at_it(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    for name in (".hidden.png", "x.png"):
+        write_text(folder / name, "somebody's")
+        os.utime(folder / name, (0, 0))
+    with replacing(folder / "x.png") as old, replacing(folder / "y.png") as young:
+        os.utime(old, (0, 0))
+        remove_leftovers(folder)
+        assert names(folder) == [".hidden.png", young.name, "x.png"]
+        old.write_text("it is gone, and comes back")
+    remove_leftovers(tmp_path / "nowhere")
 
 
 def test_a_folder_of_that_name_stays() -> None:

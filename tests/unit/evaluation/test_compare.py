@@ -29,7 +29,7 @@ from glance.core.phase import Phase
 from glance.evaluation.cache import CachedImage, ImageCache
 from glance.evaluation.compare import ComparisonPlan, compare_pair, plan_comparison, run_comparison
 from glance.evaluation.comparison import Row, judge
-from glance.evaluation.report import MOST_ROWS, save_sheet, write_report
+from glance.evaluation.report import MOST_ROWS, draw_grid, save_sheet, write_report
 from glance.evaluation.request import CompareRequest, Variant
 from glance.sampling.request import ExtraLora
 
@@ -309,6 +309,25 @@ def test_a_wide_picture_keeps_its_shape_on_the_sheet() -> None:
     with Image.open("sheet.png") as sheet:
         column = [sheet.getpixel((88, 34 + y)) for y in range(160)]
     assert column.count((255, 0, 0)) == 80
+
+
+def test_a_sheet_of_many_is_drawn_smaller_and_without_what_cannot_be_read() -> None:
+    for name, colour in (("red", "red"), ("blue", "blue")):
+        Image.new("RGB", (320, 320), colour).save(f"{name}.png")
+    Path("half.png").write_bytes(Path("red.png").read_bytes()[:100])
+    places = {"red": Path("red.png"), "a long name, that is": Path("half.png")}
+    few = {name: [place, Path("blue.png")] for name, place in places.items()}
+    many = {f"run {number}": [Path("red.png")] * MOST_ROWS for number in range(24)}
+
+    draw_grid(["a hill", "a mill"], {**few, "none": [Path("gone.png")] * 2}, Path("few.png"))
+    draw_grid(["a hill"] * MOST_ROWS, many, Path("many.png"))
+
+    with Image.open("few.png") as sheet, Image.open("many.png") as large:
+        assert sheet.width == 3 * 328 + 8
+        middles = [sheet.getpixel((8 + 328 * at + 160, 34 + 160)) for at in range(3)]
+        assert middles == [(255, 0, 0), (255, 255, 255), (255, 255, 255)]
+        assert sheet.getpixel((8 + 160, sheet.height // 2 + 34 + 160)) == (0, 0, 255)
+        assert large.width * large.height < Image.MAX_IMAGE_PIXELS
 
 
 def test_a_folder_that_cannot_be_written_is_said() -> None:
