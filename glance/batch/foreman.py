@@ -36,6 +36,7 @@ from glance.core.errors import Problem, shown
 from glance.core.files import state_folder
 from glance.runs.lock import TRAINED_BY
 from glance.training.checkpoints import KEY
+from glance.training.shared import SHARED
 
 TICK_SECONDS: Final = 1.0  # between a job's reports, and between questions for news
 AT_ONCE: Final = 2000  # jobs that Ray knows of
@@ -65,7 +66,12 @@ class Terms:
 
     version: str
     logs: Path
+    shared: Path | None
+    """The folder of what all runs need alike."""
     storage: str | None
+    """The address that runs are moved to, if there is any."""
+    cleans: bool
+    """Whether a finished run's checkpoints and caches are removed before that."""
     state: dict[str, bytes]
     """What the machine that the batch was begun on keeps for itself: its key, its schedules."""
 
@@ -450,8 +456,8 @@ class _Shift:
     def __init__(self, leave: Leave, foreman: Any) -> None:
         self._leave = leave
         self._foreman = foreman
-        storage = leave.terms.storage
-        self._worker = StoringWorker(Storage(storage)) if storage else Worker()
+        address, cleans = leave.terms.storage, leave.terms.cleans
+        self._worker = StoringWorker(Storage(address), cleans=cleans) if address else Worker()
         self._told: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._node = os.getppid()  # Ray's own process, which stands for the node
         self._has_told = False
@@ -473,7 +479,7 @@ class _Shift:
         while True:
             end = self._worker.run(
                 job,
-                environment=_make_environment(terms.state),
+                environment=_make_environment(terms),
                 log=terms.logs / f"{job.name}.log",
                 on_event=self._hear,
             )
@@ -513,10 +519,11 @@ class _Shift:
                 yield self._told.get_nowait()
 
 
-def _make_environment(state: Mapping[str, bytes]) -> dict[str, str]:
+def _make_environment(terms: Terms) -> dict[str, str]:
     """Return the environment of a job: this node's, with the state of the batch's machine."""
-    environment = dict(os.environ)
-    own = state_folder()
+    environment, state, own = dict(os.environ), terms.state, state_folder()
+    if terms.shared is not None:
+        environment[SHARED] = str(terms.shared)
     with suppress(OSError):
         if (own / KEY).read_bytes() == state[KEY]:  # this is that machine, or its home folder
             return environment

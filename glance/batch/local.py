@@ -114,16 +114,15 @@ def choose_queue(request: BatchTrainRequest, plan: BatchPlan) -> Executor:
     if request.ray is not None:
         from glance.batch.on_ray import OnRay
 
-        batch = str(plan.output.absolute()) if storage is None else storage.address
         kept = None if storage is None else storage.address
-        return OnRay(request.ray, batch=batch, logs=logs, storage=kept)
+        return OnRay(request.ray, plan.output, storage=kept, cleans=request.cleans)
     devices: Sequence[int | None] = request.devices
     if devices:
         require_device(Device.CUDA, request.devices)
     elif resolve_device(request.common.device) is Device.CUDA:
         devices = range(cuda_device_count())
     _require_machine(plan, devices or (0,))
-    worker = None if storage is None else StoringWorker(storage)
+    worker = None if storage is None else StoringWorker(storage, cleans=request.cleans)
     return LocalQueue(devices or (None,), logs, worker)
 
 

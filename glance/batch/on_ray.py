@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from glance import __version__
+from glance.batch.board import LOGS, SHARED_FOLDER
 from glance.batch.foreman import (
     AT_ONCE,
     KEPT,
@@ -62,24 +63,37 @@ class OnRay:
     SIGTERM and SIGHUP end this process alone: the batch goes on, and the same call follows it.
     """
 
-    def __init__(self, address: str, *, batch: str, logs: Path, storage: str | None = None) -> None:
+    def __init__(
+        self, address: str, folder: Path, *, storage: str | None = None, cleans: bool = False
+    ) -> None:
         """Run the jobs of a batch, which is known by the place of its runs, on the cluster there.
 
         `address` is "auto", the cluster that this machine belongs to, or HOST:PORT of its head.
-        What jobs say is kept in the folder `logs`. Their runs are moved to `storage`, if there is
-        any. Nothing is asked of the cluster yet. Raises SetupError where Ray is not installed,
+        The runs are made in `folder`, and what the jobs say is kept there; if an address is given
+        as `storage`, each run is moved to it, and with `cleans` without what a finished run has no
+        need of. Nothing is asked of the cluster yet. Raises SetupError where Ray is not installed,
         UsageError for an address that is none.
         """
         if find_spec("ray") is None:
             raise SetupError("--ray: the package ray is missing", hint=how_to_install("ray"))
         self._address = _parse_address(address)
-        self._name = f"batch-{sha256(batch.encode()).hexdigest()[:16]}"
-        self._logs = logs.absolute()
+        place = storage or str(folder.absolute())
+        self._name = f"batch-{sha256(place.encode()).hexdigest()[:16]}"
+        self._folder = folder.absolute()
         self._storage = storage
+        self._cleans = cleans
 
     def run(self, jobs: Sequence[Job], tell: Callable[[Told], None]) -> None:
         """See Executor. Raises SetupError where the cluster cannot be reached."""
-        terms = Terms(__version__, self._logs, self._storage, _gather_state())
+        terms = Terms(
+            version=__version__,
+            logs=self._folder / LOGS,
+            # what lies on the nodes' own disks nobody would remove
+            shared=None if self._storage else self._folder / SHARED_FOLDER,
+            storage=self._storage,
+            cleans=self._cleans,
+            state=_gather_state(),
+        )
         with _connected(self._address):
             try:
                 is_stopped = _Driver(self._name, terms, jobs, tell).follow()

@@ -20,6 +20,7 @@ from glance.core.errors import GlanceError, InputError, RunError, SetupError, sh
 from glance.core.files import beside
 from glance.core.install import how_to_install
 from glance.runs.folder import RunFolder, writing
+from glance.runs.listing import clean_run
 from glance.runs.losses import last_loss
 from glance.runs.manifest import load_manifest
 
@@ -149,10 +150,14 @@ class Storage:
 class StoringWorker(Worker):
     """Runs jobs on this machine and moves their runs to an address."""
 
-    def __init__(self, storage: Storage) -> None:
-        """Begin with nothing that runs."""
+    def __init__(self, storage: Storage, *, cleans: bool = False) -> None:
+        """Begin with nothing that runs.
+
+        With `cleans` a run is moved without what `glance runs clean` removes.
+        """
         super().__init__()
         self._storage = storage
+        self._cleans = cleans
 
     def run(
         self,
@@ -174,6 +179,8 @@ class StoringWorker(Worker):
             end = super().run(job, environment=environment, log=log, on_event=on_event)
             if end.is_done:
                 result = {**end.result, "losses": _find_losses(run)}
+                if self._cleans:
+                    clean_run(run.path, only_look=False)
                 self._storage.move(run, job.name)
                 return replace(end, result={**result, "run": self._storage.locate(job.name)})
             if not end.is_stopped:

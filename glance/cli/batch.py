@@ -13,7 +13,7 @@ from glance.batch.request import BatchInferRequest, BatchTrainRequest
 from glance.cli._command import DryRunOption, EventsOption, OpenOption, takes
 from glance.cli._plans import batch_rows, show_plan
 from glance.cli.console import Console, format_table
-from glance.core.errors import Problem, shown
+from glance.core.errors import Problem, UsageError, shown
 from glance.core.events import EventSink, Noted, format_duration
 
 if TYPE_CHECKING:
@@ -113,6 +113,11 @@ def plan_command(console: Console, request: BatchTrainRequest, *, source: Source
     from glance.batch.jobs import plan_batch
 
     plan = plan_batch(replace(request, source=source))
+    if plan.storage is not None:
+        raise UsageError(
+            f"--output {shown(plan.place)}: what a line trains is not moved there",
+            hint="give --output a folder that all machines share",
+        )
     _tell_refused(console, plan)
     for job in plan.jobs:
         console.result(shlex.join(("glance", *job.command)))

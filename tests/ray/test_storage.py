@@ -119,6 +119,14 @@ def test_a_place_that_cannot_be_had_is_told_before_anything_is_trained(
     assert simpletuner.starts == []
 
 
+def test_lines_that_move_nothing_are_not_printed(glance: Glance, objects: Objects) -> None:
+    write_pairs(1)
+
+    refused = glance("batch", "plan", *BATCH[2:], "--output", "s3://bucket/plan")
+
+    assert (refused.code, "what a line trains is not moved there" in refused.out) == (2, True)
+
+
 def test_a_folder_that_others_may_write_to_is_not_trained_in(
     glance: Glance, simpletuner: FakeSimpleTuner, objects: Objects, tmp_path: Path
 ) -> None:

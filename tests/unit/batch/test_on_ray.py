@@ -17,7 +17,7 @@ def test_without_the_extra_it_is_told_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setattr(on_ray, "find_spec", lambda _: None)
 
     with pytest.raises(SetupError, match="the package ray is missing") as caught:
-        OnRay("auto", batch="runs", logs=Path("logs"))
+        OnRay("auto", Path("runs"))
 
     assert caught.value.exit_code == 3
     assert caught.value.problems[0].hint == "in glance's clone: uv sync --extra ray"
@@ -33,7 +33,7 @@ def test_an_address_is_auto_or_that_of_a_head(
     monkeypatch.setenv("RAY_ADDRESS", variable)
 
     with pytest.raises(UsageError, match=f"--ray {address}.*neither auto nor the HOST:PORT"):
-        OnRay(address, batch="runs", logs=Path("logs"))
+        OnRay(address, Path("runs"))
 
 
 def test_devices_are_not_named_where_ray_gives_them() -> None:
