@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.card.figures import COMPILING, MODES, SAMPLING, TEN_STEPS
 from benchmarks.card.models import Situation, build, clock_of, lacks_memory
 from benchmarks.inference.meter import Meter
 from benchmarks.inference.ways import PROMPT, Studio, paint, peak_memory
@@ -50,7 +51,6 @@ _OTHERS: Final = 1e9  # bytes of a card that torch does not have: CUDA itself, a
 _NOMINAL: Final = 2  # GiB that a card has less than its name says
 _BRIEF: Final = Schedule("two", (1000.0,), (500.0,))
 SECONDS, PEAK, LOADED, FITS = "seconds", "GB at the peak", "GB after loading", "smallest card, GB"
-TEN_STEPS: Final = "seconds, 10 steps"
 
 
 # --- the whole -----------------------------------------------------------------------------------
@@ -131,7 +131,7 @@ def measure_flux(here: Situation) -> Iterator[Result]:
         return Ratio(name=name, figure=summarise(values), goal=goal)
 
     yield Result(
-        name="card, sampling",
+        name=SAMPLING,
         compares=f"{_describe(here)}, kept as `--offload {loaded.memory}`, "
         f"{held / _GIGA:.1f} GB of the card after loading; two LoRAs of rank {RANK} on every "
         "linear layer of the blocks. With encoding and decoding, without loading; fifty steps "
@@ -254,7 +254,7 @@ def measure_mode(here: Situation, quantize: str, memory: str) -> Iterator[Result
         if smallest is not None:
             row = Row(name=name, figures={**figures, FITS: summarise([smallest])})
         elif here.device is Device.CUDA:
-            row = Row(name=name, figures=figures, instead=f"none of {CAPS[-1]} to {CAPS[0]}")
+            row = Row(name=name, figures=figures, instead=f"none of {_name_caps()}")
     except Exception as exc:
         if not lacks_memory(exc):
             raise
@@ -263,9 +263,10 @@ def measure_mode(here: Situation, quantize: str, memory: str) -> Iterator[Result
 
 def _modes(here: Situation, row: Row, notes: tuple[str, ...]) -> Result:
     return Result(
-        name="card, ways to fit",
-        compares=f"{_describe(here)}, two LoRAs. The smallest card is the last of {CAPS} of which "
-        "torch was given as much as such a card has, less 1 GB, and still sampled.",
+        name=MODES,
+        compares=f"{_describe(here)}, two LoRAs. The smallest card is the last of {_name_caps()} "
+        "GB of which torch was given as much memory as it has, less 1 GB, and still sampled; a "
+        "real one may do with less, as cuDNN takes what it sees free.",
         rounds=1,
         columns=(
             Column(name=LOADED, digits=1),
@@ -277,6 +278,10 @@ def _modes(here: Situation, row: Row, notes: tuple[str, ...]) -> Result:
         ratios=(),
         notes=notes,
     )
+
+
+def _name_caps() -> str:
+    return ", ".join(map(str, CAPS))
 
 
 def _find_smallest(here: Situation, paint_one: Callable[[], Any]) -> int | None:
@@ -334,7 +339,7 @@ def measure_compile(here: Situation) -> Iterator[Result]:
             raise
         rows.append(Row(name="`--compile`", figures={}, instead=_DOES_NOT_FIT))
     yield Result(
-        name="card, torch.compile",
+        name=COMPILING,
         compares=f"{_describe(here)}, everything on the card, two LoRAs swapped in place.",
         rounds=1,
         columns=(Column(name=TEN_STEPS, digits=2), Column(name=PEAK, digits=1)),

@@ -19,6 +19,14 @@ from typing import Final
 
 import torch
 
+from benchmarks.card.figures import (
+    CARD_GB,
+    START,
+    STEP,
+    SYSTEM_GB,
+    TRAINING,
+    name_training,
+)
 from benchmarks.card.models import Situation, write_model
 from benchmarks.result import Column, Figure, Ratio, Result, Row, summarise
 from benchmarks.rounds import ROOT, SMALL_MODEL
@@ -72,7 +80,8 @@ def write(here: Situation) -> Iterator[Result]:
 def train_preset(here: Situation, vram: str, launcher: str) -> Iterator[Result]:
     """Train the slow LoRA for some steps on a pretended card of `vram` gigabytes."""
     plan = _plan(here, here.work / "runs" / f"{vram}-{launcher}", vram, Launcher(launcher))
-    name = f"{vram} GB, {_describe(plan.settings)}, --launcher {launcher}"
+    precision = str(memory_options(plan.settings)["base_model_precision"])
+    name = name_training(vram, precision, launcher)
     with _pretending(here, int(vram)) as is_pretended:
         try:
             taken = _train(here, plan)
@@ -86,7 +95,7 @@ def train_preset(here: Situation, vram: str, launcher: str) -> Iterator[Result]:
     stages = "" if taken is None else f": {taken.stages}"
     cap = "had as much as such a card has, less 1 GB" if is_pretended else "had the whole card"
     yield Result(
-        name="card, training",
+        name=TRAINING,
         compares=f"{_describe_model(here)}, one picture at {plan.settings.resolution} pixels, rank "
         f"{plan.settings.rank}, real SimpleTuner.",
         rounds=1,
@@ -156,11 +165,11 @@ def _train(
     pace = (steps[-1] - steps[0]) / (len(steps) - 1)
     start = steps[0] - began
     figures = {
-        _START: start,
-        _STEP: pace,
+        START: start,
+        STEP: pace,
         _SHARE: 100 * start / (start + _USUAL_STEPS * pace),
-        **({} if took.peak_bytes is None else {_SYSTEM: took.peak_bytes / _GIGA}),
-        **({_CARD: max(seen) / _GIGA} if seen else {}),
+        **({} if took.peak_bytes is None else {SYSTEM_GB: took.peak_bytes / _GIGA}),
+        **({CARD_GB: max(seen) / _GIGA} if seen else {}),
     }
     return _Taken(
         {name: summarise([one]) for name, one in figures.items()}, _tell_stages(stages, steps[0])
@@ -180,14 +189,10 @@ def _said(settings: TrainSettings) -> dict[str, float]:
     """Return what `--dry-run` says of the same."""
     reckoned, pace = estimate(settings), speed(settings.device)
     return {
-        _SYSTEM: reckoned.system,
-        **({} if reckoned.gpu is None else {_CARD: reckoned.gpu}),
-        **({} if pace is None else {_STEP: seconds_a_step(settings, pace)}),
+        SYSTEM_GB: reckoned.system,
+        **({} if reckoned.gpu is None else {CARD_GB: reckoned.gpu}),
+        **({} if pace is None else {STEP: seconds_a_step(settings, pace)}),
     }
-
-
-def _describe(settings: TrainSettings) -> str:
-    return str(memory_options(settings)["base_model_precision"])
 
 
 def _describe_model(here: Situation) -> str:
@@ -222,7 +227,7 @@ def compare_steps(here: Situation) -> Iterator[Result]:
             make_ready=partial(record, plan, lambda _: None),
         )
         rows[name] = taken
-    ratio = rows[_TAUGHT_STEP].figures[_STEP].median / rows[_OWN_STEP].figures[_STEP].median
+    ratio = rows[_TAUGHT_STEP].figures[STEP].median / rows[_OWN_STEP].figures[STEP].median
     yield Result(
         name="card, a distilling step",
         compares=f"{_describe_model(here)}: the slow LoRA on {_PATHS} recorded paths, with and "
@@ -373,17 +378,13 @@ def _watching_card(device: Device) -> Iterator[list[float]]:
         watcher.join(timeout=1)
 
 
-_START: Final = "seconds to the first step"
-_STEP: Final = "seconds a step"
 _SHARE: Final = f"the start, % of {_USUAL_STEPS} steps and it"
-_CARD: Final = "GB of the card"
-_SYSTEM: Final = "GB of system memory"
 _OWN_STEP: Final = "a step of SimpleTuner's own"
 _TAUGHT_STEP: Final = "a step on recorded targets"
 _COLUMNS: Final = (
-    Column(name=_START, digits=0),
-    Column(name=_STEP, digits=2),
+    Column(name=START, digits=0),
+    Column(name=STEP, digits=2),
     Column(name=_SHARE, digits=0),
-    Column(name=_CARD, digits=1),
-    Column(name=_SYSTEM, digits=1),
+    Column(name=CARD_GB, digits=1),
+    Column(name=SYSTEM_GB, digits=1),
 )

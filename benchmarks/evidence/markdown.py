@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 Figure = Sequence[float]
 """A value and the ends of its interval."""
@@ -11,9 +11,7 @@ _MARKED: Final = re.compile(
 )
 
 
-def fill[F: Mapping[str, Any]](
-    page: str, tables: Mapping[str, Callable[[F], str]], figures: F
-) -> str:
+def fill[F](page: str, tables: Mapping[str, Callable[[F], str]], figures: F) -> str:
     """Return `page` with every marked table made anew; raise KeyError for one nobody knows.
 
     A table stands between `<!-- table: NAME -->`, or `figures:`, and `<!-- end -->`; a mark without
