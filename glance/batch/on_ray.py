@@ -98,7 +98,9 @@ class OnRay:
             try:
                 is_stopped = _Driver(self._name, terms, jobs, tell).follow()
             except Stopped:
-                tell(Noted("the batch goes on, on Ray: the same command follows it, Ctrl-C ends it"))
+                tell(
+                    Noted("the batch goes on, on Ray: the same command follows it, Ctrl-C ends it")
+                )
                 raise
         if is_stopped:
             raise KeyboardInterrupt
