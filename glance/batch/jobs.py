@@ -32,6 +32,7 @@ from glance.runs.sample import find_images, name_safely
 from glance.training.distillation import plan_distillation
 from glance.training.folder import check_manifest
 from glance.training.machine import Job as Training
+from glance.training.machine import estimate, free_gigabytes
 from glance.training.plan import TrainingPlan, plan_training
 from glance.training.request import DistillRequest, TrainRequest
 
@@ -79,6 +80,8 @@ class BatchPlan:
     refused: tuple[Refusal, ...]
     trainings: tuple[Training, ...]
     """One of each kind that is to be done: what the machine must be fit for."""
+    gigabytes: float
+    """What all runs that are to be made take on the disk until they are cleaned, estimated."""
     storage: Storage | None = None
     """Where the runs are moved to when they are done; `output` holds them until then."""
     stored: Mapping[str, Manifest] = field(default_factory=dict)
@@ -88,6 +91,18 @@ class BatchPlan:
     def place(self) -> str:
         """Where the runs are kept, as a person is told."""
         return str(self.output) if self.storage is None else self.storage.address
+
+    def warn(self, *, cleans: bool) -> Iterator[Problem]:
+        """Yield what may go wrong with all jobs together; `cleans`: runs keep no checkpoints."""
+        if cleans or self.storage is not None:
+            return
+        free = free_gigabytes(self.output)
+        if self.gigabytes > free:
+            yield Problem(
+                f"the runs take about {self.gigabytes:,.0f} GB in all, and there are {free:,.0f} "
+                f"free at {shown(self.output)}",
+                "--clean keeps no checkpoints; or give --output a place on another disk",
+            )
 
     def locate(self, job: "Job | Refusal") -> str:
         """Return where a job's run is kept."""
@@ -162,7 +177,7 @@ def plan_batch(request: BatchTrainRequest) -> BatchPlan:
     entries = list(_read(request))
     asked = _ask(entries, request, output)
     jobs, done, refused = list[Job](), set[int](), list[Refusal]()
-    machine = dict[tuple[Any, ...], Training]()
+    machine, gigabytes = dict[tuple[Any, ...], Training](), 0.0
     there = {} if storage is None else storage.find(one.name for one in asked)
     stored = dict[str, Manifest]()
     for one in asked:
@@ -200,12 +215,14 @@ def plan_batch(request: BatchTrainRequest) -> BatchPlan:
             alike = (settings.family, settings.model, settings.device, settings.preset)
             training = Training(settings, plan.run, plan.launcher, models)
             machine.setdefault((*alike, settings.resolution, plan.launcher), training)
+            gigabytes += estimate(settings).disk
     return BatchPlan(
         output=output,
         jobs=tuple(jobs),
         done=frozenset(done),
         refused=tuple(refused),
         trainings=tuple(machine.values()),
+        gigabytes=gigabytes,
         storage=storage,
         stored=stored,
     )

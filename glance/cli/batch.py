@@ -63,6 +63,8 @@ def train(
 
     plan = plan_batch(replace(request, source=source))
     _tell_refused(console, plan)
+    for warning in plan.warn(cleans=request.cleans):
+        console.warn(warning)
     if dry_run:
         rows = [_planned_row(one) for one in plan.to_json()["jobs"]]
         console.result(format_table(("job", "name", "state", "command"), rows, align=str.ljust))

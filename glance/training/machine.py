@@ -464,7 +464,7 @@ def _look_at_the_disk(job: Job) -> Iterator[Check]:
                 if folder == job.run.path
                 else "set XDG_STATE_HOME to a folder that you may write to",
             )
-    free = shutil.disk_usage(_existing(job.run.path)).free / _GIGA
+    free = free_gigabytes(job.run.path)
     if needed > free:
         yield _failure(
             f"the run takes about {needed:.1f} GB, and there are {free:.1f} free",
@@ -501,6 +501,11 @@ def system_memory() -> int:
     except (OSError, ValueError):  # no such limit: the file says "max"
         return total
     return min(total, limit)
+
+
+def free_gigabytes(path: Path) -> float:
+    """Return how much is free where a folder is, or will be."""
+    return shutil.disk_usage(_existing(path)).free / _GIGA
 
 
 def _existing(path: Path) -> Path:

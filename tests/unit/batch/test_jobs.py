@@ -156,3 +156,16 @@ def test_what_is_no_list_of_jobs_is_refused(plan: MakePlan, said: str) -> None:
 
 def test_numbers_are_named_as_people_do() -> None:
     assert name_numbers([7, 1, 2, 3]) == "1-3, 7"
+
+
+def test_what_all_runs_take_together_is_said_before_the_disk_is_full(
+    plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = plan(None, rank=512, model="black-forest-labs/FLUX.1-dev", resolution="64")
+    monkeypatch.setattr("glance.batch.jobs.free_gigabytes", lambda _: 40.0)
+
+    (warning,) = found.warn(cleans=False)
+
+    assert (len(found.to_do), found.gigabytes) == (2, 47.6)
+    assert warning.message.startswith("the runs take about 48 GB in all, and there are 40 free")
+    assert list(found.warn(cleans=True)) == []
