@@ -104,7 +104,11 @@ def kill_at_random(*, pairs: int, seed: int) -> dict[str, Any]:
             (folder / f"pairs/pair-{number:02}.txt").unlink()
         command = _command(*_options(5), "--ray", nodes.address)
         killed, left, began = [], 0, time.monotonic()
-        process = subprocess.Popen(command, cwd=folder)
+
+        def start() -> "subprocess.Popen[bytes]":
+            return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
+
+        process = start()
         for kill in (_kill_worker, _kill_driver, _kill_node):
             time.sleep(chance.uniform(*_BETWEEN))
             below = kill(nodes, process)
@@ -112,7 +116,7 @@ def kill_at_random(*, pairs: int, seed: int) -> dict[str, Any]:
             _, alive = psutil.wait_procs(below, timeout=_LINGERS)
             left += len(alive)
             if process.poll() is not None:
-                process = subprocess.Popen(command, cwd=folder)
+                process = start()
         code = process.wait()
         record = json.loads((folder / "runs/pairs/batch.json").read_text(encoding="utf-8"))
         return {
