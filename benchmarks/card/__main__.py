@@ -45,19 +45,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing:
         return _refuse(f"these are not installed: {', '.join(missing)}")
     parts = tiny_parts(device) if options.tiny else PARTS
-    if options.only:
-        parts = [part for part in parts if part.name in options.only]
     folder = Folder(options.output)
     session = Session(
         parts=parts,
         folder=folder,
         facts=look(device),
         seconds=60 * options.minutes,
+        only=options.only,
         again=options.again,
-        together=options.tiny,
+        is_tiny=options.tiny,
         tell=tell,
     )
-    strange = _find_strangers(parts, folder, session.facts)
+    strange = _find_strangers(session)
     if strange is not None:
         return _refuse(f"{folder.path} holds figures of {strange}: give another --output")
     tell(_describe(session.facts))
@@ -100,6 +99,8 @@ def plan(session: Session) -> list[str]:
     for part in session.parts:
         expected = session.expect(part)
         hindrance = session.hindrance(part, left, coming)
+        if session.only and part.name not in session.only:
+            continue
         if hindrance is None:
             coming.append(part)
             left -= expected
@@ -149,12 +150,15 @@ def _look_at_card(device: Device) -> tuple[str, str] | None:
     return (name, driver) if done.returncode == 0 and driver else None
 
 
-def _find_strangers(parts: Sequence[Part], folder: Folder, facts: Facts) -> str | None:
+def _find_strangers(session: Session) -> str | None:
     """Say of which other machine or versions the folder holds figures."""
-    for part in parts:
-        found = folder.finding(part.name)
+    facts = session.facts
+    for part in session.parts:
+        found = session.folder.finding(part.name)
         if found is None or not found.is_final:
             continue
+        if found.is_tiny != session.is_tiny:
+            return "a tiny run" if found.is_tiny else "a whole one"
         if found.machine != facts.machine:
             return found.machine.gpu or "another machine"
         if found.versions != facts.versions:

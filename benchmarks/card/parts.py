@@ -56,6 +56,14 @@ def _training(vram: str, launcher: str, *, card: float, system: float) -> Part:
 _BY_BITSANDBYTES: Final = ("12", "16")
 PARTS: Final[Sequence[Part]] = (
     Part(
+        name="speed",
+        what="imports; how fast the card multiplies, and copies from system memory",
+        call="sampling.measure_speed",
+        fixed=60.0,
+        card_gb=3.0,
+        is_cold=True,
+    ),
+    Part(
         name="small",
         what="the small model's pictures, on the card and on the CPU: read alike, how far apart",
         call="small.compare_devices",

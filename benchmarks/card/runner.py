@@ -27,7 +27,7 @@ from glance.training.simpletuner.runner import Job, JobEnded, ProcessRunner
 
 _GIGA: Final = 1e9
 _LONGER: Final = 1.5  # times the limit that a part did not end in
-_SLACK: Final = 3.0
+_SLACK: Final = 2.0
 """How much longer than expected a part may take, where there is time."""
 _LEAST: Final = 60.0  # seconds: of what is expected to take less, too
 _ENDING: Final = 5.0  # seconds that a killed part may take to be gone
@@ -55,6 +55,8 @@ class Part:
     """At most, where the card has so much."""
     system_gb: float = 8.0
     disk_gb: float = 0.0
+    is_cold: bool = False
+    """It is the first of a machine, and says nothing of how long others take."""
 
 
 class Outcome(StrEnum):
@@ -84,6 +86,8 @@ class Finding:
     results: tuple[Result, ...] = ()
     reason: str | None = None
     """Why it failed."""
+    is_tiny: bool = False
+    """Its figures mean nothing."""
 
     @property
     def is_final(self) -> bool:
@@ -151,10 +155,12 @@ class Session:
     folder: Folder
     facts: Facts
     seconds: float
+    only: Sequence[str] = ()
+    """Parts to run, if not all."""
     again: Sequence[str] = ()
     """Parts to run although they have ended."""
-    together: bool = False
-    """Whether all parts share one process: what is tiny would spend its time on imports."""
+    is_tiny: bool = False
+    """Whether all is small. Then parts share a process: each would spend its time on imports."""
     clock: Callable[[], float] = time.monotonic
     tell: Callable[[str], None] = lambda _: None
     _began: float = field(init=False)
@@ -178,7 +184,7 @@ class Session:
 
     def run(self, start: Start) -> None:
         """Run what is left to be run and fits; write the record after each."""
-        groups = [self.parts] if self.together else [[part] for part in self.parts]
+        groups = [self.parts] if self.is_tiny else [[part] for part in self.parts]
         for group in groups:
             chosen: list[Part] = []
             for part in group:
@@ -187,7 +193,7 @@ class Session:
                 )
                 if hindrance is None:
                     chosen.append(part)
-                else:
+                elif not self.only or part.name in self.only:
                     self.tell(f"{part.name}: {hindrance}")
             if chosen:
                 self._run(chosen, start)
@@ -195,6 +201,8 @@ class Session:
 
     def hindrance(self, part: Part, left: float, coming: Sequence[Part] = ()) -> str | None:
         """Say why a part is not run; None: it can be. `coming` are those that run before it."""
+        if self.only and part.name not in self.only:
+            return "not asked for"
         known = self.folder.finding(part.name)
         if known is not None and known.is_final and part.name not in self.again:
             why = f" ({known.reason})" if known.reason else ""
@@ -222,15 +230,19 @@ class Session:
         record = gather(self.parts, self.folder)
         if record is None:
             return None
-        for stale in self.folder.path.glob("card-*.json"):
-            stale.unlink()
-        path = self.folder.path / f"card-{record.date}-{record.machine.kind}.json"
+        kind = "tiny" if self.is_tiny else "card"  # what is tiny is no record
+        path = self.folder.path / f"{kind}-{record.date}-{record.machine.kind}.json"
+        for stale in self.folder.path.glob(f"{kind}-*.json"):
+            if stale != path:
+                stale.unlink()
         write_record(record, path)
         return path
 
     def _run(self, chosen: Sequence[Part], start: Start) -> None:
         expected = sum(self.expect(part) for part in chosen)
-        limit = min(self.left - _ENDING, max(_SLACK * expected, _LEAST))
+        limit = self.left - _ENDING
+        if not self.is_tiny:
+            limit = min(limit, max(_SLACK * expected, _LEAST))
         names = ", ".join(part.name for part in chosen)
         self.tell(f"{names}: about {expected:.0f} s, at most {limit:.0f}; {self.left:.0f} are left")
         for part in chosen:
@@ -260,11 +272,13 @@ class Session:
             seconds=0.0,
             machine=self.facts.machine,
             versions=self.facts.versions,
+            is_tiny=self.is_tiny,
         )
 
     def _correction(self) -> float:
         """Return how much longer than expected took what has ended."""
-        found = [(part, self.folder.finding(part.name)) for part in self.parts]
+        usual = [part for part in self.parts if not part.is_cold]
+        found = [(part, self.folder.finding(part.name)) for part in usual]
         ended = [(part, one) for part, one in found if one and one.outcome is Outcome.ENDED]
         expected = sum(part.fixed + part.work * self.facts.pace for part, _ in ended)
         taken = sum(one.seconds for _, one in ended)

@@ -27,6 +27,7 @@ from glance.core.device import (
     activation_bytes,
     choose_memory,
     require_compiler,
+    speed,
 )
 from glance.core.phase import Phase
 from glance.models.families import find_family
@@ -51,6 +52,45 @@ _OTHERS: Final = 1e9  # bytes of a card that torch does not have: CUDA itself, a
 _NOMINAL: Final = 2  # GiB that a card has less than its name says
 _BRIEF: Final = Schedule("two", (1000.0,), (500.0,))
 SECONDS, PEAK, LOADED, FITS = "seconds", "GB at the peak", "GB after loading", "smallest card, GB"
+
+
+# --- the card itself -----------------------------------------------------------------------------
+
+
+def measure_speed(here: Situation) -> Iterator[Result]:
+    """Multiply matrices in bf16, and copy from pinned and from ordinary system memory."""
+    device, clock = here.device.value, clock_of(here.device)
+    side, copied = (256, 2**20) if here.is_tiny else (8192, 2**30)
+    one, other = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in "ab")
+    ordinary = torch.ones(copied, dtype=torch.uint8)
+    sources = {"copies, ordinary memory": ordinary}
+    if here.device is Device.CUDA:
+        sources["copies, pinned memory"] = ordinary.pin_memory()
+
+    def fastest(work: Callable[[], Any]) -> float:
+        taken = []
+        for _ in range(5):  # the first is slow
+            began = clock()
+            work()
+            taken.append(clock() - began)
+        return min(taken)
+
+    done = 2 * side**3 / fastest(lambda: one @ other)
+    rows = [Row(name="matrix products in bf16", figures={_TERA: summarise([done / 1e12])})]
+    for name, source in sources.items():
+        pace = copied / fastest(partial(source.to, device, copy=True))
+        rows.append(Row(name=name, figures={_GB_PER_SECOND: summarise([pace / _GIGA])}))
+    said = speed(here.device)
+    ratios = () if said is None else (Ratio(name=_SAID, figure=summarise([said / done])),)
+    yield Result(
+        name="card, its speed",
+        compares=f"Matrices of {side} x {side} random numbers; {copied >> 20} MB copied to where "
+        "the model runs. The fastest of five.",
+        rounds=1,
+        columns=(Column(name=_TERA, digits=0), Column(name=_GB_PER_SECOND, digits=1)),
+        rows=tuple(rows),
+        ratios=ratios,
+    )
 
 
 # --- the whole -----------------------------------------------------------------------------------
@@ -550,6 +590,9 @@ def _gigabytes(number: float) -> Figure:
     return summarise([number / _GIGA])
 
 
+_TERA: Final = "teraflops"
+_GB_PER_SECOND: Final = "GB a second"
+_SAID: Final = "what glance reckons of the card / that"
 _HAND: Final = "by hand, 10 steps, both LoRAs"
 _GLANCE: Final = "glance, 10 steps, both LoRAs"
 _BASE_10: Final = "diffusers, 10 steps, base alone"

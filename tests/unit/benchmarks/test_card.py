@@ -102,6 +102,14 @@ class TestWhatIsRun:
 
         assert (first, again) == (["a", "b"], ["b", "c"])
 
+    def test_what_was_not_asked_for_stays_in_the_record(self, tmp_path: Path) -> None:
+        clock = Clock()
+        run(session(tmp_path, A, B, clock=clock), clock)
+
+        assert run(session(tmp_path, A, B, C, clock=clock, only=["c"]), clock) == ["c"]
+        (record,) = load_records(tmp_path)
+        assert [row.name for row in record.results["card"].rows] == ["a", "b", "c"]
+
     def test_nothing_starts_that_cannot_end_in_the_time_left(self, tmp_path: Path) -> None:
         clock, told = Clock(), list[str]()
         long = replace(B, fixed=95.0)
@@ -306,10 +314,18 @@ class TestCommand:
     def test_a_folder_of_another_card_is_not_added_to(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        Folder(tmp_path).keep(found(PARTS[0]))
+        Folder(tmp_path).keep(found(PARTS[0], is_tiny=True))
 
         assert main(["--tiny", "--output", str(tmp_path)]) == 2
         assert "holds figures of NVIDIA H200" in capsys.readouterr().err
+
+    def test_what_is_tiny_and_what_is_not_share_no_folder(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        Folder(tmp_path).keep(found(PARTS[0]))
+
+        assert main(["--tiny", "--output", str(tmp_path)]) == 2
+        assert "holds figures of a whole one" in capsys.readouterr().err
 
     def test_parts_have_names_of_their_own_and_come_after_what_they_need(self) -> None:
         names = [part.name for part in PARTS]
