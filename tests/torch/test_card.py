@@ -1,7 +1,9 @@
 """What benchmarks.card measures: each part on the CPU, small, so that a card's is not the first."""
 
 import os
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 from fakes.trainer import FakeSimpleTuner
 from torchao.quantization import Int8Tensor
 
+from benchmarks.card import sampling, training
 from benchmarks.card.__main__ import main
 from benchmarks.card.models import FLUX_DEV, Situation, build, count_parameters, lacks_memory
 from benchmarks.card.parts import PARTS, tiny_parts
@@ -68,6 +71,68 @@ def test_want_of_memory_is_known_in_torchs_words_and_in_glances() -> None:
     assert not lacks_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
+@pytest.mark.parametrize(
+    ("total", "needed", "smallest", "tried"),
+    [
+        (150e9, 15e9, 16, [24, 16, 12]),
+        (150e9, 30e9, None, [24]),
+        (25.2e9, 20e9, 24, [16]),  # one of 24 GB: it has just done
+        (25.2e9, 2e9, 12, [16, 12]),
+    ],
+)
+def test_ever_smaller_cards_are_pretended_until_one_does_not_do(
+    here: Situation,
+    monkeypatch: pytest.MonkeyPatch,
+    total: float,
+    needed: float,
+    smallest: int | None,
+    tried: list[int],
+) -> None:
+    shares: list[float] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, int(total)))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
+
+    def paint() -> None:
+        if shares[-1] * total < needed:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    assert sampling._find_smallest(replace(here, device=Device.CUDA), paint) == smallest
+    assert [round((share * total + 1e9) / 2**30) for share in shares] == tried
+
+
+def test_a_trainer_is_given_no_more_than_a_smaller_card_has(
+    here: Situation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "cuda_memory", lambda: int(150e9))
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    on_card = replace(here, device=Device.CUDA)
+
+    with training._pretending(on_card, 24) as is_pretended:
+        told = os.environ["PYTORCH_CUDA_ALLOC_CONF"]
+    with training._pretending(on_card, 200) as is_beyond:
+        pass
+
+    assert (is_pretended, is_beyond) == (True, False)
+    assert told == "expandable_segments:True,per_process_memory_fraction:0.1651"
+    assert os.environ["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+
+
+def test_the_cards_memory_is_what_came_on_top(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nprintf '1000\\n[N/A]\\n21000\\n1500\\n'\nsleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+
+    with training._watching_card(Device.CUDA) as seen:
+        deadline = time.monotonic() + 20
+        while len(seen) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    assert seen == [0, 20000 * 2**20, 500 * 2**20]
+
+
 def test_what_every_part_calls_is_there() -> None:
     for part in PARTS:
         module, function = part.call.split(".")
@@ -83,7 +148,7 @@ def test_a_tiny_run_goes_through_every_part(
     package = simpletuner.lay_out_script()
     monkeypatch.setenv("PYTHONPATH", f"{package}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
 
-    assert main(["--tiny", "--minutes", "2", "--output", str(tmp_path / "out")]) == 0
+    assert main(["--tiny", "--minutes", "10", "--output", str(tmp_path / "out")]) == 0
 
     folder = Folder(tmp_path / "out")
     found = {part.name: folder.finding(part.name) for part in tiny_parts(Device.CPU)}

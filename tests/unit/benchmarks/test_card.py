@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import psutil
 import pytest
 
 from benchmarks.card import figures, runner
-from benchmarks.card.__main__ import main
+from benchmarks.card.__main__ import look, main
 from benchmarks.card.parts import PARTS, tiny_parts
 from benchmarks.card.runner import (
     Facts,
@@ -310,6 +311,22 @@ class TestCommand:
 
         assert main(["--minutes", "8"]) == 2
         assert "--tiny" in capsys.readouterr().err
+
+    def test_the_card_and_its_driver_are_told_by_their_own_tool(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        program = tmp_path / "nvidia-smi"
+        program.write_text('#!/bin/sh\necho "$@" > asked\necho "NVIDIA H200, 580.159.04"\n')
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+        monkeypatch.setattr("benchmarks.card.__main__.cuda_memory", lambda: 150_754_820_096)
+
+        facts = look(Device.CUDA)
+
+        assert (facts.machine.gpu, facts.machine.gpu_memory_gb) == ("NVIDIA H200", 151)
+        assert facts.versions["driver"] == "580.159.04"
+        assert Path("asked").read_text().strip().endswith("--id=3")
 
     def test_a_folder_of_another_card_is_not_added_to(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
