@@ -66,7 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     extent = TINY if options.tiny else "whole"
     command = [sys.executable, "-m", "benchmarks.card.measure"]
     command += [str(folder.path), device.value, extent]
-    session.run(start_process(command, folder, _environment(is_tiny=options.tiny)))
+    try:
+        session.run(start_process(command, folder, _environment(is_tiny=options.tiny)))
+    except KeyboardInterrupt:
+        tell("stopped; what has ended is kept")
+        return 130
     record = session.write_record()
     if record is None:
         return _refuse(f"nothing has ended; {folder.path / 'logs'} says why")

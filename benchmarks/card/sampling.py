@@ -42,6 +42,7 @@ from glance.schedule.shift import teacher_sigmas
 
 CAPS: Final = (24, 16, 12)
 """Cards that a mode is held to, in GiB, the largest first."""
+_NAMED: Final = ", ".join(map(str, CAPS))
 _BATCHES: Final = (1, 2, 4, 8)
 _ROUNDS: Final = 2
 _TURNS: Final = 3
@@ -294,7 +295,7 @@ def measure_mode(here: Situation, quantize: str, memory: str) -> Iterator[Result
         if smallest is not None:
             row = Row(name=name, figures={**figures, FITS: summarise([smallest])})
         elif here.device is Device.CUDA:
-            row = Row(name=name, figures=figures, instead=f"none of {_name_caps()}")
+            row = Row(name=name, figures=figures, instead=f"none of {_NAMED}")
     except Exception as exc:
         if not lacks_memory(exc):
             raise
@@ -304,7 +305,7 @@ def measure_mode(here: Situation, quantize: str, memory: str) -> Iterator[Result
 def _modes(here: Situation, row: Row, notes: tuple[str, ...]) -> Result:
     return Result(
         name=MODES,
-        compares=f"{_describe(here)}, two LoRAs. The smallest card is the last of {_name_caps()} "
+        compares=f"{_describe(here)}, two LoRAs. The smallest card is the last of {_NAMED} "
         "GB of which torch was given as much memory as it has, less 1 GB, and still sampled; a "
         "real one may do with less, as cuDNN takes what it sees free.",
         rounds=1,
@@ -318,10 +319,6 @@ def _modes(here: Situation, row: Row, notes: tuple[str, ...]) -> Result:
         ratios=(),
         notes=notes,
     )
-
-
-def _name_caps() -> str:
-    return ", ".join(map(str, CAPS))
 
 
 def _find_smallest(here: Situation, paint_one: Callable[[], Any]) -> int | None:
