@@ -82,10 +82,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Proofs())
 
 
+_TIERS = ("train", "ray", "torch", "gpu")
+"""Those that take longest come first: a worker that begins one last would be waited for."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The folder is the tier."""
+    order = {tier: number for number, tier in enumerate(_TIERS)}
+    items.sort(key=lambda item: min(order.get(part, len(order)) for part in item.path.parent.parts))
     for item in items:
-        for tier in {"torch", "train", "gpu", "ray"} & set(item.path.parent.parts):
+        for tier in set(_TIERS) & set(item.path.parent.parts):
             item.add_marker(tier)
             if tier == "gpu" and not is_present(Device.CUDA):
                 item.add_marker(pytest.mark.skip(reason="there is no GPU here"))
