@@ -56,11 +56,11 @@ def objects(
     return list_objects
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(
     s3_server: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TwoNodes]:
-    """The cluster, as whoever comes first finds it and everybody leaves it."""
+    """The cluster, as whoever comes first finds it; gone when its tests are over."""
     nodes = TwoNodes(tmp_path_factory.mktemp("cluster"), s3_server)
     yield nodes
     nodes.close()
