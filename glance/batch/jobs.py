@@ -48,7 +48,7 @@ _OWN: Final = (_COMMAND, _NAME, _EACH)
 """What a job holds beside the options of its command."""
 NOT_OF_JOBS: Final[Mapping[str, str]] = {
     "resume": "name its run: a job goes on with what is there",
-    "restart": "remove the run: glance runs rm RUN",
+    "restart": "to train it anew, give the job another name",
     "gpu-ids": "the batch gives each job its device: --devices",
 }
 """Options that a job has not, and what there is instead."""

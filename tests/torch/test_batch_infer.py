@@ -275,6 +275,7 @@ def test_a_lora_that_does_not_fit_and_a_model_that_does_not_load_cost_their_runs
         assert sheet.width < 3 * 168  # a and c
 
 
+@pytest.mark.extended
 def test_devices_share_the_images_and_the_sheet_comes_when_all_are_there(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
