@@ -1,8 +1,8 @@
 """Runs that are kept in an object store: a server of S3 that the tests have started."""
 
 import json
+import os
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,12 +25,12 @@ BATCH = ["batch", "train", "pics", *SMALL, "--device", "cpu", "--json"]
 def test_runs_are_moved_there_when_they_are_done_and_found_there_by_a_later_start(
     glance: Glance, simpletuner: FakeSimpleTuner, objects: Objects, tmp_path: Path
 ) -> None:
-    write_pairs(2)
+    write_pairs(1)
     kept = [*BATCH, "--output", "s3://bucket/done"]
 
     done = glance(*kept)
 
-    assert (done.code, done.document["counts"]) == (0, {"done": 2}), done.err
+    assert (done.code, done.document["counts"]) == (0, {"done": 1}), done.err
     assert done.document["jobs"][0]["run"] == "s3://bucket/done/p00"
     assert done.document["jobs"][0]["losses"].keys() == {"slow", "fast"}
     names = {"glance.json", "data/p00.png", "output/glance-slow/pytorch_lora_weights.safetensors"}
@@ -38,14 +38,14 @@ def test_runs_are_moved_there_when_they_are_done_and_found_there_by_a_later_star
     assert not any(name.endswith("glance.lock") for name in objects("done"))
     assert not list(tmp_path.glob("glance-*/*/p0*"))
     again = glance(*kept)
-    assert (again.code, again.document["counts"]) == (0, {"done": 2})
-    assert len(simpletuner.starts) == 4
+    assert (again.code, again.document["counts"]) == (0, {"done": 1})
+    assert len(simpletuner.starts) == 2
     other = glance(*replaced(kept, rank=8))
-    assert (other.code, other.document["counts"]) == (4, {"refused": 2})
+    assert (other.code, other.document["counts"]) == (4, {"refused": 1})
     assert "was trained with other settings: rank" in other.err
     longer = glance(*replaced(kept, steps=8))
-    assert (longer.code, longer.document["counts"]) == (0, {"done": 2}), longer.err
-    assert [one["resumed"] for one in simpletuner.starts[4:]] == [5] * 4
+    assert (longer.code, longer.document["counts"]) == (0, {"done": 1}), longer.err
+    assert [one["resumed"] for one in simpletuner.starts[2:]] == [5, 5]
 
 
 def test_a_move_that_was_broken_off_is_no_run_and_the_next_one_replaces_it(
@@ -131,13 +131,11 @@ def test_a_folder_that_others_may_write_to_is_not_trained_in(
     glance: Glance, simpletuner: FakeSimpleTuner, objects: Objects, tmp_path: Path
 ) -> None:
     write_pairs(1)
-    glance(*BATCH, "--output", "s3://bucket/open")
-    (scratch,) = tmp_path.glob("glance-*")
-    shutil.rmtree(scratch)
+    scratch = tmp_path / f"glance-{os.getuid()}"
     scratch.mkdir()
     scratch.chmod(0o777)
 
-    done = glance(*replaced([*BATCH, "--output", "s3://bucket/open"], steps=8))
+    done = glance(*BATCH, "--output", "s3://bucket/open")
 
-    assert (done.code, len(simpletuner.starts)) == (5, 2)
+    assert (done.code, simpletuner.starts) == (5, [])
     assert "others may write to it" in json.dumps(done.document)
