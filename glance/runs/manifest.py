@@ -342,9 +342,7 @@ def older_pair_id(manifest: Manifest) -> str:
     return _digest(decisive)
 
 
-def iterate_runs(
-    runs: Path, *, newest: int | None = None
-) -> Iterator[tuple[RunFolder, Manifest]]:
+def iterate_runs(runs: Path, *, newest: int | None = None) -> Iterator[tuple[RunFolder, Manifest]]:
     """Yield the sound runs directly below `runs`; with `newest` so many of the last written."""
     found = sorted(runs.glob("*/glance.json"))
     if newest is not None and len(found) > newest:
