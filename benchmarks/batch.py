@@ -97,7 +97,20 @@ def _train_each(options: tuple[str, ...], folder: Path) -> None:
 
 
 def _train_all(options: tuple[str, ...], folder: Path) -> None:
-    call((sys.executable, "-m", "glance", "batch", "train", "pairs", "--quiet", *options), folder)
+    call(
+        (
+            sys.executable,
+            "-m",
+            "glance",
+            "batch",
+            "train",
+            "pairs",
+            "--quiet",
+            "--no-sheet",
+            *options,
+        ),
+        folder,
+    )
 
 
 # --- killed at random -----------------------------------------------------------------------------
