@@ -155,7 +155,7 @@ def kill_at_random(*, pairs: int, kills: int, seed: int) -> dict[str, object]:
             "refused": [job["name"] for job in record["jobs"] if job["state"] == "refused"],
             "killed_after_seconds": moments,
             "processes_left": left,
-            "loras_made": _count_made(folder),
+            "loras_made": count_made(folder),
             "seconds": round(time.monotonic() - began),
         }
 
@@ -178,13 +178,16 @@ def _is_at_work(process: psutil.Process, folder: Path) -> bool:
         return False
 
 
-def _count_made(folder: Path) -> dict[str, int]:
-    """Return how many LoRAs were finished once, and how many more than once."""
-    lines = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
+def count_made(folder: Path) -> dict[str, int]:
+    """Return how many LoRAs were finished once, and how many more than once.
+
+    By what the jobs said on their nodes: whoever was to hear it may have been dead.
+    """
     finished = Counter(
-        (event["job"], event["phase"])
-        for event in map(json.loads, lines)
-        if event["event"] == "PhaseFinished"
+        (log.stem, json.loads(line)["phase"])
+        for log in (folder / "runs/pairs/logs").glob("*.log")
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if '"event": "PhaseFinished"' in line
     )
     twice = sum(count > 1 for count in finished.values())
     return {"once": len(finished) - twice, "twice": twice}

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -22,7 +21,7 @@ from typing import Any, Final
 
 import psutil
 
-from benchmarks.batch import write_pairs
+from benchmarks.batch import count_made, write_pairs
 from benchmarks.ray_nodes import Nodes
 from benchmarks.result import Column, Goal, Ratio, Result, Row, summarise
 from benchmarks.rounds import SMALL_MODEL, Conditions, call, interleave
@@ -125,7 +124,7 @@ def kill_at_random(*, pairs: int, seed: int) -> dict[str, Any]:
             "refused": [job["name"] for job in record["jobs"] if job["state"] == "refused"],
             "killed": killed,
             "processes_left": left,
-            "loras_made": _count_made(folder),
+            "loras_made": count_made(folder),
             "seconds": round(time.monotonic() - began),
         }
 
@@ -167,21 +166,6 @@ def _wait_for[T](find: Callable[[], T]) -> T:
     while not (found := find()):
         time.sleep(0.1)
     return found
-
-
-def _count_made(folder: Path) -> dict[str, int]:
-    """Return how many LoRAs were finished once, and how many more than once.
-
-    By what the jobs said on their nodes: whoever was to hear it may have been dead.
-    """
-    finished = Counter(
-        (log.stem, json.loads(line)["phase"])
-        for log in (folder / "runs/pairs/logs").glob("*.log")
-        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
-        if '"event": "PhaseFinished"' in line
-    )
-    twice = sum(count > 1 for count in finished.values())
-    return {"once": len(finished) - twice, "twice": twice}
 
 
 def main() -> None:

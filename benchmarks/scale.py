@@ -19,7 +19,7 @@ import json
 import random
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -134,9 +134,14 @@ def typical(outcomes: Iterable[Outcome]) -> Outcome:
 
 
 def replace_costs(
-    costs: Sequence[JobCost], *, start: float | None, step: float | None, steps: int
+    costs: Sequence[JobCost],
+    *,
+    start: float | None,
+    step: float | None,
+    steps: int,
+    rest: float | None = None,
 ) -> list[JobCost]:
-    """Return the costs of another model, spread as these; its start and step are in seconds."""
+    """Return the costs of another model, spread as these; its start, step and rest in seconds."""
     usual = JobCost(
         statistics.mean(one.start for one in costs),
         statistics.mean(one.steps for one in costs),
@@ -144,7 +149,10 @@ def replace_costs(
     )
     by_start = 1.0 if start is None else 2 * start / usual.start
     by_step = 1.0 if step is None else 2 * steps * step / usual.steps
-    return [replace(one, start=one.start * by_start, steps=one.steps * by_step) for one in costs]
+    return [
+        JobCost(one.start * by_start, one.steps * by_step, one.rest if rest is None else rest)
+        for one in costs
+    ]
 
 
 def main() -> None:
@@ -159,10 +167,12 @@ def main() -> None:
     parser.add_argument("--start", type=float, help="seconds to the first step of a phase")
     parser.add_argument("--step", type=float, help="seconds")
     parser.add_argument("--steps", type=int, default=60, help="of a phase, for --step")
+    parser.add_argument("--rest", type=float, help="seconds after the last step")
     parser.add_argument("--check", action="store_true", help="simulate the real batch itself")
     given = parser.parse_args()
     batch = read_batch(given.events)
-    costs = replace_costs(batch.costs, start=given.start, step=given.step, steps=given.steps)
+    another = {name: getattr(given, name) for name in ("start", "step", "steps", "rest")}
+    costs = replace_costs(batch.costs, **another)
     if given.check:
         jobs, workers = [len(batch.costs)], [batch.workers]
         print(f"real: {len(batch.costs)} jobs, {batch.workers} at once: {batch.wall:.0f} s")  # noqa: T201
