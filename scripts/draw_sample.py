@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from glance.demo.draw import draw as draw_scene
-from glance.demo.world import Scene, describe, judging_captions, teaching_captions
+from glance.evaluation.small_world.draw import draw as draw_scene
+from glance.evaluation.small_world.world import Scene, describe, judging_captions, teaching_captions
 
 ROOT = Path(__file__).parents[1]
 CAPTION = (

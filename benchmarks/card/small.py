@@ -22,8 +22,8 @@ from benchmarks.evidence.pairs import Wording
 from benchmarks.evidence.workshop import Workshop
 from benchmarks.result import Column, Figure, Result, Row, summarise
 from benchmarks.rounds import ROOT, SMALL_MODEL
+from glance.batch.demo import judge as read
 from glance.core.device import Device, Memory, Precision
-from glance.demo.run import judge as read
 from glance.models.base import BaseModel
 from glance.models.families import find_family
 from glance.sampling.pipeline.glance_pipeline import GlancePipeline

@@ -10,8 +10,9 @@ import numpy as np
 
 from benchmarks.evidence.pairs import Wording
 from glance.core.files import replacing
-from glance.demo.check import read_picture as read
-from glance.demo.world import (
+from glance.evaluation.comparison import Values
+from glance.evaluation.small_world.check import read_picture as read
+from glance.evaluation.small_world.world import (
     ATTRIBUTES,
     Scene,
     describe,
@@ -19,7 +20,6 @@ from glance.demo.world import (
     held_out_scenes,
     read_caption,
 )
-from glance.evaluation.comparison import Values
 
 if TYPE_CHECKING:
     from benchmarks.evidence.sampling import Pictures

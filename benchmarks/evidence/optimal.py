@@ -13,8 +13,8 @@ from benchmarks.evidence.schedules import OPTIMISED, STEPS, load_optimised
 from benchmarks.evidence.workshop import Workshop
 from glance.core.files import write_json
 from glance.core.phase import Phase
-from glance.demo.world import describe_loosely, training_scene
 from glance.evaluation.search import leave_free
+from glance.evaluation.small_world.world import describe_loosely, training_scene
 from glance.sampling.settings import SampleSettings
 from glance.schedule.lists import Schedule
 from glance.schedule.shift import as_timestep, read_shift, teacher_sigmas

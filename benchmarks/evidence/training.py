@@ -13,8 +13,8 @@ from benchmarks.evidence.pairs import FEW, Recipe, Source, Wording
 from benchmarks.evidence.sampling import Guidance, images_of, open_sampler, sample_own
 from benchmarks.evidence.schedules import load_schedules
 from benchmarks.evidence.workshop import Workshop
-from glance.demo.draw import draw
-from glance.demo.world import describe, describe_loosely, training_scene
+from glance.evaluation.small_world.draw import draw
+from glance.evaluation.small_world.world import describe, describe_loosely, training_scene
 from glance.schedule.options import ScheduleOptions
 from glance.training.execute import run_training
 from glance.training.plan import plan_training

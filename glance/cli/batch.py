@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -11,13 +12,14 @@ import typer
 
 from glance.batch.request import BatchInferRequest, BatchTrainRequest
 from glance.cli._command import DryRunOption, EventsOption, OpenOption, takes
-from glance.cli._plans import batch_rows, show_plan
-from glance.cli.console import Console, format_table
+from glance.cli.console import Console
 from glance.core.errors import Problem, UsageError, shown
 from glance.core.events import EventSink, Noted, format_duration
+from glance.core.tables import Rows, continued, format_table, listed, short
 
 if TYPE_CHECKING:
     from glance.batch.board import Board, Status
+    from glance.batch.infer import BatchInferPlan
     from glance.batch.jobs import BatchPlan
 
 batch = typer.Typer(
@@ -158,7 +160,7 @@ def infer(
     for one in plan.refused:
         console.refuse(one.reasons)
     if dry_run:
-        show_plan(console, batch_rows(plan), plan.to_json())
+        console.plan(_infer_rows(plan), plan.to_json())
         _end(max((one.exit_code for one in plan.refused), default=0))
         return
     with console.progress(events) as on_event:
@@ -286,3 +288,37 @@ def _draw(board: "Board", rows: int) -> Any:
         )
         table.add_row(*map(Text, cells))
     return table
+
+
+def _infer_rows(plan: "BatchInferPlan") -> Rows:
+    """Yield which runs generate how many images, by their base models, and where they go."""
+    from glance.sampling.plan import extra_rows, said_done
+
+    request = plan.request
+    for base, some in groupby(plan.runs, key=lambda one: one.generation.base):
+        yield "model", f"{base.location} ({base.family.name})"
+        lines = [
+            (
+                str(one.run),
+                f"{len(one.generation.images):,} images, {len(one.generation.schedule.sigmas)} "
+                f"steps each{said_done(sum(image.is_done for image in one.generation.images))}",
+            )
+            for one in some
+        ]
+        width = max(len(run) for run, _ in lines)
+        yield from continued("  runs", (f"{run.ljust(width)}  {text}" for run, text in lines))
+    yield from continued("refused", (str(one.run) for one in plan.refused))
+    unfinished = (f"{run}: {reason}" for run, reason in plan.left_out.items())
+    yield from continued("left out", unfinished)
+    if plan.runs:
+        first = plan.runs[0].generation
+        yield from extra_rows(first)
+        precision = f"{first.dtype}, memory {first.memory}, quantize {first.quantize}"
+        yield "sampling", f"{first.device}, {precision}, {first.batch_size} at once"
+        settings = list(dict.fromkeys(one.settings.prompt for one in first.images))
+        yield from continued("prompts", listed([short(text) for text in settings], most=3))
+    part = "" if request.part is None else f", part {request.part[0]} of {request.part[1]}"
+    yield "images", f"{plan.images:,}{part}{said_done(plan.done)}"
+    if request.devices:
+        yield "devices", ", ".join(f"GPU {one}" for one in request.devices)
+    yield "result", str(request.output)

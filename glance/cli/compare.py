@@ -1,8 +1,8 @@
 """`glance compare`: what a pair is worth, on one sheet."""
 
 from glance.cli._command import DryRunOption, EventsOption, OpenOption, takes
-from glance.cli._plans import comparison_rows, show_plan
-from glance.cli.console import Console, format_table
+from glance.cli.console import Console
+from glance.core.tables import format_table
 from glance.evaluation.request import CompareRequest
 
 
@@ -29,14 +29,14 @@ def compare(
 
     glance compare --run runs/glance --prompt "a harbour" --prompt "a forest" --count 4
     """
-    from glance.evaluation.compare import compare_pair, foresee, plan_comparison
+    from glance.evaluation.compare import compare_pair, comparison_rows, foresee, plan_comparison
 
     plan = plan_comparison(request)
     if dry_run:
         for note in plan.generation.notes:
             console.note(note)
         facts = foresee(plan)
-        show_plan(console, comparison_rows(plan, facts), facts)
+        console.plan(comparison_rows(plan, facts), facts)
         return
     with console.progress(events) as on_event:
         report = compare_pair(plan, on_event)

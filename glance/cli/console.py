@@ -35,6 +35,7 @@ from glance.core.events import (
     Warned,
     format_duration,
 )
+from glance.core.tables import Rows
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -88,6 +89,13 @@ class Console:
         """Write the JSON document, if `--json` asked for one."""
         if self.as_json:
             _write(sys.stdout, json.dumps(content, indent=2))
+
+    def plan(self, rows: Rows, document: Any) -> None:
+        """Write what would be done: a table of words, or the JSON document."""
+        table = list(rows)
+        width = max(len(name) for name, _ in table)
+        self.result("\n".join(f"{name.ljust(width)}  {text}".rstrip() for name, text in table))
+        self.document(document)
 
     def show(self, paths: Sequence[Path], *, opens: bool = False) -> None:
         """Show pictures in the terminal, where it can, and with the viewer, if that is asked."""
@@ -301,22 +309,6 @@ class _EventLog:
         if self._file is not sys.stdout:
             with suppress(OSError):  # what could not be written is tried again
                 self._file.close()
-
-
-def format_table(
-    header: Iterable[str],
-    rows: Iterable[Iterable[str]],
-    *,
-    align: Callable[[str, int], str] = str.rjust,
-) -> str:
-    """Return columns under a header, right-aligned."""
-    table = [list(header), *(list(row) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = (
-        "  ".join(align(cell, width) for cell, width in zip(row, widths, strict=True))
-        for row in table
-    )
-    return "\n".join(line.rstrip() for line in lines)
 
 
 def _time_left(eta_seconds: float | None) -> str:

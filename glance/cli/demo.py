@@ -32,7 +32,7 @@ def demo(
 
     Example: glance demo
     """
-    from glance.demo.run import run_demo
+    from glance.batch.demo import run_demo
 
     with console.progress(events) as on_event:
         result = run_demo(output, steps=steps, on_event=on_event)

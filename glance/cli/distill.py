@@ -3,7 +3,6 @@
 from shlex import quote
 
 from glance.cli._command import DryRunOption, EventsOption, takes
-from glance.cli._plans import distillation_rows, show_plan
 from glance.cli.console import Console
 from glance.training.request import DistillRequest
 
@@ -35,7 +34,9 @@ def distill(
     if dry_run:
         for warning in plan.training.warnings:
             console.warn(warning)
-        show_plan(console, distillation_rows(plan), plan.to_json())
+        from glance.training.rows import distillation_rows
+
+        console.plan(distillation_rows(plan), plan.to_json())
         return
     from glance.training.recording import run_distillation
 

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from glance.cli._command import DryRunOption, EventsOption, OpenOption, takes
-from glance.cli._plans import sampling_rows, show_plan
 from glance.cli.console import Console
 from glance.core.options import Group
 from glance.sampling.request import InferRequest, choose_loras
@@ -49,14 +48,14 @@ def infer(
 
     glance infer --prompt-file prompts.jsonl --count 4 --output images/
     """
-    from glance.sampling.plan import plan_generation
+    from glance.sampling.plan import plan_generation, sampling_rows
 
     loras = choose_loras(slow_only=slow_only, fast_only=fast_only, no_lora=no_lora)
     plan = plan_generation(replace(request, loras=loras))
     if dry_run:
         for note in plan.notes:
             console.note(note)
-        show_plan(console, sampling_rows(plan), plan.to_json())
+        console.plan(sampling_rows(plan), plan.to_json())
         return
     from glance.sampling.generate import run_generation
 

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Final
 import typer
 
 from glance.cli._command import TERMINAL, OpenOption, PlotCommand, PlotOption, require_plot, takes
-from glance.cli.console import Console, format_table
+from glance.cli.console import Console
 from glance.core.errors import UsageError, as_typed, quoted, shown
 from glance.core.phase import Phase
+from glance.core.tables import format_table
 
 runs = typer.Typer(
     help="Look at runs, compare and rename them, free what they no longer need.",

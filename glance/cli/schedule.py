@@ -14,10 +14,11 @@ from glance.cli._command import (
     require_plot,
     takes,
 )
-from glance.cli.console import Console, format_table
+from glance.cli.console import Console
 from glance.core.errors import ModelNotFound, UsageError
 from glance.core.options import Group, parse_size
 from glance.core.phase import Phase
+from glance.core.tables import format_table
 from glance.evaluation.request import OptimizeRequest
 from glance.schedule.lists import PRESETS, Schedule
 from glance.schedule.options import ScheduleOptions

@@ -4,7 +4,6 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from glance.cli._command import DryRunOption, EventsOption, takes
-from glance.cli._plans import show_plan, training_rows
 from glance.cli.console import Console
 from glance.core.events import EventSink, Noted
 from glance.training.request import TrainRequest
@@ -40,7 +39,9 @@ def train(
     if dry_run:
         for warning in plan.warnings:
             console.warn(warning)
-        show_plan(console, training_rows(plan), plan.to_json())
+        from glance.training.rows import training_rows
+
+        console.plan(training_rows(plan), plan.to_json())
         return
     from glance.training.execute import run_training
 

@@ -21,6 +21,7 @@ from glance.core.errors import GlanceError, InferenceFailed, Problem, SettingsEr
 from glance.core.events import EventSink, Noted, format_duration
 from glance.core.files import require_writable
 from glance.core.phase import Phase
+from glance.core.tables import Rows, continued, listed, short
 from glance.evaluation.cache import CachedImage, ImageCache, image_key, sample_weights
 from glance.evaluation.comparison import (
     FEWEST,
@@ -42,7 +43,7 @@ from glance.runs.folder import RunFolder, writing
 from glance.runs.manifest import Manifest, find_newest_run, load_manifest, read_caption
 from glance.sampling.generate import fetch_planned, import_sampler, load_planned
 from glance.sampling.images import PlannedImage
-from glance.sampling.plan import GenerationPlan, plan_generation
+from glance.sampling.plan import GenerationPlan, extra_rows, plan_generation
 from glance.sampling.prompts import judging_prompts
 from glance.sampling.request import MOST_IMAGES, InferRequest
 from glance.sampling.settings import SampleSettings
@@ -253,6 +254,24 @@ def foresee(plan: ComparisonPlan) -> dict[str, Any]:
         "steps": sum(one.steps for one in missing),
         "finds_worth": plan.finds_worth,
     }
+
+
+def comparison_rows(plan: ComparisonPlan, facts: Mapping[str, Any]) -> Rows:
+    """Yield what is sampled side by side, and how much of it is there already: `facts`."""
+    yield "model", f"{plan.generation.base.location} ({plan.generation.base.family.name})"
+    for phase in Phase:
+        yield f"{phase} LoRA", str(plan.generation.loras.get(phase, "none"))
+    yield from extra_rows(plan.generation)
+    yield from plan.generation.schedule.rows()
+    first = plan.rows[0].cells.values()
+    yield from continued("side by side", (one.label for one in first))
+    prompts = list(dict.fromkeys(row.settings.prompt for row in plan.rows))
+    yield from continued("prompts", listed([short(text) for text in prompts], most=3))
+    yield "images", f"{facts['pictures']:,} in {len(plan.rows):,} rows, of prompts and noises"
+    yield "", f"{facts['cached']:,} of them are in the cache; {facts['steps']:,} steps to go"
+    if plan.finds_worth:
+        yield "", "and about 30 steps an image for what the pair is worth, once for a model"
+    yield "result", str(plan.folder)
 
 
 def run_comparison(plan: ComparisonPlan, on_event: EventSink) -> Comparison:

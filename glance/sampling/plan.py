@@ -25,6 +25,7 @@ from glance.core.errors import Checks, InputError, LoraError, Problem, ScheduleE
 from glance.core.files import record_place
 from glance.core.hub import find_revision, is_hub_file
 from glance.core.phase import Phase
+from glance.core.tables import Rows, continued, format_table, short
 from glance.models.base import BaseModel
 from glance.models.lora.file import hash_file
 from glance.runs.folder import RunFolder
@@ -48,6 +49,7 @@ from glance.schedule.lists import Schedule
 from glance.schedule.shift import depends_on_size, reshift, shift_factor
 
 _STACK: Final = ("torch", "diffusers", "transformers", "peft")
+_LISTED: Final = 20  # images
 _FELT: Final = 0.05  # of the shift's factor: a difference of size that is worth a word
 
 
@@ -524,3 +526,46 @@ def _differences(recorded: Recorded, record: Record) -> Iterator[str]:
         yield f"the reference is not that of {source}: the image will differ"
     if record.device is not before.device:
         yield f"{source} was made on {before.device}, this will be on {record.device}"
+
+
+def sampling_rows(plan: GenerationPlan) -> Rows:
+    """Yield what is generated, with what, and where it goes."""
+    yield "model", f"{plan.base.location} ({plan.base.family.name})"
+    if plan.base.transformer is not None:
+        yield "transformer", str(plan.base.transformer)
+    for phase in Phase:
+        yield f"{phase} LoRA", str(plan.loras.get(phase, "none"))
+    yield from extra_rows(plan)
+    yield from plan.schedule.rows()
+    precision = f"{plan.dtype}, memory {plan.memory}, quantize {plan.quantize}"
+    yield "sampling", f"{plan.device}, {precision}, {plan.batch_size} at once"
+    done = sum(one.is_done for one in plan.images)
+    steps = len(plan.schedule.sigmas)
+    yield "images", f"{len(plan.images):,}{said_done(done)}, {steps} steps each"
+    lines = [
+        (
+            str(one.output),
+            f"{one.settings.width}x{one.settings.height}",
+            f"seed {one.settings.seed}",
+            f"guidance {one.settings.slow_guidance:g}, {one.settings.fast_guidance:g}",
+            short(one.settings.prompt) + (" (there already)" if one.is_done else ""),
+        )
+        for one in plan.images[:_LISTED]
+    ]
+    for line in format_table(lines[0], lines[1:], align=str.ljust).splitlines():
+        yield "", line
+    if len(plan.images) > _LISTED:
+        yield "", f"... and {len(plan.images) - _LISTED:,} more"
+
+
+def extra_rows(plan: GenerationPlan) -> Rows:
+    """Yield the LoRAs that are none of the pair's."""
+    found = (one.lora for one in plan.extra_loras.values())
+    yield from continued(
+        "further LoRAs", (f"{one.file}, strength {one.strength:g}" for one in found)
+    )
+
+
+def said_done(done: int) -> str:
+    """Say how many images an earlier start has made; nothing for none."""
+    return f", {done:,} of them there already" if done else ""

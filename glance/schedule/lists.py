@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 from glance.core.errors import Problem, ScheduleError, as_typed
 from glance.core.phase import Phase
+from glance.core.tables import Rows
 
 DEFAULT_SCHEDULE: Final = "guide"
 _EARLIER_NAMES: Final = MappingProxyType({"seed": "guide"})
@@ -119,6 +120,12 @@ class Schedule:
     def to_json(self) -> dict[str, Any]:
         """Return `{"slow": {...}, "fast": {...}}`, the shape of every `--json` output."""
         return {phase.value: self.phase(phase).to_json() for phase in Phase}
+
+    def rows(self) -> Rows:
+        """Yield its name and both lists."""
+        yield "schedule", self.name
+        for phase in Phase:
+            yield f"  {phase}", " ".join(f"{value:g}" for value in self.phase(phase).timesteps)
 
 
 @dataclass(frozen=True, slots=True)

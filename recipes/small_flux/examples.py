@@ -10,8 +10,8 @@ from session import load_checkpoint, save_checkpoint
 from torch import Tensor
 from train_vae import as_input
 
-from glance.demo.draw import draw
-from glance.demo.world import Scene, describe, describe_loosely, training_scene
+from glance.evaluation.small_world.draw import draw
+from glance.evaluation.small_world.world import Scene, describe, describe_loosely, training_scene
 
 SEED = 1
 FULL_SHARE = 0.55

@@ -8,8 +8,8 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from flux import decode, sample
 from text import Text
 
-from glance.demo.check import Verdict, check_picture
-from glance.demo.world import describe, held_out_scenes
+from glance.evaluation.small_world.check import Verdict, check_picture
+from glance.evaluation.small_world.world import describe, held_out_scenes
 
 
 @torch.no_grad()

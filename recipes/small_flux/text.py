@@ -19,7 +19,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from glance.demo.world import every_word
+from glance.evaluation.small_world.world import every_word
 
 WIDTH = 64
 

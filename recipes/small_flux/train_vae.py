@@ -18,8 +18,8 @@ from session import Average, Clock, Log, load_checkpoint, save_checkpoint
 from torch import Tensor
 from torch.nn import functional
 
-from glance.demo.draw import draw
-from glance.demo.world import training_scene
+from glance.evaluation.small_world.draw import draw
+from glance.evaluation.small_world.world import training_scene
 
 SEED = 1
 BATCH = 16

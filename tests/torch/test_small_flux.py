@@ -10,8 +10,8 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
-from glance.demo.check import check_picture, read_picture
-from glance.demo.world import describe, held_out_scenes
+from glance.evaluation.small_world.check import check_picture, read_picture
+from glance.evaluation.small_world.world import describe, held_out_scenes
 
 FOLDER = Path(str(files("glance") / "assets/small-flux"))
 CAPTIONS = [describe(scene) for scene in held_out_scenes(20, seed=3)]

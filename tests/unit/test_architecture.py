@@ -15,7 +15,7 @@ PACKAGE = ROOT / "glance"
 # From the bottom up: a module imports only what stands above it in this list, or in its own room.
 ROOMS = (
     *("core", "schedule", "models", "runs", "sampling", "evaluation", "training"),
-    *("interop", "batch", "demo", "cli", "__main__"),
+    *("interop", "batch", "web", "cli", "__main__"),
 )
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "simpletuner", "safetensors")
 

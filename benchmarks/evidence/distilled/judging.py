@@ -42,9 +42,9 @@ from benchmarks.evidence.observations import CAPTIONS, captions_of
 from benchmarks.evidence.pairs import Wording
 from benchmarks.evidence.workshop import Workshop
 from glance.core.files import replacing, write_json
-from glance.demo.check import read_picture
-from glance.demo.world import read_caption
 from glance.evaluation.comparison import Values, estimate_difference, estimate_mean, estimate_ratio
+from glance.evaluation.small_world.check import read_picture
+from glance.evaluation.small_world.world import read_caption
 
 _VARIED, _SEEDS = 24, 4
 """Captions that variety is told by, and pictures of each."""

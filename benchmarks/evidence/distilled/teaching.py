@@ -26,7 +26,7 @@ from benchmarks.evidence.schedules import load_schedules, own, shifted_sigmas
 from benchmarks.evidence.workshop import Workshop
 from glance.core.files import replacing
 from glance.core.phase import Phase
-from glance.demo.world import describe, training_scene
+from glance.evaluation.small_world.world import describe, training_scene
 from glance.models.families import find_family
 from glance.runs.folder import RunFolder
 from glance.sampling.pipeline import hush

@@ -21,8 +21,8 @@ from benchmarks.evidence.markdown import fill
 from benchmarks.evidence.observations import Observations, captions_of
 from benchmarks.evidence.pairs import QUESTIONS, Wording, all_pairs
 from benchmarks.evidence.schedules import shifted_sigmas, uniform_sigmas
-from glance.demo.world import held_out_scenes, is_held_out, read_caption
 from glance.evaluation.comparison import estimate_mean, estimate_ratio
+from glance.evaluation.small_world.world import held_out_scenes, is_held_out, read_caption
 
 
 class TestIntervals:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from glance.core.errors import InputError, Problem, SettingsError
-from glance.demo.world import (
+from glance.evaluation.small_world.world import (
     all_facts,
     is_held_out,
     judging_captions,

@@ -10,7 +10,7 @@ from itertools import product
 
 import numpy as np
 
-from glance.demo.draw import (
+from glance.evaluation.small_world.draw import (
     HORIZON,
     LIGHT_RADIUS,
     LIGHT_X,
@@ -25,7 +25,7 @@ from glance.demo.draw import (
     paint_object,
     sky,
 )
-from glance.demo.world import ATTRIBUTES, Scene, objects_on, read_caption
+from glance.evaluation.small_world.world import ATTRIBUTES, Scene, objects_on, read_caption
 
 Verdict = dict[str, bool]
 

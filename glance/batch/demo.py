@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MODEL: Final = "small-flux"  # in glance/assets
-SAMPLE: Final = "sunset"  # likewise, drawn by glance.demo.draw
+SAMPLE: Final = "sunset"  # likewise, drawn by glance.evaluation.small_world.draw
 PROMPTS: Final = "demo-prompts.jsonl"
 """Likewise: prompts and noises that nobody was trained on, at which four steps visibly fail."""
 _RANK: Final = 4  # of the guide's pair; this and the rate: docs/evidence.md for this model
@@ -140,7 +140,7 @@ def judge(prompt: str, image: "Image") -> str:
     """Say how many of the attributes that the prompt names the image shows, and which not."""
     import numpy as np
 
-    from glance.demo.check import check_picture
+    from glance.evaluation.small_world.check import check_picture
 
     verdict = check_picture(np.asarray(image.convert("RGB")), prompt)
     wrong = [name for name, is_shown in verdict.items() if not is_shown]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from glance.demo.draw import draw
-from glance.demo.run import PROMPTS, TAUGHT, judge
-from glance.demo.world import Scene, describe, read_caption
+from glance.batch.demo import PROMPTS, TAUGHT, judge
+from glance.evaluation.small_world.draw import draw
+from glance.evaluation.small_world.world import Scene, describe, read_caption
 from glance.sampling.prompts import read_prompts, teaching_prompts
 
 

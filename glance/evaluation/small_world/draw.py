@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from glance.demo.world import Scene
+from glance.evaluation.small_world.world import Scene
 
 Array = NDArray[np.float32]
 Pixels = NDArray[np.uint8]

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from glance.demo.check import check_picture, read_picture
-from glance.demo.draw import SIDE, draw
-from glance.demo.world import (
+from glance.evaluation.small_world.check import check_picture, read_picture
+from glance.evaluation.small_world.draw import SIDE, draw
+from glance.evaluation.small_world.world import (
     ATTRIBUTES,
     Scene,
     all_facts,

@@ -1,1 +1,0 @@
-"""The small model's world and its checker, and what `glance demo` shows of it."""
