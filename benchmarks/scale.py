@@ -6,11 +6,12 @@
 Each job of the simulation takes what a drawn one of the real batch took: its start (until the first
 step of a phase, both phases), its steps, and the rest. A worker takes the next job when it is free;
 it is lost at the rate of `--losses` an hour, with the steps since the last checkpoint, and another
-takes the job up after a start. `--slower` multiplies the parts for a model that is none of here:
-its start and its step in seconds, as docs/memory.md estimates them.
+takes the job up after a start. `--start`, `--step` and `--rest` put another model's seconds in
+place of these, as docs/memory.md estimates them.
 
 With `--check` the same number of jobs is simulated on the same number of workers as the real batch
-had, and its wall time printed beside the real one's.
+had, and its wall time printed beside the real one's; with `--first 4` its first four jobs have to
+tell what all of them took.
 """
 
 import argparse
@@ -169,10 +170,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60, help="of a phase, for --step")
     parser.add_argument("--rest", type=float, help="seconds after the last step")
     parser.add_argument("--check", action="store_true", help="simulate the real batch itself")
+    parser.add_argument("--first", type=int, help="draw from so many of the batch's jobs alone")
     given = parser.parse_args()
     batch = read_batch(given.events)
     another = {name: getattr(given, name) for name in ("start", "step", "steps", "rest")}
-    costs = replace_costs(batch.costs, **another)
+    costs = replace_costs(batch.costs[: given.first], **another)
     if given.check:
         jobs, workers = [len(batch.costs)], [batch.workers]
         print(f"real: {len(batch.costs)} jobs, {batch.workers} at once: {batch.wall:.0f} s")  # noqa: T201
