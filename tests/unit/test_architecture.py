@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,15 @@ ROOMS = (
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "simpletuner", "safetensors")
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
+@cache
+def modules() -> list[tuple[str, ast.Module]]:
+    found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         if "inside" not in path.parts:  # what runs in the trainer's own process
             name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-            yield name.removesuffix(".__init__"), ast.parse(path.read_text(encoding="utf-8"))
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            found.append((name.removesuffix(".__init__"), tree))
+    return found
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
@@ -40,6 +45,7 @@ def room(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
+@cache
 def arrows() -> set[tuple[str, str]]:
     """Who imports whom, between rooms."""
     return {
@@ -109,6 +115,7 @@ def test_only_the_runner_and_its_supervisor_start_processes() -> None:
         "glance.cli._viewer",  # the system's viewer, if asked
         "glance.training.simpletuner.runner",
         "glance.training.simpletuner.supervisor",
+        "glance.web.jobs",  # glance itself, which outlives the page's server
     ]
 
 
