@@ -53,6 +53,7 @@ from glance.sampling.request import ExtraLora
 from glance.sampling.settings import resolve_sample_settings
 
 _REFERENCE_SIDE: Final = 1024  # of TextEncodeQwenImageEditPlus
+_PAGE_SEED: Final = 2**53 - 1  # a browser's numbers are whole up to here
 _NATIVE: Final = "diffusion_model."
 _ALPHA: Final = ".alpha"
 _PROJECTIONS: Final = ("to_q", "to_k", "to_v")
@@ -153,10 +154,7 @@ def export_comfyui(export: ComfyExport, folder: Path, *, force: bool = False) ->
 
 def render_comfyui(export: ComfyExport) -> dict[str, bytes]:
     """Return every file by its name, but for the reference of a family that edits."""
-    source, graph = export.source, build_workflow(export.job)
-    places = _list_places(export, graph)
-    page = lay_out_page(graph, note=_page_note(export, places))
-    loras = {}
+    source, loras = export.source, {}
     for phase in Phase:
         path = source.run.lora(phase)
         metadata = complete_metadata(source.manifest, phase, read_header(path))
@@ -165,6 +163,16 @@ def render_comfyui(export: ComfyExport) -> dict[str, bytes]:
     return {
         **loras,
         **{name: _encode_extra(one, source.family) for name, one in export.extra_loras.items()},
+        **render_workflow(export),
+    }
+
+
+def render_workflow(export: ComfyExport) -> dict[str, bytes]:
+    """Return what says how the LoRAs are used: the workflow for page and API, and README.md."""
+    graph = build_workflow(export.job)
+    places = _list_places(export, graph)
+    page = lay_out_page(graph, note=_page_note(export, places))
+    return {
         "workflow-api.json": _encode(graph.to_api()),
         "workflow.json": _encode(page),
         "README.md": _readme(export, places).encode(),
@@ -209,6 +217,11 @@ def _notes(export: ComfyExport) -> list[str]:
         notes.append(
             f"the workflow opens the base model as {job.model.name}: choose yours in ComfyUI, or "
             "say its name with --model-file"
+        )
+    if job.settings.seed > _PAGE_SEED:
+        notes.append(
+            f"ComfyUI's page rounds seeds above {_PAGE_SEED}: only POST /prompt takes "
+            f"{job.settings.seed} as it is"
         )
     if (first := job.schedule.phase(Phase.SLOW).sigmas[0]) < 1:
         notes.append(

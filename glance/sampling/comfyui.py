@@ -19,9 +19,10 @@ _TEXT_LOADERS: Final = {1: "CLIPLoader", 2: "DualCLIPLoader", 4: "QuadrupleCLIPL
 _MODELS, _PROMPT, _PICTURE = "Models", "Prompt, noise and sigmas", "Picture"
 _VERSION: Final = 0.4  # of the page's format
 _WIDTH: Final = 340
+_NOTE_WIDTH: Final = 520  # long enough for the names of files
 _GAP: Final = 40
 _TITLE: Final = 50  # pixels of a group above its nodes
-_TALL: Final = {"text": 130, "prompt": 130, "sigmas": 70}
+_TALL: Final = {"text": 130, "prompt": 130}
 """Pixels that a text of several lines takes."""
 _PREVIEW: Final = {"LoadImage": 220, "SaveImage": 220}
 """Pixels by which the page lengthens a node that shows a picture."""
@@ -298,7 +299,7 @@ def lay_out_page(graph: Graph, *, note: str = "") -> dict[str, Any]:
     other; `note`, Markdown, stands before them.
     """
     links = list(_links(graph))
-    places = dict(_places(graph, left=_WIDTH + 2 * _GAP if note else 0))
+    places = dict(_places(graph, left=_NOTE_WIDTH + 2 * _GAP if note else 0))
     nodes = [_page_node(node, order, links, places) for order, node in enumerate(graph.nodes)]
     if note:
         nodes.append(_note(note, len(nodes) + 1))
@@ -369,9 +370,28 @@ def _page_node(
 
 
 def _typed(name: str, value: Value | Link) -> Value | Link:
-    # in a prompt the page, unlike the API, reads {a|b} as a choice
     is_prompt = name in ("text", "prompt") and isinstance(value, str)
-    return re.sub(r"([{|}])", r"\\\1", str(value)) if is_prompt else value
+    return escape_prompt(str(value)) if is_prompt else value
+
+
+def escape_prompt(text: str) -> str:
+    r"""Return what the page reads as `text`; the API takes a prompt as it is.
+
+    The page takes {a|b} for a choice, // and /* for the start of a comment, and a backslash
+    together with the character behind it (processDynamicPrompt). A choice of one thing is that.
+    """
+    text = re.sub(r"(\\*)([{|}])", _escape_brace, text)
+    text = re.sub(r"(?<=/)[/*]", r"{\g<0>}", text)
+    backslashes = len(text) - len(text.rstrip("\\"))
+    return f"{text} " if backslashes % 2 else text  # the last would take what is not there
+
+
+def _escape_brace(found: re.Match[str]) -> str:
+    backslashes, brace = found.groups()
+    if len(backslashes) % 2 == 0:
+        return f"{backslashes}\\{brace}"
+    # the last one would escape ours: a further one takes it, and the page drops it before a brace
+    return f"{backslashes}\\{{\\{brace}}}"
 
 
 def _height(node: Node) -> int:
@@ -407,12 +427,14 @@ def _groups(graph: Graph, places: Mapping[int, tuple[int, int]]) -> Iterator[dic
 
 
 def _note(text: str, number: int) -> dict[str, Any]:
+    shown = re.sub(r"\]\(\S+\)", "]", text)  # of a link its name
+    lines = sum(1 + len(line) // 80 for line in shown.splitlines() if line)
     return {
         "id": number,
         "type": "MarkdownNote",
         "title": "glance",
         "pos": [0, _TITLE],
-        "size": [_WIDTH, 40 + 22 * (text.count("\n") + 1 + len(text) // 60)],
+        "size": [_NOTE_WIDTH, 60 + 24 * lines],
         "flags": {},
         "order": number - 1,
         "mode": 0,

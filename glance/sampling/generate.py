@@ -15,7 +15,7 @@ from glance.core.hub import check_access, fetch_model, is_offline
 from glance.core.phase import Phase
 from glance.models.families import Family
 from glance.models.lora.keys import Strength, read_file_strength
-from glance.sampling.comfyui import Job, build_workflow, guess_model
+from glance.sampling.comfyui import Graph, Job, build_workflow, guess_model
 from glance.sampling.images import PlannedImage
 from glance.sampling.pipeline import hush, importing
 from glance.sampling.plan import GenerationPlan
@@ -287,8 +287,8 @@ def _write(one: PlannedImage, generated: "GeneratedImage", plan: GenerationPlan)
         write_image(generated.image, one.output, None)
 
 
-def describe_workflow(plan: GenerationPlan, one: PlannedImage) -> dict[str, Any]:
-    """Return ComfyUI's API JSON of one image; the LoRAs have the names that exports give them."""
+def describe_workflow(plan: GenerationPlan, one: PlannedImage) -> Graph:
+    """Return ComfyUI's workflow of one image; the LoRAs have the names that exports give them."""
     base, reference = plan.base, one.settings.reference
     scales = {}
     for phase in one.settings.loras:
@@ -309,7 +309,7 @@ def describe_workflow(plan: GenerationPlan, one: PlannedImage) -> dict[str, Any]
         settings=one.settings.model_copy(update=scales),
         reference=None if reference is None else reference.name,
     )
-    return build_workflow(job).to_api()
+    return build_workflow(job)
 
 
 def unseen_factor(strength: Strength) -> float:

@@ -28,6 +28,7 @@ from glance.core.errors import InputError, ScheduleError, SetupError, as_typed, 
 from glance.core.files import find_place, replacing, require_file
 from glance.core.phase import Phase
 from glance.core.pictures import DECODER_ERRORS, open_picture
+from glance.sampling.comfyui import Graph, lay_out_page
 from glance.sampling.settings import SampleSettings
 from glance.schedule.lists import Schedule
 
@@ -38,7 +39,6 @@ KEY: Final = "glance"
 FORMATS: Final = MappingProxyType({".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"})
 """The endings of the images that are written, and Pillow's names for them."""
 
-_COMFYUI_CHUNK: Final = "prompt"  # as its own SaveImage calls it
 _MARK: Final = "glance: "
 _DESCRIPTION: Final = 0x010E  # EXIF ImageDescription
 _EXIF_FOLDER: Final = 0x8769
@@ -194,13 +194,13 @@ def write_image(
     path: Path,
     record: Record | None,
     *,
-    workflow: Mapping[str, Any] | None = None,
+    workflow: Graph | None = None,
 ) -> None:
     """Write a picture atomically, with its record; without any metadata where there is none.
 
-    A PNG also carries `workflow`, ComfyUI's API JSON, where its page looks for it when a picture
-    is dropped there. PNG and WebP keep every pixel, JPEG is written at quality 95 with all of its
-    colours. The same image and record give the same bytes.
+    A PNG also carries ComfyUI's `workflow`, for its API and for its page, where that looks for it
+    when a picture is dropped there. PNG and WebP keep every pixel, JPEG is written at quality 95
+    with all of its colours. The same image and record give the same bytes.
 
     Raises InputError: no known ending, or a record longer than the 64 KiB that JPEG has for it.
     Raises SetupError: it cannot be written.
@@ -270,6 +270,11 @@ def preview_path(image: Path) -> Path:
     return image.with_stem(f"{image.stem}-slow")
 
 
+def base_path(image: Path) -> Path:
+    """Return where the base model's own image is saved, beside the pair's."""
+    return image.with_stem(f"{image.stem}-base")
+
+
 def read_handover(path: Path) -> Record:
     """Return the record of a hand-over file; raise InputError when it is none."""
     try:
@@ -289,7 +294,7 @@ def read_handover(path: Path) -> Record:
 
 
 def _options(
-    kind: str, path: Path, record: Record | None, workflow: Mapping[str, Any] | None
+    kind: str, path: Path, record: Record | None, workflow: Graph | None
 ) -> dict[str, Any]:
     """Return what Pillow's writer of that kind is told."""
     if kind == "JPEG":
@@ -304,7 +309,10 @@ def _options(
     chunks.add_text("parameters", format_parameters(record))
     chunks.add_text(KEY, _to_json(record))
     if workflow is not None:
-        chunks.add_text(_COMFYUI_CHUNK, json.dumps(workflow))
+        # As its SaveImage calls them. The page opens the second where it has both: out of the first
+        # it rounds numbers, and reads {a|b} in a prompt as a choice.
+        chunks.add_text("prompt", json.dumps(workflow.to_api()))
+        chunks.add_text("workflow", json.dumps(lay_out_page(workflow), separators=(",", ":")))
     return {"pnginfo": chunks}
 
 

@@ -70,7 +70,7 @@ def test_a_picture_carries_the_workflow_of_its_export(invoke: Glance, run: RunFo
     invoke("export", "comfyui", run.path, "--prompt", "a mill", "--seed", 3, "--output", "there")
     plan = plan_generation(InferRequest(prompts=("a mill",), seeds=(3,), run=run.path))
 
-    carried = describe_workflow(plan, plan.images[0])
+    carried = describe_workflow(plan, plan.images[0]).to_api()
 
     exported = json.loads(Path("there/workflow-api.json").read_text())
     (save,) = [node for node in exported.values() if node["class_type"] == "SaveImage"]

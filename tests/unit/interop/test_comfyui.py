@@ -203,6 +203,15 @@ def test_an_unknown_model_is_told_unless_the_user_names_its_file() -> None:
     assert named.notes == ()
 
 
+def test_a_seed_that_a_browser_rounds_is_told() -> None:
+    source = open_source(make_run().path)
+
+    (note,) = plan_comfyui(source, seed=2**53 + 1).notes
+
+    assert "rounds seeds" in note
+    assert plan_comfyui(source, seed=2**53 - 1).notes == ()
+
+
 def test_a_schedule_that_begins_later_is_told() -> None:
     run = make_run()
     own = Schedule("own", (980.0, 900.0), (500.0,))

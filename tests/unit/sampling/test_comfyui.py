@@ -427,13 +427,25 @@ def test_the_page_sends_the_workflow(name: str, asked: dict[str, Any]) -> None:
     assert [node["order"] for node in page["nodes"]] == list(range(len(page["nodes"])))
 
 
-def test_braces_in_a_prompt_are_no_choice_on_the_page() -> None:
-    """The page, unlike the API, takes {a|b} for one of both, and a backslash before it for text."""
-    graph, page = laid_out("flux", prompt="a {red|blue} house")
+@pytest.mark.parametrize(
+    ("prompt", "typed"),
+    [
+        ("a {red|blue} house", r"a \{red\|blue\} house"),
+        ("https://x /* y */ a/b", "https:/{/}x /{*} y */ a/b"),
+        ("\\{x \\\\{x", "\\\\{\\{}x \\\\\\{x"),  # one backslash, then two
+        ("to the end \\", "to the end \\ "),
+    ],
+    ids=["choice", "comment", "backslash", "last"],
+)
+def test_the_page_has_a_prompt_in_which_it_finds_no_choice_and_no_comment(
+    prompt: str, typed: str
+) -> None:
+    """tests/browser/test_comfyui_page.py has it read by the page itself."""
+    graph, page = laid_out("flux", prompt=prompt)
 
     (text,) = [node for node in page["nodes"] if node["type"] == "CLIPTextEncode"]
-    assert text["widgets_values"] == [r"a \{red\|blue\} house"]
-    assert all_inputs(graph.to_api(), "CLIPTextEncode")[0]["text"] == "a {red|blue} house"
+    assert text["widgets_values"] == [typed]
+    assert all_inputs(graph.to_api(), "CLIPTextEncode")[0]["text"] == prompt
 
 
 @each_way

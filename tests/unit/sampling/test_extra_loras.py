@@ -194,7 +194,7 @@ def test_they_stand_before_both_phases_in_comfyuis_workflow_with_the_strength_it
     write_lora(Path(STYLE), {"lora_alpha": "8"})  # of rank 2
     planned = plan(extra_loras=(f"{STYLE}:0.5",))
 
-    nodes = describe_workflow(planned, planned.images[0])
+    nodes = describe_workflow(planned, planned.images[0]).to_api()
 
     loaders = {at: it for at, it in nodes.items() if it["class_type"] == "LoraLoaderModelOnly"}
     (style, *pair) = loaders

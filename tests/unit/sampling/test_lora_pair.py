@@ -102,7 +102,7 @@ def test_the_workflow_is_as_strong_as_its_image(header: dict[str, str], strength
     asked = {"loras": (Phase.SLOW,), "slow_scale": 0.5, "schedule": "guide"}
     planned = plan(slow_lora=str(path), model="acme/tiny", **asked)
 
-    nodes = describe_workflow(planned, planned.images[0]).values()
+    nodes = describe_workflow(planned, planned.images[0]).to_api().values()
 
     found = [node["inputs"].get("strength_model") for node in nodes]
     assert [one for one in found if one is not None] == [strength]

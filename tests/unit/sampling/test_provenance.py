@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.comfyui import make_job
 from PIL import Image, PngImagePlugin
 
 from glance import __version__
 from glance.core.device import Device, Precision
 from glance.core.errors import InputError, SetupError
 from glance.core.phase import Phase
+from glance.sampling.comfyui import build_workflow, lay_out_page
 from glance.sampling.provenance import (
     ExtraUse,
     LoraUse,
@@ -89,6 +91,19 @@ def test_what_is_written_is_read_back(name: str, prompt: str) -> None:
     write_image(gradient(), Path("new") / name, record)
 
     assert read_record(Path("new") / name) == record
+
+
+def test_a_png_carries_comfyuis_workflow_for_its_api_and_for_its_page() -> None:
+    graph = build_workflow(make_job("flux", prompt=UNICODE))
+
+    for name in ("x.png", "x.webp"):
+        write_image(gradient(), Path(name), make_record(), workflow=graph)
+
+    with Image.open("x.png") as written:
+        info = written.info
+    assert json.loads(info["prompt"]) == graph.to_api()
+    assert json.loads(info["workflow"]) == lay_out_page(graph)
+    assert read_record(Path("x.png")) == read_record(Path("x.webp")) == make_record()
 
 
 def test_every_field_is_read_back() -> None:
