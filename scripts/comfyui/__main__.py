@@ -57,7 +57,13 @@ def record(checkout: Checkout, nodes: Mapping[str, Any], mapped: Mapping[str, Ma
     loras = {
         name: {"modules": found.modules, "names": found.names} for name, found in mapped.items()
     }
-    content = {"comfyui": checkout.version, "nodes": nodes, "loras": loras}
+    widgets = {name: checkout.widgets(name) for name in nodes}
+    content = {
+        "comfyui": checkout.version,
+        "nodes": nodes,
+        "widgets": widgets,
+        "loras": loras,
+    }
     FIXTURE.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

@@ -76,6 +76,21 @@ class Checkout:
             ],
         }
 
+    def widgets(self, name: str) -> dict[str, dict[str, Any]]:
+        """Return what is said of the inputs that a value is typed into: step, default, choices."""
+        inputs = self.classes[name].INPUT_TYPES()
+        said: dict[str, dict[str, Any]] = {}
+        for part in ("required", "optional"):
+            for port, (kind, *options) in inputs.get(part, {}).items():
+                if isinstance(kind, list):
+                    said[port] = {"options": kind}
+                elif kind in ("COMBO", "STRING", "INT", "FLOAT"):
+                    said[port] = {}
+                else:
+                    continue
+                said[port] |= {key: it for key, it in dict(*options).items() if key != "tooltip"}
+        return said
+
     def run(self, name: str, **inputs: Any) -> tuple[Any, ...]:
         """Run one node and return its outputs."""
         kind = self.classes[name]
