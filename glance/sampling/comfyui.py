@@ -22,8 +22,8 @@ _WIDTH: Final = 340
 _NOTE_WIDTH: Final = 520  # long enough for the names of files
 _GAP: Final = 40
 _TITLE: Final = 50  # pixels of a group above its nodes
-_TALL: Final = {"text": 130, "prompt": 130}
-"""Pixels that a text of several lines takes."""
+_TALL: Final = {"text": 130, "prompt": 130, "sigmas": 40}
+"""Pixels that a text takes: several lines, or one in the page's design of Nodes 2.0."""
 _PREVIEW: Final = {"LoadImage": 220, "SaveImage": 220}
 """Pixels by which the page lengthens a node that shows a picture."""
 _COLOURS: Final = ("#3f789e", "#a1309b", "#b58b2a", "#8A8", "#88A")
