@@ -3,11 +3,13 @@
 `uv run python scripts/render_docs.py`
 """
 
+import io
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,15 +83,19 @@ def _cli() -> str:
 
 
 def _help(command: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "glance", *command.split(), "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1"},
-    )
-    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
+    os.environ |= {"COLUMNS": "100", "NO_COLOR": "1"}
+    with redirect_stdout(io.StringIO()) as out, suppress(SystemExit):
+        _command_line()([*command.split(), "--help"], prog_name="glance")
+    return "\n".join(line.rstrip() for line in out.getvalue().strip().splitlines())
+
+
+@cache
+def _command_line() -> Any:
+    from typer.main import get_command
+
+    from glance.cli import app
+
+    return get_command(app)
 
 
 def memory(records: "Sequence[Record]") -> str:
