@@ -30,7 +30,7 @@ COMMANDS = (
     *("distill", "infer", "compare", "info", "import"),
     *("export", "export comfyui", "export diffusers", "export hub"),
     *("runs", "runs list", "runs show", "runs log", "runs clean"),
-    *("batch", "batch train", "batch infer", "batch plan"),
+    *("batch", "batch train", "batch infer", "batch plan", "web"),
 )
 SIDES = (512, 768, 1024)
 _PRECISIONS = {"no_change": "bf16", "int8-quanto": "int8", "nf4-bnb": "nf4"}

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,17 @@ def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", connect_nearby)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: many tests wait for processes, and not all of them at work."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.markexpr == "families":
         config.pluginmanager.register(Proofs())
 
 
-_TIERS = ("train", "ray", "torch", "gpu")
+_TIERS = ("train", "browser", "ray", "torch", "gpu")
 """Those that take longest come first: a worker that begins one last would be waited for."""
 
 
@@ -149,9 +155,20 @@ def glance() -> Callable[..., Finished]:
     return run
 
 
+@cache
+def _make_command() -> Any:
+    from typer.main import get_command
+
+    from glance.cli import app
+
+    return get_command(app)
+
+
 @pytest.fixture
-def invoke() -> Callable[..., Finished]:
+def invoke(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Finished]:
     """Run `glance` in this process: for where its real streams and signals are not the point."""
+    # made anew for each, the command line would take far longer than most of what it is told
+    monkeypatch.setattr("typer.testing._get_command", lambda _: _make_command())
 
     def run(*arguments: object) -> Finished:
         from typer.testing import CliRunner

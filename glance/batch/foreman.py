@@ -34,8 +34,8 @@ from glance.batch.storage import Storage, StoringWorker
 from glance.batch.worker import Job, JobEnd, Worker
 from glance.core.errors import Problem, shown
 from glance.core.files import state_folder
+from glance.runs.checkpoints import KEY
 from glance.runs.lock import TRAINED_BY
-from glance.training.checkpoints import KEY
 from glance.training.shared import SHARED
 
 TICK_SECONDS: Final = 1.0  # between a job's reports, and between questions for news

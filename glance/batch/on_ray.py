@@ -41,7 +41,7 @@ from glance.core.errors import Problem, SetupError, Stopped, UsageError, shown
 from glance.core.events import Noted
 from glance.core.files import state_folder
 from glance.core.install import how_to_install
-from glance.training.checkpoints import KEY, Sealer
+from glance.runs.checkpoints import KEY, Sealer
 
 _NAMESPACE: Final = "glance"
 _ANSWER_SECONDS: Final = 60.0

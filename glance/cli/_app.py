@@ -28,6 +28,7 @@ from glance.cli.info import info
 from glance.cli.runs import runs
 from glance.cli.schedule import schedule
 from glance.cli.train import train
+from glance.cli.web import web
 from glance.core.errors import GlanceError, Stopped
 
 _INTERRUPTED = 130
@@ -67,7 +68,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help starts in half the time
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 160},
 )
-for command in (demo, doctor, check, train, distill, infer, compare, info):
+for command in (demo, doctor, check, train, distill, infer, compare, info, web):
     app.command()(command)
 app.command("generate", hidden=True, help="The same as glance infer.")(infer)
 app.command("import")(import_)

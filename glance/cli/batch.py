@@ -296,7 +296,7 @@ def _infer_rows(plan: "BatchInferPlan") -> Rows:
 
     request = plan.request
     for base, some in groupby(plan.runs, key=lambda one: one.generation.base):
-        yield "model", f"{base.location} ({base.family.name})"
+        yield "model", f"{base.shown} ({base.family.name})"
         lines = [
             (
                 str(one.run),

@@ -30,6 +30,14 @@ def infer(
         bool,
         _only("--no-lora", "Use the base model (and --lora) alone, along the same timesteps."),
     ] = False,
+    with_base: Annotated[
+        bool,
+        _only(
+            "--with-base",
+            "Also generate each image with the base model alone, along the same timesteps, as "
+            "NAME-base beside it.",
+        ),
+    ] = False,
     dry_run: DryRunOption = False,
     events: EventsOption = None,
     opens: OpenOption = False,
@@ -48,18 +56,23 @@ def infer(
 
     glance infer --prompt-file prompts.jsonl --count 4 --output images/
     """
-    from glance.sampling.plan import plan_generation, sampling_rows
+    from glance.sampling.plan import plan_base, plan_generation, sampling_rows
 
     loras = choose_loras(slow_only=slow_only, fast_only=fast_only, no_lora=no_lora)
-    plan = plan_generation(replace(request, loras=loras))
+    request = replace(request, loras=loras)
+    plan = plan_generation(request)
+    alone = plan_base(plan, request) if with_base else None
     if dry_run:
         for note in plan.notes:
             console.note(note)
         console.plan(sampling_rows(plan), plan.to_json())
         return
-    from glance.sampling.generate import run_generation
+    from glance.sampling.generate import KeptModel, run_generation
 
+    model = KeptModel([plan] if alone is None else [plan, alone])
     with console.progress(events) as on_event:
-        result = run_generation(plan, on_event)
-    console.document(result.to_json())
-    console.show(result.images, opens=opens)
+        result = run_generation(plan, on_event, kept=model)
+        twins = () if alone is None else run_generation(alone, on_event, kept=model).images
+    beside = {"base_images": [str(path) for path in twins]} if twins else {}
+    console.document({**result.to_json(), **beside})
+    console.show([*result.images, *twins], opens=opens)

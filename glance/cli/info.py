@@ -25,7 +25,7 @@ def info(
 
     Example: glance info runs/glance
     """
-    from glance.interop.info import describe
+    from glance.cli._description import describe
 
     found = describe(path, terminal=console.terminal)
     console.document(found.document)

@@ -152,7 +152,7 @@ def show(
 
     Example: glance runs show runs/glance --plot losses.png
     """
-    from glance.interop.info import describe_run
+    from glance.cli._description import describe_run
     from glance.runs.listing import plot_run
 
     require_plot(plot, opens=opens)

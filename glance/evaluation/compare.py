@@ -258,7 +258,7 @@ def foresee(plan: ComparisonPlan) -> dict[str, Any]:
 
 def comparison_rows(plan: ComparisonPlan, facts: Mapping[str, Any]) -> Rows:
     """Yield what is sampled side by side, and how much of it is there already: `facts`."""
-    yield "model", f"{plan.generation.base.location} ({plan.generation.base.family.name})"
+    yield "model", f"{plan.generation.base.shown} ({plan.generation.base.family.name})"
     for phase in Phase:
         yield f"{phase} LoRA", str(plan.generation.loras.get(phase, "none"))
     yield from extra_rows(plan.generation)

@@ -23,6 +23,7 @@ from glance.interop.request import ImportRequest
 from glance.models.base import BaseModel, detect_family, is_hub_id
 from glance.models.families import FAMILIES, Family, find_family
 from glance.models.lora.file import read_lora, write_lora
+from glance.runs.checkpoints import Sealer
 from glance.runs.folder import LORA_FILE, RUNS, RunFolder, writing
 from glance.runs.lora import finalise_lora, find_origin, name_pair, record_lora
 from glance.runs.manifest import (
@@ -44,7 +45,6 @@ from glance.runs.sample import (
 from glance.runs.settings import TrainSettings, resolve_train_settings
 from glance.schedule.lists import DEFAULT_SCHEDULE, PRESETS, Schedule
 from glance.schedule.options import ScheduleOptions
-from glance.training.checkpoints import Sealer
 
 _RECORDED: Final = (
     ("max_train_steps", "steps"),

@@ -201,6 +201,14 @@ class BaseModel:
             return None
         return side // _SIDE_STEP * _SIDE_STEP if side <= usual // _SMALL else usual
 
+    @property
+    def shown(self) -> str:
+        """What people call it: its name on the Hub or in the package, or where it is from here."""
+        if self.folder is None:
+            return self.location
+        is_ours = self.folder.resolve() == Path(str(files("glance") / _PACKAGED)).resolve()
+        return PACKAGED if is_ours else os.path.relpath(self.folder)
+
     @cached_property
     def is_packaged(self) -> bool:
         """Whether it is the package's small model; by content, so a copy is it as well."""

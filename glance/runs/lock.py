@@ -48,6 +48,17 @@ def locked(run: RunFolder, on_wait: Callable[[str], None]) -> Iterator[int | Non
         os.close(handle)
 
 
+def who_trains(run: RunFolder) -> str | None:
+    """Return who trains in a run folder, in words; None: nobody that is known of.
+
+    It only looks: whoever wants to be sure takes the lock.
+    """
+    if not run.lock.exists():
+        return None
+    holder = _holder(run.lock)
+    return None if holder is None or not holder.is_alive else holder.words
+
+
 @dataclass(frozen=True, slots=True)
 class _Holder:
     """Who wrote a lock file."""

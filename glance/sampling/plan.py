@@ -21,7 +21,15 @@ from glance.core.device import (
     require_device,
     resolve_device,
 )
-from glance.core.errors import Checks, InputError, LoraError, Problem, ScheduleError, as_typed
+from glance.core.errors import (
+    Checks,
+    InputError,
+    LoraError,
+    Problem,
+    ScheduleError,
+    UsageError,
+    as_typed,
+)
 from glance.core.files import record_place
 from glance.core.hub import find_revision, is_hub_file
 from glance.core.phase import Phase
@@ -39,6 +47,7 @@ from glance.sampling.provenance import (
     Record,
     Recorded,
     ScheduleUse,
+    base_path,
     read_handover,
     read_record,
     require_room,
@@ -176,6 +185,22 @@ def plan_generation(
         names=pair.exported_names(),
         notes=tuple(notes),
     )
+
+
+def plan_base(plan: GenerationPlan, request: InferRequest) -> GenerationPlan:
+    """Return the plan of the base model's own images, along the same timesteps, beside a plan's.
+
+    Raises UsageError where no LoRA of the pair is at work, and what `plan_generation` raises.
+    """
+    if not any(one.settings.loras for one in plan.images):
+        raise UsageError("--with-base and --no-lora exclude each other", hint="drop one of them")
+    alone = plan_generation(replace(request, loras=(), save_phases=False, save_latents=False))
+    twins = (
+        replace(twin, output=base_path(one.output), is_done=False)
+        for twin, one in zip(alone.images, plan.images, strict=True)
+    )
+    images = tuple(replace(one, is_done=one.is_there) for one in twins)
+    return replace(alone, images=images, notes=())
 
 
 def _find_loras(request: InferRequest) -> tuple[LoraPair, Mapping[str, FoundLora]]:
@@ -530,7 +555,7 @@ def _differences(recorded: Recorded, record: Record) -> Iterator[str]:
 
 def sampling_rows(plan: GenerationPlan) -> Rows:
     """Yield what is generated, with what, and where it goes."""
-    yield "model", f"{plan.base.location} ({plan.base.family.name})"
+    yield "model", f"{plan.base.shown} ({plan.base.family.name})"
     if plan.base.transformer is not None:
         yield "transformer", str(plan.base.transformer)
     for phase in Phase:

@@ -23,12 +23,12 @@ from glance.core.hub import fetch_model
 from glance.core.phase import Phase
 from glance.models.checkpoint import read_checkpoint
 from glance.models.lora.file import hash_data, hash_file, read_header
+from glance.runs.checkpoints import Sealer
 from glance.runs.folder import RunFolder, writing
 from glance.runs.lock import locked
 from glance.runs.losses import Course, describe_course, last_loss, read_course
 from glance.runs.manifest import Manifest, PhaseRecord, PhaseState, iterate_runs, load_manifest
 from glance.sampling.pipeline import hush
-from glance.training.checkpoints import Sealer
 from glance.training.folder import check_run, prepare_run, tidy_run
 from glance.training.machine import Job, find_program, has_room_to_wait, require
 from glance.training.plan import TrainingPlan

@@ -19,6 +19,7 @@ from glance.core.files import find_place, record_place, write_json, write_text
 from glance.core.phase import Phase
 from glance.core.pictures import DECODER_ERRORS, open_picture, to_rgb
 from glance.models.base import shown_model
+from glance.runs.checkpoints import Sealer, checkpoint_names, is_whole, remove_set_aside
 from glance.runs.folder import LORA_FILE, TRAINERS_PAGE, RunFolder, writing
 from glance.runs.manifest import (
     Manifest,
@@ -30,7 +31,6 @@ from glance.runs.manifest import (
     record_schedule,
 )
 from glance.runs.sample import Sample, stage_sample
-from glance.training.checkpoints import Sealer, checkpoint_names, is_whole, remove_set_aside
 from glance.training.simpletuner.config import PICTURES_FOLDER, REFERENCE_FOLDER, warm_up_steps
 
 if TYPE_CHECKING:

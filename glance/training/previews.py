@@ -32,10 +32,10 @@ from glance.core.events import Event, EventSink, Noted, PreviewDone, Warned
 from glance.core.files import find_place, replacing, write_text
 from glance.core.phase import Phase
 from glance.evaluation.report import draw_grid
+from glance.runs.checkpoints import checkpoint_names
 from glance.runs.folder import LORA_FILE, RunFolder
 from glance.runs.lora import finalise_lora, find_origin
 from glance.runs.manifest import PhaseState
-from glance.training.checkpoints import checkpoint_names
 from glance.training.plan import TrainingPlan
 from glance.training.simpletuner.process import find_secrets
 from glance.training.simpletuner.runner import Job, JobEnded

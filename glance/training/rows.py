@@ -30,7 +30,7 @@ def training_rows(plan: TrainingPlan) -> Rows:
         yield "caption", short(sample.caption)
     if len(plan.samples) > _PAIRS:
         yield "images", f"{len(plan.samples)} in all, {len(plan.samples) - _PAIRS} more"
-    yield "model", f"{_place(settings.model, plan.run.path)} ({settings.family})"
+    yield "model", f"{plan.base.shown} ({settings.family})"
     if settings.transformer is not None:
         yield "transformer", _place(settings.transformer, plan.run.path)
     yield from plan.schedule.rows()

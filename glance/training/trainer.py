@@ -34,17 +34,17 @@ from glance.core.events import (
 from glance.core.files import replacing, write_json, write_text
 from glance.core.phase import Phase
 from glance.models.lora.file import Lora, read_lora, write_lora
-from glance.runs.folder import LORA_FILE, TRAINERS_PAGE, RunFolder, writing
-from glance.runs.lora import finalise_lora, find_origin, is_final, name_pair, record_lora
-from glance.runs.losses import LossLog
-from glance.runs.manifest import Attempt, LoraRecord, Manifest, Measured, PhaseState, now
-from glance.training.checkpoints import (
+from glance.runs.checkpoints import (
     Sealer,
     checkpoint_names,
     choose_checkpoint,
     seal_new,
     step_of,
 )
+from glance.runs.folder import LORA_FILE, TRAINERS_PAGE, RunFolder, writing
+from glance.runs.lora import finalise_lora, find_origin, is_final, name_pair, record_lora
+from glance.runs.losses import LossLog
+from glance.runs.manifest import Attempt, LoraRecord, Manifest, Measured, PhaseState, now
 from glance.training.plan import TrainingPlan
 from glance.training.simpletuner.config import (
     build_command,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from glance.core.errors import InferenceFailed, InputError, SetupError
 from glance.core.events import Event, PictureDone, SamplingStep
 from glance.core.phase import Phase
 from glance.sampling import generate as execute
-from glance.sampling.generate import run_generation
+from glance.sampling.generate import KeptModel, run_generation
 from glance.sampling.pipeline.glance_pipeline import GlancePipeline
 from glance.sampling.pipeline.memory import explaining_lack_of_memory
-from glance.sampling.plan import GenerationPlan
+from glance.sampling.plan import GenerationPlan, plan_base, plan_generation
 from glance.sampling.provenance import read_record
+from glance.sampling.request import InferRequest
 from glance.sampling.settings import resolve_sample_settings
 from glance.schedule.options import ScheduleOptions
 
@@ -260,3 +262,21 @@ def test_nan_is_no_picture(sampler: GlancePipeline, plan: Callable) -> None:
         generate(planned)
 
     assert not planned.images[0].output.exists()
+
+
+def test_the_bases_image_beside_the_pairs_is_what_it_makes_alone(run_folder: Path) -> None:
+    """The model is loaded once for both."""
+    asked = {"prompts": ("a hill",), "run": run_folder, "device": "cpu", "output": Path("x.png")}
+    request = InferRequest(**asked, **SIZE)
+    plan = plan_generation(request)
+    alone = plan_base(plan, request)
+    kept = KeptModel([plan, alone])
+    run_generation(plan, lambda _: None, kept=kept)
+    (beside,) = run_generation(alone, lambda _: None, kept=kept).images
+
+    assert beside == Path("x-base.png")
+    single = plan_generation(replace(request, loras=(), output=Path("y.png")))
+    run_generation(single, lambda _: None)
+    assert Image.open(beside).tobytes() == Image.open("y.png").tobytes()
+    assert Image.open(beside).tobytes() != Image.open("x.png").tobytes()
+    assert plan_base(plan_generation(request), request).images[0].is_done

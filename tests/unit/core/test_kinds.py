@@ -20,7 +20,7 @@ from glance.core.kinds import explain_tensors
 from glance.core.phase import Phase
 from glance.interop.export import open_source
 from glance.interop.importing import plan_import
-from glance.interop.info import describe
+from glance.cli._description import describe
 from glance.interop.request import ImportRequest
 from glance.models.base import BaseModel
 from glance.models.checkpoint import read_checkpoint

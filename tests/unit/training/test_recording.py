@@ -22,7 +22,7 @@ from glance.interop.diffusers import export_diffusers
 from glance.interop.export import open_source
 from glance.interop.hub import HubRequest, plan_hub
 from glance.interop.importing import plan_import, run_import
-from glance.interop.info import describe
+from glance.cli._description import describe
 from glance.interop.request import ImportRequest
 from glance.models.lora.file import read_lora
 from glance.runs.folder import RunFolder

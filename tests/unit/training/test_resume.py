@@ -24,7 +24,7 @@ from glance.models.base import PACKAGED
 from glance.runs.folder import RunFolder
 from glance.runs.manifest import load_manifest
 from glance.training import resume as recalled
-from glance.training.checkpoints import Sealer
+from glance.runs.checkpoints import Sealer
 from glance.training.distillation import DistillationPlan, plan_distillation
 from glance.training.execute import run_training
 from glance.training.folder import prepare_run

@@ -32,7 +32,7 @@ from glance.models.lora.file import hash_file, read_header, read_lora, rewrite_m
 from glance.runs.folder import RunFolder
 from glance.runs.losses import LossLog
 from glance.runs.manifest import LoraRecord, PhaseState, load_manifest
-from glance.training.checkpoints import Resumption, Sealer, choose_checkpoint
+from glance.runs.checkpoints import Resumption, Sealer, choose_checkpoint
 from glance.training.execute import Stopping, run_training
 from glance.training.trainer import CheckpointSealed, Monitor
 

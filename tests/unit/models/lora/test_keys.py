@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from glance.core.errors import LoraError
 from glance.core.phase import Phase
 from glance.interop.foreign import open_lora
-from glance.interop.info import describe
+from glance.cli._description import describe
 from glance.models.lora.examine import examine_lora
 from glance.models.lora.keys import Strength, read_file_strength
 

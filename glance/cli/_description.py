@@ -31,6 +31,7 @@ from glance.models.base import shown_model
 from glance.models.lora.examine import examine_lora
 from glance.models.lora.file import hash_data, hash_file, read_header, unreadable
 from glance.models.lora.keys import read_strength, sort_keys
+from glance.runs.checkpoints import checkpoint_names
 from glance.runs.folder import RunFolder
 from glance.runs.locate import locate_lora
 from glance.runs.lora import SPEC
@@ -47,7 +48,6 @@ from glance.sampling.provenance import (
     read_record,
 )
 from glance.schedule.lists import MAX_TIMESTEP
-from glance.training.checkpoints import checkpoint_names
 from glance.training.resume import made_by
 
 _REMEDY: Final = "give a .safetensors file, a run folder, or an image that `glance infer` wrote"

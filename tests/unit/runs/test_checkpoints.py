@@ -15,7 +15,7 @@ from glance.core.events import Event, Noted
 from glance.core.files import state_folder
 from glance.core.phase import Phase
 from glance.runs.manifest import load_manifest
-from glance.training.checkpoints import (
+from glance.runs.checkpoints import (
     Resumption,
     Sealer,
     checkpoint_names,

@@ -1,0 +1,461 @@
+"""The pages and what they ask: routes to the functions that plan, start and read."""
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import QueryParams
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from glance import __version__
+from glance.core.errors import Findings, GlanceError, InputError, Problem, RunError
+from glance.core.phase import Phase
+from glance.core.tables import Rows
+from glance.models.families import FAMILIES
+from glance.runs.folder import RUNS, RunFolder
+from glance.runs.listing import clean_run, remove_run, rename_run
+from glance.runs.manifest import load_manifest
+from glance.runs.sample import examine_picture
+from glance.sampling.provenance import read_record
+from glance.web import views
+from glance.web.forms import COMPARE, DISTILL, FORMS, INFER, TRAIN, Form
+from glance.web.guard import RECORDS, UPLOADS, Door, Guard, Workspace
+from glance.web.jobs import Jobs, shown_command
+
+_HERE: Final = Path(__file__).parent
+_MOST_DEEP: Final = 200  # characters of a path
+
+type Answer = Callable[["Asked"], Any]
+
+
+class JsonAnswer(JSONResponse):
+    """JSON in ASCII: what somebody sent may hold half of a character, which UTF-8 has not."""
+
+    def render(self, content: Any) -> bytes:
+        """Return it as it is sent."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+class Asked:
+    """One request, its body read: what handlers see of it."""
+
+    def __init__(self, query: QueryParams, body: bytes) -> None:
+        """Keep both as they came."""
+        self.query = query
+        self.body = body
+
+    def text(self, name: str) -> str:
+        """Return a parameter of the address; empty: it is not there."""
+        return str(self.query.get(name, ""))
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The JSON object that was sent; raises InputError."""
+        try:
+            found = json.loads(self.body)
+        except (ValueError, RecursionError) as exc:
+            raise InputError("what was sent is not JSON", hint="reload the page") from exc
+        if not isinstance(found, dict):
+            raise InputError("what was sent is no JSON object", hint="reload the page")
+        return found
+
+    def said(self, name: str) -> str:
+        """Return a text of the JSON object that was sent; raises InputError."""
+        found = self.document.get(name)
+        if not isinstance(found, str) or not found or "\0" in found:
+            raise InputError(f"{name} is missing", hint="reload the page")
+        return found
+
+
+class Site:
+    """What all pages share: the working folder, its jobs, and the templates."""
+
+    def __init__(self, workspace: Workspace, environment: Mapping[str, str]) -> None:
+        """Serve the working folder, which is the current one; jobs get `environment`."""
+        self.workspace = workspace
+        self.jobs = Jobs(workspace.own / "jobs", root=workspace.root, environment=environment)
+        # what plans and reads is made for one command a process
+        self._core = threading.Lock()
+        self._templates = Environment(
+            loader=PackageLoader("glance.web"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.globals.update(version=__version__)
+
+    def app(self, door: Door) -> Starlette:
+        """Return the application, guarded."""
+        pages = {
+            "/": self.home,
+            "/new": self.new,
+            "/runs": self.runs,
+            "/run": self.run,
+            "/sample": self.sample,
+            "/compare": self.compare,
+        }
+        reads = {
+            "/file": self.file,
+            "/thumbnail": self.thumbnail,
+            "/schedule.svg": self.schedule,
+            "/export": self.export,
+            "/api/run": self.run_state,
+            "/api/job": self.job_state,
+            "/api/images": self.images,
+        }
+        acts = {
+            "/api/plan": self.plan,
+            "/api/start": self.start,
+            "/api/stop": self.stop,
+            "/api/continue": self.resume,
+            "/api/remove": self.remove,
+            "/api/rename": self.rename,
+            "/api/clean": self.clean,
+            UPLOADS: self.upload,
+            RECORDS: self.record,
+        }
+        return Starlette(
+            routes=[
+                *(Route(path, self._answer(one, is_page=True)) for path, one in pages.items()),
+                *(Route(path, self._answer(one)) for path, one in reads.items()),
+                *(Route(path, self._answer(one), methods=["POST"]) for path, one in acts.items()),
+                Mount("/static", StaticFiles(directory=_HERE / "static")),
+            ],
+            middleware=[Middleware(Guard, door=door)],
+        )
+
+    def _answer(self, handler: Answer, *, is_page: bool = False) -> Any:
+        """Return an endpoint: what a handler refuses is told in the form that was asked for."""
+
+        def answer(asked: Asked) -> Response:
+            try:
+                with self._core:
+                    found = handler(asked)
+            except GlanceError as exc:
+                if is_page:
+                    page = self._page("refused.html", title="Refused", problems=exc.problems)
+                    return HTMLResponse(page, 404 if isinstance(exc, RunError) else 422)
+                return JsonAnswer({"problems": views.as_json(exc.problems)}, 422)
+            except Exception:
+                # the page's reader sees no terminal: the traceback goes there, and she is told so
+                logging.getLogger("glance.web").exception("a fault in glance")
+                fault = Problem("a fault in glance itself", "the terminal has its traceback")
+                if is_page:
+                    page = self._page("refused.html", title="Fault", problems=(fault,))
+                    return HTMLResponse(page, 500)
+                return JsonAnswer({"problems": views.as_json([fault])}, 500)
+            if isinstance(found, Response):
+                return found
+            return HTMLResponse(found) if is_page else JsonAnswer(found)
+
+        async def endpoint(request: Request) -> Response:
+            asked = Asked(request.query_params, await request.body())
+            return await run_in_threadpool(answer, asked)
+
+        return endpoint
+
+    def _page(self, template: str, **values: Any) -> str:
+        return self._templates.get_template(template).render(**values)
+
+    # --- pages -----------------------------------------------------------------------------------
+
+    def home(self, _: Asked) -> Response:
+        """Go where there is something to see."""
+        return RedirectResponse("/runs" if views.all_runs(self.jobs) else "/new", 303)
+
+    def new(self, asked: Asked) -> str:
+        """Show the form of a training, or of a distillation."""
+        form = DISTILL if asked.text("method") == DISTILL.command else TRAIN
+        families = {
+            name: family.default_model for name, family in FAMILIES.items() if family.default_model
+        }
+        return self._page(
+            "new.html", title="New", form=form, families=families, folder=str(self.workspace.root)
+        )
+
+    def runs(self, asked: Asked) -> str:
+        """Show all runs, of runs/ or of one batch."""
+        folder = self._run(asked.text("folder") or RUNS.as_posix())
+        found, batches = views.all_runs(self.jobs, folder), views.batches()
+        shown = "" if folder == RUNS else folder.as_posix()
+        return self._page("runs.html", title="Runs", runs=found, batches=batches, folder=shown)
+
+    def run(self, asked: Asked) -> str:
+        """Show a run."""
+        path = self._run(asked.text("path"))
+        state = views.describe_run(self.jobs, path)
+        return self._page("run.html", title=path.as_posix(), run=state)
+
+    def sample(self, asked: Asked) -> str:
+        """Show the form of a sampling, and the images of the run."""
+        runs, path = views.finished_runs(), asked.text("run")
+        chosen = self._run(path).as_posix() if path else next(iter(runs), "")
+        return self._page("sample.html", title="Sample", form=INFER, runs=runs, chosen=chosen)
+
+    def compare(self, asked: Asked) -> str:
+        """Show what the last comparison of a run says, and the form of another."""
+        runs, path = views.finished_runs(), asked.text("run")
+        chosen = self._run(path).as_posix() if path else next(iter(runs), "")
+        return self._page(
+            "compare.html",
+            title="Compare",
+            form=COMPARE,
+            runs=runs,
+            chosen=chosen,
+            found=views.comparison(Path(chosen)) if chosen else None,
+        )
+
+    # --- what pages read -------------------------------------------------------------------------
+
+    def file(self, asked: Asked) -> Response:
+        """Return a file: an image to be shown, anything else to be kept."""
+        path = self.workspace.find_file(asked.text("path"))
+        if path is None:
+            return JsonAnswer({"problems": [{"message": "there is no such file"}]}, 404)
+        is_image = path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")
+        return FileResponse(
+            path,
+            media_type=None if is_image else "application/octet-stream",
+            filename=path.name,
+            content_disposition_type="inline" if is_image else "attachment",
+        )
+
+    def thumbnail(self, asked: Asked) -> Response:
+        """Return a small copy of an image."""
+        path = self.workspace.find_file(asked.text("path"))
+        if path is None:
+            return JsonAnswer({"problems": [{"message": "there is no such file"}]}, 404)
+        return Response(views.shrink(path), media_type="image/webp")
+
+    def schedule(self, asked: Asked) -> Response:
+        """Draw a schedule, as `glance schedule --plot` does, beside the base model's own."""
+        from glance.core.errors import ScheduleError
+        from glance.models.base import BaseModel
+        from glance.schedule.lists import Schedule, parse_list
+        from glance.schedule.plot import draw_schedule
+        from glance.schedule.shift import TEACHER_STEPS, teacher_sigmas
+
+        lists = [parse_list(asked.text(one), name=one).timesteps for one in map(str, Phase)]
+        said = {name: text for name in ("model", "family") if (text := asked.text(name))}
+        self.workspace.check(TRAIN.fields, said)
+        curve: tuple[float, ...] = ()
+        try:
+            base = BaseModel.resolve(said.get("model"), family=said.get("family"))
+            side = base.family.resolution
+            curve = teacher_sigmas(base.find_shift().shift, side, side, steps=TEACHER_STEPS)
+        except ScheduleError:
+            pass  # the base model's own is not known
+        with TemporaryDirectory(prefix="glance-") as folder:
+            drawn = Path(folder, "schedule.svg")
+            draw_schedule(Schedule("chosen", *lists), curve, drawn)
+            return Response(drawn.read_bytes(), media_type="image/svg+xml")
+
+    def export(self, asked: Asked) -> Response:
+        """Return an export as a file."""
+        path, kind = self._run(asked.text("run")), asked.text("kind")
+        if kind == "workflow":
+            name, content = views.workflow(path)
+        else:
+            name, content = views.exported(path, kind)
+        disposition = f'attachment; filename="{name}"'
+        return Response(
+            content,
+            media_type="application/octet-stream",
+            headers={"content-disposition": disposition},
+        )
+
+    def run_state(self, asked: Asked) -> dict[str, Any]:
+        """Return what a run's page shows, as it is now."""
+        return views.describe_run(self.jobs, self._run(asked.text("path")))
+
+    def job_state(self, asked: Asked) -> dict[str, Any]:
+        """Return what is known of a job."""
+        return views.describe_job(self.jobs, self._job(asked.text("id")))
+
+    def images(self, asked: Asked) -> dict[str, Any]:
+        """Return the images of a run."""
+        return {"images": views.run_images(self._run(asked.text("run")))}
+
+    # --- what pages ask for ----------------------------------------------------------------------
+
+    def plan(self, asked: Asked) -> dict[str, Any]:
+        """Return what a form would do: what is wrong with it, or what it takes."""
+        form, request = self._read(asked)
+        rows, warnings, details, _ = _plan(form, request)
+        return {
+            "rows": _joined(rows),
+            "warnings": views.as_json(warnings),
+            "command": shown_command(form.words(request)),
+            **details,
+        }
+
+    def start(self, asked: Asked) -> dict[str, Any]:
+        """Start what a form says, once it is planned; the same checks as the command's own."""
+        form, request = self._read(asked)
+        *_, run = _plan(form, request)
+        if form in (TRAIN, DISTILL):
+            request = replace(request, run=run)  # the plan's choice, if nobody made one
+        words = form.words(request)
+        if form is INFER:
+            words += ["--with-base"] if asked.document.get("with_base") is True else []
+        job = self.jobs.start(words, run=None if run is None else _local(run))
+        return {"job": job.id, "run": job.run, "command": shown_command(words)}
+
+    def stop(self, asked: Asked) -> dict[str, Any]:
+        """Stop a job as Ctrl-C does."""
+        job = self._job(asked.said("id"))
+        self.jobs.stop(job)
+        return views.describe_job(self.jobs, job)
+
+    def resume(self, asked: Asked) -> dict[str, Any]:
+        """Continue a training where it stopped; one that left no run is started again."""
+        path = self._run(asked.said("run"))
+        run = RunFolder(path)
+        before = self.jobs.of_run(path.as_posix(), commands=views.TRAININGS)
+        if not run.manifest.exists() and before is not None:
+            words = list(before.words)
+        else:
+            manifest = load_manifest(run)
+            words = [manifest.command.split()[-1], "--resume", path.as_posix()]
+        job = self.jobs.start(words, run=path.as_posix())
+        return {"job": job.id, "run": job.run, "command": shown_command(words)}
+
+    def remove(self, asked: Asked) -> dict[str, Any]:
+        """Remove a run."""
+        path = self._idle(asked.said("run"))
+        return {"freed_bytes": remove_run(path)}
+
+    def rename(self, asked: Asked) -> dict[str, Any]:
+        """Rename a run."""
+        place = rename_run(self._idle(asked.said("run")), asked.said("name"))
+        return {"run": place.as_posix()}
+
+    def clean(self, asked: Asked) -> dict[str, Any]:
+        """Free what a finished run no longer needs."""
+        path = self._idle(asked.said("run"))
+        return {"freed_bytes": clean_run(path, only_look=False)}
+
+    def upload(self, asked: Asked) -> Any:
+        """Keep an image that was dropped, if it is one that can be trained on."""
+        place = self.workspace.uploaded(asked.text("name")[-_MOST_DEEP:], asked.body)
+        target = self.workspace.root / place
+        is_new = not target.exists()
+        if is_new:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(asked.body)
+        found = Findings()
+        pixels = examine_picture(place, None, found)
+        if pixels is None:
+            if is_new:
+                target.unlink()
+                target.parent.rmdir()
+            return JsonAnswer({"problems": views.as_json(found.problems)}, 422)
+        return {
+            "path": place.as_posix(),
+            "width": pixels.width,
+            "height": pixels.height,
+            "warnings": views.as_json(found.warnings),
+        }
+
+    def record(self, asked: Asked) -> dict[str, Any]:
+        """Return what a form says to make an image again that was dropped; it is not kept."""
+        name = Path(asked.text("name")[-_MOST_DEEP:].replace("\\", "/")).name or "image.png"
+        with TemporaryDirectory(prefix="glance-") as folder:
+            path = Path(folder, f"dropped{Path(name).suffix.lower()[:8]}")
+            path.write_bytes(asked.body)
+            try:
+                record = read_record(path)
+            except InputError as exc:
+                told = (
+                    Problem(one.message.replace(str(path), name), one.hint) for one in exc.problems
+                )
+                raise InputError(told) from exc
+        ours = {Path(one).name: one for one in views.finished_runs()}
+        run = ours.get(Path(record.run).name) if record.run else None
+        return {"document": views.asked_by(record, run=run), "run": run}
+
+    # --- what handlers share ---------------------------------------------------------------------
+
+    def _run(self, said: str) -> Path:
+        return self.workspace.find_run(said)
+
+    def _idle(self, said: str) -> Path:
+        """Return a run in which no job works; raises RunError."""
+        path = self._run(said)
+        if self.jobs.running(path.as_posix()):
+            raise RunError(f"{path}: a job works in it", hint="stop it first")
+        return path
+
+    def _job(self, said: str) -> Any:
+        job = self.jobs.find(said)
+        if job is None:
+            raise InputError("there is no such job", hint="reload the page")
+        return job
+
+    def _read(self, asked: Asked) -> tuple[Form, Any]:
+        form = FORMS.get(asked.said("command"))
+        if form is None:
+            raise InputError("there is no such form", hint="reload the page")
+        return form, form.read(asked.document.get("document"), self.workspace)
+
+
+def _plan(
+    form: Form, request: Any
+) -> tuple[list[tuple[str, str]], tuple[Problem, ...], dict[str, Any], Path | None]:
+    """Return a plan in words, what to be warned of, more for the page, and its run."""
+    if form is TRAIN:
+        from glance.training.plan import plan_training
+        from glance.training.rows import training_rows
+
+        training = plan_training(request)
+        details = {"schedule": training.schedule.to_json(), "files": training.files}
+        return list(training_rows(training)), training.warnings, details, training.run.path
+    if form is DISTILL:
+        from glance.training.distillation import plan_distillation
+        from glance.training.rows import distillation_rows
+
+        plan = plan_distillation(request)
+        training = plan.training
+        details = {"schedule": training.schedule.to_json(), "files": training.files}
+        return list(distillation_rows(plan)), training.warnings, details, training.run.path
+    if form is INFER:
+        from glance.sampling.plan import plan_generation, sampling_rows
+
+        generation = plan_generation(request)
+        notes = tuple(Problem(one) for one in generation.notes)
+        details = {"schedule": generation.schedule.to_json()}
+        return list(sampling_rows(generation)), notes, details, request.run
+    from glance.evaluation.compare import comparison_rows, foresee, plan_comparison
+
+    comparison = plan_comparison(request)
+    notes = tuple(Problem(one) for one in comparison.generation.notes)
+    rows = comparison_rows(comparison, foresee(comparison))
+    return list(rows), notes, {}, comparison.request.run
+
+
+def _joined(rows: list[tuple[str, str]] | Rows) -> list[dict[str, Any]]:
+    """Return rows whose further lines stand below the one that they go on with."""
+    found: list[dict[str, Any]] = []
+    for name, text in rows:
+        if name or not found:
+            found.append({"name": name.strip(), "lines": [text]})
+        else:
+            found[-1]["lines"].append(text)
+    return found
+
+
+def _local(path: Path) -> str:
+    return path.resolve().relative_to(Path.cwd().resolve()).as_posix()
