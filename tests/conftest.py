@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from proofs import Proofs
 
-from glance.core.device import Device, is_present
+from glance.core.device import Device, cpu_cores, is_present
 
 pytest.register_assert_rewrite("real_training")
 pytest_plugins = ["fakes.plugin"]
@@ -80,7 +80,7 @@ def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores: many tests wait for processes, and not all of them at work."""
-    return (os.cpu_count() or 1) + 1
+    return cpu_cores() + 1
 
 
 def pytest_configure(config: pytest.Config) -> None:
