@@ -226,10 +226,8 @@ class Workspace:
     def find_run(self, said: str) -> Path:
         """Return a run folder that a page names, from the working folder; raises InputError."""
         path = Path(said)
-        parts = path.parts
-        if not said or path.is_absolute() or ".." in parts or not self.holds(path, to_write=True):
-            raise InputError(f"{shown(said)} is no run of this folder", hint="choose one of Runs")
-        if any(part.startswith(".") for part in parts):
+        is_strange = path.is_absolute() or ".." in path.parts or _is_hidden(path)
+        if not said or is_strange or not self.holds(path, to_write=True):
             raise InputError(f"{shown(said)} is no run of this folder", hint="choose one of Runs")
         return path
 
@@ -242,8 +240,7 @@ class Workspace:
         path = Path(said)
         if path.is_absolute() or ".." in path.parts or not self.holds(path, to_write=True):
             return None
-        is_own = path.parts[:2] == (OWN, "uploads")
-        if any(part.startswith(".") for part in path.parts[2 if is_own else 0 :]):
+        if _is_hidden(Path(*path.parts[2:]) if path.parts[:2] == (OWN, "uploads") else path):
             return None
         ending = path.suffix.lower()
         if ending not in _IMAGES and not (ending in _OF_RUNS and self._is_of_run(path)):
@@ -279,6 +276,7 @@ class Workspace:
         return all(
             not piece.startswith("~")
             and ".." not in Path(piece).parts
+            and not (to_write and _is_hidden(Path(piece)))
             and self.holds(Path(piece), to_write=to_write)
             for piece in _pieces(text)
         )
@@ -297,6 +295,10 @@ PROSE: Final = ("prompt", "caption", "negative-prompt", "preview-prompt")
 """Fields that hold what an image shows."""
 _READ: Final = ("model", "pipeline", "lora", "teacher-lora", "slow-lora", "fast-lora")
 _WRITTEN: Final = ("run", "output")
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -87,8 +87,9 @@ def describe_run(jobs: Jobs, path: Path) -> dict[str, Any]:
     try:
         manifest = load_manifest(run)
     except RunError:
-        if job is None or run.manifest.exists():
-            raise
+        ending = None if job is None else jobs.ending(job)
+        if job is None or run.manifest.exists() or (ending and ending.state == "done"):
+            raise  # it is damaged, or was removed
         manifest = None  # it has only just been started, or did not get that far
     progress = None if job is None else jobs.progress(job)
     is_running = job is not None and jobs.runs(job)

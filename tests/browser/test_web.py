@@ -4,6 +4,7 @@ Real SimpleTuner, on the small model of the package. GLANCE_SCREENSHOTS names a 
 picture of each page: those in docs/ are made so.
 """
 
+import base64
 import json
 import os
 import re
@@ -103,6 +104,21 @@ def tick(page: Any, key: str) -> None:
     field_of(page, key).check()
 
 
+def drop(page: Any, place: str, path: Path) -> None:
+    """Drop a file there, as from a file manager."""
+    content = base64.b64encode(path.read_bytes()).decode()
+    carried = page.evaluate_handle(
+        """([name, content]) => {
+            const bytes = Uint8Array.from(atob(content), (one) => one.charCodeAt(0));
+            const carried = new DataTransfer();
+            carried.items.add(new File([bytes], name));
+            return carried;
+        }""",
+        [path.name, content],
+    )
+    page.dispatch_event(place, "drop", {"dataTransfer": carried})
+
+
 def wait_for_state(page: Any, words: str, timeout: int) -> None:
     page.wait_for_function(
         "words => new RegExp(words).test(document.getElementById('state').textContent)",
@@ -136,7 +152,7 @@ def _see_a_refusal_and_mend_it(server: Server, page: Any, tmp_path: Path) -> Non
     page.set_input_files("#file-image", archive)
     page.locator(".shown .problems li", has_text="cat.png").wait_for()
     assert page.locator("#start").is_disabled()
-    page.set_input_files("#file-image", ROOT / "data/glance.png")
+    drop(page, ".drop[data-for='f-image']", ROOT / "data/glance.png")
     page.locator("#findings li", has_text="caption").wait_for()
     fill(page, "caption", "a white lighthouse on a hill")
     page.locator("#toy").click()
@@ -276,7 +292,7 @@ def test_with_the_keyboard_alone(tmp_path: Path, simpletuner: FakeSimpleTuner, p
         page.keyboard.press("Enter")
         wait_for_state(page, "^stopping", 15_000)
         page.keyboard.press("Enter")
-        wait_for_state(page, "^stopped", 60_000)
+        wait_for_state(page, "^stopped", 100_000)
         simpletuner.behave()
         tab_to("#continue")
         page.keyboard.press("Enter")

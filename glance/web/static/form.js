@@ -36,7 +36,8 @@ export function live(form, shown) {
     const mine = ++turn;
     const found = await ask("/api/plan", { command: form.dataset.command, document: read(form) });
     if (mine !== turn) return; // there has been another change
-    showFindings(form, found);
+    if (found.problems && !isTouched) byId("findings").textContent = "What is missing or wrong is told here as you fill in the form.";
+    else showFindings(form, found);
     byId("start").disabled = Boolean(found.problems);
     const plan = byId("plan");
     plan.hidden = Boolean(found.problems);

@@ -12,9 +12,9 @@ from fakes.runs import RUN
 from PIL import Image
 from safetensors.numpy import save_file
 
+from glance.cli._description import describe
 from glance.core.errors import RunError
 from glance.core.phase import Phase
-from glance.cli._description import describe
 from glance.models.lora.file import hash_data, hash_file, read_header, rewrite_metadata
 from glance.runs.manifest import load_manifest
 from glance.sampling.provenance import ExtraUse, LoraUse, write_image

@@ -15,12 +15,12 @@ from fakes.models import make_model
 from fakes.pairs import write_lora, write_run
 from safetensors.numpy import save
 
+from glance.cli._description import describe
 from glance.core.errors import GlanceError, ModelNotFound
 from glance.core.kinds import explain_tensors
 from glance.core.phase import Phase
 from glance.interop.export import open_source
 from glance.interop.importing import plan_import
-from glance.cli._description import describe
 from glance.interop.request import ImportRequest
 from glance.models.base import BaseModel
 from glance.models.checkpoint import read_checkpoint

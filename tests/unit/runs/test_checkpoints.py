@@ -14,7 +14,6 @@ from glance.core.errors import RunError, SetupError
 from glance.core.events import Event, Noted
 from glance.core.files import state_folder
 from glance.core.phase import Phase
-from glance.runs.manifest import load_manifest
 from glance.runs.checkpoints import (
     Resumption,
     Sealer,
@@ -22,6 +21,7 @@ from glance.runs.checkpoints import (
     choose_checkpoint,
     seal_new,
 )
+from glance.runs.manifest import load_manifest
 
 WHOLE_FILES = (LORA, "optimizer.bin", "random_states_0.pkl", "checkpoint_manifest.json")
 

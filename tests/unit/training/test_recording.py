@@ -13,6 +13,7 @@ from fakes.runs import make_plan
 from fakes.trainer import FakeSimpleTuner
 from PIL import Image
 
+from glance.cli._description import describe
 from glance.core.device import Quantize
 from glance.core.errors import RunError, TrainingFailed
 from glance.core.events import Event, Noted, PhaseSkipped
@@ -22,7 +23,6 @@ from glance.interop.diffusers import export_diffusers
 from glance.interop.export import open_source
 from glance.interop.hub import HubRequest, plan_hub
 from glance.interop.importing import plan_import, run_import
-from glance.cli._description import describe
 from glance.interop.request import ImportRequest
 from glance.models.lora.file import read_lora
 from glance.runs.folder import RunFolder

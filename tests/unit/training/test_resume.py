@@ -21,10 +21,10 @@ from glance.core.errors import GlanceError, Problem, RunError, UsageError
 from glance.core.events import Event
 from glance.core.phase import Phase
 from glance.models.base import PACKAGED
+from glance.runs.checkpoints import Sealer
 from glance.runs.folder import RunFolder
 from glance.runs.manifest import load_manifest
 from glance.training import resume as recalled
-from glance.runs.checkpoints import Sealer
 from glance.training.distillation import DistillationPlan, plan_distillation
 from glance.training.execute import run_training
 from glance.training.folder import prepare_run

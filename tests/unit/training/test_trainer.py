@@ -29,10 +29,10 @@ from glance.core.events import CheckpointSaved, Event, PhaseSkipped, StepDone
 from glance.core.files import state_folder
 from glance.core.phase import Phase
 from glance.models.lora.file import hash_file, read_header, read_lora, rewrite_metadata
+from glance.runs.checkpoints import Resumption, Sealer, choose_checkpoint
 from glance.runs.folder import RunFolder
 from glance.runs.losses import LossLog
 from glance.runs.manifest import LoraRecord, PhaseState, load_manifest
-from glance.runs.checkpoints import Resumption, Sealer, choose_checkpoint
 from glance.training.execute import Stopping, run_training
 from glance.training.trainer import CheckpointSealed, Monitor
 

@@ -164,6 +164,11 @@ def test_no_field_of_a_form_leads_out_of_the_folder(key: str, text: str) -> None
     assert any(one["message"].startswith(f"{key} ") for one in answer.json()["problems"])
 
 
+def test_no_run_is_made_where_nobody_would_look() -> None:
+    with pytest.raises(InputError):
+        Workspace(Path.cwd().resolve()).check(TRAIN.fields, {"run": "runs/.git/hooks"})
+
+
 @pytest.mark.parametrize(
     "text", ["owner/repo:../../x", "style.safetensors:/etc/x", "x.safetensors:0.5,../y", "a=~/b"]
 )

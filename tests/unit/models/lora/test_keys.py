@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from glance.cli._description import describe
 from glance.core.errors import LoraError
 from glance.core.phase import Phase
 from glance.interop.foreign import open_lora
-from glance.cli._description import describe
 from glance.models.lora.examine import examine_lora
 from glance.models.lora.keys import Strength, read_file_strength
 
