@@ -93,7 +93,7 @@ def _help(command: str) -> str:
 def _command_line() -> Any:
     from typer.main import get_command
 
-    from glance.cli import app
+    from glance.cli._app import app
 
     return get_command(app)
 

@@ -3,8 +3,8 @@
 import json
 import logging
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -19,7 +19,6 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Redire
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from glance import __version__
 from glance.core.errors import Findings, GlanceError, InputError, Problem, RunError
 from glance.core.phase import Phase
 from glance.core.tables import Rows
@@ -29,9 +28,10 @@ from glance.runs.listing import clean_run, remove_run, rename_run
 from glance.runs.manifest import load_manifest
 from glance.runs.sample import examine_picture
 from glance.sampling.provenance import read_record
+from glance.schedule.lists import Schedule, parse_list
 from glance.web import views
 from glance.web.forms import COMPARE, DISTILL, FORMS, INFER, TRAIN, Form
-from glance.web.guard import RECORDS, UPLOADS, Door, Guard, Workspace
+from glance.web.guard import MOST_UPLOADED, RECORDS, UPLOADS, Door, Guard, Workspace
 from glance.web.jobs import Jobs, shown_command
 
 _HERE: Final = Path(__file__).parent
@@ -95,7 +95,7 @@ class Site:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.globals.update(version=__version__)
+        self._templates.globals.update(most_uploaded=MOST_UPLOADED)
 
     def app(self, door: Door) -> Starlette:
         """Return the application, guarded."""
@@ -244,7 +244,6 @@ class Site:
         """Draw a schedule, as `glance schedule --plot` does, beside the base model's own."""
         from glance.core.errors import ScheduleError
         from glance.models.base import BaseModel
-        from glance.schedule.lists import Schedule, parse_list
         from glance.schedule.plot import draw_schedule
         from glance.schedule.shift import TEACHER_STEPS, teacher_sigmas
 
@@ -294,18 +293,19 @@ class Site:
     def plan(self, asked: Asked) -> dict[str, Any]:
         """Return what a form would do: what is wrong with it, or what it takes."""
         form, request = self._read(asked)
-        rows, warnings, details, _ = _plan(form, request)
+        planned = _plan(form, request)
         return {
-            "rows": _joined(rows),
-            "warnings": views.as_json(warnings),
+            "rows": _joined(planned.rows),
+            "warnings": views.as_json(planned.warnings),
             "command": shown_command(form.words(request)),
-            **details,
+            "schedule": planned.schedule and planned.schedule.to_json(),
+            "files": dict(planned.files),
         }
 
     def start(self, asked: Asked) -> dict[str, Any]:
         """Start what a form says, once it is planned; the same checks as the command's own."""
         form, request = self._read(asked)
-        *_, run = _plan(form, request)
+        run = _plan(form, request).run
         if form in (TRAIN, DISTILL):
             request = replace(request, run=run)  # the plan's choice, if nobody made one
         words = form.words(request)
@@ -412,41 +412,48 @@ class Site:
         return form, form.read(asked.document.get("document"), self.workspace)
 
 
-def _plan(
-    form: Form, request: Any
-) -> tuple[list[tuple[str, str]], tuple[Problem, ...], dict[str, Any], Path | None]:
-    """Return a plan in words, what to be warned of, more for the page, and its run."""
-    if form is TRAIN:
-        from glance.training.plan import plan_training
-        from glance.training.rows import training_rows
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """What a form would do."""
 
-        training = plan_training(request)
-        details = {"schedule": training.schedule.to_json(), "files": training.files}
-        return list(training_rows(training)), training.warnings, details, training.run.path
-    if form is DISTILL:
+    rows: Rows
+    run: Path | None
+    """Where."""
+    warnings: Sequence[Problem] = ()
+    schedule: Schedule | None = None
+    files: Mapping[str, Any] = field(default_factory=dict)
+    """SimpleTuner's, by their paths in the run."""
+
+
+def _plan(form: Form, request: Any) -> _Planned:
+    """Plan with the function that the command plans with; raises what that raises."""
+    if form in (TRAIN, DISTILL):
         from glance.training.distillation import plan_distillation
-        from glance.training.rows import distillation_rows
+        from glance.training.plan import plan_training
+        from glance.training.rows import distillation_rows, training_rows
 
-        plan = plan_distillation(request)
-        training = plan.training
-        details = {"schedule": training.schedule.to_json(), "files": training.files}
-        return list(distillation_rows(plan)), training.warnings, details, training.run.path
+        if form is TRAIN:
+            plan = plan_training(request)
+            rows = training_rows(plan)
+        else:
+            taught = plan_distillation(request)
+            plan, rows = taught.training, distillation_rows(taught)
+        return _Planned(rows, plan.run.path, plan.warnings, plan.schedule, plan.files)
     if form is INFER:
         from glance.sampling.plan import plan_generation, sampling_rows
 
         generation = plan_generation(request)
-        notes = tuple(Problem(one) for one in generation.notes)
-        details = {"schedule": generation.schedule.to_json()}
-        return list(sampling_rows(generation)), notes, details, request.run
+        notes = [*map(Problem, generation.notes)]
+        return _Planned(sampling_rows(generation), request.run, notes, generation.schedule)
     from glance.evaluation.compare import comparison_rows, foresee, plan_comparison
 
     comparison = plan_comparison(request)
-    notes = tuple(Problem(one) for one in comparison.generation.notes)
+    notes = [*map(Problem, comparison.generation.notes)]
     rows = comparison_rows(comparison, foresee(comparison))
-    return list(rows), notes, {}, comparison.request.run
+    return _Planned(rows, comparison.request.run, notes)
 
 
-def _joined(rows: list[tuple[str, str]] | Rows) -> list[dict[str, Any]]:
+def _joined(rows: Rows) -> list[dict[str, Any]]:
     """Return rows whose further lines stand below the one that they go on with."""
     found: list[dict[str, Any]] = []
     for name, text in rows:

@@ -67,6 +67,7 @@ def serve(request: WebRequest, *, on_ready: Callable[[Address], None]) -> "list[
         log_level="error",
         access_log=False,
         lifespan="off",
+        ws="none",
         server_header=False,
         timeout_graceful_shutdown=2,
         timeout_keep_alive=30,

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from PIL import ImageOps
 
-from glance.core.errors import GlanceError, InputError, Problem, RunError
+from glance.core.errors import GlanceError, InputError, Problem
 from glance.core.files import read_text
 from glance.core.options import to_document
 from glance.core.phase import Phase
@@ -84,13 +84,9 @@ def finished_runs() -> list[str]:
 def describe_run(jobs: Jobs, path: Path) -> dict[str, Any]:
     """Return all that a run's page shows; raises RunError where there is neither run nor job."""
     run, job = RunFolder(path), jobs.of_run(path.as_posix(), commands=TRAININGS)
-    try:
-        manifest = load_manifest(run)
-    except RunError:
-        ending = None if job is None else jobs.ending(job)
-        if job is None or run.manifest.exists() or (ending and ending.state == "done"):
-            raise  # it is damaged, or was removed
-        manifest = None  # it has only just been started, or did not get that far
+    # a job that is beginning, or that did not get that far, has no run yet
+    is_early = job is not None and not run.manifest.exists() and not _is_done(jobs, job)
+    manifest = None if is_early else load_manifest(run)
     progress = None if job is None else jobs.progress(job)
     is_running = job is not None and jobs.runs(job)
     others = None if is_running else who_trains(run)
@@ -291,6 +287,11 @@ def shrink(path: Path) -> bytes:
     made = BytesIO()
     ImageOps.contain(pixels, (_THUMBNAIL, _THUMBNAIL)).save(made, "WEBP", quality=85)
     return made.getvalue()
+
+
+def _is_done(jobs: Jobs, job: Job) -> bool:
+    ending = jobs.ending(job)
+    return ending is not None and ending.state == "done"
 
 
 def _describe_phase(run: RunFolder, manifest: Manifest, phase: Phase) -> dict[str, Any]:

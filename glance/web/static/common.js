@@ -28,6 +28,10 @@ export async function ask(url, body) {
 }
 
 export async function send(url, file) {
+  const most = Number(document.body.dataset.mostUploaded);
+  if (file.size > most) {
+    return { problems: [{ message: `${file.name} has ${(file.size / 2 ** 20).toFixed(0)} MiB, more than ${most / 2 ** 20}`, hint: "make it smaller first" }] };
+  }
   return await answer(`${url}?name=${encodeURIComponent(file.name)}`, { method: "POST", body: file });
 }
 
