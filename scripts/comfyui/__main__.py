@@ -37,11 +37,12 @@ def main() -> None:
     if checkout.lacks_manual_sigmas:
         say("  it has no ManualSigmas node: its few lines are supplied here")
     nodes = {name: checkout.object_info(name) for name in NODES if name in checkout.classes}
+    widgets = {name: checkout.widgets(name) for name in nodes}  # before any file is offered
     faults = [*check_nodes(nodes), *check_workflows(checkout)]
     mapped, left_over = check_keys(checkout)
     faults += [*left_over, *check_sampling(checkout)]
     if asked.record:
-        record(checkout, nodes, mapped)
+        record(checkout, {"nodes": nodes, "widgets": widgets}, mapped)
     for fault in faults:
         say(f"FAULT {fault}")
     raise SystemExit(1 if faults else 0)
@@ -52,18 +53,12 @@ def say(line: str) -> None:
     print(line, flush=True)  # noqa: T201
 
 
-def record(checkout: Checkout, nodes: Mapping[str, Any], mapped: Mapping[str, Mapped]) -> None:
+def record(checkout: Checkout, said: Mapping[str, Any], mapped: Mapping[str, Mapped]) -> None:
     """Write down what the checkout says of the nodes that are used, and which keys it maps."""
     loras = {
         name: {"modules": found.modules, "names": found.names} for name, found in mapped.items()
     }
-    widgets = {name: checkout.widgets(name) for name in nodes}
-    content = {
-        "comfyui": checkout.version,
-        "nodes": nodes,
-        "widgets": widgets,
-        "loras": loras,
-    }
+    content = {"comfyui": checkout.version, **said, "loras": loras}
     FIXTURE.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
