@@ -16,7 +16,7 @@ function drawIntervals(chart) {
     chart.append(svg("text", { x: 4, y: y + 4 }, one.name),
       svg("line", { class: "interval", x1: x(one.low), x2: x(one.high), y1: y, y2: y }),
       svg("circle", { class: "middle", cx: x(one.middle), cy: y, r: 6 }),
-      svg("text", { x: x(one.middle) - 14, y: y - 10 }, `${(100 * one.middle).toFixed(0)} %`));
+      svg("text", { x: x(one.middle) - 14, y: y - 10 }, `${one.middle > 0 ? "+" : ""}${(100 * one.middle).toFixed(0)} %`));
   });
 }
 
