@@ -1,5 +1,6 @@
 """`glance web`: the server, its address, and its end."""
 
+import errno
 import os
 import secrets
 import socket
@@ -116,9 +117,12 @@ def _listen(host: str, port: int) -> socket.socket:
             listening.close()
             raise
     except OSError as exc:
+        is_port = exc.errno in (errno.EADDRINUSE, errno.EACCES)
+        free = "--port 0 takes one that is free"
+        ours = "--host 127.0.0.1, or another address of this machine"
         raise SetupError(
             f"cannot listen at {host}, port {port}: {exc.strerror or exc}",
-            hint="--port 0 takes one that is free",
+            hint=free if is_port else ours,
         ) from exc
     return listening
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,10 +18,13 @@ from fakes.commands import SMALL, Glance
 from fakes.trainer import FakeSimpleTuner, wait_for
 from starlette.testclient import TestClient
 
+from glance.core.errors import SetupError
 from glance.core.options import declared
 from glance.web.app import Site
 from glance.web.forms import FORMS, TRAIN
 from glance.web.guard import Door, Workspace
+from glance.web.request import WebRequest
+from glance.web.serve import serve
 
 DOCUMENT: dict[str, Any] = {
     "image": ["cat.png"],
@@ -277,6 +281,19 @@ def test_another_host_and_sharing_nothing_exclude_each_other(glance: Glance) -> 
 
     assert done.code == 2
     assert "--share-nothing" in done.err
+
+
+@pytest.mark.parametrize(
+    ("host", "hint"), [("127.0.0.1", "--port 0"), ("nosuch.invalid", "--host 127.0.0.1")]
+)
+def test_an_address_that_cannot_be_had_is_told_with_its_remedy(host: str, hint: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+        with pytest.raises(SetupError) as refused:
+            serve(WebRequest(host=host, port=port), on_ready=lambda _: None)
+
+    assert hint in refused.value.problems[0].hint
 
 
 def test_a_page_says_what_it_does_not_ask(tab: Browser, pair: Path) -> None:
