@@ -16,8 +16,8 @@ from glance.sampling.request import InferRequest
 from glance.schedule.options import ScheduleOptions
 
 
-def test_the_newest_finished_run_is_used_and_named(glance: Callable, run_folder: Path) -> None:
-    done = glance("infer", "--prompt", "A lighthouse, twice", "--json")
+def test_the_newest_finished_run_is_used_and_named(invoke: Callable, run_folder: Path) -> None:
+    done = invoke("infer", "--prompt", "A lighthouse, twice", "--json")
 
     assert done.code == 0, done.err
     (image,) = done.document["images"]
