@@ -201,22 +201,14 @@ class Site:
 
     def sample(self, asked: Asked) -> str:
         """Show the form of a sampling, and the images of the run."""
-        runs, path = views.finished_runs(), asked.text("run")
-        chosen = self._run(path).as_posix() if path else next(iter(runs), "")
-        return self._page("sample.html", title="Sample", form=INFER, runs=runs, chosen=chosen)
+        runs = self._finished(asked)
+        return self._page("sample.html", title="Sample", form=INFER, runs=runs)
 
     def compare(self, asked: Asked) -> str:
         """Show what the last comparison of a run says, and the form of another."""
-        runs, path = views.finished_runs(), asked.text("run")
-        chosen = self._run(path).as_posix() if path else next(iter(runs), "")
-        return self._page(
-            "compare.html",
-            title="Compare",
-            form=COMPARE,
-            runs=runs,
-            chosen=chosen,
-            found=views.comparison(Path(chosen)) if chosen else None,
-        )
+        runs = self._finished(asked)
+        found = views.comparison(Path(runs[0])) if runs else None
+        return self._page("compare.html", title="Compare", form=COMPARE, runs=runs, found=found)
 
     # --- what pages read -------------------------------------------------------------------------
 
@@ -391,6 +383,11 @@ class Site:
 
     def _run(self, said: str) -> Path:
         return self.workspace.find_run(said)
+
+    def _finished(self, asked: Asked) -> list[str]:
+        """Return the finished runs, the one that is asked for first."""
+        said = asked.text("run")
+        return views.finished_runs(self._run(said) if said else None)
 
     def _idle(self, said: str) -> Path:
         """Return a run in which no job works; raises RunError."""

@@ -20,12 +20,11 @@ from glance.core.phase import Phase
 from glance.core.pictures import DECODER_ERRORS, open_picture, to_rgb
 from glance.evaluation.request import Variant
 from glance.interop.export import open_source
-from glance.runs.checkpoints import checkpoint_names
 from glance.runs.folder import RUNS, RunFolder
 from glance.runs.listing import list_runs
 from glance.runs.lock import who_trains
 from glance.runs.losses import Course, read_course
-from glance.runs.manifest import Manifest, PhaseState, load_manifest
+from glance.runs.manifest import Manifest, PhaseState, load_manifest, require_finished
 from glance.sampling.provenance import FORMATS, Record
 from glance.sampling.request import InferRequest
 from glance.web.jobs import Job, Jobs, shown_command
@@ -72,13 +71,21 @@ def thumbnail(run: RunFolder) -> str | None:
     return None
 
 
-def finished_runs() -> list[str]:
-    """Return the runs whose pair can be sampled with, the newest first."""
-    return [
+def finished_runs(chosen: Path | None = None) -> list[str]:
+    """Return the runs of runs/ whose pair can be sampled with, the newest first.
+
+    A `chosen` one comes before them, wherever it lies; raises RunError where it is none.
+    """
+    found = [
         item["run"]
         for item in list_runs(RUNS)
         if all(state == PhaseState.DONE for state in item["states"].values())
     ]
+    if chosen is None:
+        return found
+    run = RunFolder(chosen)
+    require_finished(run, load_manifest(run))
+    return list(dict.fromkeys([chosen.as_posix(), *found]))
 
 
 def describe_run(jobs: Jobs, path: Path) -> dict[str, Any]:
@@ -105,15 +112,11 @@ def describe_run(jobs: Jobs, path: Path) -> dict[str, Any]:
     previews = sorted(_images_in(run.previews), key=lambda one: one.stat().st_mtime)
     return {
         **document,
-        "method": "import" if manifest.imported else manifest.command.split()[-1],
-        "family": manifest.settings.family,
         "phases": {phase.value: _describe_phase(run, manifest, phase) for phase in Phase},
         "is_finished": manifest.is_finished,
         "can_continue": document["can_continue"] and _can_continue(manifest),
         "previews": [one.as_posix() for one in previews][-_LISTED:],
         "verdict": manifest.verdict,
-        "has_comparison": (run.path / _COMPARED / "compare.json").is_file(),
-        "resumable": any(checkpoint_names(run, phase) for phase in Phase),
     }
 
 
