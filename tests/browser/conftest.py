@@ -35,7 +35,7 @@ def browser() -> Iterator[Any]:
 def context(browser: Any) -> Iterator[Any]:
     """Return a fresh profile: no cookie, no cache."""
     made = browser.new_context(viewport={"width": 1200, "height": 900})
-    made.set_default_timeout(15_000)
+    made.set_default_timeout(60_000)
     yield made
     made.close()
 
