@@ -162,7 +162,10 @@ _NEVER: Final = frozenset(
 TRAIN: Final = Form(
     "train",
     TrainRequest,
-    front=("image", "caption", "model", "device", "vram", "resolution", "steps", "schedule", "run"),
+    front=(
+        *("image", "caption", "model", "device", "vram", "resolution", "steps", "schedule"),
+        *("run", "compare"),
+    ),
 )
 DISTILL: Final = Form(
     "distill",
