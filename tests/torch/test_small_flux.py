@@ -14,7 +14,7 @@ from glance.evaluation.small_world.check import check_picture, read_picture
 from glance.evaluation.small_world.world import describe, held_out_scenes
 
 FOLDER = Path(str(files("glance") / "assets/small-flux"))
-CAPTIONS = [describe(scene) for scene in held_out_scenes(20, seed=3)]
+CAPTIONS = [describe(scene) for scene in held_out_scenes(10, seed=3)]
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +36,12 @@ def test_it_draws_what_captions_it_never_saw_say(pipeline: Any) -> None:
 
     verdicts = [check_picture(p, c) for p, c in zip(pictures, CAPTIONS, strict=True)]
     right = Counter(name for verdict in verdicts for name, met in verdict.items() if met)
-    assert min(right.values()) >= 18, right  # of 20
-    assert sum(all(verdict.values()) for verdict in verdicts) >= 17
+    assert min(right.values()) >= 9, right  # of 10
+    assert sum(all(verdict.values()) for verdict in verdicts) >= 8
 
 
 def test_a_loose_caption_has_many_pictures(pipeline: Any) -> None:
-    pictures = sample(pipeline, ["a landscape at night"] * 8)
+    pictures = sample(pipeline, ["a landscape at night"] * 6)
 
     shown = [read_picture(picture) for picture in pictures]
     assert {facts["time"] for facts in shown} == {"night"}

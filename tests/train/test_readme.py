@@ -23,13 +23,12 @@ CHEAPER = {
     "demo": "--steps 5 --json",
     "train --image": "--steps 5 --rank 4 --launcher direct --phase slow",
     "train --resume": "--launcher direct",
-    "distill": "--steps 2 --batch-size 1 --rank 4 --launcher direct --phase slow --teacher-steps 8 "
-    "--prompt 'a small sun' --prompt 'a tree at noon' --noises 2",
+    "distill": "--dry-run",
     "compare": "--teacher-steps 8 --no-worth",
 }
 """What is added to commands that take minutes: fewer steps, prompts and imports. The first training
-ends after one LoRA, so that --resume has something to go on with. So does `glance distill`: the
-demo has just distilled both, and without --run that pair is sampled with and judged."""
+ends after one LoRA, so that --resume has something to go on with. The demo has just distilled a
+pair: without --run that one is sampled with and judged. `glance distill` is run by others."""
 FEWER = """
 from glance.batch import demo
 from glance.cli import main
@@ -108,9 +107,7 @@ def test_the_demo_ends_with_a_verdict(walked: tuple[Path, list[Done]]) -> None:
 def test_a_distilled_pair_has_its_verdict(walked: tuple[Path, list[Done]]) -> None:
     folder, done = walked
 
-    assert said(done, "distill")[0].out == "runs/small-flux-distilled\n"
-    trained = folder / "runs/small-flux-distilled/output/glance-slow"
-    assert (trained / "pytorch_lora_weights.safetensors").is_file()
+    assert "runs/small-flux-distilled, new" in said(done, "distill")[0].out
     assert VERDICT.search(said(done, "compare")[0].out)
     assert (folder / "runs/demo-distilled/images/compare/sheet.png").is_file()
 

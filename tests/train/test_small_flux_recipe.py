@@ -50,6 +50,7 @@ def test_a_second_session_goes_on_from_the_first(work: Path) -> None:
     assert 0 < measured[0] < measured[-1]
 
 
+@pytest.mark.extended
 def test_a_fresh_folder_can_begin_with_the_shipped_weights(tmp_path: Path) -> None:
     shipped = ROOT / "glance/assets/small-flux"
 
