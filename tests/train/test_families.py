@@ -1,7 +1,7 @@
 """The whole line for every family: `pytest -m families`, which writes docs/proofs.json.
 
-The first one runs with every `pytest`; FLUX has a file of its own there, and starts the public
-command: here the half minute is spared that it takes.
+With every `pytest` FLUX is trained, by a file of its own, and Qwen-Image taught
+(test_distill_families.py). The half minute is spared here that the public command takes.
 """
 
 from pathlib import Path
@@ -12,14 +12,10 @@ from tiny_models import build_tiny, lend_parts
 
 from glance.models.families import FAMILIES, find_family
 
-pytestmark = pytest.mark.families
-FIRST = ("qwen_image",)
-ALL = [
-    name if name in FIRST else pytest.param(name, marks=pytest.mark.extended) for name in FAMILIES
-]
+pytestmark = [pytest.mark.families, pytest.mark.extended]
 
 
-@pytest.fixture(scope="module", params=ALL)
+@pytest.fixture(scope="module", params=FAMILIES)
 def trained(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path]:

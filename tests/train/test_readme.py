@@ -30,12 +30,14 @@ CHEAPER = {
 ends after one LoRA, so that --resume has something to go on with. The demo has just distilled a
 pair: without --run that one is sampled with and judged. `glance distill` is run by others."""
 FEWER = """
+from functools import partial
 from glance.batch import demo
 from glance.cli import main
 demo.TAUGHT = 6
+demo.CompareRequest = partial(demo.CompareRequest, teacher_steps=12)
 main()
 """
-"""`glance`, whose demo records fewer prompts: there is no flag for that."""
+"""`glance`, whose demo records fewer prompts and compares with fewer steps: there are no flags."""
 VERDICT = re.compile(r"^(it helps|it does not help|too close to call)", re.MULTILINE)
 
 
@@ -92,7 +94,7 @@ def test_the_demo_ends_with_a_verdict(walked: tuple[Path, list[Done]]) -> None:
     assert [phase["state"] for phase in phases] == ["done"] * 4
     assert document["images"] == ["runs/demo/images/sheet.png"]
     assert Image.open(folder / "runs/demo/images/sheet.png").width == 4 * 168 + 8
-    labels = ["base, 50 steps", "base, 4 steps", "distilled pair, 4", "guide's pair, 10"]
+    labels = ["base, 12 steps", "base, 4 steps", "distilled pair, 4", "guide's pair, 10"]
     for pictures in document["comparison"].values():
         assert [one["variant"] for one in pictures] == labels
         assert [one["distance"] is None for one in pictures] == [True, False, False, False]
