@@ -170,9 +170,10 @@ def test_a_training_outlives_its_server_and_the_next_one_finds_and_stops_it(
     assert state["is_running"]
     assert state["phases"]["slow"]["state"] == "training"
     assert later.ask("/api/remove", run="runs/cat")["problems"]
-    told = later.ask("/api/stop", id=state["job"]["id"])["said"]
     job = {"id": state["job"]["id"]}
-    wait_for(lambda: len(later.get("/api/job", **job).json()["said"]) > len(told))
+    later.ask("/api/stop", **job)
+    # two signals that come together are one
+    wait_for(lambda: "stopping" in later.get("/api/job", **job).json()["said"][-1])
     later.ask("/api/stop", **job)
     tab.wait()
     state = later.wait()
