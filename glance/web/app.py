@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.applications import Starlette
@@ -24,10 +25,10 @@ from glance.core.phase import Phase
 from glance.core.tables import Rows
 from glance.models.families import FAMILIES
 from glance.runs.folder import RUNS, RunFolder
-from glance.runs.listing import clean_run, remove_run, rename_run
+from glance.runs.listing import remove_run
 from glance.runs.manifest import load_manifest
 from glance.runs.sample import examine_picture
-from glance.sampling.provenance import read_record
+from glance.sampling.provenance import FORMATS, read_record
 from glance.schedule.lists import Schedule, parse_list
 from glance.web import views
 from glance.web.forms import COMPARE, DISTILL, FORMS, INFER, TRAIN, Form
@@ -122,8 +123,6 @@ class Site:
             "/api/stop": self.stop,
             "/api/continue": self.resume,
             "/api/remove": self.remove,
-            "/api/rename": self.rename,
-            "/api/clean": self.clean,
             UPLOADS: self.upload,
             RECORDS: self.record,
         }
@@ -150,7 +149,7 @@ class Site:
                     return HTMLResponse(page, 404 if isinstance(exc, RunError) else 422)
                 return JsonAnswer({"problems": views.as_json(exc.problems)}, 422)
             except Exception:
-                # the page's reader sees no terminal: the traceback goes there, and she is told so
+                # the traceback goes to the terminal, which nobody sees who looks at the page
                 logging.getLogger("glance.web").exception("a fault in glance")
                 fault = Problem("a fault in glance itself", "the terminal has its traceback")
                 if is_page:
@@ -217,7 +216,7 @@ class Site:
         path = self.workspace.find_file(asked.text("path"))
         if path is None:
             return JsonAnswer({"problems": [{"message": "there is no such file"}]}, 404)
-        is_image = path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")
+        is_image = path.suffix.lower() in FORMATS
         return FileResponse(
             path,
             media_type=None if is_image else "application/octet-stream",
@@ -261,7 +260,7 @@ class Site:
             name, content = views.workflow(path)
         else:
             name, content = views.exported(path, kind)
-        disposition = f'attachment; filename="{name}"'
+        disposition = f"attachment; filename*=utf-8''{quote(name)}"  # headers are Latin-1
         return Response(
             content,
             media_type="application/octet-stream",
@@ -329,16 +328,6 @@ class Site:
         """Remove a run."""
         path = self._idle(asked.said("run"))
         return {"freed_bytes": remove_run(path)}
-
-    def rename(self, asked: Asked) -> dict[str, Any]:
-        """Rename a run."""
-        place = rename_run(self._idle(asked.said("run")), asked.said("name"))
-        return {"run": place.as_posix()}
-
-    def clean(self, asked: Asked) -> dict[str, Any]:
-        """Free what a finished run no longer needs."""
-        path = self._idle(asked.said("run"))
-        return {"freed_bytes": clean_run(path, only_look=False)}
 
     def upload(self, asked: Asked) -> Any:
         """Keep an image that was dropped, if it is one that can be trained on."""

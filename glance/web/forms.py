@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from glance.core.errors import Checks, InputError, Problem
+from glance.core.errors import Checks, InputError, Problem, shown
 from glance.core.options import Field, Group, command_line, declared, from_document
 from glance.evaluation.request import CompareRequest
 from glance.sampling.request import InferRequest
@@ -130,11 +130,12 @@ class Form:
         if not isinstance(document, Mapping) or not all(isinstance(key, str) for key in document):
             raise InputError("a form sends a JSON object of its fields", hint="reload the page")
         fields = self.fields
-        hidden = [key for key in document if key in _NEVER or key in self.leaves_out]
-        if hidden:
+        # by their one name: the readers of options know others, and paths are looked at by this one
+        strange = [key for key in document if key not in fields]
+        if strange:
             raise InputError(
-                Problem(f"{key} is not asked by a page", f"say it to {self.owner}")
-                for key in hidden
+                Problem(f"{shown(key)} is not asked by a page", f"see {self.owner} --help")
+                for key in strange
             )
         said = {key: value for key, value in document.items() if not _is_empty(value)}
         checks = Checks()

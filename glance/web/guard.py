@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from glance.core.errors import InputError, Problem, quoted, shown
 from glance.core.options import Field
+from glance.sampling.provenance import FORMATS
 
 UPLOADS: Final = "/api/uploads"
 RECORDS: Final = "/api/records"
@@ -194,8 +195,7 @@ def _cookie(header: str, name: str) -> str:
 
 # --- paths ---------------------------------------------------------------------------------------
 
-_IMAGES: Final = (".png", ".jpg", ".jpeg", ".webp")
-_OF_RUNS: Final = (*_IMAGES, ".safetensors", ".json", ".log", ".csv", ".txt")
+_OF_RUNS: Final = (*FORMATS, ".safetensors", ".json", ".log", ".csv", ".txt")
 OWN: Final = ".glance"
 """What the page keeps in the working folder: uploads, and what it was asked to start."""
 
@@ -243,7 +243,7 @@ class Workspace:
         if _is_hidden(Path(*path.parts[2:]) if path.parts[:2] == (OWN, "uploads") else path):
             return None
         ending = path.suffix.lower()
-        if ending not in _IMAGES and not (ending in _OF_RUNS and self._is_of_run(path)):
+        if ending not in FORMATS and not (ending in _OF_RUNS and self._is_of_run(path)):
             return None
         return path if (self.root / path).is_file() else None
 

@@ -44,6 +44,8 @@ def serve(request: WebRequest, *, on_ready: Callable[[Address], None]) -> "list[
     missing or the address cannot be had, UsageError for another host with --share-nothing,
     InputError for a folder that is none.
     """
+    environment = {**os.environ, **({"HF_HUB_OFFLINE": "1"} if request.share_nothing else {})}
+    os.environ.update(environment)  # plans ask the Hub, too, whose package reads it when imported
     try:
         import uvicorn
 
@@ -60,8 +62,6 @@ def serve(request: WebRequest, *, on_ready: Callable[[Address], None]) -> "list[
     root = Path.cwd().resolve()
     workspace = Workspace(root, tuple(_folder(one) for one in request.read))
     door = Door(request.host, None if is_here else secrets.token_urlsafe(24))
-    environment = {**os.environ, **({"HF_HUB_OFFLINE": "1"} if request.share_nothing else {})}
-    os.environ.update(environment)  # plans ask the Hub, too
     site = Site(workspace, environment)
     config = uvicorn.Config(
         site.app(door),

@@ -18,6 +18,7 @@ from glance.core.files import read_text
 from glance.core.options import to_document
 from glance.core.phase import Phase
 from glance.core.pictures import DECODER_ERRORS, open_picture, to_rgb
+from glance.evaluation.report import SHEET, find_picture
 from glance.evaluation.request import Variant
 from glance.interop.export import open_source
 from glance.runs.folder import RUNS, RunFolder
@@ -25,7 +26,7 @@ from glance.runs.listing import list_runs
 from glance.runs.lock import who_trains
 from glance.runs.losses import Course, read_course
 from glance.runs.manifest import Manifest, PhaseState, load_manifest, require_finished
-from glance.sampling.provenance import FORMATS, Record
+from glance.sampling.provenance import FORMATS, Record, base_path, preview_path
 from glance.sampling.request import InferRequest
 from glance.web.jobs import Job, Jobs, shown_command
 
@@ -143,22 +144,18 @@ def run_images(path: Path) -> list[dict[str, Any]]:
     found = sorted(
         _images_in(RunFolder(path).images), key=lambda one: one.stat().st_mtime, reverse=True
     )
-    names = {one.name: one for one in found}
-    twins = {
-        one.name
-        for one in found
-        for end in ("-base", "-slow")
-        if one.stem.endswith(end) and f"{one.stem.removesuffix(end)}{one.suffix}" in names
-    }
-
-    def beside(one: Path, end: str) -> str | None:
-        twin = names.get(f"{one.stem}{end}{one.suffix}")
-        return None if twin is None else twin.as_posix()
-
+    there, places = set(found), {"base": base_path, "slow": preview_path}
+    twins = {place(one) for one in found for place in places.values()}
     return [
-        {"image": one.as_posix(), "base": beside(one, "-base"), "slow": beside(one, "-slow")}
+        {
+            "image": one.as_posix(),
+            **{
+                name: place(one).as_posix() if place(one) in there else None
+                for name, place in places.items()
+            },
+        }
         for one in found
-        if one.name not in twins and one.name != "sheet.png"
+        if one not in twins and one.name != SHEET
     ][:_LISTED]
 
 
@@ -170,7 +167,7 @@ def comparison(path: Path) -> dict[str, Any] | None:
         return {
             "sentence": document["sentence"],
             "verdict": document["verdict"],
-            "sheet": (folder / "sheet.png").as_posix(),
+            "sheet": (folder / SHEET).as_posix(),
             "intervals": list(_intervals(document["verdict"])),
             "table": list(_table(document)),
             "rows": [
@@ -178,7 +175,7 @@ def comparison(path: Path) -> dict[str, Any] | None:
                     "prompt": row["prompt"],
                     "seed": row["seed"],
                     "images": {
-                        name: (folder / "pictures" / f"{number}-{name}.png").as_posix()
+                        name: find_picture(folder, number, Variant(name)).as_posix()
                         for name in row["variants"]
                     },
                     "labels": {

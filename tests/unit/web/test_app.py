@@ -217,12 +217,24 @@ def test_what_a_finished_run_gives_away(tab: Browser, fully_trained: None) -> No
     assert lora.content == Path(state["phases"]["fast"]["lora"]).read_bytes()
 
 
-def test_a_run_is_renamed_cleaned_and_removed(tab: Browser, fully_trained: None) -> None:
-    assert tab.ask("/api/rename", run="runs/cat", name="dog")["run"] == "runs/dog"
-    assert tab.ask("/api/clean", run="runs/dog")["freed_bytes"] >= 0
-    assert tab.ask("/api/remove", run="runs/dog")["freed_bytes"] > 0
-    assert not Path("runs/dog").exists()
-    assert tab.ask("/api/remove", run="runs/dog")["problems"]
+def test_a_run_is_removed_once(tab: Browser, fully_trained: None) -> None:
+    assert tab.ask("/api/remove", run="runs/cat")["freed_bytes"] > 0
+    assert not Path("runs/cat").exists()
+    assert tab.ask("/api/remove", run="runs/cat")["problems"]
+
+
+def test_an_export_may_have_any_name(tab: Browser, fully_trained: None) -> None:
+    manifest = Path("runs/cat/glance.json")
+    document = json.loads(manifest.read_text())
+    document["sample"]["image"] = "data/\u732b.png"
+    manifest.write_text(json.dumps(document))
+
+    answer = tab.get("/export", run="runs/cat", kind="workflow")
+
+    assert answer.status_code == 200
+    assert answer.headers["content-disposition"].startswith(
+        "attachment; filename*=utf-8''%E7%8C%AB"
+    )
 
 
 def test_names_from_files_are_text_on_a_page(tab: Browser, fully_trained: None) -> None:

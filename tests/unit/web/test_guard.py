@@ -164,6 +164,25 @@ def test_no_field_of_a_form_leads_out_of_the_folder(key: str, text: str) -> None
     assert any(one["message"].startswith(f"{key} ") for one in answer.json()["problems"])
 
 
+@pytest.mark.parametrize(
+    ("command", "key"),
+    [
+        *(("train", key) for key in ("source_image", "preview_prompt", "lr", "SET", "gpu_ids")),
+        *(
+            ("infer", key)
+            for key in ("from_image", "prompt_file", "init_latents", "slow_lora", "p")
+        ),
+    ],
+)
+def test_a_field_has_one_name(command: str, key: str) -> None:
+    """By another, which the command line knows, its path would not be looked at."""
+    document = {"command": command, "document": {key: "/etc/passwd"}}
+
+    (problem,) = client().post("/api/plan", json=document).json()["problems"]
+
+    assert problem["message"] == f"{key} is not asked by a page"
+
+
 def test_no_run_is_made_where_nobody_would_look() -> None:
     with pytest.raises(InputError):
         Workspace(Path.cwd().resolve()).check(TRAIN.fields, {"run": "runs/.git/hooks"})
@@ -226,8 +245,6 @@ def _nasty(rng: random.Random) -> tuple[str, str, dict[str, Any]]:
             "/api/stop",
             "/api/continue",
             "/api/remove",
-            "/api/rename",
-            "/api/clean",
             "/api/uploads",
             "/api/records",
         ]
