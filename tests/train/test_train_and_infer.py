@@ -27,6 +27,7 @@ from real_training import (
     told,
     wait_until,
 )
+from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_models import build_tiny, layouts
 
@@ -169,6 +170,12 @@ def test_what_was_said_is_what_simpletuner_trains(trained: Trained) -> None:
 
 def test_exactly_the_phases_noise_levels_reached_the_transformer(run: Path) -> None:
     check_noise_levels("flux", run)
+
+
+def test_a_start_does_not_wait_for_torchs_compiler(run: Path) -> None:
+    for phase in ("slow", "fast"):
+        with safe_open(run / f"probe/glance-{phase}-{STEPS:04}.safetensors", "np") as last:
+            assert last.metadata()["compiler"] == "false"
 
 
 def test_two_caption_lines_are_one_caption(run: Path) -> None:

@@ -37,7 +37,6 @@ from types import SimpleNamespace
 accelerator = SimpleNamespace(is_available=lambda: True)
 _C = SimpleNamespace(_cuda_init=lambda: open({folder!r} + "/cuda", "w").close())
 """,
-    "stubs/torch/_inductor/cudagraph_trees.py": "",
 }
 
 

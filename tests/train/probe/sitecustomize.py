@@ -2,7 +2,7 @@
 
 One file a step, ./probe/<environment>-<number>.safetensors (the trainer works in the run folder):
 what the transformer is given, as `given.<argument>`, what the loss is made of, as `loss.<name>`,
-and the pictures' paths as metadata.
+and the pictures' paths as metadata; there too whether torch's compiler was imported.
 """
 
 import importlib.util
@@ -88,7 +88,11 @@ def _write(noted, pictures):
     Path("probe").mkdir(exist_ok=True)
     tensors = {name: value.detach().float().contiguous().clone() for name, value in noted.items()}
     path = Path("probe") / f"{os.environ['ENV']}-{_number:04}.safetensors"
-    save_file(tensors, path, metadata={"pictures": json.dumps(list(map(str, pictures)))})
+    metadata = {
+        "pictures": json.dumps(list(map(str, pictures))),
+        "compiler": json.dumps("torch._inductor.cudagraph_trees" in sys.modules),
+    }
+    save_file(tensors, path, metadata=metadata)
     _given.clear()
 
 

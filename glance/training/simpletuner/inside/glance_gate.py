@@ -10,7 +10,6 @@ other. Where glance closes the socket instead, or is gone, this process ends.
 import json
 import os
 import socket
-from contextlib import suppress
 
 
 class Gate:
@@ -33,8 +32,6 @@ class Gate:
 
     def hold_training(self, trainer):
         """Wait; `trainer` is SimpleTuner's module of that name, the last that it imports."""
-        with suppress(Exception):  # a failure is the first step's to tell: that imports it as well
-            import torch._inductor.cudagraph_trees  # noqa: F401
         self.wait()
 
     def wait(self):

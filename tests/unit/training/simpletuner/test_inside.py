@@ -1,9 +1,11 @@
-"""The module that holds the seed in the trainer's process, on what stands for SimpleTuner's."""
+"""What glance changes in the trainer's process, on what stands for SimpleTuner's modules."""
 
+import gc
 import importlib.util
 import queue
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -96,17 +98,50 @@ def test_another_simpletuner_trains_on_and_that_is_said(
     ]
 
 
-@pytest.mark.parametrize("of_processes", [False, True])
-def test_what_a_thread_has_handed_over_is_there_when_it_ends(of_processes: bool) -> None:
+@pytest.fixture
+def customize(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """What runs first in each Python process of the trainer."""
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
     spec = importlib.util.spec_from_file_location("of_the_trainer", INSIDE / "sitecustomize.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    yield module
+    gc.enable()
+
+
+@pytest.mark.parametrize("of_processes", [False, True])
+def test_what_a_thread_has_handed_over_is_there_when_it_ends(
+    customize: Any, of_processes: bool
+) -> None:
     asked = SimpleNamespace(enable_multiprocessing=of_processes)
     theirs = SimpleNamespace(get_args=lambda: asked)
     base = SimpleNamespace(Queue=lambda: "multiprocessing's", StateTracker=theirs)
 
-    module._keep_metadata(base)
+    customize._keep_metadata(base)
 
     assert isinstance(base.Queue(), str if of_processes else queue.Queue)
+
+
+def test_garbage_is_collected_once_the_trainer_is_imported(customize: Any) -> None:
+    assert not gc.isenabled()
+
+    customize._start_sooner(SimpleNamespace())
+
+    assert gc.isenabled()
+
+
+def test_of_a_step_torchs_compiler_is_told_where_it_is_there(
+    customize: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    trainer = SimpleNamespace(mark_cudagraph_step_begin=told.append)
+    customize._start_sooner(trainer)
+
+    monkeypatch.delitem(sys.modules, "torch._inductor.cudagraph_trees", raising=False)
+    trainer.mark_cudagraph_step_begin("nothing was compiled")
+    monkeypatch.setitem(sys.modules, "torch._inductor.cudagraph_trees", SimpleNamespace())
+    trainer.mark_cudagraph_step_begin("something was")
+
+    assert told == ["something was"]
