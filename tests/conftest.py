@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from PIL import Image
 from proofs import Proofs
 
 from glance.core.device import Device, cpu_cores, is_present
+from glance.sampling.pipeline import importing
 
 pytest.register_assert_rewrite("real_training")
 pytest_plugins = ["fakes.plugin"]
@@ -86,6 +87,13 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.markexpr == "families":
         config.pluginmanager.register(Proofs())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None]:
+    """Every worker imports torch, its friends and 4,000 tests: hardly anything of it is garbage."""
+    with importing():
+        return (yield)
 
 
 _TIERS = ("train", "browser", "ray", "torch", "gpu")

@@ -146,19 +146,20 @@ class TestFetching:
             assert self.fetch(hub, tmp_path / "home").stdout.startswith("True")
             assert gone.exists()
 
-    @pytest.mark.parametrize("was_there", [False, True])
-    def test_a_tokenizer_is_loaded_offline(self, tmp_path: Path, was_there: bool) -> None:
+    def test_a_tokenizer_is_loaded_offline(self, tmp_path: Path) -> None:
         """As SimpleTuner loads those of Z-Image, Chroma, Krea 2 and HiDream."""
         hub = FakeHub("acme/small", SMALL_FLUX)
-        home = {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.url}
-        fetch = "from glance.core.hub import fetch_model; fetch_model('acme/small', print)"
-        if was_there:  # fetched by somebody else
-            python("import huggingface_hub as h; h.snapshot_download('acme/small')", **home)
-        python(fetch, **home)
+        homes = [str(tmp_path / name) for name in ("fetched", "fetched-by-somebody-else-before")]
+        download = "import huggingface_hub as h; h.snapshot_download('acme/small')"
+        python(download, HF_HOME=homes[1], HF_ENDPOINT=hub.url)
+        for home in homes:
+            fetch = "from glance.core.hub import fetch_model; fetch_model('acme/small', print)"
+            python(fetch, HF_HOME=home, HF_ENDPOINT=hub.url)
         hub.close()
 
-        load = "t.AutoTokenizer.from_pretrained('acme/small', subfolder='tokenizer_2')"
-        done = python(f"import transformers as t; {load}", **{**home, "HF_HUB_OFFLINE": "1"})
+        load = "t.AutoTokenizer.from_pretrained('acme/small', subfolder='tokenizer_2', cache_dir="
+        loads = "; ".join(f"{load}{home + '/hub'!r})" for home in homes)
+        done = python(f"import transformers as t; {loads}", HF_HUB_OFFLINE="1")
 
         assert done.returncode == 0, done.stderr
 
