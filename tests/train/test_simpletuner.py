@@ -15,6 +15,7 @@ from glance.models.families import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 QUESTIONS = """
+import gc; gc.disable()
 import json, runpy, sys, torch
 from peft import LoraConfig
 from simpletuner.helpers.configuration.cli_utils import mapping_to_cli_args

@@ -21,15 +21,19 @@ from pathlib import Path
 
 
 class _Finder(MetaPathFinder):
-    """Waits for the import of one module, then steps aside and changes what was imported."""
+    """Waits for the import of one module, then steps aside and changes what was imported.
 
-    def __init__(self, name, change):
-        self.name, self.change = name, change
+    `prepare` is called before the module is.
+    """
+
+    def __init__(self, name, change=lambda module: None, prepare=lambda: None):
+        self.name, self.change, self.prepare = name, change, prepare
 
     def find_spec(self, name, path=None, target=None):
         if name != self.name:
             return None
         sys.meta_path.remove(self)
+        self.prepare()
         spec = importlib.util.find_spec(name)
         if spec is None or spec.loader is None:
             return spec
@@ -116,7 +120,7 @@ def _run_hidden_sitecustomize():
             return
 
 
-gc.disable()  # until the trainer is imported; the launchers before it only wait for it
+sys.meta_path.insert(0, _Finder("simpletuner", prepare=gc.disable))
 sys.meta_path.insert(0, _Finder("simpletuner.helpers.training.trainer", _start_sooner))
 if os.environ.get("GLANCE_WITHOUT_PINNING"):
     sys.meta_path.insert(0, _Finder("torch", _do_without_pinning))

@@ -1,11 +1,10 @@
 """What glance changes in the trainer's process, on what stands for SimpleTuner's modules."""
 
-import gc
 import importlib.util
 import queue
 import random
+import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -99,7 +98,7 @@ def test_another_simpletuner_trains_on_and_that_is_said(
 
 
 @pytest.fixture
-def customize(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def customize(monkeypatch: pytest.MonkeyPatch) -> Any:
     """What runs first in each Python process of the trainer."""
     monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
     spec = importlib.util.spec_from_file_location("of_the_trainer", INSIDE / "sitecustomize.py")
@@ -107,8 +106,7 @@ def customize(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    yield module
-    gc.enable()
+    return module
 
 
 @pytest.mark.parametrize("of_processes", [False, True])
@@ -124,12 +122,26 @@ def test_what_a_thread_has_handed_over_is_there_when_it_ends(
     assert isinstance(base.Queue(), str if of_processes else queue.Queue)
 
 
-def test_garbage_is_collected_once_the_trainer_is_imported(customize: Any) -> None:
-    assert not gc.isenabled()
+def test_garbage_is_collected_once_the_trainer_is_imported(tmp_path: Path) -> None:
+    package = tmp_path / "simpletuner/helpers/training"
+    package.mkdir(parents=True)
+    telling = "import gc; print(gc.isenabled())"
+    (tmp_path / "simpletuner/__init__.py").write_text(telling)
+    (package / "trainer.py").write_text(telling)
 
-    customize._start_sooner(SimpleNamespace())
+    told = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"{telling}; import simpletuner.helpers.training.trainer; {telling}",
+        ],
+        env={"PYTHONPATH": f"{INSIDE}:{tmp_path}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
 
-    assert gc.isenabled()
+    assert told.stdout.split() == ["True", "False", "False", "True"]
 
 
 def test_of_a_step_torchs_compiler_is_told_where_it_is_there(
