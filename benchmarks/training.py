@@ -24,6 +24,12 @@ _BY_HAND: Final = "SimpleTuner's two commands"
 _GLANCE: Final = "glance train"
 _DIRECT: Final = "glance train --launcher direct"
 _GOALS: Final = {_GLANCE: Goal(at_most=1.05), _DIRECT: Goal(at_most=0.45)}
+_WITHOUT_PINNING: Final = """import torch
+
+if not torch.accelerator.is_available():
+    torch.Tensor.pin_memory = lambda self, *args, **kwargs: self
+"""
+"""All that SimpleTuner 4.10 needs of others, as a sitecustomize: it cannot train on a CPU else."""
 _RANK, _RESOLUTION = 4, 64
 _STEPS, _QUICK_STEPS = 10, 2
 
@@ -32,7 +38,7 @@ def measure(conditions: Conditions) -> Result:
     """Train both phases of the small model of the package three times a round.
 
     With SimpleTuner's two commands by hand, in a folder that holds the files which `glance train
-    --dry-run` shows; with `glance train`; and with `glance train --launcher direct`.
+    --dry-run` shows, and with nothing of glance's in its process; with `glance train`; and with `glance train --launcher direct`.
     """
     steps = _QUICK_STEPS if conditions.is_quick else _STEPS
     command = _command(conditions, steps)
@@ -115,7 +121,10 @@ def _run_by_hand(plan: TrainingPlan, phase: Phase, conditions: Conditions) -> No
         webhook="",
         needs_hub=False,
     )
+    shim = plan.run.path / "shim"
+    shim.mkdir(exist_ok=True)
+    (shim / "sitecustomize.py").write_text(_WITHOUT_PINNING)
     command = [str(program), *build_command(phase)[1:]]
-    call(command, plan.run.path, environment)
+    call(command, plan.run.path, {**environment, "PYTHONPATH": str(shim)})
     if not plan.run.lora(phase).exists():
         raise RuntimeError(f"SimpleTuner's {phase} phase by hand left no LoRA")
