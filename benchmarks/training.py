@@ -38,7 +38,8 @@ def measure(conditions: Conditions) -> Result:
     """Train both phases of the small model of the package three times a round.
 
     With SimpleTuner's two commands by hand, in a folder that holds the files which `glance train
-    --dry-run` shows, and with nothing of glance's in its process; with `glance train`; and with `glance train --launcher direct`.
+    --dry-run` shows, and with nothing of glance's in its process; with `glance train`; and with
+    `glance train --launcher direct`.
     """
     steps = _QUICK_STEPS if conditions.is_quick else _STEPS
     command = _command(conditions, steps)

@@ -342,11 +342,12 @@ How the base model is held, GB of the card + GB of system memory, at 1024 x 1024
 - *bf16* is the model as it is, *int8* SimpleTuner's `int8-quanto`, *nf4* its `nf4-bnb`, which needs
   bitsandbytes: `uv sync --extra cuda`, in the clone. What changes the model least and fits is
   taken.
-- **System memory**: where the unquantised model does not fit on the card it is quantised in system
-  memory, which takes twice its size in bf16 and more: 54 GB for FLUX.1-dev on a 24 GB card.
+- **System memory**: where the unquantised model does not fit on the card, *int8* is made in system
+  memory, which takes twice its size in bf16 and more: 54 GB for FLUX.1-dev on a 24 GB card. *nf4*
+  is made on the card, layer by layer: with less memory `--vram 16` trains it there in 4 bits.
 - On 8, 12 and 16 GB text encoders and VAE come to the card in turn, and the image is encoded piece
-  by piece; text encoders are quantised where they would not fit. `--dry-run --json` shows each
-  option.
+  by piece; text encoders are quantised where they would not fit, as far as SimpleTuner can: beside
+  a base model in nf4 only to nf4, and FLUX.2's not at all. `--dry-run --json` shows each option.
 - Still too large? A smaller `--resolution`: `--resolution 512` takes about 2 GB less.
 - What sampling takes: [sampling-memory.md](sampling-memory.md).
 

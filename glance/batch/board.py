@@ -1,7 +1,7 @@
 """What became of a batch's jobs: told while they run, kept in batch.json, summed up at the end.
 
-The run folders are the truth: batch.json is for people and programs to read, and nothing is decided
-by it.
+The run folders are authoritative: batch.json is for people and programs to read, and nothing is
+decided by it.
 """
 
 import shutil
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from glance.batch.jobs import BatchPlan
 from glance.batch.worker import Executor, JobEnd, JobOver, JobStarted, JobTold, Told
-from glance.core.errors import Problem, RunError, SetupError
+from glance.core.errors import InputError, Problem, RunError, SetupError, TrainingFailed
 from glance.core.events import EventSink, Noted
 from glance.core.files import write_json
 from glance.runs.folder import RunFolder, writing
@@ -30,7 +30,6 @@ LOGS: Final = "logs"
 SHARED_FOLDER: Final = "shared"
 """What several runs need, as long as the batch is under way."""
 _SAVED_EVERY: Final = 2.0  # seconds, at most: of thousands of jobs it is megabytes
-_REFUSED, _FAILED = 4, 5
 
 
 class State(StrEnum):
@@ -84,7 +83,7 @@ class Status:
 
     def to_json(self) -> dict[str, Any]:
         """Return the job as batch.json holds it."""
-        problems = [{"message": one.message, "hint": one.hint} for one in self.problems]
+        problems = [one.to_json() for one in self.problems]
         return {
             "number": self.number,
             "name": self.name,
@@ -119,7 +118,6 @@ class Board:
             for one in plan.refused
         ]
         self._jobs = {one.number: one for one in sorted([*jobs, *refused], key=lambda s: s.number)}
-        self._was_done = plan.done
         self._saved = 0.0
 
     @property
@@ -183,15 +181,15 @@ class Board:
         elif end.is_stopped:
             one.state, one.problems = State.STOPPED, ()
         else:
-            one.state = State.REFUSED if end.exit_code == _REFUSED else State.FAILED
+            one.state = State.REFUSED if end.exit_code == InputError.exit_code else State.FAILED
 
     @property
     def exit_code(self) -> int:
         """What the command ends with: 0 only where all jobs are done."""
         states = {one.state for one in self._jobs.values()}
         if State.FAILED in states:
-            return _FAILED
-        return _REFUSED if State.REFUSED in states else 0
+            return TrainingFailed.exit_code
+        return InputError.exit_code if State.REFUSED in states else 0
 
     def to_json(self) -> dict[str, Any]:
         """Return what `--json` prints and batch.json holds."""

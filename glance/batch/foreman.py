@@ -1,9 +1,9 @@
-"""The foreman of a batch on Ray, and what a task of his does on its node.
+"""The foreman of a batch on Ray, and what one of its tasks does on a node.
 
-He hands every job to Ray as a task that needs a GPU, or a node's CPUs where there are none; Ray
+It hands every job to Ray as a task that needs a GPU, or a node's CPUs where there are none; Ray
 gives it a node, and another one when that is lost. A task runs the job's command as this machine's
-queue does, and tells the foreman what it hears. Where he is lost himself, Ray ends his tasks and
-starts him anew: he remembers which jobs are over, and gives out the others again.
+queue does, and tells the foreman what it hears. If the foreman is lost, Ray ends its tasks and
+starts it again: it remembers which jobs are over, and hands out the others again.
 
 A run goes on wherever its job is run next, for it lies in a folder that all nodes share. Its
 checkpoints are sealed with the key of the machine that the batch was begun on: the tasks get it.
@@ -32,7 +32,7 @@ from typing import Any, Final
 from glance import __version__
 from glance.batch.storage import Storage, StoringWorker
 from glance.batch.worker import Job, JobEnd, Worker
-from glance.core.errors import Problem, shown
+from glance.core.errors import InputError, Problem, SetupError, TrainingFailed, shown
 from glance.core.files import state_folder
 from glance.runs.checkpoints import KEY
 from glance.runs.lock import TRAINED_BY
@@ -48,7 +48,6 @@ _LINGERS_SECONDS: Final = 600.0  # how long a foreman waits whose jobs are over
 _FRUITLESS: Final = 3  # losses of a job, in a row, that came no further than the one before
 _HELD_SECONDS: Final = 150.0  # a file server keeps the locks of a node that is gone for 90
 _HELD_TICK_SECONDS: Final = 5.0
-_REFUSED: Final = 4
 
 
 class Order(IntEnum):
@@ -91,9 +90,9 @@ class Taken:
     """What became of jobs that the foreman was to take on."""
 
     is_busy: bool = False
-    """Whether he took none, for he is ending others."""
+    """Whether it took none, because it is ending others."""
     others: Sequence[str] = ()
-    """Names under which he has others at work."""
+    """Names under which it has others at work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +175,7 @@ class Foreman:
     async def take(self, terms: Terms, jobs: Sequence[tuple[Job, dict[str, float]]]) -> Taken:
         """Take on those jobs that are not.
 
-        One that is over is done again if somebody knows how it ended, for he wants it anew.
+        One that is over is done again if somebody knows how it ended, because it is wanted anew.
         """
         if self._order != Order.GO_ON:
             if self._under_way:
@@ -228,11 +227,9 @@ class Foreman:
         self._memory.note(post)
         refusal = None
         if post.fruitless >= _FRUITLESS:
-            message = (
-                f"whoever ran it was lost {_FRUITLESS} times, each time no further than before"
-            )
+            message = f"its worker was lost {_FRUITLESS} times in a row without progress"
             hint = "does it need more memory than a node has? run the same command for another try"
-            refusal = JobEnd(5, (Problem(message, hint),))
+            refusal = JobEnd(TrainingFailed.exit_code, (Problem(message, hint),))
         self._add(post, "begun", Begun(where, post.attempt - 1))
         return Leave(post.job, post.terms, post.attempt, refusal)
 
@@ -267,7 +264,7 @@ class Foreman:
                 ray.cancel(post.task)
 
     async def dismiss(self, known: int) -> bool:
-        """Return whether all is over, and known to whoever knows that version: he may go then."""
+        """Return whether all is over, and known to whoever knows that version: it may go then."""
         self._note_known(known)
         is_over = not (self._waiting or self._under_way or self._untold)
         if is_over:
@@ -345,7 +342,7 @@ def _kind_of(event: Mapping[str, Any]) -> object:
 
 
 class _Memory:
-    """What a foreman is to know when he is started anew; Ray keeps it where it keeps actors."""
+    """What a foreman needs to know when it is restarted; Ray keeps it where it keeps actors."""
 
     def __init__(self, actor: str) -> None:
         self._prefix = f"glance:{actor}:"
@@ -443,10 +440,14 @@ def _refuse_node(leave: Leave) -> JobEnd | None:
     here, terms, folder = platform.node(), leave.terms, leave.job.folder
     if terms.version != __version__:
         message = f"{here} has glance {__version__}, the batch was begun with {terms.version}"
-        return JobEnd(3, (Problem(message, "install the same glance on every node"),))
+        return JobEnd(
+            SetupError.exit_code, (Problem(message, "install the same glance on every node"),)
+        )
     if not folder.is_dir():
         message = f"{here} has no folder {shown(folder)}, where the batch was begun"
-        return JobEnd(3, (Problem(message, "begin it in a folder that all nodes share"),))
+        return JobEnd(
+            SetupError.exit_code, (Problem(message, "begin it in a folder that all nodes share"),)
+        )
     return None
 
 
@@ -483,7 +484,7 @@ class _Shift:
                 log=terms.logs / f"{job.name}.log",
                 on_event=self._hear,
             )
-            is_held = end.exit_code == _REFUSED and TRAINED_BY in str(end.problems)
+            is_held = end.exit_code == InputError.exit_code and TRAINED_BY in str(end.problems)
             if not is_held or time.monotonic() > deadline or self._is_over.wait(_HELD_TICK_SECONDS):
                 return end
 
@@ -505,7 +506,7 @@ class _Shift:
                 asking = self._foreman.hear.remote(*report).future()
                 order = asking.result(timeout=_ANSWER_SECONDS)
             except (RayError, FutureTimeout):
-                continue  # he is lost, and Ray is about to end us, or it is too busy
+                continue  # it is lost, and Ray is about to end us, or it is too busy
             if order > followed:
                 followed = order
                 if order is Order.SAVE and self._has_told:

@@ -32,6 +32,7 @@ from glance.core.errors import (
     SettingsError,
     UsageError,
     quoted,
+    reason_of,
 )
 from glance.core.events import (
     Event,
@@ -73,7 +74,7 @@ class RefusedRun:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `--json` says of it."""
-        problems = [{"message": one.message, "hint": one.hint} for one in self.problems]
+        problems = [one.to_json() for one in self.problems]
         return {"run": str(self.run), "exit_code": self.exit_code, "problems": problems}
 
 
@@ -579,7 +580,7 @@ def _draw_sheet(
     try:
         draw_grid(titles, columns, sheet)
     except OSError as exc:
-        on_event(Warned(f"no {sheet}: {exc.strerror or exc}"))
+        on_event(Warned(f"no {sheet}: {reason_of(exc)}"))
         return None
     if len(shown) > _MOST_COLUMNS or plan.each > MOST_ROWS:
         many = f"{len(columns)} of {len(shown):,} runs, {len(titles)} of {plan.each:,} images each"

@@ -139,7 +139,7 @@ class BatchPlan:
 
 def describe_refusal(refusal: Refusal) -> dict[str, Any]:
     """Return a refused job as JSON."""
-    problems = [{"message": one.message, "hint": one.hint} for one in refusal.problems]
+    problems = [one.to_json() for one in refusal.problems]
     return {
         "number": refusal.number,
         "name": refusal.name,

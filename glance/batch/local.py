@@ -22,9 +22,14 @@ from glance.batch.worker import (
     JobTold,
     Told,
     Worker,
-    pin_device,
 )
-from glance.core.device import Device, cuda_device_count, require_device, resolve_device
+from glance.core.device import (
+    Device,
+    cuda_device_count,
+    pin_device,
+    require_device,
+    resolve_device,
+)
 from glance.core.errors import Problem, SetupError
 from glance.core.events import Noted
 from glance.training.machine import require

@@ -1,8 +1,8 @@
 """A batch's jobs on a Ray cluster, from the side of whoever begins it.
 
 A foreman, one detached actor for each batch, owns the queue: see foreman.py. Whoever begins a batch
-hires him, or finds him at work, and asks him for news until all jobs are over. He may be killed and
-come back at any time. This file and foreman.py alone import ray, and only for a batch that is sent
+starts it, or finds it at work, and asks it for news until all jobs are over. It may be killed and
+restarted at any time. This file and foreman.py alone import ray, and only for a batch that is sent
 there.
 """
 
@@ -37,7 +37,15 @@ from glance.batch.foreman import (
 )
 from glance.batch.worker import Job, JobEnd, JobOver, JobStarted, JobTold, Told
 from glance.core.device import Device
-from glance.core.errors import Problem, SetupError, Stopped, UsageError, shown
+from glance.core.errors import (
+    InputError,
+    Problem,
+    SetupError,
+    Stopped,
+    UsageError,
+    reason_of,
+    shown,
+)
 from glance.core.events import Noted
 from glance.core.files import state_folder
 from glance.core.install import how_to_install
@@ -52,7 +60,7 @@ _TAKEN_AT_ONCE: Final = 2000  # jobs
 _LARGEST_SCHEDULE: Final = 1_000_000  # bytes
 _START: Final = "start one with `ray start --head`, or name it: --ray HOST:PORT"
 _OTHERS: Final = JobEnd(
-    4,
+    InputError.exit_code,
     (Problem("it is under way with other options", "wait for it, or end it first: Ctrl-C"),),
 )
 
@@ -143,7 +151,7 @@ class _Driver:
                 self._interrupts += 1
                 if self._interrupts == 1:
                     self._tell(Noted("stopping at the next checkpoints; Ctrl-C again: at once"))
-            except (RayActorError, GetTimeoutError) as exc:  # he is being started anew
+            except (RayActorError, GetTimeoutError) as exc:  # it is being restarted
                 tries += 1
                 if tries > _TRIES:
                     raise SetupError(f"--ray: {say(exc)}", hint=ON_EVERY_NODE) from exc
@@ -201,7 +209,7 @@ class _Driver:
             case Begun(where, lost):
                 self._begun.add(name)
                 if lost:
-                    message = f"job {number} ({name}): whoever ran it was lost; it goes on, {where}"
+                    message = f"job {number} ({name}): its worker was lost; it continues, {where}"
                     self._tell(Noted(message))
                 self._tell(JobStarted(number, where))
             case JobEnd():
@@ -215,7 +223,7 @@ class _Driver:
 def _hire(name: str) -> Any:
     """Return the foreman of a batch; a new one where there is none.
 
-    He is put on the head's node, if it has room: without that there is no cluster.
+    It is put on the head's node, if it has room: without that there is no cluster.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -284,7 +292,7 @@ def _connected(address: str) -> Iterator[None]:
             socket.create_connection((host.strip("[]"), int(port)), _REACHED_SECONDS).close()
         except OSError as exc:
             raise SetupError(
-                f"--ray {address}: no Ray answers there ({exc.strerror or exc})", hint=_START
+                f"--ray {address}: no Ray answers there ({reason_of(exc)})", hint=_START
             ) from exc
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     # beneath `uv run` it would send this folder to all nodes, and make an environment on each

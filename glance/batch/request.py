@@ -61,6 +61,10 @@ def show_devices(devices: Sequence[int]) -> str:
     return ",".join(map(str, devices))
 
 
+def _gpus(help: str, group: Group) -> Flag:
+    return Flag(help, group, kind="LIST", parse=parse_devices, show=show_devices, commas=True)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchInferRequest:
     """What the user typed of many images of many runs, unchecked."""
@@ -86,13 +90,8 @@ class BatchInferRequest:
     ] = Path("images/batch")
     devices: Annotated[
         tuple[int, ...],
-        Flag(
-            "GPUs by their numbers, such as 0,1: the images are divided among them.",
-            Group.MEMORY,
-            kind="LIST",
-            parse=parse_devices,
-            show=show_devices,
-            commas=True,
+        _gpus(
+            "GPUs by their numbers, such as 0,1: the images are divided among them.", Group.MEMORY
         ),
     ] = ()
     part: Annotated[
@@ -141,13 +140,9 @@ class BatchTrainRequest:
     ] = None
     devices: Annotated[
         tuple[int, ...],
-        Flag(
+        _gpus(
             "GPUs by their numbers, such as 0,1: a job on each at a time. Default: all there are.",
             Group.HARDWARE,
-            kind="LIST",
-            parse=parse_devices,
-            show=show_devices,
-            commas=True,
         ),
     ] = ()
     ray: Annotated[

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from glance.batch.board import Board, State, Status
-from glance.core.errors import GlanceError
+from glance.core.errors import GlanceError, reason_of
 from glance.core.events import Event, EventSink, Noted, Warned
 from glance.evaluation.report import MOST_ROWS, SHEET, draw_grid
 from glance.runs.folder import RunFolder
-from glance.runs.manifest import Manifest, load_manifest
+from glance.runs.manifest import Manifest, load_manifest, read_caption
 from glance.sampling.generate import KeptModel, run_generation
 from glance.sampling.plan import GenerationPlan, plan_generation
 from glance.sampling.request import InferRequest
@@ -84,9 +84,10 @@ def _request(run: RunFolder, manifest: Manifest, device: str) -> InferRequest:
         return InferRequest(
             run=run.path, prompts=teacher.prompts[:1], seeds=(_SEED,), device=device
         )
-    sample = manifest.samples[0]
-    caption = (run.path / sample.caption).read_text(encoding="utf-8").strip()
-    reference = None if sample.reference is None else run.path / sample.reference
+    sample = next(iter(manifest.samples), None)
+    caption = read_caption(run, sample)
+    before = None if sample is None else sample.reference
+    reference = None if before is None else run.path / before
     return InferRequest(
         run=run.path, prompts=(caption,), seeds=(_SEED,), device=device, reference=reference
     )
@@ -108,6 +109,6 @@ def _draw(rows: list[_Row], output: Path, on_event: EventSink) -> Iterator[Path]
         try:
             draw_grid(titles, columns, path)
         except OSError as exc:
-            on_event(Warned(f"no {path}: {exc.strerror or exc}"))
+            on_event(Warned(f"no {path}: {reason_of(exc)}"))
             return
         yield path

@@ -12,13 +12,12 @@ from typing import Any, Final, Protocol
 
 import psutil
 
-from glance.core.errors import Problem, shown
+from glance.core.errors import KILLED, STOPPED, Problem, shown
 from glance.core.events import Event, Noted
 from glance.training.simpletuner.process import find_secrets
 from glance.training.simpletuner.runner import Job as Process
 from glance.training.simpletuner.runner import JobEnded, ProcessRunner
 
-_INTERRUPTED: Final = 130
 _EVENT: Final = '{"time": '
 _TALK: Final = ("--json", "--quiet", "--events", "-")
 
@@ -56,7 +55,7 @@ class JobEnd:
     @property
     def is_stopped(self) -> bool:
         """Whether somebody ended it: it goes on when it is run again."""
-        return self.exit_code in (_INTERRUPTED, 128 + signal.SIGTERM, 128 + signal.SIGHUP)
+        return self.exit_code in STOPPED
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,14 +188,5 @@ class _Said:
         found = tuple(Problem(one["message"], one.get("hint")) for one in error.get("problems", ()))
         if found:
             return found
-        words = "it was killed" if code == 128 + signal.SIGKILL else f"it ended with code {code}"
+        words = "it was killed" if code == KILLED else f"it ended with code {code}"
         return (Problem(f"{words}: {self._last}".removesuffix(": "), f"see {shown(log)}"),)
-
-
-def pin_device(environment: Mapping[str, str], number: int | None) -> dict[str, str]:
-    """Return the environment of a job that sees one of the GPUs that are seen here; None: as is."""
-    if number is None:
-        return dict(environment)
-    seen = environment.get("CUDA_VISIBLE_DEVICES")
-    one = seen.split(",")[number].strip() if seen else str(number)
-    return {**environment, "CUDA_VISIBLE_DEVICES": one}

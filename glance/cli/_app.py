@@ -29,9 +29,8 @@ from glance.cli.runs import runs
 from glance.cli.schedule import schedule
 from glance.cli.train import train
 from glance.cli.web import web
-from glance.core.errors import GlanceError, Stopped
+from glance.core.errors import INTERRUPTED, GlanceError, Stopped
 
-_INTERRUPTED = 130
 _HELP = "NoArgsIsHelpError"  # Typer's for a group without a command: the help is its message
 _WORDS = "glance.words"
 
@@ -114,8 +113,8 @@ def _refusals_told(words: Sequence[str]) -> Iterator[None]:
         Console.current.error(refusal)
         raise typer.Exit(refusal.exit_code) from exc
     except KeyboardInterrupt as exc:
-        Console.current.stopped(_INTERRUPTED)
-        raise typer.Exit(_INTERRUPTED) from exc
+        Console.current.stopped(INTERRUPTED)
+        raise typer.Exit(INTERRUPTED) from exc
     except Stopped as exc:
         Console.current.stopped(exc.exit_code)
         raise typer.Exit(exc.exit_code) from exc

@@ -11,7 +11,7 @@ import typer
 
 from glance.cli._usage import check_value, translate
 from glance.core.documents import is_rendered, read_document, render_document
-from glance.core.errors import GlanceError, SettingsError, SetupError
+from glance.core.errors import GlanceError, SettingsError, SetupError, reason_of
 from glance.core.options import Field, Group, flatten, match_keys, placed
 
 _SAID: Final = ("COMMANDLINE", "DEFAULT_MAP")  # where a value comes from, in Click's words
@@ -97,7 +97,7 @@ def save_config(ctx: typer.Context, fields: Mapping[str, Field], path: Path) -> 
     try:
         write_text(path, text)
     except OSError as exc:
-        reason = exc.strerror or exc
+        reason = reason_of(exc)
         raise SetupError(f"--save-config {path}: {reason}", hint="give another place") from exc
 
 

@@ -21,6 +21,7 @@ from glance.core.errors import (
     Problem,
     RunError,
     quoted,
+    reason_of,
     shown,
 )
 from glance.core.files import is_readable
@@ -84,7 +85,7 @@ def describe(path: Path, *, terminal: Terminal = PLAIN) -> Description:
     try:
         is_folder = path.is_dir()
     except (OSError, ValueError) as exc:  # out of reach; a NUL in the path
-        reason = getattr(exc, "strerror", None) or exc
+        reason = reason_of(exc)
         raise InputError([Problem(f"{shown(path)} cannot be read: {reason}", _REMEDY)]) from exc
     if is_folder:
         if RunFolder(path).manifest.exists():
@@ -169,7 +170,7 @@ def _read_lora(path: Path) -> dict[str, Any]:
             if key.startswith(SPEC)
         },
         "metadata": dict(header.metadata),
-        "problems": _to_json(problems),
+        "problems": [one.to_json() for one in problems],
     }
 
 
@@ -203,7 +204,7 @@ def _lora_lines(document: Mapping[str, Any]) -> Iterator[str]:
     metadata, timesteps = document["metadata"], document["timesteps"]
     boundary, scale = document["boundary"], None
     if document["scales"]:
-        said = document["alpha"] or "alpha is said nowhere and taken as the rank"
+        said = document["alpha"] or "alpha is not recorded; taken as the rank"
         scale = f"{_counted(document['scales'])} ({said})"
     yield f"{shown(document['path'])}: {_summarise(document)}"
     yield from _list_values(
@@ -399,7 +400,7 @@ def _read_phase(run: RunFolder, manifest: Manifest, phase: Phase) -> dict[str, A
                 "put the right one back, or train in another --run",
             ),
         )
-    return {"lora": file, "is_recorded": known, "problems": _to_json(problems)}
+    return {"lora": file, "is_recorded": known, "problems": [one.to_json() for one in problems]}
 
 
 def _head(run: RunFolder, manifest: Manifest) -> Iterator[str]:
@@ -492,7 +493,3 @@ def _join_numbers(values: Iterable[float]) -> str:
 
 def _count(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
-def _to_json(problems: Iterable[Problem]) -> list[dict[str, str | None]]:
-    return [{"message": problem.message, "hint": problem.hint} for problem in problems]

@@ -15,7 +15,7 @@ from math import ceil
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from glance.core.errors import shown
+from glance.core.errors import reason_of, shown
 
 _KITTY: Final = ("xterm-kitty", "xterm-ghostty")  # TERM, which ssh hands on
 _ITERM: Final = ("iTerm.app", "WezTerm", "iTerm2")  # TERM_PROGRAM, LC_TERMINAL
@@ -110,7 +110,7 @@ def open_file(path: Path, environ: Mapping[str, str]) -> str | None:
     except subprocess.TimeoutExpired:  # it is the viewer itself, and open
         return None
     except OSError as exc:
-        return f"{viewer}: {shown(exc.strerror or exc)}"
+        return f"{viewer}: {shown(reason_of(exc))}"
     return f"{viewer} failed with exit code {code}" if code else None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from shutil import get_terminal_size
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-from glance.core.errors import GlanceError, Problem, SetupError, TrainingFailed
+from glance.core.errors import GlanceError, Problem, SetupError, TrainingFailed, reason_of
 from glance.core.events import (
     CheckpointSaved,
     Event,
@@ -143,7 +143,7 @@ class Console:
         self.refuse(exc.problems)
         content: dict[str, Any] = {
             "exit_code": exc.exit_code,
-            "problems": [{"message": item.message, "hint": item.hint} for item in exc.problems],
+            "problems": [item.to_json() for item in exc.problems],
         }
         if isinstance(exc, TrainingFailed):
             self._say_tail(exc)
@@ -281,7 +281,7 @@ class _EventLog:
                 self._file = path.open("a", encoding="utf-8")
             except OSError as exc:
                 raise SetupError(
-                    f"--events {path}: {exc.strerror or exc}", hint="give a file you may write"
+                    f"--events {path}: {reason_of(exc)}", hint="give a file you may write"
                 ) from exc
 
     def write(self, event: Event) -> Problem | None:
@@ -300,7 +300,7 @@ class _EventLog:
             if self._file is sys.stdout:
                 raise
             self._is_lost = True
-            reason = exc.strerror or exc
+            reason = reason_of(exc)
             return Problem(f"--events {self._path}: {reason}; no more is written there")
         return None
 

@@ -37,7 +37,7 @@ def doctor(console: Console, request: TrainRequest) -> None:
         examine,
         seconds_a_step,
     )
-    from glance.training.plan import parse_devices, plan_settings
+    from glance.training.plan import parse_gpu_ids, plan_settings
 
     run = request.run or RUNS
     require_possible(run, "--run")
@@ -47,7 +47,7 @@ def doctor(console: Console, request: TrainRequest) -> None:
         RunFolder(run),
         Launcher(request.launcher),
         resolved.hub_models,
-        parse_devices(request.gpu_ids),
+        parse_gpu_ids(request.gpu_ids),
     )
     checks = examine(job)
     for check in checks:

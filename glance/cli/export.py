@@ -118,12 +118,18 @@ def hub(
     *,
     repo: Annotated[str, typer.Option(help="name, or owner/name.")],
     run: RunArgument = None,
-    public: Annotated[bool, typer.Option("--public", help="For everybody. Else: private.")] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="Make the repository public. Default: private.")
+    ] = False,
     license: Annotated[
-        str | None, typer.Option(help="Of the LoRAs. Default: what the base model's demands.")
+        str | None,
+        typer.Option(
+            help="License of the LoRAs. Default: the base model's, where it requires one."
+        ),
     ] = None,
     sample_license: Annotated[
-        str | None, typer.Option(help="Of your image and caption; without it they are not sent.")
+        str | None,
+        typer.Option(help="License of your image and caption; without it they are not uploaded."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="Write the repository to this folder, send nothing.")

@@ -104,9 +104,7 @@ def remove(
     if not yes:
         names = ", ".join(map(quoted, folders))
         if not _is_asked():
-            raise UsageError(
-                f"runs rm removes {names} for good", hint="--yes says that it is meant"
-            )
+            raise UsageError(f"runs rm removes {names} for good", hint="add --yes to confirm")
         try:
             is_meant = typer.confirm(f"remove {names} for good?", err=True)
         except typer.Abort:  # Ctrl-C is that, here as elsewhere

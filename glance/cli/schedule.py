@@ -139,7 +139,9 @@ def _teacher_curve(
     from glance.schedule.shift import teacher_sigmas
 
     try:
-        return teacher_sigmas(base.find_shift().shift, *size, steps=steps)
+        return teacher_sigmas(
+            base.find_shift().shift, *size, steps=steps, spacing=base.family.spacing
+        )
     except ScheduleError as exc:
         console.note(f"note: the base model's own curve is not known: {exc}")
         return ()

@@ -197,10 +197,19 @@ def speed(device: Device, number: int = 0) -> float | None:
     return _reckon_cuda(number) if device is Device.CUDA else None
 
 
+def pin_device(environment: Mapping[str, str], number: int | None) -> dict[str, str]:
+    """Return the environment of a process that sees one of the GPUs seen here; None: as it is."""
+    if number is None:
+        return dict(environment)
+    seen = environment.get("CUDA_VISIBLE_DEVICES")
+    one = seen.split(",")[number].strip() if seen else str(number)
+    return {**environment, "CUDA_VISIBLE_DEVICES": one}
+
+
 def gpu_users(number: int = 0) -> list[tuple[int, int]]:
     """Return the processes that use one CUDA device, and how many bytes each.
 
-    NVML knows, through nvidia-ml-py of the extra `cuda`; without it nobody is told.
+    NVML knows, through nvidia-ml-py of the extra `cuda`; without it the list is empty.
     """
     driver, name = _cuda_driver(), (ctypes.c_char * 16)()
     device = ctypes.c_int(0)

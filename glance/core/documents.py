@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from glance.core.errors import Problem, SettingsError, shown
+from glance.core.errors import Problem, SettingsError, reason_of, shown
 
 if TYPE_CHECKING:
     from yaml import Node
@@ -74,7 +74,7 @@ def read_list(path: Path, flag: str, *, hint: str) -> Any:
         with open_file(path) as file:
             data = file.read(largest + 1)
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
-        raise refuse(getattr(exc, "strerror", None) or exc, hint) from exc
+        raise refuse(reason_of(exc), hint) from exc
     if len(data) > largest:
         remedy = _EXAMPLE if is_lines else f"{_EXAMPLE}; many jobs in a .jsonl file, one a line"
         raise refuse(f"it has more than {largest:,} bytes, and is no file of settings", remedy)
@@ -128,7 +128,7 @@ def _read_lines(data: bytes, path: Path, refuse: Callable[[object, str], Setting
             as_typed = {"parse_int": str, "parse_float": str, "parse_constant": str}
             said.append(json.loads(line, object_pairs_hook=take, **as_typed))  # type: ignore[arg-type]
         except (ValueError, RecursionError) as exc:
-            reason = getattr(exc, "msg", "it holds one thing in another too often")
+            reason = getattr(exc, "msg", "it is nested too deeply")
             example = 'one JSON object a line, such as {"image": "a.png"}'
             problems.append(Problem(f"{place}{reason}", f"write {example}"))
     if problems:
@@ -149,7 +149,7 @@ def render_document(content: Mapping[str, Any], heading: str) -> str:
 def is_rendered(text: str, heading: str) -> bool:
     """Whether a file's text is, but for its values, what `render_document` writes.
 
-    Whoever has added a comment to it, or his own order, would miss them.
+    A comment in it, or an order of its own, would be lost.
     """
     import yaml
 
@@ -172,7 +172,7 @@ class _Reader:
     def read(self, node: "Node", depth: int = 0) -> Any:
         self._left -= 1
         if self._left < 0 or depth > _DEEPEST:
-            reason = "it holds too much, or one thing in another too often"
+            reason = "it has too many values, or is nested too deeply"
             raise SettingsError(f"{shown(self._path)}: {reason}", hint=_EXAMPLE)
         if node.id == "sequence":
             return [self.read(one, depth + 1) for one in node.value]

@@ -35,6 +35,10 @@ class Problem:
     message: str
     hint: str | None = None
 
+    def to_json(self) -> dict[str, str | None]:
+        """Return it as documents hold it."""
+        return {"message": self.message, "hint": self.hint}
+
 
 class GlanceError(Exception):
     """A refusal or failure that the user can act on: one or more problems, and an exit code."""
@@ -171,6 +175,12 @@ class InferenceFailed(GlanceError):
     exit_code = 6
 
 
+# Exit codes of what a signal ended, in numbers: Windows has neither SIGHUP nor SIGKILL.
+INTERRUPTED: Final = 128 + 2
+STOPPED: Final = (INTERRUPTED, 128 + 15, 128 + 1)  # was asked to end: SIGINT, SIGTERM, SIGHUP
+KILLED: Final = 128 + 9
+
+
 class Stopped(BaseException):
     """The process was asked to end by a signal; its exit code is 128 plus the signal's number."""
 
@@ -236,6 +246,12 @@ def locate_fault(fault: Mapping[str, Any]) -> str:
     places = (f"[{one}]" if isinstance(one, int) else f".{one}" for one in fault["loc"])
     where = "".join(places).removeprefix(".") or "all of it"
     return f"{where}:{shown} {describe_fault(fault)}"
+
+
+def reason_of(exc: BaseException) -> str:
+    """Return in one line why something failed: what the system calls it, else the first words."""
+    words = getattr(exc, "strerror", None) or str(exc)
+    return next(iter(str(words).strip().splitlines()), type(exc).__name__)
 
 
 def shown(value: object) -> str:

@@ -24,7 +24,7 @@ from queue import Empty, Queue
 from threading import Thread
 from typing import Any, Final
 
-from glance.core.errors import Findings, InputError, SetupError, quoted
+from glance.core.errors import Findings, InputError, SetupError, quoted, reason_of
 
 _MARK: Final = re.compile(r"~[0-9a-f]{4}")  # stands for a folder's name
 _NO_FILES: Final = (
@@ -70,7 +70,7 @@ def is_readable(path: Path, what: str, found: Findings, *, remedy: str) -> bool:
     except IsADirectoryError:
         found.refuse(f"{what} is a directory", remedy)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        found.refuse(f"{what} cannot be read: {getattr(error, 'strerror', error)}", remedy)
+        found.refuse(f"{what} cannot be read: {reason_of(error)}", remedy)
     else:
         return True
     return False
@@ -166,13 +166,15 @@ def require_possible(path: Path, flag: str) -> None:
     try:
         path.exists()
     except (OSError, ValueError) as exc:  # too long, out of reach; a NUL in it
-        reason = getattr(exc, "strerror", None) or exc
+        reason = reason_of(exc)
         raise SetupError(f"{flag} {path}: {reason}", hint=f"give {flag} another path") from exc
 
 
 def is_folder(path: Path) -> bool:
     """Whether a folder is there; of a path that no file system takes, False."""
-    with suppress(OSError, ValueError, RuntimeError):  # RuntimeError: the home of nobody
+    with suppress(
+        OSError, ValueError, RuntimeError
+    ):  # RuntimeError: the home folder of an unknown user
         return path.expanduser().is_dir()
     return False
 
@@ -203,7 +205,7 @@ def require_writable(path: Path, flag: str, *, as_folder: bool = False) -> None:
         if not is_below_a_file and os.access(folder, os.W_OK):
             return
     except OSError as exc:
-        reason = exc.strerror or str(exc)
+        reason = reason_of(exc)
     raise SetupError(
         f"{flag} {path}: nothing can be written there: {reason}",
         hint=f"give {flag} a place that you may write to",

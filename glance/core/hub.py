@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from glance.core.errors import ModelNotFound, SetupError
+from glance.core.errors import ModelNotFound, SetupError, reason_of
 from glance.core.events import EventSink, ModelFetched
 
 _INDEX: Final = "model_index.json"
@@ -27,10 +27,10 @@ _OTHER_FORMATS: Final = (
 
 
 def check_access(model: str) -> str | None:
-    """Ask, before anything long starts, whether a Hub model can be had.
+    """Ask, before anything long starts, whether a Hub model is accessible.
 
     It takes one small request, or none when the model is in the cache. Raises ModelNotFound when
-    the Hub says no; returns a warning when nobody can say.
+    the Hub says no; returns a warning when neither cache nor Hub can tell.
     """
     from huggingface_hub import auth_check, constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
@@ -163,7 +163,7 @@ def find_hub_file(reference: str, *, default: str, or_else: str | None = None) -
         ) from exc
     except _transport_errors() as exc:
         raise SetupError(
-            f"{name} of {repo} cannot be fetched: {str(exc).strip().splitlines()[0]}",
+            f"{name} of {repo} cannot be fetched: {reason_of(exc)}",
             hint="try again, or give a file that is here",
         ) from exc
 
@@ -208,7 +208,7 @@ def fetch_model(model: str, on_event: EventSink) -> bool:
         fetched_to = snapshot_download(model, allow_patterns=files, tqdm_class=progress)
     except _transport_errors() as exc:
         raise SetupError(
-            f"fetching {model} broke off: {str(exc).strip().splitlines()[0]}",
+            f"fetching {model} broke off: {reason_of(exc)}",
             hint="run the same command again: what is whole stays",
         ) from exc
     _note_absent(Path(fetched_to))

@@ -126,7 +126,7 @@ class Field:
         return tuple(typed) if self.is_several else typed
 
     def say(self, value: Any) -> Any:
-        """Return a value as a document holds it; None where it is what nobody needs to say."""
+        """Return a value as a document holds it; None for what is the default anyway."""
         if isinstance(value, bool):
             return True if value is (self.flag.off is None) else None
         if value is None or value == ():

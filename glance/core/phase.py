@@ -8,3 +8,8 @@ class Phase(StrEnum):
 
     SLOW = "slow"
     FAST = "fast"
+
+    @property
+    def other(self) -> "Phase":
+        """The other of the two."""
+        return Phase.FAST if self is Phase.SLOW else Phase.SLOW

@@ -113,13 +113,13 @@ def _doubt_content(canvas: Image.Image, alpha: Image.Image | None) -> Iterator[P
     span = max(high - low for low, high in extrema)
     export = "export it again, with something to see in it"
     if most == 0:
-        yield Problem("it is wholly transparent: all that is trained is white", export)
+        yield Problem("it is fully transparent: only white would be trained", export)
     elif span == 0:
         name = {0: "black", 255: "white"}.get(darkest if darkest == brightest else -1)
         what = f"wholly {name}" if name else "of a single colour"
         yield Problem(f"it is {what}: there is nothing to learn", export)
     elif span < _FLAT:
-        yield Problem(f"it is next to a single colour: {span + 1} levels of 256", export)
+        yield Problem(f"it is almost a single colour: {span + 1} levels of 256", export)
     elif brightest < _DARK:
         yield Problem(
             f"it is nearly black: its brightest value is {brightest} of 255",
@@ -128,7 +128,7 @@ def _doubt_content(canvas: Image.Image, alpha: Image.Image | None) -> Iterator[P
     elif least < 255:
         yield Problem(
             "it is transparent in places: there it is trained as white",
-            "lay it on what it shall stand before, and save that",
+            "flatten it onto a background, and save that",
         )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from glance import __version__
-from glance.core.errors import InputError, SetupError
+from glance.core.errors import InputError, SetupError, reason_of
 from glance.core.files import replacing
 from glance.core.phase import Phase
 
@@ -63,7 +63,7 @@ def drawing(path: Path, *, inches: tuple[float, float]) -> Iterator["Figure"]:
                 figure.savefig(temporary, format=kind[1:], dpi=150, metadata=dict(_METADATA[kind]))
         except OSError as exc:
             raise SetupError(
-                f"--plot {path}: {exc.strerror or exc}", hint="give --plot a file you may write"
+                f"--plot {path}: {reason_of(exc)}", hint="give --plot a file you may write"
             ) from exc
 
 

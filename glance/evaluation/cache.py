@@ -16,6 +16,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from glance.core.errors import reason_of
 from glance.core.events import EventSink, Warned
 from glance.core.files import cache_folder, replacing
 from glance.evaluation.comparison import Latents
@@ -84,7 +85,7 @@ class ImageCache:
             self._is_writable = False
             self._on_event(
                 Warned(
-                    f"images cannot be kept for the next time: {exc.strerror or exc} at "
+                    f"images cannot be kept for the next time: {reason_of(exc)} at "
                     f"{exc.filename or 'the cache'}",
                     "set XDG_CACHE_HOME to a folder that you may write to and that has space left",
                 )

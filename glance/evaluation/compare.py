@@ -41,7 +41,7 @@ from glance.models.base import BaseModel
 from glance.models.families import find_family
 from glance.runs.folder import RunFolder, writing
 from glance.runs.manifest import Manifest, find_newest_run, load_manifest, read_caption
-from glance.sampling.generate import fetch_planned, import_sampler, load_planned
+from glance.sampling.generate import fetch_planned, load_planned
 from glance.sampling.images import PlannedImage
 from glance.sampling.plan import GenerationPlan, extra_rows, plan_generation
 from glance.sampling.prompts import judging_prompts
@@ -336,7 +336,7 @@ def try_pair(run: RunFolder, on_event: EventSink, request: CompareRequest | None
         loras = " and ".join(str(run.lora(phase)) for phase in Phase)
         done = Problem(
             f"both LoRAs are done: {loras}; comparing them with the base model failed",
-            f"when what follows is mended: glance compare --run {quote(str(run.path))}",
+            f"after fixing the problem below: glance compare --run {quote(str(run.path))}",
         )
         raise InferenceFailed((done, *exc.problems)) from exc
     verdict = {**report.verdict.to_json(), "sentence": report.verdict.sentence}
@@ -516,7 +516,6 @@ class _Comparer:
             generation = self._plan.generation
             fetch_planned(generation, self._on_event)
             self._on_event(Noted(f"loading {generation.base.location}"))
-            import_sampler(generation.base.family)
             self._sampler = load_planned(generation, self._on_event)
             for _ in self._sampler.sample_base([first.settings], steps=2):
                 pass  # first calls are slow

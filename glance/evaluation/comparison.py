@@ -313,7 +313,7 @@ def _distances(comparison: Comparison, name: str) -> Distances:
     base, pair = (comparison.mean(v, name) for v in (Variant.BASE, Variant.BOTH))
     gain = comparison.gain(name)
     if base is None or pair is None or gain is None:
-        raise UsageError(f"nobody measured {name}", hint="run_comparison measures it")
+        raise UsageError(f"{name} was not measured", hint="run_comparison measures it")
     if name == "ssim":
         interval = None if gain.interval is None else (-gain.interval[1], -gain.interval[0])
         return Distances(1 - base.value, 1 - pair.value, -gain.value, interval)

@@ -13,7 +13,7 @@ from pathlib import Path
 from textwrap import shorten, wrap
 from typing import TYPE_CHECKING, Any, Final
 
-from glance.core.errors import SetupError
+from glance.core.errors import SetupError, reason_of
 from glance.core.files import replacing, write_json
 from glance.core.pictures import DECODER_ERRORS, open_picture, to_rgb
 from glance.evaluation.comparison import Cell, Comparison, Verdict
@@ -29,8 +29,6 @@ _SHARED: Final = (
 )
 """What all images of a comparison have in common, and is a name in compare.json."""
 _NAME: Final = re.compile(rf"\d+-({'|'.join(Variant)})\.png")
-
-_STRANGE: tuple[type[Exception], ...] = (*DECODER_ERRORS, RecursionError, AttributeError)
 
 MOST_ROWS: Final = 40  # of the sheet: taller, and viewers take it for an attack
 _CELL: Final = (160, 320)  # pixels: at least, at most
@@ -94,7 +92,7 @@ def write_report(
         raise
     except OSError as exc:
         raise SetupError(
-            f"cannot write {exc.filename or folder}: {exc.strerror or exc}",
+            f"cannot write {exc.filename or folder}: {reason_of(exc)}",
             hint="give --output a folder that you may write to and that has space left",
         ) from exc
     return Report(comparison, verdict, folder, document, earlier)
@@ -120,7 +118,7 @@ def _set_aside(folder: Path, new: Comparison, document: Mapping[str, Any]) -> Pa
         for path in pictures:
             with open_picture(path) as picture:
                 is_held = is_held and _pixels(picture) in shown
-    except _STRANGE:
+    except DECODER_ERRORS:
         is_held = False  # there are none, or they are of another glance, or somebody's own
     if is_held:
         (folder / "index.html").unlink(missing_ok=True)

@@ -168,9 +168,12 @@ class OptimizeRequest:
         int, Flag("Steps of the base model's trajectory, to choose from.", Group.SCHEDULE)
     ] = 50
     slow_guidance: Annotated[
-        float | None, Flag("Of the slow phase, and of the trajectory.", Group.SAMPLING)
+        float | None,
+        Flag("Guidance scale of the slow phase and of the trajectory.", Group.SAMPLING),
     ] = None
-    fast_guidance: Annotated[float | None, Flag("Of the fast phase.", Group.SAMPLING)] = None
+    fast_guidance: Annotated[
+        float | None, Flag("Guidance scale of the fast phase.", Group.SAMPLING)
+    ] = None
     batch_size: Annotated[int, Flag("Prompts at once.", Group.SAMPLING, least=1, most=64)] = 4
     device: DeviceName = AUTO
     memory: Offload = Memory.AUTO

@@ -14,13 +14,20 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any, Final
 
 from glance import __version__
-from glance.core.errors import InputError, Problem, ScheduleError, SettingsError, SetupError
+from glance.core.errors import (
+    InputError,
+    Problem,
+    ScheduleError,
+    SettingsError,
+    SetupError,
+    reason_of,
+)
 from glance.core.events import EventSink, Noted, SamplingStep
 from glance.core.files import require_writable
 from glance.core.phase import Phase
 from glance.evaluation.request import OptimizeRequest
 from glance.models.base import BaseModel, fingerprint
-from glance.sampling.generate import fetch_planned, import_sampler, load_planned, with_time_left
+from glance.sampling.generate import fetch_planned, load_planned, with_time_left
 from glance.sampling.plan import GenerationPlan, plan_generation
 from glance.sampling.request import InferRequest
 from glance.sampling.settings import SampleSettings
@@ -152,7 +159,9 @@ def plan_optimization(request: OptimizeRequest) -> OptimizationPlan:
     return OptimizationPlan(
         generation=generation,
         images=images,
-        sigmas=teacher_sigmas(shift, width, height, steps=request.teacher_steps),
+        sigmas=teacher_sigmas(
+            shift, width, height, steps=request.teacher_steps, spacing=base.family.spacing
+        ),
         allowed=allowed,
         batch_size=request.batch_size,
         output=output,
@@ -207,18 +216,19 @@ def _check(request: OptimizeRequest, base: BaseModel, output: Path, steps: int) 
     problems = []
     if output.exists():
         problems.append(Problem(f"{output} is there already", "give --output another name"))
-    if not 2 * steps <= request.teacher_steps <= 1000:
+    if not 2 * steps <= request.teacher_steps <= MOST_STEPS:
         problems.append(
             Problem(
                 f"--teacher-steps {request.teacher_steps}: {steps} steps need a trajectory of at "
-                f"least {2 * steps}, and a model knows 1000 noise levels",
+                f"least {2 * steps}, and a model knows {MOST_STEPS} noise levels",
                 f"give --teacher-steps {max(50, 5 * steps)}",
             )
         )
     if base.family.edits:
         problems.append(
             Problem(
-                f"{base.family.title} samples from a reference, along which nobody searches yet",
+                f"{base.family.title} samples from a source image, which `schedule optimize` does "
+                "not support",
                 "use --schedule auto, the model's own",
             )
         )
@@ -236,10 +246,9 @@ def run_optimization(plan: OptimizationPlan, on_event: EventSink) -> OptimizedSc
         on_event(Noted(note))
     fetch_planned(plan.generation, on_event)
     on_event(Noted(f"loading {plan.generation.base.location}"))
-    import_sampler(plan.generation.base.family)
+    sampler = load_planned(plan.generation, on_event)
     from glance.sampling.pipeline.trajectory import VelocityField, find_way
 
-    sampler = load_planned(plan.generation, on_event)
     model = VelocityField(
         sampler,
         plan.images,
@@ -267,7 +276,7 @@ def _write(file: ScheduleFile, output: Path) -> None:
         try:
             write()
         except OSError as exc:
-            problems.append(f"cannot write {exc.filename or output}: {exc.strerror or exc}")
+            problems.append(f"cannot write {exc.filename or output}: {reason_of(exc)}")
         else:
             kept.append(place)
     if problems:

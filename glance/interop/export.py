@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from glance.core.errors import InputError, LoraError, Problem, RunError, SetupError
+from glance.core.errors import InputError, LoraError, Problem, RunError, SetupError, reason_of
 from glance.core.files import beside, require_possible
 from glance.core.phase import Phase
 from glance.models.base import BaseModel
@@ -116,7 +116,7 @@ def whole_folder(folder: Path, *, force: bool) -> Iterator[Path]:
             _swap(made, folder)
     except OSError as exc:
         raise SetupError(
-            f"cannot write {folder}: {exc.strerror or exc}", hint="give --output another place"
+            f"cannot write {folder}: {reason_of(exc)}", hint="give --output another place"
         ) from exc
 
 

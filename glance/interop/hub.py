@@ -17,7 +17,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, Final
 
-from glance.core.errors import InputError, Problem, RunError, SettingsError, SetupError
+from glance.core.errors import InputError, Problem, RunError, SettingsError, SetupError, reason_of
 from glance.core.events import EventSink, Noted, Warned
 from glance.core.files import read_text
 from glance.core.hub import is_offline
@@ -276,7 +276,7 @@ def _temporary() -> Iterator[Path]:
             yield Path(folder)
         except OSError as exc:
             raise SetupError(
-                f"the repository cannot be made ready: {exc.strerror or exc}",
+                f"the repository cannot be made ready: {reason_of(exc)}",
                 hint="set TMPDIR to a folder that you may write to and that has space left",
             ) from exc
 
@@ -297,7 +297,7 @@ def _explained(repo: str) -> Iterator[None]:
     try:
         yield
     except (HfHubHTTPError, transport, RuntimeError, ValueError) as exc:
-        line = next(iter(str(exc).strip().splitlines()), type(exc).__name__)
+        line = reason_of(exc)
         message, hint = f"the Hub did not take {repo}: {line}", "--dry-run shows the card"
         if isinstance(exc, HfHubHTTPError):
             message, hint = refusals.get(exc.response.status_code, (message, hint))

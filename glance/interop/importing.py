@@ -388,16 +388,7 @@ def _make_manifest(plan: ImportPlan) -> Manifest:
     return Manifest(
         created=created,
         origin=Sealer(state_folder()).mark(created.isoformat()),
-        sample=None
-        if sample is None
-        else SampleRecord(
-            image=f"data/{sample.name}.png",
-            caption=f"data/{sample.name}.txt",
-            width=sample.width,
-            height=sample.height,
-            sha256=sample.sha256,
-            reference=f"reference/{sample.name}.png" if sample.reference else None,
-        ),
+        sample=None if sample is None else SampleRecord.of(sample),
         settings=plan.settings,
         base_model=plan.base.fingerprint,
         schedule=record_schedule(plan.schedule),

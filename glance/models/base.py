@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 
 from pydantic import Field
 
-from glance.core.errors import ModelNotFound, Problem, ScheduleError, SettingsError
+from glance.core.errors import ModelNotFound, Problem, ScheduleError, SettingsError, reason_of
 from glance.core.files import find_place, is_folder, open_file, read_text, record_place
 from glance.core.hub import is_part, name_address, read_hub_text
 from glance.core.kinds import LONGEST_HEADER, explain_tensors
@@ -189,7 +189,7 @@ class BaseModel:
 
     @cached_property
     def side(self) -> int | None:
-        """The side of the square that it is made for, in pixels; None: nobody says.
+        """The side of the square that it is made for, in pixels; None: unknown.
 
         It is the family's, unless it is a small model: such a one says so in its VAE's config.
         """
@@ -396,7 +396,7 @@ def _check_weights(folder: Path, parts: list[str]) -> None:
             try:
                 found = explain_tensors(path)
             except OSError as exc:
-                found = (f"out of reach: {exc.strerror or exc}", _AGAIN)
+                found = (f"out of reach: {reason_of(exc)}", _AGAIN)
             is_pickle = found is not None and path.suffix == ".bin" and "pickle" in found[0]
             if found is not None and not is_pickle:  # transformers reads those with care
                 raise ModelNotFound(
@@ -476,8 +476,8 @@ def _locate(model: str, family: Family) -> str:
     try:
         folder = Path(model).expanduser()
         is_folder, exists = folder.is_dir(), os.path.lexists(folder)
-    except (OSError, RuntimeError) as exc:  # out of reach, or in the home of nobody
-        reason = str(getattr(exc, "strerror", None) or exc)
+    except (OSError, RuntimeError) as exc:  # out of reach, or in the home folder of an unknown user
+        reason = reason_of(exc)
         raise ModelNotFound(f"model {model}: {reason}", hint=_hint(family)) from exc
     if is_folder:
         check_folder(folder, family)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from glance.core.encoding import ForeignText, decode_text, excerpt, misread
-from glance.core.errors import Findings, Problem, quoted, shown
+from glance.core.errors import Findings, Problem, quoted, reason_of, shown
 from glance.core.files import is_readable, open_file
 from glance.core.kinds import fetching, recognise
 
@@ -104,7 +104,7 @@ def name_for_text(option: str, text: str, *, takes_file: bool) -> Problem | None
     try:
         path = path.expanduser()
         exists = path.is_file()
-    except (OSError, RuntimeError):  # too long for a name, or the home of nobody
+    except (OSError, RuntimeError):  # too long for a name, or the home folder of an unknown user
         exists = False
     if not exists and not _FILE_NAME.fullmatch(name):
         return None
@@ -133,7 +133,7 @@ def examine_caption(
         with open_file(file) as stream:
             data = stream.read(MAX_CAPTION_BYTES + 1)
     except OSError as error:
-        found.refuse(f"{what} cannot be read: {error.strerror}", remedy)
+        found.refuse(f"{what} cannot be read: {reason_of(error)}", remedy)
         return None
     kind = recognise(data)
     if kind is not None:
@@ -247,7 +247,7 @@ def _refusals(text: str, what: str) -> Iterator[Problem]:
     elif (document := _json_of(text)) is not None:
         said = _said_in(document)
         hint = f"--caption {shlex.quote(said)}" if said and len(said) < 500 else _IN_WORDS
-        yield Problem(f"{what} is JSON, whose signs would be trained as words", hint)
+        yield Problem(f"{what} is JSON: its brackets and quotes would be trained as text", hint)
     elif not any(c.isalnum() for c in text):
         yield Problem(f"{what} holds no word: {excerpt(text)}", _IN_WORDS)
     elif _FILE_NAME.fullmatch(text) or _ADDRESS.fullmatch(text):

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from glance.core.errors import LoraError, RunError, SetupError
+from glance.core.errors import LoraError, RunError, SetupError, reason_of
 from glance.core.phase import Phase
 from glance.models.lora.file import hash_file, read_lora
 from glance.runs.folder import LORA_FILE, RunFolder
@@ -204,7 +204,7 @@ def _load_key(folder: Path) -> bytes:
         key = path.read_bytes()
     except OSError as exc:
         raise SetupError(
-            f"cannot keep a key in {folder}: {exc.strerror}",
+            f"cannot keep a key in {folder}: {reason_of(exc)}",
             hint="set XDG_STATE_HOME to a folder that you may write to",
         ) from exc
     if len(key) < 64:

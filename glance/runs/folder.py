@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from glance.core.errors import SetupError
+from glance.core.errors import SetupError, reason_of
 from glance.core.phase import Phase
 
 RUNS: Final = Path("runs")
@@ -80,6 +80,6 @@ def writing(path: Path) -> Iterator[None]:
         raise
     except OSError as exc:
         raise SetupError(
-            f"cannot write {exc.filename or path}: {exc.strerror or exc}",
+            f"cannot write {exc.filename or path}: {reason_of(exc)}",
             hint="choose a place for --run that you may write to and that has space left",
         ) from exc

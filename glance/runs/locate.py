@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
-from glance.core.errors import LoraError, quoted
+from glance.core.errors import LoraError, quoted, reason_of
 from glance.core.hub import fetch_beside, find_hub_file, name_address, split_hub_file
 from glance.core.phase import Phase
 from glance.models.lora.file import read_header
@@ -69,8 +69,12 @@ def find_local(name: str, phase: Phase | None = None) -> Path | None:
                 f"{path} is a link to {path.readlink()}, which is not there", hint=_HINT
             )
         return _in_clone(name)
-    except (OSError, ValueError, RuntimeError) as exc:  # too long, a NUL, the home of nobody
-        reason = getattr(exc, "strerror", None) or exc
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as exc:  # too long, a NUL, the home folder of an unknown user
+        reason = reason_of(exc)
         raise LoraError(f"{name} cannot be read: {reason}", hint=_HINT) from exc
 
 

@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from glance.core.errors import RunError
+from glance.core.errors import RunError, reason_of
 from glance.core.events import mean_of_round
 from glance.core.files import open_file
 from glance.core.phase import Phase
@@ -79,7 +79,7 @@ def read_losses(run: RunFolder, phase: Phase) -> tuple[StepLoss, ...]:
         return ()
     except OSError as exc:
         raise RunError(
-            f"{run.losses(phase)} cannot be read: {exc.strerror or exc}",
+            f"{run.losses(phase)} cannot be read: {reason_of(exc)}",
             hint="make it a file that you may read, or move it away",
         ) from exc
     lines = text.split("\n")[1:-1]  # after the last end of a line only half a one can stand

@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
 from pydantic import (
     AfterValidator,
@@ -24,12 +24,15 @@ from pydantic import (
 )
 
 from glance import __version__
-from glance.core.errors import RunError, ScheduleError, locate_fault, quoted
+from glance.core.errors import RunError, ScheduleError, locate_fault, quoted, reason_of
 from glance.core.files import read_text, write_text
 from glance.core.phase import Phase
 from glance.runs.folder import RUNS, RunFolder
 from glance.runs.settings import TrainSettings
 from glance.schedule.lists import Schedule, preset_name
+
+if TYPE_CHECKING:
+    from glance.runs.sample import Sample
 
 SCHEMA_VERSION: Final = 1
 # The settings that counted, and those that counted only where they were not the usual.
@@ -130,6 +133,18 @@ class SampleRecord(_Record):
     reference: str | None = Field(
         default=None, description="Staged copy of what is edited, relative to the run folder."
     )
+
+    @classmethod
+    def of(cls, sample: "Sample") -> Self:
+        """Return how a run records a sample that it stages."""
+        return cls(
+            image=f"data/{sample.name}.png",
+            caption=f"data/{sample.name}.txt",
+            width=sample.width,
+            height=sample.height,
+            sha256=sample.sha256,
+            reference=f"reference/{sample.name}.png" if sample.reference else None,
+        )
 
 
 class ScheduleRecord(_Record):
@@ -289,7 +304,7 @@ def load_manifest(run: RunFolder) -> Manifest:
         content = read_text(run.manifest)
     except OSError as exc:
         raise RunError(
-            f"not a run folder: {run.path} ({exc.strerror or exc} at {run.manifest.name})",
+            f"not a run folder: {run.path} ({reason_of(exc)} at {run.manifest.name})",
             hint="give the folder that `glance train` named",
         ) from exc
     except ValueError as exc:
@@ -425,4 +440,4 @@ def _ended(manifest: Manifest) -> datetime:
 def _first_line(exc: Exception) -> str:
     if isinstance(exc, ValidationError):
         return locate_fault(exc.errors()[0])
-    return str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+    return reason_of(exc)

@@ -14,7 +14,7 @@ from typing import Final
 
 from PIL import Image, UnidentifiedImageError
 
-from glance.core.errors import Findings, Problem, SampleError, quoted, shown
+from glance.core.errors import Findings, Problem, SampleError, quoted, reason_of, shown
 from glance.core.files import is_folder, is_readable, replacing, write_text
 from glance.core.kinds import refuse_preview, refuse_unreadable
 from glance.core.pictures import DECODER_ERRORS, count_frames, open_picture, to_rgb
@@ -186,7 +186,7 @@ def find_images(given: Sequence[Path]) -> list[Path]:
         try:
             inside = sorted(filter(_is_picture, folder.iterdir()))
         except OSError as exc:
-            message = f"{shown(path)} cannot be read: {exc.strerror}"
+            message = f"{shown(path)} cannot be read: {reason_of(exc)}"
             problems.append(Problem(message, f"chmod u+rx {quoted(path)}"))
             continue
         if (folder / "glance.json").is_file():
@@ -216,8 +216,6 @@ def fitting_area(path: Path, usual: int) -> int:
     try:
         with open_picture(path) as picture:
             width, height = picture.size
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return usual
     except DECODER_ERRORS:
         return usual
     there = math.isqrt(width * height) // 64 * 64
@@ -320,7 +318,7 @@ def _read(path: Path) -> Image.Image:
 def _changed(*paths: Path) -> SampleError:
     return SampleError(
         f"{' or '.join(map(shown, paths))} has changed since it was examined",
-        hint="leave it alone and start again",
+        hint="do not change it while glance runs, and start again",
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from glance.core.device import Device
-from glance.core.errors import GlanceError, InferenceFailed, ModelNotFound, SetupError
+from glance.core.errors import GlanceError, InferenceFailed, ModelNotFound, SetupError, reason_of
 from glance.core.events import Event, EventSink, Noted, PictureDone, SamplingStep, Warned
 from glance.core.hub import check_access, fetch_model, is_offline
 from glance.core.phase import Phase
@@ -276,7 +276,7 @@ def _write(one: PlannedImage, generated: "GeneratedImage", plan: GenerationPlan)
             save_latents(generated.latents, path, one.record)
         except OSError as exc:
             raise SetupError(
-                f"cannot write {path}: {exc.strerror or exc}", hint="give --output another path"
+                f"cannot write {path}: {reason_of(exc)}", hint="give --output another path"
             ) from exc
     if generated.preview is not None:
         write_image(generated.preview, preview_path(one.output), None)

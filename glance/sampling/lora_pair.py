@@ -101,9 +101,8 @@ def _pair_by_hand(request: InferRequest) -> LoraPair:
     sources = {phase: source for phase, source in wanted.items() if source is not None}
     missing = next((phase for phase in wanted if phase not in sources), None)
     if missing is not None:
-        other = Phase.FAST if missing is Phase.SLOW else Phase.SLOW
         raise UsageError(
-            f"--{missing}-lora is missing", hint=f"give both LoRAs, or say --{other}-only"
+            f"--{missing}-lora is missing", hint=f"give both LoRAs, or say --{missing.other}-only"
         )
     loras = {phase: locate_lora(source, phase) for phase, source in sources.items()}
     home = _common_run(loras)

@@ -29,7 +29,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from glance.core.encoding import ForeignText, decode_text
-from glance.core.errors import InputError, Problem, SettingsError, describe_fault, shown
+from glance.core.errors import InputError, Problem, SettingsError, describe_fault, reason_of, shown
 from glance.core.files import open_file
 from glance.core.kinds import fetching, recognise
 from glance.sampling.settings import SampleSettings, Scale, Strength
@@ -282,7 +282,7 @@ def _read_text(path: Path) -> str:
         with open_file(path) as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
-        reason = getattr(exc, "strerror", None) or exc
+        reason = reason_of(exc)
         raise InputError(
             f"prompt file {path} cannot be read: {reason}", hint="give another file"
         ) from exc

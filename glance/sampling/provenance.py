@@ -24,7 +24,14 @@ from safetensors import SafetensorError, safe_open
 
 from glance import __version__
 from glance.core.device import Device, Precision
-from glance.core.errors import InputError, ScheduleError, SetupError, as_typed, locate_fault
+from glance.core.errors import (
+    InputError,
+    ScheduleError,
+    SetupError,
+    as_typed,
+    locate_fault,
+    reason_of,
+)
 from glance.core.files import find_place, replacing, require_file
 from glance.core.phase import Phase
 from glance.core.pictures import DECODER_ERRORS, open_picture
@@ -220,7 +227,7 @@ def write_image(
             temporary.write_bytes(encoded.getvalue())
     except OSError as exc:
         raise SetupError(
-            f"cannot write {path}: {exc.strerror or exc}", hint="give --output another path"
+            f"cannot write {path}: {reason_of(exc)}", hint="give --output another path"
         ) from exc
 
 
@@ -285,7 +292,7 @@ def read_handover(path: Path) -> Record:
     except FileNotFoundError as exc:
         raise InputError(f"latents not found: {path}", hint=_LATENTS_REMEDY) from exc
     except (OSError, SafetensorError) as exc:
-        reason = getattr(exc, "strerror", None) or exc
+        reason = reason_of(exc)
         message = f"{path}: not a whole safetensors file ({reason})"
         raise InputError(message, hint=_LATENTS_REMEDY) from exc
     if KEY not in metadata or names != [TENSOR]:

@@ -98,9 +98,9 @@ class InferRequest:
             Group.PROMPT,
         ),
     ] = None
-    negative_prompt: Annotated[str | None, Flag("What guidance leads away from.", Group.PROMPT)] = (
-        None
-    )
+    negative_prompt: Annotated[
+        str | None, Flag("What the image should not show.", Group.PROMPT)
+    ] = None
     seeds: Seeds = ()
     count: Annotated[
         int | None, Flag("Images per prompt, with consecutive seeds.", Group.PROMPT, least=1)
@@ -216,7 +216,11 @@ class InferRequest:
     device: DeviceName = AUTO
     dtype: Annotated[
         Precision | None,
-        Flag("Default: fp32 on the CPU, else bf16; fp16 if the GPU lacks it.", Group.MEMORY),
+        Flag(
+            "Data type of the weights. Default: fp32 on the CPU, else bf16; fp16 if the GPU lacks "
+            "it.",
+            Group.MEMORY,
+        ),
     ] = None
     memory: Offload = Memory.AUTO
     quantize: RunsQuantization = None
@@ -225,7 +229,9 @@ class InferRequest:
     ] = False
     restart: Annotated[
         bool,
-        Flag("Generate again what an interrupted start has generated.", Group.RUN, once=True),
+        Flag(
+            "Generate every image again, also those that are there already.", Group.RUN, once=True
+        ),
     ] = False
     init_latents: Annotated[
         Path | None, Flag("Run the fast phase alone, from saved latents.", Group.ADVANCED)

@@ -25,7 +25,7 @@ class SampleSettings(Settings):
 
     prompt: str
     negative_prompt: str = ""
-    """What guidance leads away from."""
+    """What the image should not show."""
     seed: int = Field(ge=0, le=2**63 - 1, examples=[7])
     slow_guidance: Scale = Field(examples=[3.5])
     fast_guidance: Scale = Field(examples=[1])

@@ -13,7 +13,7 @@ from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from glance.core.errors import Problem, ScheduleError, locate_fault
+from glance.core.errors import Problem, ScheduleError, locate_fault, reason_of
 from glance.core.files import read_text, state_folder, write_json
 from glance.core.phase import Phase
 from glance.schedule.lists import MAX_TIMESTEP, Schedule, WrittenList
@@ -111,7 +111,7 @@ def read_schedule_file(path: Path) -> ScheduleFile:
         found = ScheduleFile.model_validate(json.loads(_read_text(path)))
         found.resolve()
     except OSError as exc:
-        raise ScheduleError(f"--schedule {path}: {exc.strerror or exc}", hint=_WRITTEN) from exc
+        raise ScheduleError(f"--schedule {path}: {reason_of(exc)}", hint=_WRITTEN) from exc
     except ValidationError as exc:
         raise ScheduleError(
             Problem(f"--schedule {path}: {locate_fault(fault)}", _SHAPE) for fault in exc.errors()

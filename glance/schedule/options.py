@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Self
 
-from glance.core.errors import Problem, ScheduleError, UsageError
+from glance.core.errors import Problem, ScheduleError, UsageError, reason_of
 from glance.core.options import Flag, Group
 from glance.schedule.lists import (
     DEFAULT_SCHEDULE,
@@ -218,10 +218,14 @@ def _find_file(name: str) -> Path | None:
     try:
         path = Path(name).expanduser()
         return path if name.endswith(".json") or path.is_file() else None
-    except (OSError, ValueError, RuntimeError) as exc:  # too long; in the home of nobody
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as exc:  # too long; in the home folder of an unknown user
         if not name.endswith(".json"):
             return None
-        reason = getattr(exc, "strerror", None) or exc
+        reason = reason_of(exc)
         raise ScheduleError(
             f"--schedule {name[:_SHOWN]}: {reason}", hint="give another file"
         ) from exc

@@ -41,7 +41,7 @@ from glance.schedule.options import AUTO, OWN, ScheduleOptions
 from glance.schedule.shift import TEACHER_STEPS, teacher_sigmas
 from glance.training.plan import (
     TrainingPlan,
-    parse_devices,
+    parse_gpu_ids,
     plan_previews,
     put_together,
     record_model,
@@ -183,7 +183,7 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
     run = RunFolder(request.run or RUNS / f"{name_safely(name)}-distilled")
     checks = Checks()
     overrides = checks.make(lambda: parse_overrides(request.overrides))
-    devices = checks.make(lambda: parse_devices(request.gpu_ids))
+    devices = checks.make(lambda: parse_gpu_ids(request.gpu_ids))
     given = checks.make(lambda: _choose_prompts(request, is_small=is_small))
     shape = checks.make(lambda: _find_shape(request, family))
     sizes = checks.make(lambda: _parse_sizes(request, family, usual=_fit(shape or (1, 1), side)))

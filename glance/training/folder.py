@@ -305,7 +305,7 @@ def _kept_phases(manifest: Manifest, plan: "TrainingPlan") -> list[Phase]:
 
 
 def _open_manifest(plan: "TrainingPlan", sealer: Sealer) -> Manifest:
-    created, samples = now(), tuple(map(_record_sample, plan.samples))
+    created, samples = now(), tuple(map(SampleRecord.of, plan.samples))
     fresh = Manifest(
         created=created,
         origin=sealer.mark(created.isoformat()),
@@ -352,17 +352,6 @@ def _reopen(phases: Mapping[Phase, PhaseRecord]) -> dict[Phase, PhaseRecord]:
         else record
         for phase, record in phases.items()
     }
-
-
-def _record_sample(sample: Sample) -> SampleRecord:
-    return SampleRecord(
-        image=f"data/{sample.name}.png",
-        caption=f"data/{sample.name}.txt",
-        width=sample.width,
-        height=sample.height,
-        sha256=sample.sha256,
-        reference=f"reference/{sample.name}.png" if sample.reference else None,
-    )
 
 
 def _forget_old_place(run: RunFolder) -> None:

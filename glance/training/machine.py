@@ -72,32 +72,32 @@ class _Method(NamedTuple):
 
 
 _BITSANDBYTES: Final = "nf4-bnb"
-_METHODS: Final = (
-    _Method("no_change", 2.0, 6.0, 0.85),
-    _Method("int8-quanto", 1.0, 6.0, 1.0),
-    _Method(_BITSANDBYTES, 0.53, 2.0, 1.0),  # 4 bits, and a scale for each 64
-)
+_AS_IT_IS: Final = _Method("no_change", 2.0, 6.0, 0.85)
+_INT8: Final = _Method("int8-quanto", 1.0, 6.0, 1.0)
+_NF4: Final = _Method(_BITSANDBYTES, 0.53, 2.0, 1.0)  # 4 bits, and a scale for each 64
+_METHODS: Final = (_AS_IT_IS, _INT8, _NF4)
+_SHARD: Final = 10.0  # gigabytes of a file of weights, at most, as the Hub's are
 
 
 def memory_options(settings: TrainSettings) -> Mapping[str, Any]:
     """Return SimpleTuner's options that make the training fit the preset's card."""
     if settings.device is not Device.CUDA:
         return {"base_model_precision": "no_change"}
-    preset, precision = settings.preset, _choose_method(settings).precision
+    preset, method = settings.preset, _choose_method(settings)
     text_precision = _choose_text_method(settings).precision
-    options: dict[str, Any] = {"base_model_precision": precision}
-    if precision != "no_change":
+    options: dict[str, Any] = {"base_model_precision": method.precision}
+    if method is _INT8:  # bitsandbytes quantises on the card as it loads, whatever is said here
         # On the card only where the unquantised model fits there, as in SimpleTuner's FLUX example:
         # in bf16 FLUX (23.8 GB) does not fit on 24. On the CPU it takes about 50 GB of memory.
         fits_whole = 2 * settings.weights.transformer + 2 <= _budget(preset)
         options["quantize_via"] = "accelerator" if fits_whole else "cpu"
-    if text_precision != "no_change":
+    if text_precision != _AS_IT_IS.precision:
         options |= {
             f"text_encoder_{number}_precision": text_precision
             for number, billions in enumerate(settings.weights.text_encoders, 1)
             if billions > _SMALL_ENCODER
         }
-    if preset in _TIGHT or text_precision != "no_change":
+    if preset in _TIGHT or text_precision != _AS_IT_IS.precision:
         options["offload_during_startup"] = True  # text encoders and VAE are there in turn
     if preset in _TIGHT:
         options["vae_enable_tiling"] = True  # the image is encoded piece by piece
@@ -122,15 +122,18 @@ class Estimate:
 
 def estimate(settings: TrainSettings) -> Estimate:
     """Return the memory that the training takes."""
-    weights, options = settings.weights, memory_options(settings)
+    weights, options = settings.weights, {**memory_options(settings), **settings.overrides}
     disk = 1.5 * settings.rank / 32 * max(weights.transformer, 0.1) / 12
     if settings.device is not Device.CUDA:
         return Estimate(None, round(_on_the_cpu(settings), 1), round(disk, 1))
     method = _overridden(settings) or _choose_method(settings)
     gpu = max(_training(settings, method), _encoding(settings, _choose_text_method(settings)))
-    # about 50 GB for FLUX, says SimpleTuner's FLUX.md
-    factor = 4.2 if options.get("quantize_via") == "cpu" else 2.0
-    largest = max(factor * weights.transformer, 2 * max(weights.text_encoders, default=0))
+    transformer = 2.0 * weights.transformer
+    if method.precision == _BITSANDBYTES:
+        transformer = min(transformer, _SHARD)  # each layer goes to the card as it is quantised
+    elif options.get("quantize_via") == "cpu":
+        transformer = 4.2 * weights.transformer  # about 50 GB for FLUX, says SimpleTuner's FLUX.md
+    largest = max(transformer, 2 * max(weights.text_encoders, default=0))
     return Estimate(round(gpu, 1), round(largest + 4, 1), round(disk, 1))
 
 
@@ -197,10 +200,20 @@ def _overridden(settings: TrainSettings) -> _Method | None:
 
 
 def _choose_text_method(settings: TrainSettings) -> _Method:
-    for method in _METHODS:
-        if _encoding(settings, method) <= _budget(settings.preset):
-            return method
-    return _METHODS[-1]
+    """Return the first that fits, of those that SimpleTuner 4.10 heeds beside the base model's.
+
+    Beside a base model in nf4 it quantises no text encoder by quanto (Trainer.init_precision
+    returns), only by bitsandbytes while loading; FLUX.2's own loader does not do that either
+    (helpers/models/flux2/model.py). Quanto and torchao at once are an error.
+    """
+    base = (_overridden(settings) or _choose_method(settings)).precision
+    methods = [_AS_IT_IS]
+    if base == _BITSANDBYTES and find_family(settings.family).text.trains_in_nf4:
+        methods.append(_NF4)
+    elif base == _AS_IT_IS.precision or "quanto" in base:
+        methods.append(_INT8)
+    fitting = (one for one in methods if _encoding(settings, one) <= _budget(settings.preset))
+    return next(fitting, methods[-1])
 
 
 def _training(settings: TrainSettings, method: _Method) -> float:
@@ -380,7 +393,7 @@ def _look_at_simpletuner(job: Job) -> Iterator[Check]:
     if _BITSANDBYTES in options.values() and find_spec("bitsandbytes") is None:
         yield _failure(
             f"{_BITSANDBYTES} needs the package bitsandbytes",
-            f"{how_to_install('bitsandbytes')}; or --set base_model_precision=int4-quanto",
+            how_to_install("bitsandbytes"),
         )
 
 
@@ -424,7 +437,7 @@ def _look_at_card(job: Job, number: int) -> Iterator[Check]:
         if taken / _GIGA > _MUCH_OF_THE_CARD:
             yield _warning(
                 f"process {pid} uses {taken / _GIGA:.1f} GB of the card",
-                "end it if you can do without",
+                "stop it to free the memory",
             )
 
 
@@ -442,13 +455,29 @@ def _look_at_memory(job: Job) -> Iterator[Check]:
             "train a smaller model, or on a GPU",
         )
     elif needed * _GIGA > there:
+        spare = next((one for one in reversed(Preset) if _spares_memory(job, one, there)), None)
         yield _warning(
             f"the training takes about {needed:g} GB of system memory, and there are "
             f"{there / _GIGA:.1f}",
-            "close other programs, add swap; with a larger card --vram 48 needs less",
+            "close other programs, or add swap"
+            if spare is None
+            else "close other programs, add swap, or "
+            f"--vram {spare.gibibytes}: in 4 bits the model is quantised on the card",
         )
     else:
         yield _ok(f"{there / _GIGA:.1f} GB of system memory")
+
+
+def _spares_memory(job: Job, preset: Preset, there: int) -> bool:
+    """Whether a smaller card's settings do with the system's memory, and fit that card."""
+    settings = job.settings.model_copy(update={"preset": preset})
+    found = estimate(settings)
+    return (
+        job.settings.device is Device.CUDA
+        and preset.gibibytes < job.settings.preset.gibibytes
+        and (found.gpu or 0) * _GIGA <= preset.gibibytes * 2**30
+        and found.system * len(job.devices) * _GIGA <= there
+    )
 
 
 def _look_at_the_disk(job: Job) -> Iterator[Check]:
@@ -480,7 +509,7 @@ def _look_at_the_model(job: Job) -> Iterator[Check]:
     for model in job.hub_models:
         doubt = check_access(model)
         if doubt is None:
-            yield _ok(f"{model} can be had; the cache is {cache_folder()}")
+            yield _ok(f"{model} is accessible; the cache is {cache_folder()}")
         elif is_offline():
             raise ModelNotFound(doubt, hint="unset HF_HUB_OFFLINE, or give --model a folder")
         else:

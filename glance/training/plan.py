@@ -192,7 +192,7 @@ def plan_training(request: TrainRequest) -> TrainingPlan:
     run = RunFolder(request.run or RUNS / _name_run(request.image))
     base = BaseModel.resolve(request.model, base=request.base, family=request.family)
     overrides = checks.make(lambda: parse_overrides(request.overrides))
-    devices = checks.make(lambda: parse_devices(request.gpu_ids))
+    devices = checks.make(lambda: parse_gpu_ids(request.gpu_ids))
     settings = checks.make(
         lambda: _resolve_settings(request, base, images or [], run, overrides or {})
     )
@@ -293,7 +293,7 @@ def plan_previews(request: TrainingRequest) -> PreviewRecord | None:
     return None if every is None else PreviewRecord(every=every, prompts=request.preview_prompts)
 
 
-def parse_devices(text: str) -> tuple[int, ...]:
+def parse_gpu_ids(text: str) -> tuple[int, ...]:
     """Return the accelerators of --gpu-ids, by number; raise SettingsError."""
     devices = [part.strip() for part in text.split(",")]
     if len(devices) > len(Phase) or not all(re.fullmatch(r"[0-9]{1,4}", one) for one in devices):
@@ -492,7 +492,7 @@ def _size_warnings(
             yield Problem(
                 f"{image} has not the {usual} x {usual} pixels that {what} is made for: it "
                 f"is trained at resolution {settings.resolution}",
-                "use a larger image if you have one; --resolution says that it is meant",
+                "use a larger image if you have one; or give --resolution to train at that size",
             )
         return
     for side in (settings.resolution, *settings.also_resolutions):
@@ -532,7 +532,7 @@ def _device_warnings(request: TrainingRequest, settings: TrainSettings) -> Itera
     if request.device == AUTO and settings.device is Device.CPU:
         yield Problem(
             "there is no accelerator: this trains on the CPU, in reasonable time only small models",
-            "--device cpu says that it is meant",
+            "--device cpu to use the CPU without this warning",
         )
 
 

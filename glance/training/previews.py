@@ -26,8 +26,8 @@ from typing import Final
 import psutil
 
 from glance import __version__
-from glance.core.device import Device, Memory
-from glance.core.errors import GlanceError
+from glance.core.device import Device, Memory, pin_device
+from glance.core.errors import KILLED, GlanceError, reason_of
 from glance.core.events import Event, EventSink, Noted, PreviewDone, Warned
 from glance.core.files import find_place, replacing, write_text
 from glance.core.phase import Phase
@@ -46,7 +46,6 @@ _PROMPTS: Final = "config/previews.jsonl"
 _SEED: Final = "0"
 _STEP: Final = re.compile(r"step-(\d+)-")
 _REMEMBERED_LINES: Final = 50
-_KILLED: Final = 128 + 9
 _NICE: Final = 10
 _COLUMNS: Final = 12  # of the strip
 
@@ -110,7 +109,7 @@ class Previews:
                 with replacing(self._lora(step, one)) as temporary:
                     shutil.copyfile(source, temporary)
         except OSError as exc:
-            reason = exc.strerror or str(exc)
+            reason = reason_of(exc)
             self._sink(Warned(f"no preview after step {step}: its LoRA cannot be copied: {reason}"))
         else:
             self._start_next()
@@ -161,7 +160,7 @@ class Previews:
 
     def _find_pair(self, phase: Phase, step: int) -> Iterator[tuple[Phase, Path]]:
         """Yield the LoRAs that will not stay: this one, and that of a phase trained beside it."""
-        output, other = self._plan.run.output, _other(phase)
+        output, other = self._plan.run.output, phase.other
         if not self._is_done(other):
             names = checkpoint_names(self._plan.run, other)
             if not names:  # there is no pair yet: the next checkpoint's is the first
@@ -303,9 +302,7 @@ class Previews:
         if self._setup.is_offline:
             environment["HF_HUB_OFFLINE"] = "1"
         if settings.device is Device.CUDA:
-            named, number = environment.get("CUDA_VISIBLE_DEVICES"), self._plan.devices[0]
-            seen = named.split(",")[number].strip() if named else str(number)
-            environment["CUDA_VISIBLE_DEVICES"] = seen
+            return pin_device(environment, self._plan.devices[0])
         return environment
 
     def _find_reference(self) -> str:
@@ -360,10 +357,6 @@ def _spread(steps: Sequence[int], most: int) -> list[int]:
     return [steps[round(number * (len(steps) - 1) / (most - 1))] for number in range(most)]
 
 
-def _other(phase: Phase) -> Phase:
-    return Phase.FAST if phase is Phase.SLOW else Phase.SLOW
-
-
 def _within(run: RunFolder, path: Path) -> str:
     return path.relative_to(run.path).as_posix()
 
@@ -374,7 +367,7 @@ def _explain(lines: Sequence[str], code: int) -> str:
     said = next((line for line in lines if line.startswith(prefix)), None)
     if said is not None:
         return said.removeprefix(prefix)
-    if code == _KILLED:
+    if code == KILLED:
         return "it was killed, most likely because the system ran out of memory"
     last = next((line for line in reversed(lines) if line.strip()), None)
     return last or f"its process ended with {code}"

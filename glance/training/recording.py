@@ -22,7 +22,7 @@ from glance.evaluation.report import Report
 from glance.evaluation.request import JUDGED, CompareRequest
 from glance.runs.folder import writing
 from glance.runs.manifest import load_manifest
-from glance.sampling.generate import fetch_planned, import_sampler, load_planned, with_time_left
+from glance.sampling.generate import fetch_planned, load_planned, with_time_left
 from glance.training.distillation import DistillationPlan, PlannedPath
 from glance.training.execute import TrainingResult, run_training
 from glance.training.simpletuner.runner import Runner
@@ -124,7 +124,6 @@ def record(
     if sampler is None:
         fetch_planned(plan.generation, on_event)
         on_event(Noted(f"loading {plan.generation.base.location}"))
-        import_sampler(plan.family)
         sampler = load_planned(plan.generation, on_event)
     on_event(Noted(f"recording {len(missing)} of the base model's own paths"))
     walked = _walk(plan, sampler, missing, on_event)

@@ -86,7 +86,11 @@ class TrainingRequest:
     ] = None
     learning_rate: Annotated[
         float | None,
-        Flag("Default: the method's for the family.", Group.TRAINING, ("--learning-rate", "--lr")),
+        Flag(
+            "Learning rate. Default: the method's for the family.",
+            Group.TRAINING,
+            ("--learning-rate", "--lr"),
+        ),
     ] = None
     seed: Annotated[int | None, Flag("Training seed, at least 1. Default: 1.", Group.TRAINING)] = (
         None

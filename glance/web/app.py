@@ -147,7 +147,7 @@ class Site:
                 if is_page:
                     page = self._page("refused.html", title="Refused", problems=exc.problems)
                     return HTMLResponse(page, 404 if isinstance(exc, RunError) else 422)
-                return JsonAnswer({"problems": views.as_json(exc.problems)}, 422)
+                return JsonAnswer({"problems": [one.to_json() for one in exc.problems]}, 422)
             except Exception:
                 # the traceback goes to the terminal, which nobody sees who looks at the page
                 logging.getLogger("glance.web").exception("a fault in glance")
@@ -155,7 +155,7 @@ class Site:
                 if is_page:
                     page = self._page("refused.html", title="Fault", problems=(fault,))
                     return HTMLResponse(page, 500)
-                return JsonAnswer({"problems": views.as_json([fault])}, 500)
+                return JsonAnswer({"problems": [fault.to_json()]}, 500)
             if isinstance(found, Response):
                 return found
             return HTMLResponse(found) if is_page else JsonAnswer(found)
@@ -236,7 +236,7 @@ class Site:
         from glance.core.errors import ScheduleError
         from glance.models.base import BaseModel
         from glance.schedule.plot import draw_schedule
-        from glance.schedule.shift import TEACHER_STEPS, teacher_sigmas
+        from glance.schedule.shift import teacher_sigmas
 
         lists = [parse_list(asked.text(one), name=one).timesteps for one in map(str, Phase)]
         said = {name: text for name in ("model", "family") if (text := asked.text(name))}
@@ -244,8 +244,8 @@ class Site:
         curve: tuple[float, ...] = ()
         try:
             base = BaseModel.resolve(said.get("model"), family=said.get("family"))
-            side = base.family.resolution
-            curve = teacher_sigmas(base.find_shift().shift, side, side, steps=TEACHER_STEPS)
+            side, spacing = base.family.resolution, base.family.spacing
+            curve = teacher_sigmas(base.find_shift().shift, side, side, spacing=spacing)
         except ScheduleError:
             pass  # the base model's own is not known
         with TemporaryDirectory(prefix="glance-") as folder:
@@ -287,7 +287,7 @@ class Site:
         planned = _plan(form, request)
         return {
             "rows": _joined(planned.rows),
-            "warnings": views.as_json(planned.warnings),
+            "warnings": [one.to_json() for one in planned.warnings],
             "command": shown_command(form.words(request)),
             "schedule": planned.schedule and planned.schedule.to_json(),
             "files": dict(planned.files),
@@ -343,12 +343,12 @@ class Site:
             if is_new:
                 target.unlink()
                 target.parent.rmdir()
-            return JsonAnswer({"problems": views.as_json(found.problems)}, 422)
+            return JsonAnswer({"problems": [one.to_json() for one in found.problems]}, 422)
         return {
             "path": place.as_posix(),
             "width": pixels.width,
             "height": pixels.height,
-            "warnings": views.as_json(found.warnings),
+            "warnings": [one.to_json() for one in found.warnings],
         }
 
     def record(self, asked: Asked) -> dict[str, Any]:

@@ -115,7 +115,9 @@ class Guard:
         is_ours = origin is None or origin in (f"http://{host}", f"https://{host}")
         is_page = scope["method"] in ("GET", "HEAD") and headers.get("sec-fetch-mode") == "navigate"
         if not is_ours or (site not in (None, "same-origin", "none") and not is_page):
-            return PlainTextResponse("only glance's own page may ask this\n", status_code=403)
+            return PlainTextResponse(
+                "requests are accepted only from glance's own pages\n", status_code=403
+            )
         refusal = None if self._door.token is None else self._ask_token(scope, headers)
         length = headers.get("content-length", "0")
         if refusal is None and not (length.isdigit() and int(length) <= _limit(scope)):

@@ -22,14 +22,13 @@ from typing import Any, Final
 
 import psutil
 
-from glance.core.errors import Problem, RunError
+from glance.core.errors import STOPPED, Problem, RunError
 from glance.core.files import read_text, write_json
 
 _RECORD: Final = "job.json"
 _EVENTS: Final = "events.jsonl"
 _SAID: Final = "said.txt"
 _DOCUMENT: Final = "document.json"
-_STOPPED: Final = (130, 128 + signal.SIGTERM, 128 + signal.SIGHUP)
 _KEPT: Final = 50  # jobs that are over
 _NOTES: Final = 40  # lines that are shown of one
 _OF_PHASE: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
@@ -217,12 +216,12 @@ class Jobs:
         error = document.get("error")
         if error is not None:
             problems = tuple(Problem(one["message"], one.get("hint")) for one in error["problems"])
-            is_stopped = error.get("exit_code") in _STOPPED
+            is_stopped = error.get("exit_code") in STOPPED
             return Ending("stopped" if is_stopped else "failed", () if is_stopped else problems)
         if document:
             return Ending("done", document=document)
         last = self.said(job, lines=12)
-        why = "it was ended from outside, or failed without a word"
+        why = "it was killed, or failed without a message"
         words = Problem(f"{why}: {last[-1]}" if last else why, "start it again: it continues")
         return Ending("failed", (words,))
 

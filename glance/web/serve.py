@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glance.core.errors import InputError, SetupError, UsageError
+from glance.core.errors import InputError, SetupError, UsageError, reason_of
 from glance.web.request import WebRequest
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _listen(host: str, port: int) -> socket.socket:
         free = "--port 0 takes one that is free"
         ours = "--host 127.0.0.1, or another address of this machine"
         raise SetupError(
-            f"cannot listen at {host}, port {port}: {exc.strerror or exc}",
+            f"cannot listen at {host}, port {port}: {reason_of(exc)}",
             hint=free if is_port else ours,
         ) from exc
     return listening

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from PIL import ImageOps
 
-from glance.core.errors import GlanceError, InputError, Problem
+from glance.core.errors import GlanceError, InputError
 from glance.core.files import read_text
 from glance.core.options import to_document
 from glance.core.phase import Phase
@@ -132,7 +132,7 @@ def describe_job(jobs: Jobs, job: Job) -> dict[str, Any]:
         "name": job.command,
         "run": job.run,
         "state": "running" if ending is None else ending.state,
-        "problems": [] if ending is None else [asdict(one) for one in ending.problems],
+        "problems": [] if ending is None else [one.to_json() for one in ending.problems],
         "said": jobs.said(job, lines=30),
         **told,
         "images": [_local(one) for one in dict.fromkeys(progress.images)],
@@ -336,8 +336,3 @@ def _images_in(folder: Path) -> list[Path]:
 def _local(path: str) -> str:
     """Return a path that a command told, as pages name it."""
     return os.path.relpath(path) if Path(path).is_absolute() else path
-
-
-def as_json(problems: Sequence[Problem]) -> list[dict[str, str | None]]:
-    """Return problems for a page."""
-    return [{"message": one.message, "hint": one.hint} for one in problems]

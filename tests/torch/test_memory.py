@@ -4,9 +4,11 @@ Placing is tried on a CPU that pretends to have a GPU beside it.
 """
 
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -275,6 +277,27 @@ def test_in_groups_every_layer_is_where_it_computes_and_leaves(pretended: Any) -
     hooks = [module._diffusers_hook for module in pretended.transformer.transformer_blocks]
     hooks += [module._diffusers_hook for module in pretended.transformer.single_transformer_blocks]
     assert all(hook.get_hook("group_offloading") for hook in hooks)
+
+
+@pytest.mark.parametrize(("free", "pins_each_time"), [(10**6, True), (10**12, False)])
+def test_a_pinned_copy_is_kept_where_the_systems_memory_has_room(
+    pretended: Any, free: int, pins_each_time: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    there = SimpleNamespace(available=free)
+    monkeypatch.setattr("glance.sampling.pipeline.memory.virtual_memory", lambda: there)
+    monkeypatch.setattr(pretended.transformer, "enable_group_offload", asked.update)
+
+    place(pretended, Device.CUDA, Memory.GROUP, pixels=64 * 64)
+
+    assert asked["low_cpu_mem_usage"] is pins_each_time
+
+
+def test_torch_rounds_what_it_pins_up_to_a_mebibyte_at_most() -> None:
+    setting = "pinned_max_round_threshold_mb:1"
+
+    assert os.environ["PYTORCH_ALLOC_CONF"] == setting
+    torch._C._accelerator_setAllocatorSettings(setting)  # raises if it knows no such key
 
 
 @pytest.mark.parametrize(

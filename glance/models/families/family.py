@@ -59,6 +59,8 @@ class Text:
     """Which axis of an output counts the prompts, where it is not the first."""
     has_bool_masks: bool = False
     """Attention masks are handed over as booleans, as the trainer has them."""
+    trains_in_nf4: bool = True
+    """Whether SimpleTuner loads the text encoders in 4 bits (bitsandbytes) if it is told to."""
 
 
 @dataclass(frozen=True, slots=True)

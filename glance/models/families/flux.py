@@ -177,7 +177,7 @@ FLUX2 = Family(
     latents=Latents.TOKENS_FROM_GRID,
     told=Told.SIGMA,
     shift=EmpiricalShift(),
-    text=Text(tokens=512, outputs=("prompt_embeds", None)),
+    text=Text(tokens=512, outputs=("prompt_embeds", None), trains_in_nf4=False),
     # diffusers' default; SimpleTuner trains with an embedded guidance of 1.
     guidance=Guidance("guidance_scale", slow=4.0, fast=1.0),
     marks=Marks(
@@ -225,7 +225,12 @@ KLEIN = replace(  # fewer single blocks than the 48 that block_layers counts
     size=Size(3.88, (4.02,), {"9b": 9.08}),
     borrowed=None,
     distilled=("klein-4b", "klein-9b"),  # the others are klein-base-4b and klein-base-9b
-    text=Text(tokens=512, outputs=("prompt_embeds", None), negative=Negative.APART),
+    text=Text(
+        tokens=512,
+        outputs=("prompt_embeds", None),
+        negative=Negative.APART,
+        trains_in_nf4=False,
+    ),
     guidance=Guidance("guidance_scale", slow=4.0, fast=1.0),  # diffusers' default; none
     marks=Marks(
         diffusers=("double_stream_modulation_img.linear.weight",),

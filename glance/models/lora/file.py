@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
 
-from glance.core.errors import LoraError
+from glance.core.errors import LoraError, reason_of
 from glance.core.files import open_file, replacing
 from glance.core.kinds import explain_tensors
 
@@ -146,11 +146,7 @@ def encode_lora(lora: Lora) -> Iterator[bytes | bytearray]:
     tensors = _in_order(lora.tensors)
     for key, tensor in tensors.items():
         end = offset + len(tensor.data)
-        entries[key] = {
-            "dtype": tensor.dtype,
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, end],
-        }
+        entries[key] = Entry(tensor.dtype, tuple(tensor.shape), offset, end).to_json()
         offset = end
     yield encode_header(lora.metadata, entries)
     yield from (tensor.data for tensor in tensors.values())
@@ -189,7 +185,7 @@ def unreadable(path: Path, exc: Exception) -> LoraError:
     except FileNotFoundError:
         return LoraError(f"LoRA not found: {path}", hint="give a .safetensors file that is here")
     except OSError as own:
-        return LoraError(f"{path} cannot be read: {own.strerror or own}")
+        return LoraError(f"{path} cannot be read: {reason_of(own)}")
     if found is None:
         return LoraError(f"{path}: not a whole safetensors file ({exc})")
     what, remedy = found

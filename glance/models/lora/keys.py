@@ -132,7 +132,7 @@ class Strength:
     def describe(self) -> str:
         """Return the factor and what says it, in words."""
         factor = "each layer's own" if self.factor is None else f"{self.factor:g}"
-        return f"{factor}: {self.source or 'alpha is said nowhere and taken as the rank'}"
+        return f"{factor}: {self.source or 'alpha is not recorded; taken as the rank'}"
 
 
 def sort_keys(keys: Iterable[str]) -> SortedKeys:
@@ -399,7 +399,7 @@ def _beside(path: Path, ranks: Mapping[str, int]) -> Scaling | None:
     kind = str(config.get("peft_type") or "LORA").rpartition(".")[2].upper()
     if kind != "LORA":
         raise LoraError(f"{path} is of another kind of adapter, {kind}", hint=_MOVE)
-    scaling = parse_scaling(config, str(path), remedy=f"mend it, or {_MOVE}")
+    scaling = parse_scaling(config, str(path), remedy=f"fix it, or {_MOVE}")
     try:
         rank, patterns = config.get("r"), dict(config.get("rank_pattern") or {})
         fits = rank is None or all(
@@ -430,7 +430,7 @@ def _recorded(path: Path, ranks: Mapping[str, int]) -> Strength | None:
         return Strength(dict.fromkeys(ranks, 1.0), f"{where}: the rank", is_own=False)
     start = options.get("lora_initialisation_style")
     said = {"lora_alpha": alpha, "init_lora_weights": start}
-    scaling = parse_scaling(said, str(path), remedy=f"mend it, or {_MOVE}")
+    scaling = parse_scaling(said, str(path), remedy=f"fix it, or {_MOVE}")
     return None if scaling is None else Strength(scaling.factors(ranks), where, is_own=False)
 
 
@@ -470,9 +470,9 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         with path.open("rb") as file:
             content = json.loads(file.read(_LONGEST))
     except (OSError, ValueError, RecursionError) as exc:
-        raise LoraError(f"{path} cannot be read: {exc}", hint=f"mend it, or {_MOVE}") from exc
+        raise LoraError(f"{path} cannot be read: {exc}", hint=f"fix it, or {_MOVE}") from exc
     if not isinstance(content, dict):
-        raise LoraError(f"{path} cannot be read: it holds no config", hint=f"mend it, or {_MOVE}")
+        raise LoraError(f"{path} cannot be read: it holds no config", hint=f"fix it, or {_MOVE}")
     return content
 
 

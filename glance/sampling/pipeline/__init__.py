@@ -6,17 +6,28 @@ once; after `hush`, and within `importing`.
 
 import gc
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
+
+_ALLOCATOR: Final = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"}
+_LOADS: Final = "diffusers.pipelines.pipeline_utils"
+"""What has to be imported before there is a pipeline."""
 
 
 def hush() -> None:
     """Silence the libraries' notes, warnings and progress bars; errors still come through.
 
-    Call it before they are imported: some of the notes are about their own import.
+    Call it before they are imported: some of the notes are about their own import, and torch reads
+    then that what it pins of system memory is to be no larger than what it holds.
     """
+    if not _ALLOCATOR & os.environ.keys():
+        # group offload pins each weight by itself; torch would round each up to a power of two,
+        # 24 GB of FLUX.1 to 37 (ATen/core/CachingHostAllocator.h)
+        os.environ["PYTORCH_ALLOC_CONF"] = "pinned_max_round_threshold_mb:1"
     warnings.filterwarnings("ignore", module=r"(torch|transformers|diffusers|peft|typing_ext).*")
     libraries = ("torch", "torch.utils._pytree", "torchao", "diffusers", "transformers", "peft")
     for name in libraries:
@@ -36,16 +47,17 @@ def importing() -> Iterator[None]:
 
     What samples is a million objects when imported, hardly any of it garbage, and to go through
     them again and again takes a sixth of the time. What the block imported stays out of later
-    collections too: otherwise the next one would take back what was saved.
+    collections too: otherwise the next one would take back what was saved. But not once there may
+    be a pipeline, for that would never be freed: hooks that offload its parts make cycles.
     """
     if not gc.isenabled():
         yield
         return
-    known = len(sys.modules)
+    known, may_freeze = len(sys.modules), _LOADS not in sys.modules
     gc.disable()
     try:
         yield
     finally:
-        if len(sys.modules) > known:
+        if may_freeze and len(sys.modules) > known:
             gc.freeze()
         gc.enable()

@@ -13,7 +13,7 @@ import transformers
 from safetensors.torch import load_file
 
 from glance.core.device import Device, Memory, Precision, Quantize
-from glance.core.errors import ModelNotFound
+from glance.core.errors import ModelNotFound, reason_of
 from glance.core.phase import Phase
 from glance.models.base import BaseModel
 from glance.models.checkpoint import Checkpoint, read_checkpoint, scale_of
@@ -153,7 +153,7 @@ def _load_base(base: BaseModel, fit: Fit) -> Any:
                 **parts,
             )
     except (OSError, ValueError, RuntimeError, KeyError) as exc:
-        first_line = next(iter(str(exc).strip().splitlines()), type(exc).__name__)
+        first_line = reason_of(exc)
         raise ModelNotFound(
             f"the model {model} does not load: {first_line}",
             hint="check --model; for a gated model accept its licence and set HF_TOKEN",
@@ -200,7 +200,7 @@ def load_transformer(checkpoint: Checkpoint, base: str, dtype: torch.dtype | Non
         )
     except (OSError, ValueError, RuntimeError, LookupError, NotImplementedError) as exc:
         raise ModelNotFound(
-            f"model {path} does not fit {base}: {str(exc).strip().splitlines()[0]}", hint=hint
+            f"model {path} does not fit {base}: {reason_of(exc)}", hint=hint
         ) from exc
     missing = [name for name, tensor in transformer.state_dict().items() if tensor.is_meta]
     if missing:

@@ -15,6 +15,7 @@ import torch
 import transformers
 from diffusers.hooks import apply_group_offloading
 from diffusers.quantizers import PipelineQuantizationConfig
+from psutil import virtual_memory
 
 from glance.core.device import Device, Memory, Quantize, activation_bytes, choose_memory
 from glance.core.errors import InferenceFailed
@@ -184,6 +185,9 @@ def _choose(pipeline: Any, device: Device, pixels: int, *, swaps_loras: bool) ->
     return Memory.OFFLOAD if chosen is Memory.GROUP and (has_4bit or swaps_loras) else chosen
 
 
+_LEFT_FREE: Final = 4e9  # bytes of the system's memory that a pinned copy leaves
+
+
 def _offload_groups(pipeline: Any, device: torch.device) -> None:
     """Move the transformer block by block, text encoders layer by layer; the VAE stays.
 
@@ -191,7 +195,11 @@ def _offload_groups(pipeline: Any, device: torch.device) -> None:
     the first forward pass, and the fast phase has another order: with 9 of FLUX's blocks, 81 of 166
     layers then came late, and of the 9 blocks none. Text encoders run too seldom for pinned copies
     to pay. The VAE is small and decodes whole.
+
+    A pinned copy of the transformer is kept where the system's memory has room for it; else a block
+    is pinned each time that it is fetched, which is slower.
     """
+    has_room = part_sizes(pipeline)["transformer"] + _LEFT_FREE <= virtual_memory().available
     for name, part in _parts(pipeline).items():
         match name:
             case "transformer":
@@ -200,6 +208,7 @@ def _offload_groups(pipeline: Any, device: torch.device) -> None:
                     offload_type="block_level",
                     num_blocks_per_group=1,
                     use_stream=torch.cuda.is_available(),
+                    low_cpu_mem_usage=not has_room,
                 )
             case "vae":
                 part.to(device)

@@ -541,7 +541,7 @@ def open_reference(settings: SampleSettings) -> Reference | None:
         with open_picture(settings.reference) as picture:
             return Reference(to_rgb(picture)[0], area=settings.reference_side**2)
     except DECODER_ERRORS as exc:
-        raise SampleError(f"reference {settings.reference} can be read no more: {exc}") from exc
+        raise SampleError(f"reference {settings.reference} can no longer be read: {exc}") from exc
 
 
 def _arrange_for_text(pipeline: Any, reference: Reference) -> Image.Image:
@@ -591,7 +591,7 @@ def load_latents(path: Path) -> torch.Tensor:
     try:
         latents = load_file(path)[TENSOR]
     except (OSError, SafetensorError, KeyError) as exc:
-        raise InputError(f"{path} can be read no more: {exc}") from exc
+        raise InputError(f"{path} can no longer be read: {exc}") from exc
     if not bool(torch.isfinite(latents).all()):
         raise InputError(f"{path} holds NaN or infinity", hint="make it anew with --save-latents")
     return latents

@@ -11,7 +11,7 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-from glance.core.errors import SetupError
+from glance.core.errors import SetupError, reason_of
 
 _MOST: Final = 100.0  # dB: identical pictures have an infinite PSNR, which has no mean
 
@@ -42,7 +42,7 @@ class Perceptual:
         try:
             return cls(LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True))
         except (OSError, RuntimeError) as exc:
-            reason = (str(exc).strip() or type(exc).__name__).splitlines()[0]
+            reason = reason_of(exc)
             raise SetupError(
                 f"the network of LPIPS cannot be loaded: {reason}",
                 hint="fetch it once with a connection, or leave out --metric for LPIPS",

@@ -113,7 +113,7 @@ class PathRecorder(VerbatimEulerScheduler):
             sigma = self._wanted.pop(0)
             is_end = abs(sigma - float(there)) <= _SAME
             at = self._state if is_end else state + (sigma - here) * velocity
-            self.states.append(at.detach().to("cpu", torch.float32, copy=True))
+            self.states.append(_kept(at))
         self._on_step()
         return (self._state.to(model_output.dtype),)
 

@@ -427,7 +427,7 @@ def _read_pair(pair: str, known: Mapping[str, Any]) -> tuple[str, OptionValue]:
             f"--set {pair}: it is not key=value", hint="write --set lora_dropout=0.1"
         )
     if name in _OWNED:
-        raise SettingsError(f"--set {name}: it makes this a Glance run", hint=_OWNED[name])
+        raise SettingsError(f"--set {name}: glance sets this option itself", hint=_OWNED[name])
     if name not in known["options"]:
         near = difflib.get_close_matches(name, known["options"], n=3)
         raise SettingsError(

@@ -20,7 +20,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
-from glance.core.device import Device, cpu_cores
+from glance.core.device import Device, cpu_cores, pin_device
+from glance.core.errors import KILLED
 from glance.core.events import CheckpointSaved, Event, StageEntered, StepDone
 from glance.core.phase import Phase
 from glance.runs.folder import environment
@@ -112,8 +113,7 @@ def build_environment(
     if not needs_hub:
         child["HF_HUB_OFFLINE"] = "1"  # everything it needs is on the disk
     if device is Device.CUDA:
-        named = user.get("CUDA_VISIBLE_DEVICES")
-        child["CUDA_VISIBLE_DEVICES"] = named.split(",")[number].strip() if named else str(number)
+        child = pin_device(child, number)
     if device is Device.CPU:
         child["CUDA_VISIBLE_DEVICES"] = ""  # else an accelerator that is there would be taken
         child[PINNING_VARIABLE] = "1"
@@ -275,8 +275,8 @@ _KNOWN: Final[tuple[tuple[str, str, str], ...]] = (
     (
         r"CUDA out of memory|OutOfMemoryError|HIP out of memory",
         "the accelerator ran out of memory",
-        "close other programs that use it; then a smaller --resolution, or "
-        "--set base_model_precision=int4-quanto",
+        "close other programs that use it; then a smaller --resolution, or the settings of a "
+        "smaller card: --vram 16, 12 or 8",
     ),
     (
         r"No space left on device|Errno 28|Disk quota exceeded",
@@ -286,8 +286,8 @@ _KNOWN: Final[tuple[tuple[str, str, str], ...]] = (
     (
         r"DefaultCPUAllocator: .*allocate memory|MemoryError|Cannot allocate memory",
         "the system ran out of memory",
-        "close other programs; quantising FLUX takes about 50 GB, with a card of 32 GB or more "
-        "use --set quantize_via=accelerator",
+        "close other programs; to quantise FLUX to int8 takes about 50 GB: with a card of 32 GB or "
+        "more use --set quantize_via=accelerator, with another --vram 16, which is 4 bits",
     ),
     (
         r"RepositoryNotFoundError|404 Client Error|is not a local folder and is not a valid model"
@@ -296,6 +296,12 @@ _KNOWN: Final[tuple[tuple[str, str, str], ...]] = (
         "the base model was not found",
         "check --model: a Hub id such as black-forest-labs/FLUX.1-dev, or a folder in diffusers "
         "layout; and whether HF_HUB_OFFLINE is set",
+    ),
+    (
+        r"GPU circuit breaker (?:OPEN|is open)|GPUHealthError",
+        "SimpleTuner stopped because a GPU reported a fault, or slowed itself down",
+        "cool the card, or limit its power (`nvidia-smi -pl`), and run the same command again: it "
+        "continues",
     ),
     (r"died with <Signals\.SIGKILL", *_OUT_OF_SYSTEM_MEMORY),  # accelerate's words
     (
@@ -327,6 +333,6 @@ def diagnose(lines: Sequence[str], returncode: int) -> Diagnosis:
     for pattern, cause, remedy in _KNOWN:
         if re.search(pattern, text):
             return Diagnosis(cause, remedy, tail)
-    if returncode == 128 + 9:
+    if returncode == KILLED:
         return Diagnosis(*_OUT_OF_SYSTEM_MEMORY, tail)
     return Diagnosis(None, None, tail)

@@ -78,7 +78,7 @@ def main(command: list[str]) -> int:
             command, stdin=subprocess.DEVNULL, pass_fds=gate, preexec_fn=_tie_to_parent()
         )
     except OSError as exc:
-        sys.stderr.write(f"cannot start {command[0]}: {exc.strerror}\n")
+        sys.stderr.write(f"cannot start {command[0]}: {exc.strerror or exc}\n")
         return _CANNOT_START
     for number in gate:  # it is closed as soon as the command is gone
         os.close(number)

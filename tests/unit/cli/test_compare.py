@@ -133,16 +133,16 @@ class TestTrain:
     def test_the_loras_are_named_when_comparing_fails(
         self, invoke: Glance, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def load(*_: object) -> None:
+        def load(*_: object, **__: object) -> None:
             raise InferenceFailed("there are no weights")
 
-        monkeypatch.setattr(compare, "import_sampler", load)
+        monkeypatch.setattr(compare, "load_planned", load)
 
         done = invoke(*TRAIN, "--compare")
 
         assert (done.code, done.out) == (6, "runs/cat\n")
         assert "both LoRAs are done: runs/cat/output/glance-slow/" in done.err
-        assert "when what follows is mended: glance compare --run runs/cat\n" in done.err
+        assert "after fixing the problem below: glance compare --run runs/cat\n" in done.err
         assert "error: there are no weights\n" in done.err
 
     @pytest.mark.usefixtures("fully_trained")

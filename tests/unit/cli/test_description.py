@@ -102,7 +102,7 @@ def test_scale_is_what_it_is_loaded_with(
     document = write(tensors, header)
 
     assert (document["scales"], document["alpha"]) == (scales, said)
-    assert f"({said or 'alpha is said nowhere and taken as the rank'})" in lines(FILE)
+    assert f"({said or 'alpha is not recorded; taken as the rank'})" in lines(FILE)
 
 
 def test_what_glance_wrote_is_read_back() -> None:

@@ -23,10 +23,10 @@ def model(monkeypatch: pytest.MonkeyPatch) -> None:
     """A FLUX in the current folder, whose weights are missing."""
     make_model()
 
-    def load(*_: object) -> None:
+    def load(*_: object, **__: object) -> None:
         raise InferenceFailed("there are no weights")
 
-    monkeypatch.setattr(recording, "import_sampler", load)
+    monkeypatch.setattr(recording, "load_planned", load)
 
 
 def test_a_dry_run_says_what_it_takes_and_writes_nothing(invoke: Glance, tmp_path: Path) -> None:

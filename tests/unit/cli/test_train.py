@@ -216,8 +216,8 @@ def test_a_failure_ends_with_5_and_the_next_run_goes_on(
         done.err
         == """\
 error: the fast phase failed (SimpleTuner returned 1): the accelerator ran out of memory
-  hint: close other programs that use it; then a smaller --resolution, or \
---set base_model_precision=int4-quanto
+  hint: close other programs that use it; then a smaller --resolution, or the settings of a \
+smaller card: --vram 16, 12 or 8
 the trainer's last lines:
   | Epoch 1/1, Steps:  1/5
   | loading weights

@@ -36,8 +36,8 @@ def write(content: str | bytes) -> Path:
         ("a: ärger".encode("latin-1"), "--config pair.yaml: it is no YAML, or not in UTF-8"),
         ("a: " + "[" * 5000, "--config pair.yaml: it is no YAML"),
         ("a: " + "x" * 300_000, "--config pair.yaml: it has more than 250,000 bytes"),
-        (BOMB, "pair.yaml: it holds too much"),
-        ("a: &a [*a]\n", "pair.yaml: it holds too much, or one thing in another too often"),
+        (BOMB, "pair.yaml: it has too many values"),
+        ("a: &a [*a]\n", "pair.yaml: it has too many values, or is nested too deeply"),
     ],
 )
 def test_what_is_no_file_of_settings_is_refused(content: str | bytes, problem: str) -> None:

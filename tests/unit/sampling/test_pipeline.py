@@ -16,7 +16,10 @@ def _thawed() -> Iterator[None]:
     gc.unfreeze()
 
 
-def test_no_collection_runs_within_and_what_was_imported_stays_out_of_later_ones() -> None:
+def test_no_collection_runs_within_and_what_was_imported_stays_out_of_later_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "diffusers.pipelines.pipeline_utils", raising=False)
     before = gc.get_freeze_count()
     with importing():
         within = gc.isenabled()
@@ -30,6 +33,15 @@ def test_no_collection_runs_within_and_what_was_imported_stays_out_of_later_ones
 
     assert (within, still_within, gc.isenabled()) == (False, False, True)
     assert before == unchanged < gc.get_freeze_count()
+
+
+def test_a_pipeline_that_is_there_can_still_be_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers.pipelines.pipeline_utils", sys)
+    before = gc.get_freeze_count()
+    with importing():
+        monkeypatch.setitem(sys.modules, "another family", sys)
+
+    assert gc.get_freeze_count() == before
 
 
 def test_an_import_that_fails_leaves_the_collector_on() -> None:

@@ -83,14 +83,40 @@ def test_what_makes_it_fit_a_card() -> None:
     assert (estimate(usual).gpu or 99) < 24
     assert memory_options(on_cuda("flux", "8gb")) == {
         "base_model_precision": "nf4-bnb",
-        "quantize_via": "cpu",
         "offload_during_startup": True,
         "vae_enable_tiling": True,
-        "text_encoder_2_precision": "int8-quanto",
+        "text_encoder_2_precision": "nf4-bnb",
     }
-    big = memory_options(on_cuda("hidream"))  # as SimpleTuner's example does
-    assert big["text_encoder_3_precision"] == big["text_encoder_4_precision"] == "int8-quanto"
-    assert "text_encoder_1_precision" not in big
+
+
+@pytest.mark.parametrize("preset", list(Preset))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_text_encoders_are_held_as_simpletuner_holds_them_beside_the_base_model(
+    family: str, preset: Preset
+) -> None:
+    """It quantises none by quanto beside nf4, and FLUX.2's own loader knows no bitsandbytes."""
+    options = memory_options(on_cuda(family, preset))
+
+    base = options["base_model_precision"]
+    asked = {one for name, one in options.items() if name.startswith("text_encoder_")}
+    heeded = {"nf4-bnb"} if base == "nf4-bnb" else {"int8-quanto"}
+    assert asked <= (set() if (family[:5], base) == ("flux2", "nf4-bnb") else heeded)
+    assert ("quantize_via" in options) == (base == "int8-quanto")
+
+
+def test_what_is_too_large_as_text_encoders_are_held_is_not_said_to_fit() -> None:
+    cards = {preset: estimate(on_cuda("flux2", preset)).gpu for preset in Preset}
+
+    assert min(cards[Preset.GB8], cards[Preset.GB24]) == pytest.approx(49, abs=1)  # 24 billion
+    assert cards[Preset.GB48] == pytest.approx(41, abs=9)
+    klein = estimate(on_cuda("flux2_klein", Preset.GB8)).gpu
+    assert klein == pytest.approx(9, abs=0.2)
+
+
+def test_beside_what_torchao_quantises_quanto_quantises_nothing() -> None:
+    own = on_cuda("hidream", Preset.GB48, overrides={"base_model_precision": "fp8-torchao"})
+
+    assert not [name for name in memory_options(own) if name.startswith("text_encoder_")]
 
 
 @pytest.mark.parametrize("device", [Device.CPU, Device.MPS])
@@ -380,7 +406,7 @@ def test_doctor_says_what_is_there_and_what_is_missing_is_exit_3(invoke: Callabl
     done = invoke("doctor", "--device", "cuda", "--vram", "8", "--json")
 
     assert sound.code == 0, sound.err
-    assert "ok       model: acme/tiny can be had" in sound.out
+    assert "ok       model: acme/tiny is accessible" in sound.out
     assert sound.out.splitlines()[-1].startswith("estimate: ")
     assert done.code == 3
     failures = [one for one in done.document["checks"] if one["outcome"] == "failure"]

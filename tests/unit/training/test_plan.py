@@ -12,7 +12,7 @@ from glance.core.errors import InputError, SettingsError
 from glance.models.families import FAMILIES
 from glance.runs.sample import fitting_area
 from glance.runs.view import Crop
-from glance.training.plan import TrainingPlan, parse_devices
+from glance.training.plan import TrainingPlan, parse_gpu_ids
 
 
 def warnings(plan: TrainingPlan) -> list[str]:
@@ -72,7 +72,7 @@ def test_what_cannot_be_is_refused(name: str, value: str) -> None:
 @pytest.mark.parametrize("text", ["", "0,1,2", "cuda", "-1", "0;1", "0,", "²"])
 def test_what_is_no_device_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match="--gpu-ids"):
-        parse_devices(text)
+        parse_gpu_ids(text)
 
 
 @pytest.mark.usefixtures("pair")

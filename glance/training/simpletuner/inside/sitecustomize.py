@@ -50,10 +50,10 @@ class _Finder(MetaPathFinder):
 def _start_sooner(trainer):
     """Leave out what takes nearly half of the time in which SimpleTuner 4.10 starts.
 
-    Its 7,500 modules are a million objects, hardly any of them garbage, and to go through them
-    again and again while they are imported takes a sixth of that: so it is not done, and they stay
-    out of later collections too. The first step then imports torch's inductor only to tell it that
-    a step begins, though `dynamo_backend` is "no": where nothing was compiled, nobody need be told.
+    It imports 7,500 modules, a million objects of which hardly any is garbage: collections while it
+    does are a sixth of that time, so there are none, and later ones skip these objects. The first
+    step then imports torch's inductor, only to tell it that a step begins, though `dynamo_backend`
+    is "no": that call is left out unless something else has imported the compiler.
     """
     gc.freeze()
     gc.enable()

@@ -255,7 +255,7 @@ def test_what_is_here_is_not_there_where_simpletuner_is_started() -> None:
         ("lora_dropuot=0", "lora_dropuot: SimpleTuner 4.10.1 has no such", "did you mean lora_dr"),
         ("xyzzy=1", "xyzzy: SimpleTuner 4.10.1 has no such option", "see `simpletuner train"),
         *(
-            (f"{name}=1", f"{name}: it makes this a Glance run", hint)
+            (f"{name}=1", f"{name}: glance sets this option itself", hint)
             for name, hint in {
                 "model_family": "use --family",
                 "pretrained_model_name_or_path": "use --model",

@@ -289,6 +289,7 @@ NOT_FOUND = "the base model was not found"
 NO_VRAM = "the accelerator ran out of memory"
 NO_RAM = "the system ran out of memory"
 KILLED = "it was killed, most likely because the system ran out of memory"
+SLOWED = "SimpleTuner stopped because a GPU reported a fault, or slowed itself down"
 OPTION = "SimpleTuner did not accept an option"
 UNTAUGHT = "glance cannot teach SimpleTuner: it is made for another version"
 
@@ -312,12 +313,14 @@ UNTAUGHT = "glance cannot teach SimpleTuner: it is made for another version"
         ("OSError: me/x does not appear to have a file named config.json.", NOT_FOUND),
         ("LocalEntryNotFoundError: outgoing traffic has been disabled.", NOT_FOUND),
         ("main.py: error: argument --lr_scheduler: invalid choice: 'warm'", OPTION),
+        ("GPUHealthError: GPU circuit breaker is open due to hardware fault", SLOWED),
+        ("INFO: GPU circuit breaker initialized with 1 GPU(s)", None),
     ],
 )
-def test_telling_line_names_the_cause_and_a_remedy(line: str, cause: str) -> None:
+def test_telling_line_names_the_cause_and_a_remedy(line: str, cause: str | None) -> None:
     found = diagnose([*TRACEBACK, line], 1)
     assert (found.cause, found.tail) == (cause, (*TRACEBACK, line))
-    assert found.remedy
+    assert bool(found.remedy) == bool(cause)
 
 
 @pytest.mark.parametrize(
