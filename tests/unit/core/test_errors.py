@@ -7,7 +7,14 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from glance.core.device import Device
-from glance.core.errors import InputError, Problem, assigned, describe_fault, locate_fault
+from glance.core.errors import (
+    InputError,
+    Problem,
+    assigned,
+    describe_fault,
+    locate_fault,
+    reason_of,
+)
 
 
 def test_several_problems_are_one_error() -> None:
@@ -81,3 +88,16 @@ def test_a_place_in_a_file_is_said_as_a_path() -> None:
 def test_a_value_is_said_as_it_was_typed() -> None:
     assert assigned("width", 1000.0) == "width: 1000"
     assert assigned("--rate", 1e-05) == "--rate 1e-05"
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError("cannot write mode P"), "cannot write mode P"),
+        (ValueError("\nfirst\nsecond"), "first"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_a_reason_is_one_line_and_never_empty(failure: Exception, reason: str) -> None:
+    assert reason_of(failure) == reason
