@@ -208,16 +208,15 @@ def run_batch(
     executor: Executor,
     on_event: EventSink,
     *,
-    board: Board | None = None,
-    cleans: bool = False,
-) -> Board:
-    """Run the jobs that are not done, and return what became of all.
+    board: Board,
+    cleans: bool,
+) -> None:
+    """Run the jobs that are not done; the board keeps what becomes of all.
 
     With `cleans` a finished run's checkpoints and caches are removed at once. `on_event` hears when
     a job begins and ends, and what it tells. The same call again goes on. Raises RunError when
     somebody runs the batch already, SetupError where its folder cannot be written.
     """
-    board = board or Board(plan)
 
     def tell(told: Told) -> None:
         board.hear(told)
@@ -237,7 +236,6 @@ def run_batch(
             if plan.storage is not None:
                 with suppress(SetupError):  # it is for people, and the runs are there
                     plan.storage.keep({RECORD: plan.output / RECORD})
-    return board
 
 
 def gather_refusals(plan: BatchPlan) -> list[tuple[Problem, list[int]]]:

@@ -46,6 +46,7 @@ from glance.core.events import (
 from glance.core.files import find_place, remove_leftovers, require_writable
 from glance.core.options import command_line
 from glance.core.phase import Phase
+from glance.core.tables import name_some
 from glance.evaluation.report import MOST_ROWS, SHEET, draw_grid
 from glance.runs.folder import RUNS, RunFolder
 from glance.runs.manifest import Manifest, load_manifest, require_finished
@@ -126,8 +127,7 @@ class BatchInferPlan:
             for note in one.generation.notes:
                 owners[note].append(one.name)
         for note, names in owners.items():
-            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-            whose = "" if len(names) == len(self.runs) else f"{', '.join(names[:_NAMED])}{more}: "
+            whose = "" if len(names) == len(self.runs) else f"{name_some(names, _NAMED)}: "
             yield f"{whose}{note}"
 
     def to_json(self) -> dict[str, Any]:

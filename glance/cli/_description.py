@@ -31,7 +31,7 @@ from glance.core.plot import PLAIN, Terminal
 from glance.models.base import shown_model
 from glance.models.lora.examine import examine_lora
 from glance.models.lora.file import hash_data, hash_file, read_header, unreadable
-from glance.models.lora.keys import read_strength, sort_keys
+from glance.models.lora.keys import parse_finite, read_strength, sort_keys
 from glance.runs.checkpoints import checkpoint_names
 from glance.runs.folder import RunFolder
 from glance.runs.locate import locate_lora
@@ -160,8 +160,8 @@ def _read_lora(path: Path) -> dict[str, Any]:
         "phase": said.get("phase"),
         "timesteps": timesteps,
         "sigmas": timesteps and [value / MAX_TIMESTEP for value in timesteps],
-        "boundary": _number(said.get("boundary")),
-        "guidance": _number(said.get("guidance")),
+        "boundary": parse_finite(said.get("boundary")),
+        "guidance": parse_finite(said.get("guidance")),
         "pair_id": said.get("pair_id"),
         "base_model": said.get("base_model"),
         "modelspec": {
@@ -239,14 +239,6 @@ def _counted(counts: Mapping[str, int]) -> str:
     if len(counts) == 1:
         return next(iter(counts))
     return ", ".join(f"{value} ({count})" for value, count in counts.items())
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        found = float(text or "")
-    except ValueError:
-        return None
-    return found if math.isfinite(found) else None
 
 
 # --- an image, or latents that were saved -----------------------------------------------------

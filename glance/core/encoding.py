@@ -44,6 +44,7 @@ _ROW: Final = re.compile(r"[^\0-\x7f]{3}")
 _CONTROL: Final = re.compile(r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _MANY_ZEROS: Final = 0.5
 _JUDGED: Final = 4000  # characters
+_SHOWN: Final = 60  # likewise
 
 # Quotes, dashes, dots, euro and trade mark: the same bytes in every Windows code page of Europe,
 # and control characters in ISO 8859.
@@ -101,10 +102,10 @@ def decode_text(data: bytes) -> str | ForeignText:
     return text
 
 
-def excerpt(text: str, length: int = 60) -> str:
+def excerpt(text: str) -> str:
     """Return the beginning of a text, on one line, quoted."""
     line = " ".join(text.split())
-    return shown(repr(line if len(line) <= length else line[:length].rstrip() + "..."))
+    return shown(repr(line if len(line) <= _SHOWN else line[:_SHOWN].rstrip() + "..."))
 
 
 def guess(data: bytes) -> tuple[Reading, ...]:

@@ -309,14 +309,14 @@ def from_document[R](request: type[R], document: Mapping[str, Any], *, owner: st
     return made
 
 
-def command_line(request: Any, *, only_changed: bool = True) -> list[str]:
+def command_line(request: Any) -> list[str]:
     """Return the flags and values that make this request, for a shell to be quoted by the caller.
 
-    With `only_changed` those alone without which it would be another.
+    Only those without which it would be another.
     """
     keys = {one.key: one for one in declared(type(request))}
     words: list[str] = []
-    for key, value in to_document(request, only_changed=only_changed).items():
+    for key, value in to_document(request).items():
         flag = f"--{keys[key].key}"
         if value is True:
             words.append(flag)

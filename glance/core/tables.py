@@ -26,6 +26,13 @@ def format_table(
     return "\n".join(line.rstrip() for line in lines)
 
 
+def name_some(names: Iterable[str], most: int = 20) -> str:
+    """List names for a message: the first ones, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
+
+
 def continued(name: str, texts: Iterable[str]) -> Rows:
     """Yield a row for each text, the name before the first; nothing for none."""
     for number, text in enumerate(texts):

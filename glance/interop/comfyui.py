@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from glance.core.errors import LoraError
 from glance.core.phase import Phase
+from glance.core.tables import name_some
 from glance.interop.export import Exported, Source, list_files, whole_folder
 from glance.interop.foreign import respell
 from glance.models.families import Family
@@ -35,7 +36,7 @@ from glance.models.lora.file import (
     read_header,
     read_lora,
 )
-from glance.models.lora.keys import is_text_key, name_some
+from glance.models.lora.keys import is_text_key
 from glance.runs.lora import SPEC, complete_metadata
 from glance.runs.manifest import read_caption
 from glance.runs.sample import measure_picture
@@ -263,7 +264,7 @@ def _page_note(export: ComfyExport, places: str) -> str:
     return f"""\
 ## {job.name}
 
-{_title(job)}: two LoRAs, trained together {export.source.trained_on}.
+{_title(job)}: two LoRAs, trained together on {export.source.manifest.trained_on}.
 
 {phases}
 {further}

@@ -146,7 +146,7 @@ def _render_readme(
     return f"""\
 # {source.name}: {family.title} in {slow + fast} steps
 
-Two LoRAs, trained together {source.trained_on}.
+Two LoRAs, trained together on {source.manifest.trained_on}.
 The slow one takes the first {slow} steps, the fast one the other {fast} from its latents.
 
     pip install diffusers=={DIFFUSERS} torch transformers peft accelerate

@@ -41,11 +41,6 @@ class Source:
         return pair_name(self.manifest)
 
     @property
-    def trained_on(self) -> str:
-        """What both LoRAs have learnt from: ends a sentence."""
-        return f"on {self.manifest.trained_on}"
-
-    @property
     def base(self) -> BaseModel:
         """The model that the pair was trained on, wherever it is now."""
         settings = self.manifest.settings

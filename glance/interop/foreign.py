@@ -17,10 +17,11 @@ from safetensors import SafetensorError, safe_open
 from glance.core.errors import LoraError
 from glance.core.files import read_text, require_file
 from glance.core.phase import Phase
+from glance.core.tables import name_some
 from glance.models.base import read_model_json
 from glance.models.lora.examine import LoraFacts, drop_text, examine_lora
 from glance.models.lora.file import DOWN, FOLDED, PREFIX, UP, Lora, Tensor, read_lora
-from glance.models.lora.keys import TRAINED_CONFIG, find_trained_config, name_some, sort_keys
+from glance.models.lora.keys import TRAINED_CONFIG, find_trained_config, sort_keys
 from glance.runs.locate import locate_lora
 from glance.schedule.lists import parse_list
 

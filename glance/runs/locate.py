@@ -13,6 +13,7 @@ from typing import Final
 from glance.core.errors import LoraError, quoted, reason_of
 from glance.core.hub import fetch_beside, find_hub_file, name_address, split_hub_file
 from glance.core.phase import Phase
+from glance.core.tables import name_some
 from glance.models.lora.file import read_header
 from glance.models.lora.keys import ADAPTER_CONFIG, TRAINED_CONFIG, read_file_strength, sort_keys
 from glance.runs.folder import LORA_FILE, RunFolder
@@ -139,10 +140,9 @@ def _is_lora(path: Path) -> bool:
 def _refusal(folder: Path, loras: Sequence[Path]) -> LoraError:
     """Return why no one LoRA can be told from a folder, and what to give instead."""
     if len(loras) > 1:
-        names = ", ".join(path.name for path in loras[:_LISTED])
-        more = f" and {len(loras) - _LISTED} more" if len(loras) > _LISTED else ""
+        names = name_some((path.name for path in loras), _LISTED)
         return LoraError(
-            f"{folder} holds {len(loras)} LoRAs: {names}{more}",
+            f"{folder} holds {len(loras)} LoRAs: {names}",
             hint=f"give one: {quoted(loras[0])}",
         )
     if (folder / "model_index.json").is_file():

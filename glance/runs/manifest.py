@@ -369,10 +369,10 @@ def iterate_runs(runs: Path, *, newest: int | None = None) -> Iterator[tuple[Run
             yield run, load_manifest(run)
 
 
-def find_newest_run(runs: Path = RUNS) -> RunFolder | None:
-    """Return the finished run under `runs` whose training ended last."""
+def find_newest_run() -> RunFolder | None:
+    """Return the finished run in runs/ whose training ended last."""
     finished = [
-        (_ended(manifest), run) for run, manifest in iterate_runs(runs) if manifest.is_finished
+        (_ended(manifest), run) for run, manifest in iterate_runs(RUNS) if manifest.is_finished
     ]
     return max(finished, key=lambda item: item[0])[1] if finished else None
 

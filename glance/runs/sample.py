@@ -107,10 +107,10 @@ def examine_sample(
     return Examination(sample, tuple(found.problems), tuple(found.warnings))
 
 
-def measure_picture(path: Path, word: str = "reference") -> tuple[int, int]:
-    """Return the width and height of a picture, upright; raise SampleError if it is unfit."""
+def measure_picture(path: Path) -> tuple[int, int]:
+    """Return the width and height of a reference, upright; raise SampleError if it is unfit."""
     found = Findings()
-    pixels = examine_picture(path, None, found, word=word)
+    pixels = examine_picture(path, None, found, word="reference")
     if pixels is None:
         raise SampleError(found.problems)
     return pixels.size

@@ -76,7 +76,9 @@ def resolve_sample_settings(
     Raises SettingsError on bad values, sizes that the family cannot make among them.
     """
     side = resolution or family.resolution
-    fitting = _fit(aspect, area=side * side, step=family.size_multiple) if aspect else (side, side)
+    fitting = (side, side)
+    if aspect:
+        fitting = fit_size(aspect, area=side * side, step=family.size_multiple)
     usual = {
         "seed": 0,
         "slow_guidance": family.guidance.slow,
@@ -136,7 +138,7 @@ def _idle_guidance(
         yield Problem(f"{text}: it would change nothing", remedy)
 
 
-def _fit(aspect: tuple[int, int], *, area: int, step: int) -> tuple[int, int]:
+def fit_size(aspect: tuple[int, int], *, area: int, step: int) -> tuple[int, int]:
     """Return a size of about `area` pixels in that shape, in whole steps."""
     scale = (area / (aspect[0] * aspect[1])) ** 0.5
     width, height = (max(step, round(side * scale / step) * step) for side in aspect)

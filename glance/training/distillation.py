@@ -35,7 +35,7 @@ from glance.runs.settings import Layers, Teacher, TrainSettings, resolve_preset
 from glance.sampling.plan import GenerationPlan, plan_generation
 from glance.sampling.prompts import find_faults, judging_prompts, read_prompts, teaching_prompts
 from glance.sampling.request import ExtraLora, InferRequest
-from glance.sampling.settings import SampleSettings
+from glance.sampling.settings import SampleSettings, fit_size
 from glance.schedule.lists import ResolvedSchedule
 from glance.schedule.options import AUTO, OWN, ScheduleOptions
 from glance.schedule.shift import TEACHER_STEPS, teacher_sigmas
@@ -186,7 +186,8 @@ def plan_distillation(request: DistillRequest) -> DistillationPlan:
     devices = checks.make(lambda: parse_gpu_ids(request.gpu_ids))
     given = checks.make(lambda: _choose_prompts(request, is_small=is_small))
     shape = checks.make(lambda: _find_shape(request, family))
-    sizes = checks.make(lambda: _parse_sizes(request, family, usual=_fit(shape or (1, 1), side)))
+    usual = fit_size(shape or (1, 1), area=side * side, step=_SIDE_STEP)
+    sizes = checks.make(lambda: _parse_sizes(request, family, usual=usual))
     loras = checks.make(lambda: _examine_loras(request.teacher_loras))
     checks.make(lambda: _require_lasting(request, run))
     previews = checks.make(lambda: plan_previews(request))
@@ -417,13 +418,6 @@ def _parse_sizes(
     if problems:
         raise InputError(problems)
     return tuple(dict.fromkeys(sizes))
-
-
-def _fit(shape: tuple[int, int], side: int) -> tuple[int, int]:
-    """Return a size of about side x side pixels in that shape."""
-    scale = side / math.sqrt(shape[0] * shape[1])
-    width, height = (max(_SIDE_STEP, round(one * scale / _SIDE_STEP) * _SIDE_STEP) for one in shape)
-    return width, height
 
 
 def _examine_loras(names: Sequence[str | Path]) -> tuple[LoraFacts, ...]:

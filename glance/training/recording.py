@@ -25,7 +25,6 @@ from glance.runs.manifest import load_manifest
 from glance.sampling.generate import fetch_planned, load_planned, with_time_left
 from glance.training.distillation import DistillationPlan, PlannedPath
 from glance.training.execute import TrainingResult, run_training
-from glance.training.simpletuner.runner import Runner
 
 if TYPE_CHECKING:
     from glance.sampling.pipeline.glance_pipeline import GlancePipeline
@@ -54,9 +53,7 @@ class DistillationResult:
         }
 
 
-def run_distillation(
-    plan: DistillationPlan, on_event: EventSink, *, runner: Runner | None = None
-) -> DistillationResult:
+def run_distillation(plan: DistillationPlan, on_event: EventSink) -> DistillationResult:
     """Record what is not recorded yet, train those phases that are not done, judge the pair.
 
     Raises what recording and training raise, and InferenceFailed where both LoRAs are done and
@@ -65,7 +62,6 @@ def run_distillation(
     training = run_training(
         plan.training,
         on_event,
-        runner=runner,
         make_ready=lambda: record(plan, on_event),
         recorded_bytes=plan.recorded_bytes,
     )

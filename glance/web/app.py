@@ -315,7 +315,7 @@ class Site:
         """Continue a training where it stopped; one that left no run is started again."""
         path = self._run(asked.said("run"))
         run = RunFolder(path)
-        before = self.jobs.of_run(path.as_posix(), commands=views.TRAININGS)
+        before = self.jobs.of_run(path.as_posix(), views.TRAININGS)
         if not run.manifest.exists() and before is not None:
             words = list(before.words)
         else:

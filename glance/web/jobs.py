@@ -173,10 +173,10 @@ class Jobs:
         """Return a job by its id."""
         return next((job for job in self.all() if job.id == name), None)
 
-    def of_run(self, run: str, *, commands: Sequence[str] = ()) -> Job | None:
-        """Return the newest job that works or worked in a run; of those commands, if any."""
+    def of_run(self, run: str, commands: Sequence[str]) -> Job | None:
+        """Return the newest job of those commands that works or worked in a run."""
         found = (job for job in self.all() if job.run == run)
-        return next((job for job in found if not commands or job.command in commands), None)
+        return next((job for job in found if job.command in commands), None)
 
     def running(self, run: str | None = None) -> list[Job]:
         """Return the jobs that still run, of one run or of all."""

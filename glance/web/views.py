@@ -91,7 +91,7 @@ def finished_runs(chosen: Path | None = None) -> list[str]:
 
 def describe_run(jobs: Jobs, path: Path) -> dict[str, Any]:
     """Return all that a run's page shows; raises RunError where there is neither run nor job."""
-    run, job = RunFolder(path), jobs.of_run(path.as_posix(), commands=TRAININGS)
+    run, job = RunFolder(path), jobs.of_run(path.as_posix(), TRAININGS)
     # a job that is beginning, or that did not get that far, has no run yet
     is_early = job is not None and not run.manifest.exists() and not _is_done(jobs, job)
     manifest = None if is_early else load_manifest(run)

@@ -11,6 +11,7 @@ import numpy as np
 
 from glance.core.errors import LoraError, Problem, ScheduleError
 from glance.core.phase import Phase
+from glance.core.tables import name_some
 from glance.models.lora.file import (
     DOWN,
     FLOATS,
@@ -26,7 +27,6 @@ from glance.models.lora.keys import (
     PairKeys,
     Strength,
     is_text_key,
-    name_some,
     pair_problem,
     read_alpha,
     read_strength,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from glance.core.errors import LoraError, Problem
+from glance.core.tables import name_some
 from glance.models.lora.file import (
     ADAPTER_METADATA,
     FLOATS,
@@ -54,7 +55,6 @@ _OTHER_KINDS: Final[Mapping[str, re.Pattern[str]]] = {
     "differences of whole weights": re.compile(r"\.(diff|diff_b|set_weight|w_norm|b_norm)$"),
 }
 _WITHOUT_TEXT: Final = "glance import --slow-lora A --fast-lora B --drop-text-encoder"
-_NAMED: Final = 20
 _CHANGES_BASE: Final = ("pissa", "olora", "corda", "lora_ga", "loftq")
 """How PEFT begins with other weights of the base model than its own (peft.tuners.lora.layer)."""
 ADAPTER_CONFIG: Final = "adapter_config.json"
@@ -184,13 +184,6 @@ def pair_problem(keys: PairKeys, down: Sequence[int], up: Sequence[int]) -> Prob
 def is_text_key(key: str) -> bool:
     """Whether it is a part of a text encoder's LoRA."""
     return _TEXT.match(key) is not None
-
-
-def name_some(names: Iterable[str]) -> str:
-    """List names for a message: the first twenty, and how many more there are."""
-    listed = list(names)
-    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
-    return ", ".join(listed[:_NAMED]) + more
 
 
 def adapter_config(ranks: Mapping[str, int]) -> dict[str, Any]:
@@ -443,10 +436,10 @@ def _of_kohya(header: Header, ranks: Mapping[str, int]) -> Scaling | None:
     metadata = header.metadata
     is_kohyas = metadata.get("ss_network_module", "").startswith("networks.")
     has_its_names = any(key.endswith(".lora_down.weight") for key in header.entries)
-    rank = _finite(metadata.get("ss_network_dim"))
+    rank = parse_finite(metadata.get("ss_network_dim"))
     if (is_kohyas and not has_its_names) or (rank is not None and rank not in ranks.values()):
         return None
-    alpha = _finite(metadata.get("ss_network_alpha"))
+    alpha = parse_finite(metadata.get("ss_network_alpha"))
     if not alpha:  # 0 and None stand for the rank, Dynamic for one of each layer's own
         return None
     return Scaling(alpha)
@@ -485,7 +478,8 @@ def _parse(text: str) -> Any:
         return words.get(text.strip().lower(), text)
 
 
-def _finite(text: str | None) -> float | None:
+def parse_finite(text: str | None) -> float | None:
+    """Return the number that a header holds as text; None: it holds none."""
     try:
         number = float(text or "")
     except ValueError:

@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 
 from glance.core.errors import LoraError, Problem
 from glance.core.phase import Phase
+from glance.core.tables import name_some
 from glance.models.lora.file import PREFIX, read_header
 from glance.models.lora.keys import (
     adapter_config,
     is_text_key,
-    name_some,
     pair_problem,
     read_strength,
     sort_keys,
@@ -287,7 +287,7 @@ def _prepare(matched: Pairs) -> PreparedLora:
     return PreparedLora(state, adapter_config(ranks), max(ranks.values()))
 
 
-def _read_pairs(path: Path, *, without_text: bool = False) -> Pairs:
+def _read_pairs(path: Path, *, without_text: bool) -> Pairs:
     """Return the file's pairs by layer, its strength multiplied into B."""
     header = read_header(path)
     tensors = load_file(path)
