@@ -199,7 +199,7 @@ def _plan(run: RunFolder, assets: Path, steps: int) -> tuple[TrainingPlan, Disti
                 learning_rate=_LEARNING_RATE,
                 resolution=_RESOLUTION,
                 device=Device.CPU,
-                launcher=Launcher.DIRECT,  # half a minute a phase less to wait
+                launcher=Launcher.DIRECT,  # its second start is hidden behind the first training
             )
         )
         taught = plan_distillation(

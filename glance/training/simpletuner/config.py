@@ -402,7 +402,7 @@ _FALSE: Final = ("false", "no", "off", "0")
 def parse_overrides(pairs: Sequence[str]) -> dict[str, OptionValue]:
     """Read the pairs of `--set`; keys may be spelled with leading dashes or inner hyphens.
 
-    SimpleTuner's only check is its own parser, after about 13 s of imports. The pinned version's
+    SimpleTuner's only check is its own parser, after its imports. The pinned version's
     options are recorded in options.json (scripts/record_options.py). Raises SettingsError naming
     every pair that is malformed, unknown, of the wrong type, or not the user's to set.
     """
