@@ -4,7 +4,6 @@ Without torch: names alone are needed. What only diffusers' converters can bring
 original layout with its fused layers, is refused here: `glance infer --slow-lora` takes it.
 """
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -15,13 +14,18 @@ from typing import Any, Final
 from safetensors import SafetensorError, safe_open
 
 from glance.core.errors import LoraError
-from glance.core.files import read_text, require_file
+from glance.core.files import require_file
 from glance.core.phase import Phase
 from glance.core.tables import name_some
 from glance.models.base import read_model_json
 from glance.models.lora.examine import LoraFacts, drop_text, examine_lora
 from glance.models.lora.file import DOWN, FOLDED, PREFIX, UP, Lora, Tensor, read_lora
-from glance.models.lora.keys import TRAINED_CONFIG, find_trained_config, sort_keys
+from glance.models.lora.keys import (
+    TRAINED_CONFIG,
+    find_trained_config,
+    read_trained_options,
+    sort_keys,
+)
 from glance.runs.locate import locate_lora
 from glance.schedule.lists import parse_list
 
@@ -112,7 +116,8 @@ def open_lora(
     lora = drop_text(whole) if drops_text else whole
     factors, reason = _find_factors(facts, lora, alpha)
     dropped = len(whole.tensors) - len(lora.tensors)
-    return ForeignLora(name, facts, lora, _read_config(path), factors, reason, dropped)
+    config = read_trained_options(find_trained_config(path))
+    return ForeignLora(name, facts, lora, config, factors, reason, dropped)
 
 
 def layer_names(model: str) -> frozenset[str] | None:
@@ -163,19 +168,6 @@ def respell(
         tensors[f"{PREFIX}{name}{DOWN}"] = lora.tensors[pair.down]
         tensors[f"{PREFIX}{name}{UP}"] = up if factor == 1 else up.scaled(factor)
     return Lora(tensors, {"format": "pt"})
-
-
-def _read_config(lora: Path) -> Mapping[str, Any]:
-    """Return the options that SimpleTuner wrote beside a LoRA, by name without dashes."""
-    path = find_trained_config(lora)
-    content = None
-    with suppress(OSError, ValueError, RecursionError):  # a damaged one says nothing
-        content = None if path is None else json.loads(read_text(path))
-    return {
-        key.strip().lstrip("-").replace("-", "_"): value
-        for key, value in (content.items() if isinstance(content, dict) else ())
-        if value is not None and value != ""
-    }
 
 
 def _find_factors(

@@ -13,6 +13,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -257,6 +258,18 @@ def find_trained_config(lora: Path) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
+def read_trained_options(config: Path | None) -> Mapping[str, Any]:
+    """Return what such a file says, by names without dashes; empty for none, or a damaged one."""
+    content = None
+    with suppress(LoraError):  # it says nothing, and is nobody's fault
+        content = None if config is None else _read_json(config)
+    return {
+        key.strip().lstrip("-").replace("-", "_"): value
+        for key, value in (content or {}).items()
+        if value is not None and value != ""
+    }
+
+
 def parse_scaling(
     config: Mapping[str, Any], what: str, *, remedy: str | None = None
 ) -> Scaling | None:
@@ -408,18 +421,14 @@ def _beside(path: Path, ranks: Mapping[str, int]) -> Scaling | None:
 
 def _recorded(path: Path, ranks: Mapping[str, int]) -> Strength | None:
     """Read the options that SimpleTuner recorded; its usual alpha is the rank."""
-    try:
-        config = _read_json(path)
-    except LoraError:  # a damaged one says nothing, and is nobody's fault
+    options = read_trained_options(path)
+    if not options:
         return None
-    if config is None:
-        return None
-    options = {key.strip().lstrip("-").replace("-", "_"): own for key, own in config.items()}
     alpha, rank = options.get("lora_alpha"), options.get("lora_rank")
     if isinstance(rank, int) and rank not in ranks.values():
         return None  # of another training
     where = f"alpha is in {path.name} beside it"
-    if alpha in (None, ""):
+    if alpha is None:
         return Strength(dict.fromkeys(ranks, 1.0), f"{where}: the rank", is_own=False)
     start = options.get("lora_initialisation_style")
     said = {"lora_alpha": alpha, "init_lora_weights": start}
