@@ -335,6 +335,25 @@ def test_a_model_that_does_not_fit_into_memory_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("there", "remedy"),
+    [
+        (60, None),
+        (32, "or --vram 16: in 4 bits the model is quantised on the card"),
+        (12, "close other programs, or add swap"),
+    ],
+)
+def test_too_little_system_memory_names_the_card_whose_settings_do(
+    there: int, remedy: str | None, lacks: Callable
+) -> None:
+    lacks(system_memory=lambda: there * 10**9)
+
+    [check] = [one for one in examine(job(on_cuda("flux"))) if one.name == "memory"]
+
+    assert (check.outcome is Outcome.WARNING) == (remedy is not None)
+    assert (check.hint or "").endswith(remedy or "")
+
+
+@pytest.mark.parametrize(
     ("billions", "file", "recorded", "needed"),
     [(12, None, 0, "1.5"), (12, "../mine.safetensors", 0, "25.5"), (0.001, None, 3 * 10**9, "3.0")],
 )
