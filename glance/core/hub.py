@@ -22,7 +22,8 @@ _ADDRESS: Final = re.compile(
 _LICENCE: Final = "accept its licence on its Hub page, then `hf auth login` or set HF_TOKEN"
 _OTHER_FORMATS: Final = (
     *("*.onnx*", "*.msgpack", "*.h5", "*.ckpt", "*.pth", "*.gguf", "*.tflite"),
-    *("*.fp16.*", "*.bf16.*", "*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp", "*.mp4"),
+    *("*.fp16[.-]*", "*.bf16[.-]*", "*consolidated*"),  # the same weights again
+    *("*.png", "*.jpg", "*.jpeg", "*.gif", "*.webp", "*.mp4"),
 )
 
 
@@ -35,7 +36,7 @@ def check_access(model: str) -> str | None:
     from huggingface_hub import auth_check, constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    if _find_snapshot(model) is not None:
+    if find_snapshot(model) is not None:
         return None
     if constants.is_offline_mode():
         return f"model {model} is not in the cache, and HF_HUB_OFFLINE forbids fetching it"
@@ -170,7 +171,7 @@ def find_hub_file(reference: str, *, default: str, or_else: str | None = None) -
 
 def find_revision(model: str) -> str | None:
     """Return the commit of a Hub model's snapshot in the cache; None when there is none."""
-    snapshot = _find_snapshot(model)
+    snapshot = find_snapshot(model)
     return None if snapshot is None else snapshot.name
 
 
@@ -185,7 +186,7 @@ def fetch_model(model: str, on_event: EventSink) -> bool:
     """
     from huggingface_hub import constants, snapshot_download
 
-    snapshot = _find_snapshot(model)
+    snapshot = find_snapshot(model)
     if snapshot is not None and _is_whole(snapshot):
         _note_absent(snapshot)
         return True
@@ -252,7 +253,8 @@ def _list_needed(model: str) -> list[str] | None:
     ]
 
 
-def _find_snapshot(model: str) -> Path | None:
+def find_snapshot(model: str) -> Path | None:
+    """Return a Hub model's folder in the cache, whole or not; None: it is not there."""
     from huggingface_hub import snapshot_download
 
     try:

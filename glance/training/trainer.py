@@ -32,8 +32,10 @@ from glance.core.events import (
     mean_of_round,
 )
 from glance.core.files import replacing, write_json, write_text
+from glance.core.hub import find_snapshot
 from glance.core.phase import Phase
 from glance.models.lora.file import Lora, read_lora, write_lora
+from glance.models.lora.keys import TRAINED_CONFIG
 from glance.runs.checkpoints import (
     Sealer,
     checkpoint_names,
@@ -277,7 +279,7 @@ class PhaseTrainer:
             program=setup.program,
             device=plan.settings.device,
             number=self.device,
-            model=plan.model_elsewhere,
+            model=self._find_model(),
             mixed_precision=plan.trainer_config(phase)["mixed_precision"],
             seed=plan.settings.seed,
             webhook=webhook,
@@ -294,6 +296,14 @@ class PhaseTrainer:
             held=() if setup.lock is None else (setup.lock,),
             name=self.job,
         )
+
+    def _find_model(self) -> str | None:
+        """Return where the base model is as seen from the run; None: in it, or still on the Hub."""
+        plan = self.plan
+        if plan.base.folder is not None or not self.setup.is_offline:
+            return plan.model_elsewhere
+        snapshot = find_snapshot(plan.settings.model)
+        return None if snapshot is None else os.path.relpath(snapshot, plan.run.path.resolve())
 
     def _finalise(self, monitor: "Monitor", manifest: Manifest) -> LoraRecord:
         """Verify and finalise the file; raise TrainingFailed if it is not what it should be."""
@@ -326,11 +336,12 @@ class PhaseTrainer:
 
     def _forget_places(self) -> None:
         """Leave of the model's place its name alone in the options that SimpleTuner writes down."""
-        model = self.plan.model_elsewhere
-        path = self.plan.run.output(self.phase) / "simpletuner_config.json"
+        model, is_on_the_hub = self._find_model(), self.plan.base.folder is None
+        path = self.plan.run.output(self.phase) / TRAINED_CONFIG
         if model is None or not path.is_file():
             return
-        place, name = (json.dumps(text)[1:-1] for text in (model, Path(model).name))
+        name = self.plan.settings.model if is_on_the_hub else Path(model).name
+        place, name = (json.dumps(text)[1:-1] for text in (model, name))
         write_text(path, path.read_text(encoding="utf-8").replace(place, name))
 
 

@@ -4,6 +4,8 @@ The first one runs with every `pytest`. A probe in the trainer's process notes w
 """
 
 import json
+import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +16,8 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoModel, DiffusionPipeline
+from fakes.hub import FakeHub
 from peft import LoraConfig
 from PIL import Image
 from plain_loops import begin
@@ -104,21 +107,16 @@ class Distilled:
 
 
 def distil(family: str, folder: Path, *, sizes: Sequence[str] = ("64x64",)) -> Distilled:
-    """Distil a tiny model in `folder`: three prompts, four steps of its own, two phases of six."""
+    """Distil a tiny model in `folder`: three prompts, four steps of its own, two phases of six.
+
+    It is fetched from a Hub, and offline from then on for the trainer.
+    """
     row, model = find_family(family), build_tiny(family, folder / "model", seed=1)
     lend_parts(family, model)
-    command = [
-        "distill",
-        "--family",
-        family,
-        "--model",
-        str(model),
-        "--noises",
-        "1",
-        "--teacher-steps",
-        "8",
-    ]
-    command += ["--steps", str(STEPS), "--batch-size", str(BATCH), "--rank", "4"]
+    hub = serve(model, f"acme/{folder.name}")
+    command = ["distill", "--family", family, "--model", hub.model]
+    command += ["--noises", "1", "--teacher-steps", "8", "--rank", "4"]
+    command += ["--steps", str(STEPS), "--batch-size", str(BATCH)]
     command += ["--device", "cpu", "--launcher", "direct", "--no-compare", "--keep-recording"]
     command += [part for prompt in PROMPTS for part in ("--prompt", prompt)]
     command += [part for size in sizes for part in ("--size", size)]
@@ -126,7 +124,30 @@ def distil(family: str, folder: Path, *, sizes: Sequence[str] = ("64x64",)) -> D
         # of the very size that it is shown at: diffusers and SimpleTuner resize in their own ways
         Image.radial_gradient("L").resize((96, 32)).convert("RGB").save(folder / "before.png")
         command += ["--source-image", "before.png"]
-    return Distilled(row, run_glance(folder, *command))
+    online = {
+        "HF_HOME": str(folder / "hf-home"),
+        "HF_HUB_CACHE": f"{os.environ['HF_HOME']}/hub",  # in which these tests look for it
+        "HF_HUB_OFFLINE": "0",
+        "HF_ENDPOINT": hub.url,
+    }
+    try:
+        return Distilled(row, run_glance(folder, *command, **online))
+    finally:
+        hub.close()
+
+
+def serve(model: Path, name: str) -> FakeHub:
+    """Put a model on a Hub as large ones lie there: its transformer in shards, and text encoders
+    once more in half precision, which nobody reads."""
+    served = model.with_name("served")
+    shutil.copytree(model, served)
+    shutil.rmtree(served / "transformer")
+    transformer = AutoModel.from_pretrained(str(model / "transformer"))
+    transformer.save_pretrained(served / "transformer", max_shard_size="100KB")
+    assert list(served.glob("transformer/*.safetensors.index.json"))
+    for weights in served.glob("text_encoder*/*.safetensors"):
+        shutil.copy(weights, weights.with_suffix(f".fp16{weights.suffix}"))
+    return FakeHub(name, served)
 
 
 def _read_probe(folder: Path) -> Iterator[Batch]:
@@ -236,6 +257,8 @@ def test_the_pair_is_sampled_with_the_guidance_that_it_was_trained_for(run: Dist
         guidance=(run.teacher["slow_guidance"], run.teacher["fast_guidance"]),
         timesteps=(run.timesteps("slow"), run.timesteps("fast")),
         is_asked_for=False,
+        model=run.model,
+        within=1,
     )
 
 

@@ -1,9 +1,11 @@
-"""Runs at the start of every Python process of the trainer, and changes six things in it.
+"""Runs at the start of every Python process of the trainer, and changes eight things in it.
 
 Python imports a `sitecustomize` by itself. glance puts this folder on PYTHONPATH of the trainer
 alone. It starts in little more than half of the time then, see _start_sooner; what else is wanted
 is said by environment variables:
 
+- GLANCE_MODEL: the base model is read from there, see _place_model.
+- HF_HUB_OFFLINE: what is in the Hub's cache does, see _take_what_is_there.
 - GLANCE_WITHOUT_PINNING: SimpleTuner 4.10 cannot train without an accelerator, because there
   `Tensor.pin_memory` raises. Where torch finds an accelerator after all, nothing is changed.
 - GLANCE_SEED: that seed decides what is drawn (glance_seed.py). And what SimpleTuner 4.10 learns of
@@ -67,6 +69,38 @@ def _start_sooner(trainer):
         trainer.mark_cudagraph_step_begin = mark_cudagraph_step_begin
 
 
+def _place_model(json_file):
+    """Let a base model of the Hub be read from its folder in the cache.
+
+    By its name diffusers 0.42 asks the Hub for the list of a checkpoint's shards
+    (utils/hub_utils.py), even offline, and fails.
+    """
+    load, key = json_file.load_json_config, "--pretrained_model_name_or_path="
+
+    def load_json_config():
+        place = key + os.environ["GLANCE_MODEL"]
+        return [place if word.startswith(key) else word for word in load()]
+
+    json_file.load_json_config = load_json_config
+
+
+def _take_what_is_there(common):
+    """Let text encoders of another model be read from the cache as far as they are there.
+
+    SimpleTuner asks huggingface_hub for a whole folder; offline that refuses one of which a file is
+    missing that nobody reads, such as the same weights in another format.
+    """
+    fetch = common.snapshot_download
+
+    def snapshot_download(*args, **options):
+        try:
+            return fetch(*args, **options)
+        except OSError:  # IncompleteSnapshotError
+            return fetch(*args, **{**options, "allow_patterns": ["model_index.json"]})
+
+    common.snapshot_download = snapshot_download
+
+
 def _do_without_pinning(torch):
     if not torch.accelerator.is_available():
         torch.Tensor.pin_memory = lambda self, *args, **kwargs: self
@@ -122,6 +156,10 @@ def _run_hidden_sitecustomize():
 
 sys.meta_path.insert(0, _Finder("simpletuner", prepare=gc.disable))
 sys.meta_path.insert(0, _Finder("simpletuner.helpers.training.trainer", _start_sooner))
+if os.environ.get("GLANCE_MODEL"):
+    sys.meta_path.insert(0, _Finder("simpletuner.helpers.configuration.json_file", _place_model))
+if os.environ.get("HF_HUB_OFFLINE"):
+    sys.meta_path.insert(0, _Finder("simpletuner.helpers.models.common", _take_what_is_there))
 if os.environ.get("GLANCE_WITHOUT_PINNING"):
     sys.meta_path.insert(0, _Finder("torch", _do_without_pinning))
 if os.environ.get("GLANCE_SEED"):
