@@ -164,7 +164,8 @@ class Situation:
 
     def fit(self, **changes: Any) -> Fit:
         """Return how it is fitted: one picture at a time, in the precision that glance chooses."""
-        usual = {"device": self.device, "dtype": default_precision(self.device)}
+        dtype = default_precision(self.device, stays_in_fp16=True)  # FLUX.1 does
+        usual = {"device": self.device, "dtype": dtype}
         return Fit(**{**usual, "pixels": self.side**2, **changes})
 
     def pair(self) -> Mapping[Phase, Path]:

@@ -139,15 +139,16 @@ def computes_in_bf16(number: int = 0) -> bool:
     return capability is None or capability >= _OLDEST_WITH_BF16
 
 
-def default_precision(device: Device) -> Precision:
+def default_precision(device: Device, *, stays_in_fp16: bool) -> Precision:
     """Return what a model is sampled in unless told.
 
-    float32 on the CPU, else bf16; fp16 on a CUDA device that does not compute in bf16.
+    float32 on the CPU, else bf16; fp16 on a CUDA device that emulates bf16, slowly, if the model's
+    numbers stay within its range.
     """
     if device is Device.CPU:
         return Precision.FP32
     is_emulated = device is Device.CUDA and not computes_in_bf16()
-    return Precision.FP16 if is_emulated else Precision.BF16
+    return Precision.FP16 if is_emulated and stays_in_fp16 else Precision.BF16
 
 
 def require_compiler(device: Device) -> None:

@@ -146,10 +146,16 @@ class BaseModel:
 
     @property
     def hub_models(self) -> tuple[str, ...]:
-        """The Hub models that it needs: itself, and what its family borrows."""
+        """The Hub models that a training needs: itself, and what its family borrows."""
+        own, borrowed = self.sampled_hub_models, self.family.borrowed
+        return own if borrowed is None else tuple(dict.fromkeys((*own, borrowed.model)))
+
+    @property
+    def sampled_hub_models(self) -> tuple[str, ...]:
+        """The Hub models that sampling needs: of what is borrowed, what the model itself lacks."""
         own = (self.location,) if self.folder is None else ()
-        borrowed = (self.family.borrowed.model,) if self.family.borrowed else ()
-        return tuple(dict.fromkeys((*own, *borrowed)))
+        borrowed = self.family.borrowed
+        return own if borrowed is None or not borrowed.parts else (*own, borrowed.model)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -177,10 +183,10 @@ class BaseModel:
         else:
             named = (one for part, one in size.others.items() if part in self.location.lower())
             is_default = self.location == self.family.default_model
-            published = size.transformer if is_default else next(named, None)
+            published = size if is_default else next(named, None)
             found = Weights(
-                transformer=published or size.transformer,
-                text_encoders=size.text_encoders,
+                transformer=(published or size).transformer,
+                text_encoders=(published or size).text_encoders,
                 known=published is not None,
             )
         if self.transformer is None:

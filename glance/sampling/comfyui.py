@@ -225,7 +225,7 @@ def _load(graph: Graph, job: Job) -> _Loaded:
     (model,) = graph.add(
         "UNETLoader", files=(file,), title="Base model", unet_name=file.name, weight_dtype="default"
     )
-    encoders = facts.text_encoders
+    encoders = facts.find_text_encoders(file.name)
     number = (str(one) if len(encoders) > 1 else "" for one in range(1, len(encoders) + 1))
     inputs = {f"clip_name{one}": it.name for one, it in zip(number, encoders, strict=True)}
     if facts.text_type:

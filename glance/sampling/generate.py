@@ -116,7 +116,7 @@ def _generate(
 
 def fetch_planned(plan: GenerationPlan, on_event: EventSink) -> None:
     """Bring what is on the Hub into the cache, before anything slow is imported."""
-    for model in plan.base.hub_models:
+    for model in plan.base.sampled_hub_models:
         doubt = check_access(model)
         if doubt is not None and is_offline():
             raise ModelNotFound(doubt, hint="unset HF_HUB_OFFLINE, or give --model a folder")
@@ -243,6 +243,8 @@ def load_planned(
     loaded = load_pipeline(plan.base, plan.loras, fit, extras=extras)
     if plan.device is Device.CUDA:
         on_event(Noted(f"memory: {loaded.memory}"))
+        if getattr(loaded.pipeline.vae, "use_tiling", False):
+            on_event(Noted("the image is decoded in tiles: whole it would not fit the card"))
     return GlancePipeline(
         loaded.pipeline, family=plan.base.family, schedule=plan.schedule, switch=loaded.switch
     )

@@ -134,7 +134,7 @@ def plan_generation(
     device = resolve_device(request.device)
     if needs_device:
         require_device(device)
-    dtype = request.dtype or default_precision(device)
+    dtype = request.dtype or default_precision(device, stays_in_fp16=pair.base.family.stays_in_fp16)
     quantize, is_file = request.quantize or Quantize.NONE, pair.base.transformer is not None
     check_memory(
         request.memory, quantize, device, is_single_file=is_file, is_compiled=request.compiled

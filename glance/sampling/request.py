@@ -217,8 +217,8 @@ class InferRequest:
     dtype: Annotated[
         Precision | None,
         Flag(
-            "Data type of the weights. Default: fp32 on the CPU, else bf16; fp16 if the GPU lacks "
-            "it.",
+            "Data type of the weights. Default: fp32 on the CPU, else bf16; on a GPU that lacks "
+            "it fp16, if the model allows.",
             Group.MEMORY,
         ),
     ] = None

@@ -206,6 +206,7 @@ def pretended(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(torch.nn.Module, "_apply", replace_tensors)
     monkeypatch.setattr(ModuleGroup, "_onload_from_memory", lambda group: move(group, CUDA))
     monkeypatch.setattr(ModuleGroup, "_offload_to_memory", lambda group: move(group, CPU))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (24 * 10**9, 24 * 10**9))
     with FakeTensorMode(), torch.no_grad():
         for name in PARTS:
             getattr(pipeline, name)._apply(lambda old: torch.empty(old.shape, dtype=old.dtype))
@@ -291,6 +292,17 @@ def test_a_pinned_copy_is_kept_where_the_systems_memory_has_room(
     place(pretended, Device.CUDA, Memory.GROUP, pixels=64 * 64)
 
     assert asked["low_cpu_mem_usage"] is pins_each_time
+
+
+@pytest.mark.parametrize(("side", "tiles"), [(64, False), (2048, True)])
+def test_an_image_too_large_for_the_card_is_decoded_in_tiles(
+    side: int, tiles: bool, pretended: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (12 * 10**9, 12 * 10**9))
+
+    place(pretended, Device.CUDA, Memory.GROUP, pixels=side * side)
+
+    assert pretended.vae.use_tiling is tiles
 
 
 def test_torch_rounds_what_it_pins_up_to_a_mebibyte_at_most() -> None:

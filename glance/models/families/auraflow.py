@@ -25,6 +25,7 @@ FAMILY = Family(
     pipeline="AuraFlowPipeline",
     default_model="terminusresearch/auraflow-v0.3",
     size=Size(6.83, (1.22,)),
+    stays_in_fp16=True,
     latents=Latents.GRID,
     told=Told.SIGMA,
     shift=StaticShift(1.73),  # ComfyUI's

@@ -112,8 +112,8 @@ class Size:
     transformer: float
     text_encoders: tuple[float, ...]
     """In the order of SimpleTuner's text_encoder_1, text_encoder_2, ..."""
-    others: Mapping[str, float] = _NOTHING
-    """Transformers of the family's other models: fragment of the name -> size."""
+    others: Mapping[str, "Size"] = _NOTHING
+    """Of the family's other models: fragment of the name -> size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +170,8 @@ class ComfyUI:
     others: Mapping[str, ComfyFile] = _NOTHING
     """Those of the family's other models: name on the Hub -> file."""
     text_encoders: tuple[ComfyFile, ...] = ()
+    others_text_encoders: Mapping[str, tuple[ComfyFile, ...]] = _NOTHING
+    """Those of other models, where they have others: fragment of the model's name -> files."""
     text_type: str = ""
     """What CLIPLoader calls the family; TripleCLIPLoader and QuadrupleCLIPLoader do not ask."""
     vae: ComfyFile | None = None
@@ -190,6 +192,12 @@ class ComfyUI:
     rescales_guidance: bool = False
     """diffusers' pipeline gives a guided prediction the length of the unguided one; ComfyUI's
     guider does not, so that guided pictures are alike and not equal."""
+
+    def find_text_encoders(self, model: str) -> tuple[ComfyFile, ...]:
+        """Return the files of the text encoders that a model of that name reads with."""
+        others = self.others_text_encoders.items()
+        found = (files for fragment, files in others if fragment in model.lower())
+        return next(found, self.text_encoders)
 
     def find_model(self, model: str) -> ComfyFile | None:
         """Return the file of a base model by its Hub id, or a folder of the same name.
@@ -219,6 +227,8 @@ class Family:
     """Width and height of a picture must be multiples of this many pixels."""
     training_multiple: int = 64
     """Those of a picture to train on: the least that SimpleTuner takes for the family."""
+    stays_in_fp16: bool = False
+    """Whether its numbers stay within fp16: ComfyUI runs it so (comfy/supported_models.py)."""
     has_fixed_area: bool = False
     """The pipeline scales any size to the area of its `default_sample_size` (latent pixels)."""
     latents: Latents

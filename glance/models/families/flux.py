@@ -40,6 +40,7 @@ FAMILY = Family(
     pipeline="FluxPipeline",
     default_model="black-forest-labs/FLUX.1-dev",
     size=Size(11.89, (0.12, 4.76)),
+    stays_in_fp16=True,
     distilled=("schnell",),
     latents=Latents.TOKENS,
     told=Told.SIGMA,
@@ -114,6 +115,7 @@ CHROMA = Family(
     pipeline="ChromaPipeline",
     default_model="lodestones/Chroma1-Base",
     size=Size(8.9, (4.76,)),
+    stays_in_fp16=True,
     distilled=("flash",),
     latents=Latents.TOKENS,
     told=Told.SIGMA,
@@ -222,7 +224,7 @@ KLEIN = replace(  # fewer single blocks than the 48 that block_layers counts
     ),
     pipeline="Flux2KleinPipeline",
     default_model="black-forest-labs/FLUX.2-klein-base-4B",
-    size=Size(3.88, (4.02,), {"9b": 9.08}),
+    size=Size(3.88, (4.02,), {"9b": Size(9.08, (8.19,))}),
     borrowed=None,
     distilled=("klein-4b", "klein-9b"),  # the others are klein-base-4b and klein-base-9b
     text=Text(
@@ -247,5 +249,14 @@ KLEIN = replace(  # fewer single blocks than the 48 that block_layers counts
         model_id="flux.2-klein-base-4b",
         model=split_file("flux-2-klein-base-4b.safetensors", "diffusion_models", "flux2-klein"),
         text_encoders=(QWEN3_4B,),
+        others_text_encoders={
+            "9b": (
+                split_file(
+                    "qwen_3_8b_fp8mixed.safetensors",
+                    "text_encoders",
+                    "vae-text-encorder-for-flux-klein-9b",
+                ),
+            )
+        },
     ),
 )

@@ -119,6 +119,8 @@ def place(
     `swaps_loras` their weights are exchanged in place, which AUTO leaves possible.
     """
     used = memory
+    if device is Device.CUDA and not _decodes_whole(pipeline, pixels):
+        pipeline.vae.enable_tiling()
     if memory is Memory.AUTO:
         used = _choose(pipeline, device, pixels, swaps_loras=swaps_loras)
     match used:
@@ -175,14 +177,39 @@ def _choose(pipeline: Any, device: Device, pixels: int, *, swaps_loras: bool) ->
     if device is not Device.CUDA:
         return Memory.FULL
     parts, sizes = _parts(pipeline), part_sizes(pipeline)
-    free, _ = torch.cuda.mem_get_info()
-    # bitsandbytes quantizes on the GPU: its parts are there already
-    at = {name: next(part.parameters()).device.type for name, part in parts.items()}
-    free += sum(size for name, size in sizes.items() if at[name] == "cuda")
-    activations = activation_bytes(pixels, number_bytes=pipeline.vae.dtype.itemsize)
-    chosen = choose_memory(sizes, free=free, activations=activations)
+    chosen = choose_memory(
+        sizes, free=_free_bytes(pipeline), activations=_activations(pipeline, pixels)
+    )
     has_4bit = any(getattr(part, "is_loaded_in_4bit", False) for part in parts.values())
     return Memory.OFFLOAD if chosen is Memory.GROUP and (has_4bit or swaps_loras) else chosen
+
+
+def _decodes_whole(pipeline: Any, pixels: int) -> bool:
+    """Whether the card holds the VAE with what it computes of images of so many pixels at a time.
+
+    Nothing that is offloaded helps there: an image that is too large is decoded in tiles.
+    """
+    needed = part_sizes(pipeline).get("vae", 0) + _activations(pipeline, pixels)
+    return needed <= _free_bytes(pipeline)
+
+
+def _activations(pipeline: Any, pixels: int) -> int:
+    return activation_bytes(pixels, number_bytes=pipeline.vae.dtype.itemsize)
+
+
+def _free_bytes(pipeline: Any) -> int:
+    """Return what is free on the card, its own parts that are there already left out.
+
+    bitsandbytes quantizes on the GPU.
+    """
+    free, _ = torch.cuda.mem_get_info()
+    sizes = part_sizes(pipeline)
+    there = (
+        sizes[name]
+        for name, part in _parts(pipeline).items()
+        if next(part.parameters()).device.type == "cuda"
+    )
+    return int(free + sum(there))
 
 
 _LEFT_FREE: Final = 4e9  # bytes of the system's memory that a pinned copy leaves

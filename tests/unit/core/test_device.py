@@ -142,9 +142,10 @@ def test_a_gpu_without_bf16_samples_in_fp16(
 
     assert computes_in_bf16() is not emulates
     assert computes_in_bf16(7), "one that is not here"
-    assert default_precision(Device.CUDA) is precision
-    assert default_precision(Device.CPU) is Precision.FP32
-    assert default_precision(Device.MPS) is Precision.BF16
+    assert default_precision(Device.CUDA, stays_in_fp16=True) is precision
+    assert default_precision(Device.CUDA, stays_in_fp16=False) is Precision.BF16
+    assert default_precision(Device.CPU, stays_in_fp16=True) is Precision.FP32
+    assert default_precision(Device.MPS, stays_in_fp16=True) is Precision.BF16
 
 
 GIB = 2**30

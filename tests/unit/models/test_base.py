@@ -136,6 +136,29 @@ def test_what_a_family_borrows_comes_from_the_hub_too() -> None:
     )
 
 
+def test_sampling_borrows_only_what_the_model_lacks() -> None:
+    hidream, flux2 = find_family("hidream"), find_family("flux2")
+    assert hidream.borrowed is not None
+    assert flux2.borrowed is not None
+
+    assert BaseModel(hidream, "acme/own").sampled_hub_models == ("acme/own", hidream.borrowed.model)
+    own = BaseModel(flux2, flux2.default_model)
+    assert own.sampled_hub_models == (flux2.default_model,)
+    assert own.hub_models == (flux2.default_model, flux2.borrowed.model)
+
+
+def test_another_model_of_a_family_has_text_encoders_of_its_own() -> None:
+    klein = find_family("flux2_klein")
+
+    larger = BaseModel(klein, "black-forest-labs/FLUX.2-klein-base-9B").weights
+
+    assert (larger.transformer, larger.text_encoders, larger.known) == (9.08, (8.19,), True)
+    (encoder,) = klein.comfyui.find_text_encoders("flux-2-klein-base-9b.safetensors")
+    assert encoder.name == "qwen_3_8b_fp8mixed.safetensors"
+    (usual,) = klein.comfyui.find_text_encoders("flux-2-klein-base-4b.safetensors")
+    assert usual.name == "qwen_3_4b.safetensors"
+
+
 def test_recorded_folder_that_is_gone_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match=r"^the run's base model is not at") as caught:
         recorded("../../flux", tmp_path)
