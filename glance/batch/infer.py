@@ -43,7 +43,13 @@ from glance.core.events import (
     SamplingStep,
     Warned,
 )
-from glance.core.files import find_place, remove_leftovers, require_writable
+from glance.core.files import (
+    find_place,
+    is_folder,
+    is_there,
+    remove_leftovers,
+    require_writable,
+)
 from glance.core.options import command_line
 from glance.core.phase import Phase
 from glance.core.tables import name_some
@@ -283,8 +289,8 @@ def _find_candidates(request: BatchInferRequest) -> list[_Candidate]:
     given = {run.resolve(): run for run in request.runs}
     found = [_look_at(run) for run in given.values()]
     if folder is not None:
-        if not folder.is_dir():
-            what = "it is not a folder" if folder.exists() else "there is no such folder"
+        if not is_folder(folder):
+            what = "it is not a folder" if is_there(folder) else "there is no such folder"
             hint = f"name the folder that holds runs, such as {RUNS}, or each with --run"
             raise RunError(f"--runs {folder}: {what}", hint=hint)
         below = sorted(path.parent for path in folder.glob("*/glance.json"))
@@ -316,7 +322,7 @@ def _base_of(run: RunFolder, manifest: Manifest) -> tuple[str, ...]:
     settings = manifest.settings
     recorded = [name for name in (settings.model, settings.transformer) if name is not None]
     places = ((name, find_place(name, run.path)) for name in recorded)
-    return (settings.family, *(str(path) if path.exists() else name for name, path in places))
+    return (settings.family, *(str(path) if is_there(path) else name for name, path in places))
 
 
 def _require_names(candidates: Sequence[_Candidate], output: Path) -> None:

@@ -1,15 +1,40 @@
 """The command line: one small file a command, and nothing but request, call, result in it."""
 
 import io
+import json
+import os
 import sys
+from pathlib import Path
+from typing import Any
 
-from glance.cli._app import app
+_INTERRUPTED = 130
 
 
 def main() -> None:
     """Run the command line; the entry point of `glance` and of `python -m glance`."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+    for name in ("stdin", "stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed before Python began
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper) and name != "stdin":
             # A file name may hold bytes that are no text: shown escaped, never a traceback.
             stream.reconfigure(errors="backslashreplace")
+    try:
+        from glance.cli._app import app
+    except KeyboardInterrupt:  # Ctrl-C before anything has begun
+        if "--json" in sys.argv:
+            problems = [{"message": "stopped"}]
+            error = {"exit_code": _INTERRUPTED, "problems": problems}
+            sys.stdout.write(json.dumps({"error": error}, indent=2) + "\n")
+        sys.exit(_INTERRUPTED)
     app(prog_name="glance")  # also for `python -m glance`
+
+
+def __getattr__(name: str) -> Any:
+    """Import the app when it is asked for: `main` does it where Ctrl-C is heard."""
+    if name == "app":
+        from glance.cli._app import app
+
+        return app
+    raise AttributeError(name)

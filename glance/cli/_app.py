@@ -29,7 +29,7 @@ from glance.cli.runs import runs
 from glance.cli.schedule import schedule
 from glance.cli.train import train
 from glance.cli.web import web
-from glance.core.errors import INTERRUPTED, GlanceError, Stopped
+from glance.core.errors import INTERRUPTED, GlanceError, SetupError, Stopped
 
 _HELP = "NoArgsIsHelpError"  # Typer's for a group without a command: the help is its message
 _WORDS = "glance.words"
@@ -45,6 +45,7 @@ class _Group(TyperGroup):
         words = tuple(args)
         Console(as_json="--json" in words)  # until the command makes its own
         with _refusals_told(words):
+            _require_folder()
             context = super().make_context(info_name, args, *rest, **more)
         context.meta[_WORDS] = words
         return context
@@ -54,6 +55,16 @@ class _Group(TyperGroup):
         with _refusals_told(words), _signals_raised():
             check_words(self, words)
             return super().invoke(ctx)
+
+
+def _require_folder() -> None:
+    """Raise SetupError where the working folder was removed: nothing can be found from there."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError as exc:
+        raise SetupError(
+            "the folder that you are in is gone", hint="cd to another one, or to its new place"
+        ) from exc
 
 
 app = typer.Typer(

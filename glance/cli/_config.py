@@ -82,6 +82,11 @@ def save_config(ctx: typer.Context, fields: Mapping[str, Field], path: Path) -> 
             f"--save-config {path}: nothing is said that a file could keep",
             hint=f"give options as well: {ctx.command_path} --help",
         )
+    if said.get("set"):
+        from glance.training.simpletuner.config import parse_overrides
+
+        pairs = said["set"] if isinstance(said["set"], list) else [said["set"]]
+        parse_overrides(pairs)  # a token among them is kept nowhere
     text = render_document(said, title)
     require_writable(path, "--save-config")
     if path.exists():

@@ -13,7 +13,7 @@ import typer
 from glance.batch.request import BatchInferRequest, BatchTrainRequest
 from glance.cli._command import DryRunOption, EventsOption, OpenOption, takes
 from glance.cli.console import Console
-from glance.core.errors import Problem, UsageError, shown
+from glance.core.errors import InputError, Problem, UsageError, shown
 from glance.core.events import EventSink, Noted, format_duration
 from glance.core.tables import Rows, continued, format_table, listed, short
 
@@ -123,8 +123,18 @@ def plan_command(console: Console, request: BatchTrainRequest, *, source: Source
             hint="give --output a folder that all machines share",
         )
     _tell_refused(console, plan)
-    for job in plan.jobs:
-        console.result(shlex.join(("glance", *job.command)))
+    lines = [(job, shlex.join(("glance", *job.command))) for job in plan.jobs]
+    if broken := [job for job, line in lines if not line.isprintable()]:
+        raise InputError(
+            Problem(
+                f"job {job.number} ({shown(job.name)}): a control character in a name or a value "
+                "would break its line in two",
+                "rename the file, or change the value",
+            )
+            for job in broken
+        )
+    for _, line in lines:
+        console.result(line)
     console.document(plan.to_json())
     _end(plan.refused[0].exit_code if plan.refused else 0)
 

@@ -14,7 +14,14 @@ from pathlib import Path
 from shutil import get_terminal_size
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
-from glance.core.errors import GlanceError, Problem, SetupError, TrainingFailed, reason_of
+from glance.core.errors import (
+    GlanceError,
+    InputError,
+    Problem,
+    SetupError,
+    TrainingFailed,
+    reason_of,
+)
 from glance.core.events import (
     CheckpointSaved,
     Event,
@@ -54,6 +61,9 @@ class _Progress(NamedTuple):
     total: int
     words: str
     figures: str
+
+
+_LONGEST_EVENT: Final = 65536  # bytes of a line that is looked at
 
 
 class Console:
@@ -148,12 +158,15 @@ class Console:
         if isinstance(exc, TrainingFailed):
             self._say_tail(exc)
             content |= {"log": str(exc.log), "returncode": exc.returncode, "tail": list(exc.tail)}
-        self.document({"error": content})
+        with suppress(SetupError):  # stdout takes nothing
+            self.document({"error": content})
 
     def stopped(self, exit_code: int) -> None:
         """Say that somebody ended it."""
         self._say("stopped: run the same command again to continue")
-        self.document({"error": {"exit_code": exit_code, "problems": [{"message": "stopped"}]}})
+        problems = [{"message": "stopped"}]
+        with suppress(SetupError):
+            self.document({"error": {"exit_code": exit_code, "problems": problems}})
 
     def on_event(self, event: Event) -> None:
         """Show what long work tells."""
@@ -278,6 +291,11 @@ class _EventLog:
         self._is_lost = False
         if str(path) != "-":
             try:
+                if not _holds_events(path):
+                    raise InputError(
+                        f"--events {path}: it holds something else than events, which are appended",
+                        hint="give another file",
+                    )
                 self._file = path.open("a", encoding="utf-8")
             except OSError as exc:
                 raise SetupError(
@@ -315,9 +333,34 @@ def _time_left(eta_seconds: float | None) -> str:
     return "" if eta_seconds is None else f"  {format_duration(eta_seconds)} left"
 
 
+def _holds_events(path: Path) -> bool:
+    """Whether a file holds events, or nothing; what is no regular file is whoever reads it."""
+    if not path.is_file():
+        return True
+    with path.open("rb") as file:
+        first = file.readline(_LONGEST_EVENT)
+    return not first or (first.startswith(b"{") and b'"event": ' in first)
+
+
 def _write(stream: IO[str], text: str) -> None:
-    stream.write(text + "\n")
-    stream.flush()
+    """Write a line at once; what cannot be said on stderr stays unsaid and ends nothing.
+
+    Raises SetupError where stdout cannot be written, BrokenPipeError where its reader has left.
+    """
+    try:
+        stream.write(text + "\n")
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as exc:
+        if stream is sys.stderr:
+            return
+        if stream is not sys.stdout:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # nor can the rest of it
+        raise SetupError(
+            f"the output cannot be written: {reason_of(exc)}", hint="send it elsewhere"
+        ) from exc
 
 
 Console.current = Console()

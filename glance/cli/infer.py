@@ -8,6 +8,7 @@ import typer
 from glance.cli._command import DryRunOption, EventsOption, OpenOption, takes
 from glance.cli.console import Console
 from glance.core.options import Group
+from glance.core.tables import continued
 from glance.sampling.request import InferRequest, choose_loras
 
 
@@ -65,7 +66,9 @@ def infer(
     if dry_run:
         for note in plan.notes:
             console.note(note)
-        console.plan(sampling_rows(plan), plan.to_json())
+        also = [] if alone is None else [str(one.output) for one in alone.images]
+        rows = [*sampling_rows(plan), *continued("with the base", also)]
+        console.plan(iter(rows), {**plan.to_json(), **({"base_images": also} if also else {})})
         return
     from glance.sampling.generate import KeptModel, run_generation
 

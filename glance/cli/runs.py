@@ -1,6 +1,7 @@
 """`glance runs`: look at runs, and free what they no longer need."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -8,7 +9,7 @@ import typer
 
 from glance.cli._command import TERMINAL, OpenOption, PlotCommand, PlotOption, require_plot, takes
 from glance.cli.console import Console
-from glance.core.errors import UsageError, as_typed, quoted, shown
+from glance.core.errors import Checks, UsageError, as_typed, quoted, shown
 from glance.core.phase import Phase
 from glance.core.tables import format_table
 
@@ -98,9 +99,10 @@ def remove(
     """
     from glance.runs.listing import remove_run, require_own
 
-    folders = list(dict.fromkeys(folders))
+    folders, checks = list(dict.fromkeys(folders)), Checks()
     for run in folders:
-        require_own(run)  # all may go, or none does
+        checks.make(partial(require_own, run))
+    checks.require()  # all may go, or none does
     if not yes:
         names = ", ".join(map(quoted, folders))
         if not _is_asked():
@@ -201,8 +203,14 @@ def clean(
 
     Example: glance runs clean runs/* --dry-run
     """
+    from glance.runs.folder import RunFolder
     from glance.runs.listing import clean_run
+    from glance.runs.manifest import load_manifest
 
+    checks = Checks()
+    for folder in folders:
+        checks.make(partial(load_manifest, RunFolder(folder)))
+    checks.require()
     freed = {str(run): clean_run(run, only_look=dry_run) for run in folders}
     console.document({"freed_bytes": freed, "dry_run": dry_run})
     for run, size in freed.items():

@@ -179,6 +179,13 @@ def is_folder(path: Path) -> bool:
     return False
 
 
+def is_there(path: Path) -> bool:
+    """Whether anything is there; of a path that no file system takes, False."""
+    with suppress(OSError, ValueError):
+        return path.exists()
+    return False
+
+
 def unused_path(path: Path) -> Path:
     """Return `path`, or one like it with a number, where nothing is: for a command to write to."""
     candidate, number = path, 1

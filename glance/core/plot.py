@@ -7,7 +7,7 @@ phases also differ in brightness and in their markers.
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -28,17 +28,31 @@ _METADATA: Final[Mapping[str, Mapping[str, str | None]]] = {
     ".png": {"Software": f"glance {__version__}"},
     ".svg": {"Creator": f"glance {__version__}", "Date": None},
 }
+_HEAD: Final = 8192  # bytes of a drawing, in which its metadata stand
 _LEAST: Final = 40  # characters across: in less nothing can be read
 _ASCII: Final = str.maketrans("─│┌┐└┘├┤┬┴┼", "-|+++++++++")  # what plotext draws axes with
 
 
-def require_ending(path: Path) -> None:
-    """Raise InputError unless the path ends with .png or .svg."""
+def require_drawable(path: Path) -> None:
+    """Raise InputError unless the path ends with .png or .svg, and nobody else's file is there."""
     if path.suffix.lower() not in _METADATA:
         raise InputError(
             f"--plot {path}: {path.suffix or 'no ending'} is no kind of drawing",
             hint=f"end it with one of {', '.join(_METADATA)}",
         )
+    if os.path.lexists(path) and not path.is_dir() and not _is_ours(path):
+        raise InputError(
+            f"--plot {path}: it is there already, and glance did not draw it",
+            hint="give another name",
+        )
+
+
+def _is_ours(path: Path) -> bool:
+    with suppress(OSError):
+        if path.is_file():
+            with path.open("rb") as file:
+                return b"glance " in file.read(_HEAD)
+    return False
 
 
 @contextmanager
@@ -48,7 +62,7 @@ def drawing(path: Path, *, inches: tuple[float, float]) -> Iterator["Figure"]:
     The same data give the same bytes. Raises InputError for an ending other than .png or .svg,
     SetupError where `path` cannot be written.
     """
-    require_ending(path)
+    require_drawable(path)
     from matplotlib import style
     from matplotlib.figure import Figure
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from glance.core.errors import InputError
-from glance.core.files import find_place
+from glance.core.files import find_place, is_folder
 from glance.core.phase import Phase
 from glance.interop.export import Exported, Source, list_files, whole_folder
 from glance.interop.foreign import layer_names
@@ -126,8 +126,8 @@ def render_diffusers(
 def _hub_model(source: Source) -> str | None:
     """Return the Hub id of the run's base model; None when it is a folder, wherever that is now."""
     model = source.manifest.settings.model
-    is_folder = find_place(model, source.run.path).is_dir()
-    return None if is_folder or not is_hub_id(model) else model
+    is_here = is_folder(find_place(model, source.run.path))
+    return None if is_here or not is_hub_id(model) else model
 
 
 def _render_readme(

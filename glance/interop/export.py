@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from glance.core.errors import InputError, LoraError, Problem, RunError, SetupError, reason_of
+from glance.core.errors import InputError, LoraError, Problem, SetupError, reason_of
 from glance.core.files import beside, require_possible
 from glance.core.phase import Phase
 from glance.models.base import BaseModel
 from glance.models.families import Family, find_family
-from glance.models.lora.examine import verify_lora
-from glance.models.lora.file import hash_file, read_lora
 from glance.models.lora.keys import read_file_strength
 from glance.runs.folder import RunFolder
-from glance.runs.lora import copy_completed, lora_name, pair_name
+from glance.runs.lora import copy_completed, lora_name, pair_name, require_recorded
 from glance.runs.manifest import Manifest, choose_run, load_manifest, require_finished
 from glance.schedule.lists import Schedule
 
@@ -127,17 +125,12 @@ def list_files(folder: Path) -> set[Path]:
 def _require_recorded(run: RunFolder, manifest: Manifest) -> None:
     problems: list[Problem] = []
     for phase in Phase:
-        path, record = run.lora(phase), manifest.phases[phase].lora
+        path = run.lora(phase)
         try:
-            verify_lora(read_lora(path), path=path)
+            require_recorded(run, manifest, phase)
         except LoraError as exc:
             problems += exc.problems
             continue
-        if record is not None and hash_file(path) != record.sha256:
-            raise RunError(
-                f"{path} is not the file that the run recorded when it was trained",
-                hint="put the right one back, or train in another --run",
-            )
         if (factor := read_file_strength(path).factor) != 1:
             # other tools do not read our header, as `glance infer` does
             strength = "each layer's own" if factor is None else f"{factor:g}"

@@ -110,7 +110,7 @@ class BaseModel:
     def recorded(cls, model: str, transformer: str | None, *, family: str, start: Path) -> Self:
         """Return what was recorded in the folder `start`, where it is now; raises ModelNotFound."""
         row, folder = find_family(family), find_place(model, start)
-        if folder.is_dir():
+        if is_folder(folder):
             check_folder(folder, row)
         elif not is_hub_id(model):
             raise ModelNotFound(
@@ -123,7 +123,7 @@ class BaseModel:
                 f"the run's transformer is not at {file}",
                 hint="was the run or the file moved? say where the file is with --model",
             )
-        return cls(row, str(folder) if folder.is_dir() else model, file)
+        return cls(row, str(folder) if is_folder(folder) else model, file)
 
     def record(self, start: Path) -> tuple[str, str | None]:
         """Return model and transformer as a run in the folder `start` writes them down."""

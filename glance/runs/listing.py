@@ -3,14 +3,15 @@
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from glance.core.errors import RunError, quoted, shown
-from glance.core.files import read_text
+from glance.core.errors import Checks, RunError, quoted, shown
+from glance.core.files import is_folder, is_there, read_text
 from glance.core.options import show_size
 from glance.core.phase import Phase
-from glance.core.plot import require_ending
+from glance.core.plot import require_drawable
 from glance.models.base import shown_model
 from glance.runs.folder import RUNS, TRAINERS_PAGE, RunFolder, writing
 from glance.runs.lock import locked
@@ -24,8 +25,8 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
 
     The usual one need not be there yet. Raises RunError for no folder.
     """
-    if not folder.is_dir() and folder != RUNS:
-        what = "it is not a folder" if folder.exists() else "there is no such folder"
+    if not is_folder(folder) and folder != RUNS:
+        what = "it is not a folder" if is_there(folder) else "there is no such folder"
         raise RunError(f"{folder}: {what}", hint=f"name the folder that holds runs, such as {RUNS}")
     found = sorted(iterate_runs(folder), key=lambda item: item[1].created, reverse=True)
     return [
@@ -48,8 +49,10 @@ def compare_runs(paths: Sequence[Path]) -> dict[str, list[Any]]:
     What each came to, `last_loss` and `verdict`, is there whether it differs or not. Raises
     RunError for what is no run.
     """
-    runs = [RunFolder(path) for path in paths]
-    columns = [_spread(run, load_manifest(run)) for run in runs]
+    runs, checks = [RunFolder(path) for path in paths], Checks()
+    manifests = [checks.make(partial(load_manifest, run)) for run in runs]
+    checks.require()
+    columns = [_spread(run, one) for run, one in zip(runs, manifests, strict=True) if one]
     names = dict.fromkeys(name for column in columns for name in column)
     rows = {name: [column.get(name) for column in columns] for name in names}
     return {
@@ -110,7 +113,7 @@ def plot_run(path: Path, picture: Path) -> None:
     Raises RunError when there is no run or no losses were kept, InputError for another ending,
     SetupError where the file cannot be written.
     """
-    require_ending(picture)
+    require_drawable(picture)
     run = RunFolder(path)
     courses = read_courses(run, load_manifest(run))
     if not any(course.losses for course in courses):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from glance.core.errors import LoraError
+from glance.core.errors import LoraError, RunError, quoted
 from glance.core.files import replacing
 from glance.core.phase import Phase
 from glance.models.families import Family, find_family
@@ -45,6 +45,27 @@ from glance.runs.sample import name_safely
 from glance.schedule.lists import MAX_TIMESTEP, PhaseSchedule, Schedule
 
 SPEC: Final = "modelspec."
+
+
+def require_recorded(run: RunFolder, manifest: Manifest, phase: Phase) -> str:
+    """Return the SHA-256 of a finished phase's LoRA.
+
+    Raises LoraError for a file that cannot be used, RunError where it is gone or another than the
+    run recorded.
+    """
+    path, record = run.lora(phase), manifest.phases[phase].lora
+    if not path.exists():
+        again = f"{manifest.command} --resume {quoted(run.path)}"
+        hint = again if manifest.imported is None else "import the pair again"
+        raise RunError(f"LoRA not found: {path}", hint=hint)
+    verify_lora(read_lora(path), path=path)
+    found = hash_file(path)
+    if record is not None and found != record.sha256:
+        raise RunError(
+            f"{path} is not the file that the run recorded when it was trained",
+            hint="put the right one back, or train in another --run",
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Which images are asked for: prompts, lines of a file, seeds and counts; and where each goes."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -233,6 +234,8 @@ def place_images(
                 hint=f"use one of {', '.join(FORMATS)}",
             )
         require_writable(given, "--output")
+        if len(asked) == 1 and request.metadata:  # without it none of them is told apart
+            _require_ours(given, restart=request.restart)
     else:
         folder = folder if given is None else given
         require_writable(folder, "--output", as_folder=True)
@@ -252,6 +255,19 @@ def place_images(
         is_done = is_there and all(path.exists() for path in beside) and not request.restart
         planned.append(PlannedImage(one.settings, place, record, is_done=is_done))
     return tuple(planned)
+
+
+def _require_ours(path: Path, *, restart: bool) -> None:
+    """Raise InputError where something is there that glance did not make, or cannot tell."""
+    if not os.path.lexists(path):
+        return
+    if not path.is_file():
+        raise InputError(f"--output {path}: it is no regular file", hint="give another --output")
+    if not restart and _key(path) is None:
+        raise InputError(
+            f"--output {path}: it is there already, without glance's record of an image",
+            hint="give another --output, or --restart to write over it",
+        )
 
 
 class _Names:

@@ -10,11 +10,10 @@ from glance.core.errors import LoraError, Problem, RunError, SettingsError, Usag
 from glance.core.phase import Phase
 from glance.models.base import BaseModel
 from glance.models.families import Family
-from glance.models.lora.examine import LoraFacts, examine_lora, trained_schedule, verify_lora
-from glance.models.lora.file import hash_file, read_lora
+from glance.models.lora.examine import LoraFacts, examine_lora, trained_schedule
 from glance.runs.folder import LORA_FILE, RunFolder
 from glance.runs.locate import find_local, locate_lora
-from glance.runs.lora import lora_name
+from glance.runs.lora import lora_name, require_recorded
 from glance.runs.manifest import Manifest, choose_run, load_manifest, require_finished
 from glance.sampling.request import InferRequest
 from glance.schedule.lists import PRESETS, Schedule
@@ -80,13 +79,10 @@ def _pair_of_run(request: InferRequest) -> LoraPair:
         base = _model_of_run(run, manifest)
     else:
         base = _given_model(request, family)
-    loras = {phase: run.lora(phase) for phase in wanted}
-    for path in loras.values():
-        verify_lora(read_lora(path), path=path)
     return LoraPair(
         base=base,
-        loras=loras,
-        hashes={phase: hash_file(path) for phase, path in loras.items()},
+        loras={phase: run.lora(phase) for phase in wanted},
+        hashes={phase: require_recorded(run, manifest, phase) for phase in wanted},
         schedule=manifest.resolve_schedule(),
         side=manifest.settings.resolution,
         trained=manifest.sampling,
@@ -154,6 +150,12 @@ def _examine(loras: Mapping[Phase, Path]) -> Mapping[Phase, LoraFacts]:
     if problems:
         raise LoraError(dict.fromkeys(problems))
     swapped = [one for phase, one in facts.items() if one.phase not in (None, phase)]
+    if swapped and len({one.sha256 for one in facts.values()}) < len(facts):
+        one = swapped[0].phase
+        raise LoraError(
+            f"--slow-lora and --fast-lora are the same LoRA, the {one} one of its pair",
+            hint="give the other one as well, or say --slow-only or --fast-only",
+        )
     if swapped:
         texts = (f"{one.path} is the {one.phase} LoRA of its pair" for one in swapped)
         raise LoraError(Problem(text, "swap --slow-lora and --fast-lora") for text in texts)

@@ -94,7 +94,7 @@ class InferRequest:
     prompt_file: Annotated[
         Path | None,
         Flag(
-            "One prompt a line; or .jsonl, .json: objects with prompt, seed, size, ...",
+            "One prompt a line; or .jsonl, .json: objects with prompt, seed, width, height, ...",
             Group.PROMPT,
         ),
     ] = None

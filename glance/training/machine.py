@@ -46,7 +46,7 @@ from glance.core.errors import (
     SimpleTunerNotFound,
 )
 from glance.core.events import format_duration
-from glance.core.files import find_place, state_folder
+from glance.core.files import find_place, is_there, state_folder
 from glance.core.hub import cache_folder, check_access, is_offline
 from glance.core.install import how_to_install
 from glance.models.families import find_family
@@ -540,6 +540,6 @@ def free_gigabytes(path: Path) -> float:
 def _existing(path: Path) -> Path:
     """Return the path, or the nearest folder above that is there."""
     path = path.absolute()
-    while not path.exists() and path != path.parent:
+    while not is_there(path) and path != path.parent:
         path = path.parent
     return path

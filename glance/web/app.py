@@ -21,6 +21,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from glance.core.errors import Findings, GlanceError, InputError, Problem, RunError
+from glance.core.files import is_there
 from glance.core.phase import Phase
 from glance.core.tables import Rows
 from glance.models.families import FAMILIES
@@ -316,7 +317,7 @@ class Site:
         path = self._run(asked.said("run"))
         run = RunFolder(path)
         before = self.jobs.of_run(path.as_posix(), views.TRAININGS)
-        if not run.manifest.exists() and before is not None:
+        if not is_there(run.manifest) and before is not None:
             words = list(before.words)
         else:
             manifest = load_manifest(run)

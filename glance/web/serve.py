@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glance.core.errors import InputError, SetupError, UsageError, reason_of
+from glance.core.files import is_folder
 from glance.web.request import WebRequest
 
 if TYPE_CHECKING:
@@ -136,7 +137,6 @@ def _address(listening: socket.socket, host: str, token: str | None) -> Address:
 
 
 def _folder(path: Path) -> Path:
-    folder = path.expanduser().resolve()
-    if not folder.is_dir():
+    if not is_folder(path):
         raise InputError(f"--read {path}: there is no such folder", hint="name one that is there")
-    return folder
+    return path.expanduser().resolve()

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from PIL import ImageOps
+from PIL import Image
 
 from glance.core.errors import GlanceError, InputError
 from glance.core.files import read_text
@@ -285,7 +285,9 @@ def shrink(path: Path) -> bytes:
     except DECODER_ERRORS as exc:
         raise InputError(f"{path} cannot be shown as an image") from exc
     made = BytesIO()
-    ImageOps.contain(pixels, (_THUMBNAIL, _THUMBNAIL)).save(made, "WEBP", quality=85)
+    scale = _THUMBNAIL / max(pixels.size)
+    width, height = (max(1, round(side * scale)) for side in pixels.size)
+    pixels.resize((width, height), Image.Resampling.BICUBIC).save(made, "WEBP", quality=85)
     return made.getvalue()
 
 

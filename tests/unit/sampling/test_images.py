@@ -127,7 +127,7 @@ def names(planned: GenerationPlan) -> list[str]:
     [
         (None, (1, 2), ["runs/cat/images/a-hill-1.png", "runs/cat/images/a-hill-2.png"]),
         (None, (1, 1), ["runs/cat/images/a-hill-1.png", "runs/cat/images/a-hill-1-2.png"]),
-        ("x.png", (1,), ["x.png"]),  # whatever is there
+        ("y.png", (1,), ["y.png"]),
         ("x.webp", (1, 2), ["x-1.webp", "x-2.webp"]),
         ("new/pictures", (1,), ["new/pictures/a-hill-1.png"]),
     ],
