@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_INTERRUPTED = 130
-
 
 def main() -> None:
     """Run the command line; the entry point of `glance` and of `python -m glance`."""
@@ -22,13 +20,15 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         from glance.cli._app import app
-    except KeyboardInterrupt:  # Ctrl-C before anything has begun
+
+        app(prog_name="glance")  # also for `python -m glance`
+    except KeyboardInterrupt:  # Ctrl-C before a command has begun: later it is heard in there
+        from glance.core.errors import INTERRUPTED
+
         if "--json" in sys.argv:
-            problems = [{"message": "stopped"}]
-            error = {"exit_code": _INTERRUPTED, "problems": problems}
+            error = {"exit_code": INTERRUPTED, "problems": [{"message": "stopped"}]}
             sys.stdout.write(json.dumps({"error": error}, indent=2) + "\n")
-        sys.exit(_INTERRUPTED)
-    app(prog_name="glance")  # also for `python -m glance`
+        sys.exit(INTERRUPTED)
 
 
 def __getattr__(name: str) -> Any:

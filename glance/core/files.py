@@ -172,9 +172,7 @@ def require_possible(path: Path, flag: str) -> None:
 
 def is_folder(path: Path) -> bool:
     """Whether a folder is there; of a path that no file system takes, False."""
-    with suppress(
-        OSError, ValueError, RuntimeError
-    ):  # RuntimeError: the home folder of an unknown user
+    with suppress(OSError, ValueError, RuntimeError):  # RuntimeError: ~ of an unknown user
         return path.expanduser().is_dir()
     return False
 

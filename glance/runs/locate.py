@@ -70,11 +70,7 @@ def find_local(name: str, phase: Phase | None = None) -> Path | None:
                 f"{path} is a link to {path.readlink()}, which is not there", hint=_HINT
             )
         return _in_clone(name)
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-    ) as exc:  # too long, a NUL, the home folder of an unknown user
+    except (OSError, ValueError, RuntimeError) as exc:  # too long, a NUL, ~ of an unknown user
         reason = reason_of(exc)
         raise LoraError(f"{name} cannot be read: {reason}", hint=_HINT) from exc
 

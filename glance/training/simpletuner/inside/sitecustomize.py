@@ -168,9 +168,8 @@ if os.environ.get("GLANCE_SEED"):
     sys.meta_path.insert(0, _Finder("simpletuner.helpers.metadata.backends.base", _keep_metadata))
 if os.environ.get("GLANCE_TARGETS"):
     sys.meta_path.insert(0, _Finder("simpletuner.helpers.models.common", _teach))
-if gate := os.environ.pop(
-    "GLANCE_GATE", None
-):  # of this process alone, not of those that it starts
+# of this process alone, not of those that it starts
+if gate := os.environ.pop("GLANCE_GATE", None):
     from glance_gate import Gate
 
     gate = Gate(int(gate))

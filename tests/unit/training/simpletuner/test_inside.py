@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub.errors import IncompleteSnapshotError
 
 from glance.training.simpletuner import process
 
@@ -120,6 +121,32 @@ def test_what_a_thread_has_handed_over_is_there_when_it_ends(
     customize._keep_metadata(base)
 
     assert isinstance(base.Queue(), str if of_processes else queue.Queue)
+
+
+def test_the_base_model_is_read_from_where_it_lies(
+    customize: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLANCE_MODEL", "../../hub/models--acme--tiny/snapshots/1")
+    asked = ["--model_family=flux", "--pretrained_model_name_or_path=acme/tiny"]
+    json_file = SimpleNamespace(load_json_config=lambda: asked)
+
+    customize._place_model(json_file)
+
+    place = "--pretrained_model_name_or_path=../../hub/models--acme--tiny/snapshots/1"
+    assert json_file.load_json_config() == ["--model_family=flux", place]
+
+
+def test_of_a_snapshot_what_is_there_is_taken(customize: Any) -> None:
+    def fetch(name: str, *, allow_patterns: list[str]) -> str:
+        if allow_patterns != ["model_index.json"]:
+            raise IncompleteSnapshotError("model.fp16.safetensors is missing", snapshot_path="x")
+        return f"the folder of {name}"
+
+    common = SimpleNamespace(snapshot_download=fetch)
+    customize._take_what_is_there(common)
+
+    found = common.snapshot_download("acme/tiny", allow_patterns=["text_encoder/*"])
+    assert found == "the folder of acme/tiny"
 
 
 def test_garbage_is_collected_once_the_trainer_is_imported(tmp_path: Path) -> None:
